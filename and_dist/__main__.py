@@ -1,0 +1,6 @@
+"""`python -m and_dist`, the form torchrun starts."""
+
+from and_dist.cli import main
+
+if __name__ == "__main__":
+    main()

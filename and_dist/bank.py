@@ -1,0 +1,91 @@
+"""The memory bank, one contiguous shard of rows a rank. S rows of this shard, G global batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.counter import derive_key, draw_uniform
+
+ROWS_PER_DRAW = 65536
+
+
+def shard_range(num_rows: int, rank: int, size: int) -> tuple[int, int]:
+    """Rows [start, stop) of a rank, cut like torch.chunk: full chunks first, the last may be empty."""
+    chunk = -(-num_rows // size)
+    return min(rank * chunk, num_rows), min((rank + 1) * chunk, num_rows)
+
+
+class BankShard:
+    """Rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
+
+    def __init__(
+        self,
+        features_SD: Tensor,
+        start: int,
+        num_rows: int,
+        update_rate: float,
+        renormalise: bool = True,
+    ) -> None:
+        assert 0 <= start <= start + len(features_SD) <= num_rows
+        self.features_SD = features_SD
+        self.start = start
+        self.num_rows = num_rows
+        self.update_rate = update_rate
+        self.renormalise = renormalise
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.features_SD)
+
+    def locate(self, rows_X: Tensor) -> tuple[Tensor, Tensor]:
+        """Which global rows lie here, and where (0 for those that do not; the shard is not empty)."""
+        local_X = rows_X - self.start
+        is_here_X = (local_X >= 0) & (local_X < len(self.features_SD))
+        return is_here_X, local_X.where(is_here_X, 0)
+
+    @torch.no_grad()
+    def update(self, rows_G: Tensor, features_GD: Tensor) -> None:
+        """m <- normalise((1 - eta) m + eta x) for the rows that lie here (Eq. 8).
+
+        A row that occurs twice takes its first feature; -1 is no row. Shapes do not depend on the
+        rows, so a GPU is never waited for: what has nothing to write here repeats a write that
+        does, or rewrites an old value.
+        """
+        if len(self.features_SD) == 0 or len(rows_G) == 0:
+            return
+        is_here_G, local_G = self.locate(rows_G)
+        old_GD = self.features_SD[local_G]
+        new_GD = torch.lerp(
+            old_GD.to(features_GD.dtype), features_GD.detach(), self.update_rate
+        )
+        if self.renormalise:
+            new_GD = functional.normalize(new_GD, dim=1)
+        first_G = _first_occurrence(local_G.where(is_here_G, -1))
+        source_G = first_G.where(is_here_G, is_here_G.int().argmax())
+        values_GD = new_GD.to(old_GD.dtype).where(is_here_G[:, None], old_GD)
+        self.features_SD[local_G[source_G]] = values_GD[source_G]
+
+
+def _first_occurrence(keys_G: Tensor) -> Tensor:
+    """For each element the lowest position that holds the same key."""
+    sorted_G, positions_G = keys_G.sort(stable=True)
+    is_first_G = torch.ones_like(sorted_G, dtype=torch.bool)
+    is_first_G[1:] = sorted_G[1:] != sorted_G[:-1]
+    slots_G = torch.arange(len(keys_G), device=keys_G.device)
+    run_start_G = slots_G.where(is_first_G, 0).cummax(dim=0).values
+    return torch.empty_like(positions_G).scatter_(0, positions_G, positions_G[run_start_G])
+
+
+def draw_uniform_rows(start: int, stop: int, dim: int, seed: int) -> Tensor:
+    """Rows [start, stop) of the first bank: uniform in +-1/sqrt(D/3), a function of (seed, row)."""
+    key, bound = derive_key(seed, "bank"), (dim / 3) ** -0.5
+    rows_SD = np.empty((stop - start, dim), dtype=np.float32)
+    for at in range(start, stop, ROWS_PER_DRAW):
+        rows = np.arange(at, min(at + ROWS_PER_DRAW, stop))
+        rows_SD[at - start : at - start + len(rows)] = bound * (
+            2 * draw_uniform(key, rows, dim) - 1
+        )
+    return torch.from_numpy(rows_SD)

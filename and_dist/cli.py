@@ -1,0 +1,101 @@
+"""`and-dist`, and `torchrun ... -m and_dist`: the commands of one rank.
+
+Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from and_dist.config import Config, load_config
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train image encoders without labels by Anchor Neighbourhood Discovery.",
+)
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="YAML file; several merge from left to right."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, such as optim.lr=0.06; wins over files.")
+]
+
+
+@app.callback()
+def about() -> None:
+    """Every command is a verb; `and-dist VERB --help` says more."""
+
+
+@app.command()
+def train(config: ConfigFiles = None, overrides: Overrides = None) -> None:
+    """Train one run, or go on with it: the same command continues what was interrupted."""
+    run_training(load_config(config or [], overrides or []))
+
+
+def run_training(config: Config) -> None:
+    """Everything that can be refused is, before anything is written."""
+    from and_dist.data.datasets import load_train_and_test
+    from and_dist.encoders import ENCODERS
+    from and_dist.metrics import Display
+    from and_dist.run_folder import check_run_folder, open_run_folder
+    from and_dist.summary import as_table, write_summary
+    from and_dist.trainer import Trainer
+    from and_dist.world import open_world, read_layout
+
+    if config.encoder.name not in ENCODERS:
+        raise ValueError(
+            f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
+        )
+    layout = read_layout()
+    check_run_folder(config)
+    train, test = load_train_and_test(config.data)
+    check_sizes(config, len(train.index), layout.size)
+    with open_world(config.run.device, config.run.threads) as world:
+        display = Display(is_shown=world.is_coordinator)
+        display.say(
+            f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
+            f"{world.size} rank(s) on {world.device.type}, "
+            f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs"
+        )
+        if train.labels_N is None:
+            display.say("no labels: consistency and kNN accuracy are not available")
+        if world.is_coordinator:
+            open_run_folder(config, world)
+        Trainer(config, world, train, test, display).train()
+        if world.is_coordinator:
+            display.show(as_table(write_summary(config.folder), config.name))
+            display.say(f"run folder: {config.folder}")
+
+
+def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
+    if num_rows < world_size:
+        raise ValueError(
+            f"data.train={config.data.train} has {num_rows} images for {world_size} ranks; "
+            f"start at most {num_rows} workers"
+        )
+    if config.curriculum.neighbours >= num_rows:
+        raise ValueError(
+            f"curriculum.neighbours={config.curriculum.neighbours} needs more images than that, "
+            f"data.train={config.data.train} has {num_rows}"
+        )
+
+
+def main() -> None:
+    try:
+        app()
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"and-dist: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        print(f"and-dist: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        sys.exit(1)

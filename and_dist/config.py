@@ -1,0 +1,320 @@
+"""The schema of configs/*.yaml: typed, frozen, and strict about what it is given.
+
+Values are layered: field defaults < `preset` < the YAML files from left to right < `key=value`.
+This module reaches no torch, so a login node can check a config without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rgb = tuple[Positive, Positive, Positive]
+
+
+class Section(BaseModel):
+    """A group of keys; unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class DataConfig(Section):
+    train: str = "shapes/train"
+    """A folder of images (class folders or flat), or an embedded set: shapes/train, shapes/test."""
+    test: str | None = "shapes/test"
+    """As `train`; none switches evaluation on held-out images off."""
+    limit: PositiveInt | None = None
+    """Use the first rows of the training set only."""
+    limit_test: PositiveInt | None = None
+    """Use the first rows of the test set only."""
+    image_size: Annotated[int, Field(ge=8)] = 32
+    """Side of the square images the encoder sees."""
+    test_resize: PositiveInt | None = None
+    """Test images: shorter side to this, then the centre crop; none takes the whole image."""
+    crop_area: tuple[Share, Share] = (0.2, 1.0)
+    """Share of the image's area a training crop takes, smallest and largest."""
+    jitter: Share = 0.4
+    """Strength of brightness, contrast and saturation changes; factors in 1 -+ jitter."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
+    """Largest hue change as a share of the colour circle, either way."""
+    grayscale: Share = 0.2
+    """Probability of a gray training image."""
+    grayscale_first: bool = False
+    """Grayscale before colour jitter (the ImageNet order) instead of after it."""
+    flip: bool = False
+    """Mirror every other training image (ImageNet yes, the published CIFAR recipe no)."""
+    mean: Rgb = (0.485, 0.456, 0.406)
+    """Channel means of the normalisation, of pixels in 0..1."""
+    std: Rgb = (0.229, 0.224, 0.225)
+    """Channel deviations of the normalisation, of pixels in 0..1."""
+
+
+class EncoderConfig(Section):
+    name: str = "cifar_resnet18"
+    """One of and_dist.encoders.ENCODERS."""
+    feature_dim: PositiveInt = 128
+    """D, the length of a feature and of a bank row."""
+
+
+class BankConfig(Section):
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How rows are stored and compared; sums run in float32 all the same."""
+    update_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """eta of Eq. 8, the weight of the NEW feature."""
+    renormalise: bool = True
+    """Bring a row back to unit norm after Eq. 8 (preset code); paper leaves it as it is."""
+    init: Literal["uniform", "features"] = "uniform"
+    """First rows: uniform noise (preset code), or a pass of the fresh network over all images."""
+
+
+class ObjectiveConfig(Section):
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.1
+    """tau of Eq. 2: 0.1 in the published CIFAR code, 0.07 for ImageNet."""
+
+
+class CurriculumConfig(Section):
+    rounds: PositiveInt = 4
+    """R, the rounds after round 0; R = 1 is one-off discovery."""
+    epochs: PositiveInt = 200
+    """Epochs of every round, round 0 included."""
+    neighbours: Annotated[int, Field(ge=1, le=100)] = 1
+    """k, neighbours of an anchor."""
+
+
+class DiscoveryConfig(Section):
+    search: str = "Flat"
+    """faiss factory string of the index over one shard; Flat is exact."""
+
+
+class OptimConfig(Section):
+    batch_size: PositiveInt = 128
+    """G, images of one step over all ranks."""
+    lr: Positive = 0.03
+    """Learning rate at the start of every round."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: NonNegative = 5e-4
+    """On every parameter; 5e-4 for CIFAR and SVHN, 1e-4 for ImageNet."""
+    milestones: tuple[PositiveInt, ...] = (120, 160)
+    """Epochs of a round at which the learning rate falls: code 120, 160; paper 80, 120, 160."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each fall."""
+
+
+class EvaluationConfig(Section):
+    knn: PositiveInt = 200
+    """K, neighbours that vote; more than there are images means all."""
+    knn_temperature: Positive = 0.1
+    """tau of the votes: 0.1 in the published code, 0.07 in the paper."""
+    baselines: bool = True
+    """kNN of raw pixels and of the untrained network before training starts."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Bank-kNN every so many epochs; 0 evaluates at the ends of rounds only."""
+
+
+class RunConfig(Section):
+    root: str = "runs"
+    """Folder of run folders; this run lives in ROOT/NAME."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    threads: PositiveInt | None = None
+    """CPU threads of one rank; none shares the cores among the ranks of a machine."""
+    log_every: PositiveInt = 20
+    """Steps between two looks at the loss."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept beside each round's last."""
+
+
+class Config(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run and of its folder."""
+    preset: Literal["code", "paper"] = "code"
+    """Where paper and published code differ: which one sets the defaults (see PRESETS)."""
+    method: Literal["and", "instance"] = "and"
+    """and discovers neighbourhoods between rounds; instance keeps every row an instance."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the weights, the bank, the order and the augmentation."""
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    bank: BankConfig = BankConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    optim: OptimConfig = OptimConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.root) / self.name
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "code": {
+        "bank": {"renormalise": True},
+        "optim": {"milestones": [120, 160]},
+        "evaluation": {"knn_temperature": 0.1},
+    },
+    "paper": {
+        "bank": {"renormalise": False},
+        "optim": {"milestones": [80, 120, 160]},
+        "evaluation": {"knn_temperature": 0.07},
+    },
+}
+
+FREE_OF_IDENTITY = ("name", "run", "evaluation")
+"""Sections a resumed run may change: they do not touch what is trained."""
+
+
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Merge YAML files from left to right, then `key=value`; ValueError says what is wrong."""
+    layers = [read_yaml(Path(file)) for file in files] + [parse_override(o) for o in overrides]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    preset = merged.get("preset", "code")
+    if isinstance(preset, str) and preset in PRESETS:
+        merged = merge(PRESETS[preset], merged)
+    return build_config(merged)
+
+
+def build_config(values: Mapping[str, Any]) -> Config:
+    try:
+        # JSON mode: lists stand for tuples, yet "1" is no number and 1 no boolean.
+        return Config.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
+    except ValidationError as error:
+        raise ValueError("\n".join(describe(e) for e in error.errors())) from None
+    except (RecursionError, pydantic.PydanticSerializationError, UnicodeError) as error:
+        raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read config {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config {path} is not UTF-8 text: {error}") from None
+    try:
+        values = yaml.load(text, Loader=ConfigLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"config {path} is not plain YAML: {' '.join(str(error).split())}") from None
+    return as_mapping(values, f"config {path}")
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`optim.lr=0.1` -> {"optim": {"lr": 0.1}}."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ValueError(f"override {text!r} is not of the form key=value, such as optim.lr=0.06")
+    try:
+        parsed = yaml.load(value, Loader=ConfigLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"override {text!r}: {' '.join(str(error).split())}") from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return typing.cast(dict[str, Any], parsed)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.copy(dict(base))
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value
+    return merged
+
+
+def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
+    """Keys of two resolved configs that would train another model, as `key: theirs -> ours`."""
+    mine, other = flatten(ours.model_dump(mode="json")), flatten(theirs)
+    return [
+        f"{key}: {other.get(key)} -> {mine.get(key)}"
+        for key in sorted(mine.keys() | other.keys())
+        if key.split(".")[0] not in FREE_OF_IDENTITY and mine.get(key) != other.get(key)
+    ]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def as_mapping(values: Any, where: str) -> dict[str, Any]:
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is not a mapping of keys to values")
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{where}: key {key!r} is not text")
+        if isinstance(value, dict):
+            as_mapping(value, f"{where}, under {key!r}")
+    return values
+
+
+def describe(error: Any) -> str:
+    """One validation error as a sentence that lists what would have been right."""
+    *parents, key = [str(part) for part in error["loc"]] or [""]
+    path = ".".join([*parents, key])
+    if error["type"] == "extra_forbidden":
+        section = section_at(parents)
+        owner = ".".join(parents) or "the top level"
+        return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        section = section_at([*parents, key])
+        return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
+    return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
+
+
+def section_at(keys: Sequence[str]) -> type[Section]:
+    section: type[Section] = Config
+    for key in keys:
+        annotation = section.model_fields[key].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        section = annotation
+    return section
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """Plain data only, repeated keys refused, and `1e-3` read as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if isinstance(key, (list, dict, set)):
+                raise yaml.YAMLError(f"a key must be text, got {key!r}")
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def add_float_resolver() -> None:
+    import re
+
+    pattern = r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"
+    ConfigLoader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(pattern), list("-+.0123456789")
+    )
+
+
+add_float_resolver()

@@ -1,0 +1,1 @@
+"""Images: which row is which, in which order, how each is cut, and DALI that does it."""

@@ -1,0 +1,175 @@
+"""(seed, epoch, row) -> crop, colour, flip, as numbers for DALI's operators.
+
+Brightness, contrast, saturation, hue and grayscale are linear maps of a pixel's colour, contrast
+with an offset proportional to the image's mean colour. So whatever their order they compose into
+one: colour -> direct @ colour + through_mean @ mean colour, and DALI applies it in one operator.
+Only hue differs from torchvision's: a rotation of the YIQ chroma plane instead of HSV's hexagon,
+and nothing is clipped between the steps.
+
+B images; boxes are (y, x) in pixels of the stored image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from and_dist.config import DataConfig
+from and_dist.counter import derive_key, draw_uniform
+from and_dist.data.order import Rows
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+
+ATTEMPTS = 10
+RATIO = (3 / 4, 4 / 3)
+LUMA = np.array([0.299, 0.587, 0.114])
+TO_GRAY = np.tile(LUMA, (3, 1))
+TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+FROM_YIQ = np.linalg.inv(TO_YIQ)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is cut from each image and how it is coloured: one entry an image."""
+
+    start_B2: I32
+    """Upper left corner of the box that is decoded."""
+    shape_B2: I32
+    """Its height and width."""
+    roi_start_B2: F32
+    """Region of that box that becomes the image, in pixels of the box, fractions allowed."""
+    roi_stop_B2: F32
+    direct_B33: F32
+    through_mean_B33: F32
+    flip_B: I32
+
+
+def training_views(
+    config: DataConfig, seed: int, epoch: int, rows_B: Rows, heights_B: I32, widths_B: I32
+) -> Views:
+    """Random resized crop, colour and flip of these rows in this epoch."""
+    key = derive_key(seed, "augment", epoch)
+    draws_BX = draw_uniform(key, rows_B, 2 * ATTEMPTS + 12)
+    crops_BX, place_B2, colours_BX = np.split(draws_BX, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
+    sides_B2 = np.stack([heights_B, widths_B], axis=1)
+    shape_B2 = _crop_shape(config, crops_BX, sides_B2)
+    free_B2 = sides_B2 - shape_B2
+    start_B2 = np.where(
+        _is_fallback(config, crops_BX, sides_B2)[:, None],
+        free_B2 // 2,
+        np.floor(place_B2 * (free_B2 + 1)),
+    )
+    direct_B33, through_mean_B33 = _colour_maps(config, colours_BX)
+    flip_B = (colours_BX[:, 9] < 0.5) & config.flip
+    return Views(
+        start_B2.astype(np.int32),
+        shape_B2.astype(np.int32),
+        np.zeros(shape_B2.shape, np.float32),
+        shape_B2.astype(np.float32),
+        direct_B33.astype(np.float32),
+        through_mean_B33.astype(np.float32),
+        flip_B.astype(np.int32),
+    )
+
+
+def test_views(config: DataConfig, heights_B: I32, widths_B: I32) -> Views:
+    """The whole image, or the centre crop of the image resized to `test_resize`."""
+    sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
+    if config.test_resize is None:
+        region_B2 = sides_B2
+    else:
+        side = config.image_size / config.test_resize * sides_B2.min(axis=1, keepdims=True)
+        region_B2 = np.minimum(side, sides_B2)
+    margin_B2 = (sides_B2 - region_B2) / 2
+    count = len(heights_B)
+    return Views(
+        np.zeros((count, 2), np.int32),
+        sides_B2.astype(np.int32),
+        margin_B2.astype(np.float32),
+        (margin_B2 + region_B2).astype(np.float32),
+        np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),
+        np.zeros((count, 3, 3), np.float32),
+        np.zeros(count, np.int32),
+    )
+
+
+def _attempts(config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]) -> F64:
+    """[B, ATTEMPTS, 2] shapes torchvision's RandomResizedCrop would try, in its order."""
+    low, high = config.crop_area
+    area_BA = sides_B2.prod(axis=1, dtype=np.float64)[:, None] * (
+        low + (high - low) * draws_BX[:, :ATTEMPTS]
+    )
+    log_low, log_high = np.log(RATIO)
+    ratio_BA = np.exp(log_low + (log_high - log_low) * draws_BX[:, ATTEMPTS:])
+    return np.rint(np.stack([np.sqrt(area_BA / ratio_BA), np.sqrt(area_BA * ratio_BA)], axis=2))
+
+
+def _fits(shapes_BA2: F64, sides_B2: NDArray[np.int32]) -> NDArray[np.bool_]:
+    return np.asarray(((shapes_BA2 >= 1) & (shapes_BA2 <= sides_B2[:, None])).all(axis=2))
+
+
+def _is_fallback(
+    config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    return np.asarray(~_fits(_attempts(config, draws_BX, sides_B2), sides_B2).any(axis=1))
+
+
+def _crop_shape(config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]) -> F64:
+    """The first attempt that fits; if none does, the whole image within the allowed ratios."""
+    shapes_BA2 = _attempts(config, draws_BX, sides_B2)
+    fits_BA = _fits(shapes_BA2, sides_B2)
+    first_B2 = shapes_BA2[np.arange(len(shapes_BA2)), fits_BA.argmax(axis=1)]
+    height_B, width_B = sides_B2[:, 0], sides_B2[:, 1]
+    whole_B2 = np.stack(
+        [
+            np.minimum(height_B, np.maximum(np.rint(width_B / RATIO[0]), 1)),
+            np.minimum(width_B, np.maximum(np.rint(height_B * RATIO[1]), 1)),
+        ],
+        axis=1,
+    )
+    return np.where(fits_BA.any(axis=1)[:, None], first_B2, whole_B2)
+
+
+def _colour_maps(config: DataConfig, draws_BX: F64) -> tuple[F64, F64]:
+    """(direct, through_mean) of the jitter in random order and of grayscale before or after it."""
+    order_B4 = draws_BX[:, 0:4].argsort(axis=1, kind="stable")
+    brightness, contrast, saturation = (
+        1 + config.jitter * (2 * draws_BX[:, 4:7].T - 1)
+    )
+    identity = np.eye(3)
+    to_gray_B = np.where(draws_BX[:, 8] < config.grayscale, 1.0, 0.0)[:, None, None]
+    grayscale_B33 = (1 - to_gray_B) * identity + to_gray_B * TO_GRAY
+    steps_4B33 = np.stack(
+        [
+            brightness[:, None, None] * identity,
+            contrast[:, None, None] * identity,
+            saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * TO_GRAY,
+            hue_rotation(config.hue * (2 * draws_BX[:, 7] - 1)),
+        ]
+    )
+    no_mean_B = np.zeros(len(draws_BX))
+    means_4B = np.stack([no_mean_B, 1 - contrast, no_mean_B, no_mean_B])
+    every = np.arange(len(draws_BX))
+    sequence = [(steps_4B33[step, every], means_4B[step, every]) for step in order_B4.T]
+    sequence.insert(0 if config.grayscale_first else 4, (grayscale_B33, no_mean_B))
+    direct_B33 = np.tile(identity, (len(draws_BX), 1, 1))
+    through_mean_B33 = np.zeros_like(direct_B33)
+    for step_B33, mean_B in sequence:
+        # Contrast blends with the mean luma of the image as it is by now.
+        mean_now_B33 = TO_GRAY @ (direct_B33 + through_mean_B33)
+        through_mean_B33 = step_B33 @ through_mean_B33 + mean_B[:, None, None] * mean_now_B33
+        direct_B33 = step_B33 @ direct_B33
+    return direct_B33, through_mean_B33
+
+
+def hue_rotation(shift_B: F64) -> F64:
+    """Turn the chroma plane of YIQ by a share of the circle; positive from red towards yellow."""
+    angle_B = -2 * np.pi * shift_B
+    rotation_B33 = np.tile(np.eye(3), (len(angle_B), 1, 1))
+    rotation_B33[:, 1, 1] = rotation_B33[:, 2, 2] = np.cos(angle_B)
+    rotation_B33[:, 1, 2], rotation_B33[:, 2, 1] = -np.sin(angle_B), np.sin(angle_B)
+    return np.asarray(FROM_YIQ @ rotation_B33 @ TO_YIQ)

@@ -1,0 +1,133 @@
+"""Image encoders: a trunk, a linear head with bias, unit L2 norm.
+
+Adding one is a function below and a row in ENCODERS. B batch, D feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import models
+
+
+class Encoder(nn.Module):
+    """images [B, 3, H, W] -> features [B, D] of unit norm."""
+
+    def __init__(self, trunk: nn.Module, width: int, feature_dim: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(width, feature_dim)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return functional.normalize(self.head(self.trunk(images_BCHW)), dim=1)
+
+
+def small(feature_dim: int) -> Encoder:
+    """Four convolutions for 32-pixel images, group norm: no statistics cross the batch."""
+    widths = (3, 32, 64, 128, 256)
+    layers: list[nn.Module] = []
+    for at, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.GroupNorm(8, after)]
+        layers += [nn.ReLU(inplace=True)]
+        layers += [nn.MaxPool2d(2)] if at < 3 else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Encoder(nn.Sequential(*layers), widths[-1], feature_dim)
+
+
+def resnet(depth: int, for_cifar: bool) -> Callable[[int], Encoder]:
+    """torchvision's ResNet; for CIFAR a 3x3 first convolution of stride 1 and no max-pool."""
+
+    def build(feature_dim: int) -> Encoder:
+        trunk = getattr(models, f"resnet{depth}")()
+        if for_cifar:
+            trunk.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+            trunk.maxpool = nn.Identity()
+        width = trunk.fc.in_features
+        trunk.fc = nn.Identity()
+        return Encoder(trunk, width, feature_dim)
+
+    return build
+
+
+def alexnet(feature_dim: int) -> Encoder:
+    """The batch-norm AlexNet of the instance-discrimination line of work, for 224 pixels."""
+    features = nn.Sequential(
+        *_convolution(3, 96, 11, stride=4, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(96, 256, 5, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(256, 384, 3, padding=1),
+        *_convolution(384, 384, 3, padding=1),
+        *_convolution(384, 256, 3, padding=1),
+        nn.MaxPool2d(3, 2),
+    )
+    return _with_fully_connected(features, 256 * 6 * 6, 4096, feature_dim)
+
+
+def cifar_alexnet(feature_dim: int) -> Encoder:
+    """Our choice for 32 pixels, which the paper leaves open: AlexNet's widths, 3x3 kernels of
+    stride 1 and pooling by 2, so that 4x4 cells reach the fully connected layers."""
+    features = nn.Sequential(
+        *_convolution(3, 96, 3, padding=1),
+        nn.MaxPool2d(2),
+        *_convolution(96, 256, 3, padding=1),
+        nn.MaxPool2d(2),
+        *_convolution(256, 384, 3, padding=1),
+        *_convolution(384, 384, 3, padding=1),
+        *_convolution(384, 256, 3, padding=1),
+        nn.MaxPool2d(2),
+    )
+    return _with_fully_connected(features, 256 * 4 * 4, 4096, feature_dim)
+
+
+def torchvision_alexnet(feature_dim: int) -> Encoder:
+    """torchvision's AlexNet: narrower, with dropout, without batch norm."""
+    trunk = models.alexnet()
+    trunk.classifier[-1] = nn.Identity()
+    return Encoder(trunk, 4096, feature_dim)
+
+
+def _convolution(
+    before: int, after: int, kernel: int, *, stride: int = 1, padding: int
+) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(before, after, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _with_fully_connected(
+    features: nn.Sequential, cells: int, width: int, feature_dim: int
+) -> Encoder:
+    layers: list[nn.Module] = [features, nn.Flatten()]
+    for before in (cells, width):
+        layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width)]
+        layers += [nn.ReLU(inplace=True)]
+    return Encoder(nn.Sequential(*layers), width, feature_dim)
+
+
+ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    "small": small,
+    "cifar_resnet18": resnet(18, for_cifar=True),
+    "cifar_resnet50": resnet(50, for_cifar=True),
+    "cifar_resnet101": resnet(101, for_cifar=True),
+    "cifar_alexnet": cifar_alexnet,
+    "resnet18": resnet(18, for_cifar=False),
+    "resnet50": resnet(50, for_cifar=False),
+    "resnet101": resnet(101, for_cifar=False),
+    "alexnet": alexnet,
+    "torchvision_alexnet": torchvision_alexnet,
+}
+
+
+def build_encoder(name: str, feature_dim: int, seed: int) -> Encoder:
+    """The named encoder with weights that follow from the seed, equal on every rank."""
+    if name not in ENCODERS:
+        raise ValueError(f"encoder.name={name!r} is not one of: {', '.join(ENCODERS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ENCODERS[name](feature_dim)

@@ -1,0 +1,1 @@
+"""What a representation is worth, by labels training never saw."""

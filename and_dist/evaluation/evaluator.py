@@ -1,0 +1,98 @@
+"""Evaluator: the labels of a run, and every figure they are allowed to give. N rows, S of a shard."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.config import Config
+from and_dist.curriculum import Neighbourhoods, consistency
+from and_dist.data.index import LabelledImages
+from and_dist.data.loader import FeatureLoader
+from and_dist.evaluation.features import RawPixels, extract_features
+from and_dist.evaluation.knn import evaluate_knn
+from and_dist.world import World
+
+IMAGES_PER_BATCH = 256
+
+
+class Evaluator:
+    """Holds what training may not see. Figures are None where labels or test images are missing."""
+
+    def __init__(
+        self, config: Config, train: LabelledImages, test: LabelledImages | None, world: World
+    ) -> None:
+        self._config = config
+        self._world = world
+        self._labels_N = None if train.labels_N is None else torch.from_numpy(train.labels_N)
+        self._train_loader = self._loader(train)
+        self._test_loader: FeatureLoader | None = None
+        self._test_range = (0, 0)
+        self._num_rows = len(train.index)
+        if test is not None and test.labels_N is not None and self._labels_N is not None:
+            self._test_range = shard_range(len(test.index), world.rank, world.size)
+            labels = torch.from_numpy(labels_by_name(train, test).labels_N)
+            self._test_labels_M = labels[slice(*self._test_range)]
+            self._test_loader = self._loader(test)
+
+    def train_features(self, network: nn.Module, dim: int) -> Tensor:
+        """[S, dim] of this rank's rows."""
+        start, stop = shard_range(self._num_rows, self._world.rank, self._world.size)
+        return extract_features(network, self._train_loader, start, stop, dim)
+
+    def knn(self, network: nn.Module) -> float | None:
+        """kNN accuracy with the training images' features computed anew."""
+        dim = self._config.encoder.feature_dim
+        if self._test_loader is None:
+            return None
+        return self._knn(self.train_features(network, dim), self._test_features(network, dim))
+
+    def knn_of_bank(self, network: nn.Module, bank: BankShard) -> float | None:
+        """kNN accuracy with the bank as the training images' features."""
+        if self._test_loader is None:
+            return None
+        return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
+
+    def knn_of_raw_pixels(self) -> float | None:
+        pixels, dim = RawPixels(), 3 * self._config.data.image_size**2
+        if self._test_loader is None:
+            return None
+        return self._knn(self.train_features(pixels, dim), self._test_features(pixels, dim))
+
+    def consistency(self, neighbourhoods: Neighbourhoods) -> float | None:
+        if self._labels_N is None:
+            return None
+        return consistency(neighbourhoods, self._labels_N)
+
+    def _loader(self, images: LabelledImages) -> FeatureLoader:
+        return FeatureLoader(
+            images.index, self._config.data, IMAGES_PER_BATCH, self._world.device
+        )
+
+    def _test_features(self, network: nn.Module, dim: int) -> Tensor:
+        assert self._test_loader is not None
+        return extract_features(network, self._test_loader, *self._test_range, dim)
+
+    def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
+        assert self._labels_N is not None
+        start, _ = shard_range(self._num_rows, self._world.rank, self._world.size)
+        settings = self._config.evaluation
+        return evaluate_knn(
+            features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
+            self._world, settings.knn, settings.knn_temperature,
+        )  # fmt: skip
+
+
+def labels_by_name(train: LabelledImages, test: LabelledImages) -> LabelledImages:
+    """The test set with its labels counted as the training set counts them."""
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if unknown:
+        raise ValueError(
+            f"data.test has classes data.train lacks: {', '.join(unknown)}; "
+            f"data.train has {', '.join(train.class_names)}"
+        )
+    assert test.labels_N is not None
+    number = {name: label for label, name in enumerate(train.class_names)}
+    renumbered = torch.tensor([number[name] for name in test.class_names]).numpy()
+    return LabelledImages(test.index, renumbered[test.labels_N], train.class_names)

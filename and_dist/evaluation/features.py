@@ -1,0 +1,31 @@
+"""What a network makes of images seen through the test transform. M images of this rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.data.loader import FeatureLoader
+
+
+@torch.no_grad()
+def extract_features(
+    network: nn.Module, loader: FeatureLoader, start: int, stop: int, dim: int
+) -> Tensor:
+    """[M, dim] features of rows [start, stop), in their order."""
+    was_training = network.training
+    network.eval()
+    features_MD = torch.empty(stop - start, dim, device=loader.device)
+    for batch in loader.batches(np.arange(start, stop)):
+        features_MD[batch.rows_B - start] = network(batch.images_BCHW).float()
+    network.train(was_training)
+    return features_MD
+
+
+class RawPixels(nn.Module):
+    """The baseline any network should beat: the image's own pixels, as a unit vector."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return functional.normalize(images_BCHW.flatten(1), dim=1)

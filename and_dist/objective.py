@@ -1,0 +1,118 @@
+"""The loss of a global batch over the sharded bank, with its exact gradient (Eq. 2, 3, 7, 9, 10).
+
+Each rank knows its rows of the bank; each query needs all of them. So queries travel to the
+shards, partial partitions travel back, and what autograd would have to send is already here:
+d loss / d x = (mean_all - mean_pos) / tau.
+
+B local batch, G global batch, D feature, K neighbours, P = K + 1 positives (the row itself first).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from and_dist.bank import BankShard
+from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
+from and_dist.partition import Partition, log_partition, log_partition_of_own, merge_stacked
+from and_dist.world import World
+
+
+class GlobalBatch(NamedTuple):
+    """What every rank knows about everyone's queries; rows of -1 are padding."""
+
+    features_GD: Tensor
+    rows_G: Tensor
+    neighbours_GK: Tensor
+
+
+def gather_global_batch(
+    features_BD: Tensor, rows_B: Tensor, neighbours_BK: Tensor, world: World
+) -> GlobalBatch:
+    """One collective; B is the same on every rank."""
+    return GlobalBatch(*gather_batch(world, [features_BD, rows_B, neighbours_BK]))
+
+
+def neighbourhood_nll(
+    features_BD: Tensor,
+    rows_B: Tensor,
+    neighbours_BK: Tensor,
+    bank: BankShard,
+    world: World,
+    temperature: float,
+) -> Tensor:
+    """Mean loss over the real queries of the global batch; see sharded_nll.
+
+    rows_B: bank row of each query, -1 for padding, which weighs nothing. neighbours_BK: the k
+    neighbours of an anchor, -1 for none. B is the same on every rank.
+    """
+    batch = gather_global_batch(features_BD, rows_B, neighbours_BK, world)
+    return sharded_nll(features_BD, batch, bank, world, temperature)
+
+
+def sharded_nll(
+    features_BD: Tensor, batch: GlobalBatch, bank: BankShard, world: World, temperature: float
+) -> Tensor:
+    """log Z_all - log Z_pos, averaged over the global batch; the same number on every rank.
+
+    Its gradient in features_BD is multiplied by the world's size, because DDP averages parameter
+    gradients over ranks: after DDP they are those of one process with the whole batch.
+    """
+    loss: Tensor = _ShardedNLL.apply(features_BD, batch, bank, world, temperature)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _ShardedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features_BD: Tensor,
+        batch: GlobalBatch,
+        bank: BankShard,
+        world: World,
+        temperature: float,
+    ) -> Tensor:
+        over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
+        num_local = len(features_BD)
+        is_real_B = batch.rows_G[num_local * world.rank :][:num_local] >= 0
+        num_real = (batch.rows_G >= 0).sum().clamp(min=1)
+        loss_B = (over_all.log_z - over_positives.log_z).where(is_real_B, 0)
+        gradient_BD = (over_all.mean - over_positives.mean) * (
+            is_real_B[:, None] * (world.size / temperature / num_real)
+        )
+        ctx.save_for_backward(gradient_BD.to(features_BD.dtype))
+        return reduce_sum(world, loss_B.sum()) / num_real
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient_BD,) = ctx.saved_tensors
+        return grad_outputs[0] * gradient_BD, None, None, None, None
+
+
+def _partitions_of_my_queries(
+    batch: GlobalBatch, bank: BankShard, world: World, temperature: float
+) -> tuple[Partition, Partition]:
+    """(over all rows, over the positives) of the B local queries: one packed reduction."""
+    partial_all = log_partition(batch.features_GD, bank.features_SD, temperature)
+    partial_positives = _partition_of_positives(batch, bank, temperature)
+    log_z_WB, mean_WBD, positive_log_z_WB, positive_mean_WBD = exchange_parts(
+        world, [*partial_all, *partial_positives]
+    )
+    return (
+        merge_stacked(Partition(log_z_WB, mean_WBD)),
+        merge_stacked(Partition(positive_log_z_WB, positive_mean_WBD)),
+    )
+
+
+def _partition_of_positives(
+    batch: GlobalBatch, bank: BankShard, temperature: float
+) -> Partition:
+    """Over {i} and its neighbours, as far as this shard holds them."""
+    positives_GP = torch.cat([batch.rows_G[:, None], batch.neighbours_GK], dim=1)
+    if len(bank.features_SD) == 0:
+        return log_partition(batch.features_GD, bank.features_SD, temperature)
+    is_here_GP, local_GP = bank.locate(positives_GP)
+    rows_GPD = bank.features_SD[local_GP]
+    return log_partition_of_own(batch.features_GD, rows_GPD, is_here_GP, temperature)

@@ -1,0 +1,52 @@
+"""A run in one table, from its metrics: what the demo prints and summary.json holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from and_dist.metrics import format_seconds, percent, read_metrics
+from and_dist.run_folder import replace_file
+
+ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """{"raw_pixels": {"knn"}, "random": {"knn"}, "rounds": [...], "seconds"} of a finished run."""
+    metrics = folder / "metrics.jsonl"
+    baselines = (read_metrics(metrics, "baselines") or [{}])[-1]
+    rounds = [{key: r[key] for key in ROUND_KEYS} for r in read_metrics(metrics, "round")]
+    return {
+        "raw_pixels": {"knn": baselines.get("raw_pixels")},
+        "random": {"knn": baselines.get("random")},
+        "rounds": rounds,
+        "seconds": baselines.get("seconds", 0.0) + sum(r["seconds"] for r in rounds),
+    }
+
+
+def write_summary(folder: Path) -> dict[str, Any]:
+    summary = summarise(folder)
+    replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def as_table(summary: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("after")
+    for column in ("anchors", "consistency %", "kNN, bank %", "kNN, recomputed %", "time"):
+        table.add_column(column, justify="right")
+    table.add_row("raw pixels", "-", "-", "-", percent(summary["raw_pixels"]["knn"]), "-")
+    table.add_row("random network", "-", "-", "-", percent(summary["random"]["knn"]), "-")
+    for r in summary["rounds"]:
+        table.add_row(
+            f"round {r['round']}",
+            f"{r['anchors']:,}",
+            percent(r["consistency"]),
+            percent(r["knn_bank"]),
+            percent(r["knn"]),
+            format_seconds(r["seconds"]),
+        )
+    return table
