@@ -13,7 +13,7 @@ ROWS_PER_DRAW = 65536
 
 
 def shard_range(num_rows: int, rank: int, size: int) -> tuple[int, int]:
-    """Rows [start, stop) of a rank, cut like torch.chunk: full chunks first, the last may be empty."""
+    """Rows [start, stop) of a rank, cut like torch.chunk: the last may be empty."""
     chunk = -(-num_rows // size)
     return min(rank * chunk, num_rows), min((rank + 1) * chunk, num_rows)
 
@@ -41,7 +41,7 @@ class BankShard:
         return self.start + len(self.features_SD)
 
     def locate(self, rows_X: Tensor) -> tuple[Tensor, Tensor]:
-        """Which global rows lie here, and where (0 for those that do not; the shard is not empty)."""
+        """Which global rows lie in this shard, which is not empty, and where; 0 for the others."""
         local_X = rows_X - self.start
         is_here_X = (local_X >= 0) & (local_X < len(self.features_SD))
         return is_here_X, local_X.where(is_here_X, 0)
@@ -58,9 +58,7 @@ class BankShard:
             return
         is_here_G, local_G = self.locate(rows_G)
         old_GD = self.features_SD[local_G]
-        new_GD = torch.lerp(
-            old_GD.to(features_GD.dtype), features_GD.detach(), self.update_rate
-        )
+        new_GD = torch.lerp(old_GD.to(features_GD.dtype), features_GD.detach(), self.update_rate)
         if self.renormalise:
             new_GD = functional.normalize(new_GD, dim=1)
         first_G = _first_occurrence(local_G.where(is_here_G, -1))

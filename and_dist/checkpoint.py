@@ -82,7 +82,8 @@ def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         raise ValueError(f"checkpoint {checkpoint} cannot be read: {error}") from None
     if state.get("format") != FORMAT:
         raise ValueError(
-            f"checkpoint {checkpoint} is of format {state.get('format')}, this program reads {FORMAT}"
+            f"checkpoint {checkpoint} is of format {state.get('format')}, "
+            f"this program reads format {FORMAT}"
         )
     return checkpoint, state
 

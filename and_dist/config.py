@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic_core import PydanticSerializationError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -59,6 +60,13 @@ class DataConfig(Section):
     """Channel means of the normalisation, of pixels in 0..1."""
     std: Rgb = (0.229, 0.224, 0.225)
     """Channel deviations of the normalisation, of pixels in 0..1."""
+
+    @pydantic.model_validator(mode="after")
+    def check_crop_area(self) -> DataConfig:
+        low, high = self.crop_area
+        if not 0 < low <= high:
+            raise ValueError(f"data.crop_area = [{low}, {high}]: the smallest comes first, above 0")
+        return self
 
 
 class EncoderConfig(Section):
@@ -198,7 +206,7 @@ def build_config(values: Mapping[str, Any]) -> Config:
         return Config.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
     except ValidationError as error:
         raise ValueError("\n".join(describe(e) for e in error.errors())) from None
-    except (RecursionError, pydantic.PydanticSerializationError, UnicodeError) as error:
+    except (RecursionError, PydanticSerializationError, UnicodeError) as error:
         raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
 
 
@@ -212,7 +220,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=ConfigLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"config {path} is not plain YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"config {path} is not plain YAML: {' '.join(str(error).split())}"
+        ) from None
     return as_mapping(values, f"config {path}")
 
 
@@ -234,8 +244,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.copy(dict(base))
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merge(old, value)
+        merged[key] = value
     return merged
 
 
@@ -283,6 +294,8 @@ def describe(error: Any) -> str:
     if error["type"] in ("model_type", "model_attributes_type"):
         section = section_at([*parents, key])
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
     return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
 
 
@@ -290,7 +303,8 @@ def section_at(keys: Sequence[str]) -> type[Section]:
     section: type[Section] = Config
     for key in keys:
         annotation = section.model_fields[key].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Section)
         section = annotation
     return section
 
@@ -299,7 +313,7 @@ class ConfigLoader(yaml.SafeLoader):
     """Plain data only, repeated keys refused, and `1e-3` read as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if isinstance(key, (list, dict, set)):
                 raise yaml.YAMLError(f"a key must be text, got {key!r}")

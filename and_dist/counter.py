@@ -28,9 +28,9 @@ def derive_key(*parts: int | str) -> np.uint64:
     """One key from a seed and what it is for, such as derive_key(seed, "order", epoch)."""
     key = np.uint64(0)
     for part in parts:
-        word = zlib.crc32(part.encode()) if isinstance(part, str) else part
+        word = np.uint64(zlib.crc32(part.encode()) if isinstance(part, str) else part)
         with np.errstate(over="ignore"):
-            key = mix(key * GAMMA + np.uint64(word) + GAMMA)[()]
+            key = np.uint64(mix(key * GAMMA + word + GAMMA))
     return key
 
 
@@ -44,4 +44,5 @@ def draw_bits(key: np.uint64, counters_X: ArrayLike, num_draws: int) -> U64:
 
 def draw_uniform(key: np.uint64, counters_X: ArrayLike, num_draws: int) -> NDArray[np.float64]:
     """[X, num_draws] numbers in [0, 1)."""
-    return (draw_bits(key, counters_X, num_draws) >> np.uint64(11)) * 2.0**-53
+    high_bits = draw_bits(key, counters_X, num_draws) >> np.uint64(11)
+    return high_bits.astype(np.float64) * 2.0**-53

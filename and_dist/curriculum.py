@@ -44,7 +44,7 @@ def select_anchors(entropy_N: Tensor, count: int) -> Tensor:
 
 
 def check_neighbours(neighbours_SK: Tensor, anchors_S: Tensor, num_rows: int) -> None:
-    """RuntimeError unless every anchor has k distinct neighbours in range, itself not among them."""
+    """RuntimeError unless every anchor has k distinct neighbours in range, none of them itself."""
     problems = {
         "a neighbour out of range": (neighbours_SK < 0) | (neighbours_SK >= num_rows),
         "itself as a neighbour": neighbours_SK == anchors_S[:, None],

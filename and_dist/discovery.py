@@ -56,7 +56,9 @@ def discover(
     with failing_together(world, "choosing the anchors"):
         if world.is_coordinator:
             if not bool(entropy_N.isfinite().all()):
-                raise RuntimeError(f"the entropy of {int((~entropy_N.isfinite()).sum())} rows is not finite")
+                raise RuntimeError(
+                    f"the entropy of {int((~entropy_N.isfinite()).sum())} rows is not finite"
+                )
             anchors_S = select_anchors(entropy_N, count)
     broadcast_from_coordinator(world, entropy_N)
     broadcast_from_coordinator(world, anchors_S)

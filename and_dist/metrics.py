@@ -99,9 +99,7 @@ class Display:
     def step(self, done: int, total: int, where: str, loss: float, images_per_s: float) -> None:
         figures = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
         if self._progress:
-            self._progress.update(
-                self._task, completed=done, description=where, figures=figures
-            )
+            self._progress.update(self._task, completed=done, description=where, figures=figures)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             rate = (done - self._first_step) / (time.monotonic() - self._started)

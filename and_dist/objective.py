@@ -60,7 +60,7 @@ def sharded_nll(
     Its gradient in features_BD is multiplied by the world's size, because DDP averages parameter
     gradients over ranks: after DDP they are those of one process with the whole batch.
     """
-    loss: Tensor = _ShardedNLL.apply(features_BD, batch, bank, world, temperature)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ShardedNLL.apply(features_BD, batch, bank, world, temperature)
     return loss
 
 
@@ -77,11 +77,10 @@ class _ShardedNLL(torch.autograd.Function):
         over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
         num_local = len(features_BD)
         is_real_B = batch.rows_G[num_local * world.rank :][:num_local] >= 0
-        num_real = (batch.rows_G >= 0).sum().clamp(min=1)
+        num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(over_all.mean.dtype)
         loss_B = (over_all.log_z - over_positives.log_z).where(is_real_B, 0)
-        gradient_BD = (over_all.mean - over_positives.mean) * (
-            is_real_B[:, None] * (world.size / temperature / num_real)
-        )
+        gradient_BD = (over_all.mean - over_positives.mean).where(is_real_B[:, None], 0)
+        gradient_BD *= world.size / temperature / num_real
         ctx.save_for_backward(gradient_BD.to(features_BD.dtype))
         return reduce_sum(world, loss_B.sum()) / num_real
 
@@ -106,9 +105,7 @@ def _partitions_of_my_queries(
     )
 
 
-def _partition_of_positives(
-    batch: GlobalBatch, bank: BankShard, temperature: float
-) -> Partition:
+def _partition_of_positives(batch: GlobalBatch, bank: BankShard, temperature: float) -> Partition:
     """Over {i} and its neighbours, as far as this shard holds them."""
     positives_GP = torch.cat([batch.rows_G[:, None], batch.neighbours_GK], dim=1)
     if len(bank.features_SD) == 0:

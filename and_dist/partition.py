@@ -123,7 +123,7 @@ def _attend_on_gpu(queries_GD: Tensor, rows_HSD: Tensor, temperature: float) -> 
 
 
 def _num_heads(num_queries: int, num_rows: int, device: torch.device) -> int:
-    """Heads enough for two blocks of 128 queries on every multiprocessor, 4,096 rows or more each."""
+    """Enough for two blocks of 128 queries on every multiprocessor, at 4,096 rows or more each."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     blocks_of_queries = math.ceil(num_queries / 128)
     return max(1, min(math.ceil(2 * processors / blocks_of_queries), num_rows // 4096))

@@ -1,8 +1,8 @@
 """A run's folder: what was asked for and with what it runs, checked when the run goes on.
 
-    RUN/config.yaml       the resolved config
-    RUN/environment.json  versions, revision and machine of each start
-    RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/
+RUN/config.yaml       the resolved config
+RUN/environment.json  versions, revision and machine of each start
+RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/
 """
 
 from __future__ import annotations

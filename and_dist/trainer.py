@@ -5,11 +5,13 @@ B local batch, G global batch, N all rows, K neighbours.
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +20,7 @@ from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.checkpoint import as_sharded, load_tensors, prune, read_latest, save_checkpoint
 from and_dist.collectives import broadcast_from_coordinator
 from and_dist.config import Config
+from and_dist.counter import derive_key
 from and_dist.curriculum import all_instances
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
@@ -73,7 +76,7 @@ class Trainer:
         self.evaluator = Evaluator(config, train, test, world)
         self.encoder = build_encoder(config.encoder.name, config.encoder.feature_dim, config.seed)
         self.encoder.to(world.device)
-        self.network = distribute(self.encoder, world)
+        self.network = distribute(self.encoder, world, config.data.image_size)
         self.optimiser = build_optimiser(self.encoder, config.optim)
         self.bank = self._build_bank()
         self.neighbourhoods = all_instances(
@@ -127,7 +130,9 @@ class Trainer:
         meter, clock = LossMeter(self.world.device), StepClock()
         steps = self.order.steps_per_epoch
         first = self._steps_before(round_index, epoch)
-        for step, batch in enumerate(self.loader.batches(self._epoch_number(round_index, epoch))):
+        epoch_number = self._epoch_number(round_index, epoch)
+        for step, batch in enumerate(self.loader.batches(epoch_number)):
+            self.seed_step(epoch_number, step)
             loss = self.train_step(batch)
             meter.add(loss, step, self.order.num_images(step))
             clock.count(self.order.num_images(step))
@@ -149,6 +154,11 @@ class Trainer:
             "epoch", round=round_index, epoch=epoch, loss=meter.mean(), lr=rate, knn_bank=knn
         )
 
+    def seed_step(self, epoch_number: int, step: int) -> None:
+        """What an encoder draws at random (dropout) follows from the step, not from the past."""
+        key = derive_key(self.config.seed, "step", epoch_number, step, self.world.rank)
+        torch.manual_seed(int(key >> np.uint64(1)))
+
     def train_step(self, batch: Batch) -> Tensor:
         """Forward, loss, backward, optimiser, memory: the inner loop of Algorithm 1."""
         features_BD = self.network(batch.images_BCHW)
@@ -156,7 +166,7 @@ class Trainer:
         everyone = gather_global_batch(features_BD, batch.rows_B, neighbours_BK, self.world)
         temperature = self.config.objective.temperature
         loss = sharded_nll(features_BD, everyone, self.bank, self.world, temperature)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.bank.update(everyone.rows_G, everyone.features_GD)
@@ -243,16 +253,16 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name, as it lies in memory."""
-        names = {parameter: name for name, parameter in self.encoder.named_parameters()}
-        buffers = {
-            f"momentum.{names[parameter]}": state["momentum_buffer"]
-            for parameter, state in self.optimiser.state.items()
+        momentum = {
+            f"momentum.{name}": self.optimiser.state[parameter]["momentum_buffer"]
+            for name, parameter in self.encoder.named_parameters()
+            if "momentum_buffer" in self.optimiser.state[parameter]
         }
         encoder = {f"encoder.{name}": t for name, t in self.encoder.state_dict().items()}
         table = self.neighbourhoods
         return {
             **encoder,
-            **buffers,
+            **momentum,
             "bank": as_sharded(self.bank, self.world),
             "neighbours": table.neighbours_NK,
             "entropy": table.entropy_N,
@@ -295,14 +305,31 @@ class Trainer:
         )
 
 
-def distribute(encoder: Encoder, world: World) -> nn.Module:
+def distribute(encoder: Encoder, world: World, image_size: int) -> nn.Module:
     """DDP around the encoder, or the encoder itself in a world of one."""
     if world.size == 1:
         return encoder
-    return DistributedDataParallel(
+    # torch 2.15 has a new name for "send no running statistics in the forward pass".
+    names = inspect.signature(DistributedDataParallel).parameters
+    new, old = "forward_sync_buffers", "broadcast_buffers"
+    network = DistributedDataParallel(
         encoder,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         process_group=world.group,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **{new if new in names else old: False},  # type: ignore[arg-type]
     )
+    settle_buckets(network, encoder, image_size, world)
+    return network
+
+
+def settle_buckets(network: nn.Module, encoder: Encoder, image_size: int, world: World) -> None:
+    """DDP lays its gradient buckets out anew after the first backward pass it sees, and with them
+    the order of its sums. Letting it see one here makes every step of a run sum alike, so that a
+    resumed run equals an uninterrupted one to the bit."""
+    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    images_BCHW = torch.rand(2, 3, image_size, image_size, device=world.device)
+    network(images_BCHW).sum().backward()
+    encoder.zero_grad()
+    for name, buffer in encoder.named_buffers():
+        buffer.copy_(buffers[name])

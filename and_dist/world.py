@@ -88,8 +88,6 @@ def open_world(
     group = dist.group.WORLD
     assert group is not None
     try:
-        yield World(
-            layout.rank, layout.size, layout.local_rank, layout.local_size, chosen, group
-        )
+        yield World(layout.rank, layout.size, layout.local_rank, layout.local_size, chosen, group)
     finally:
         dist.destroy_process_group()

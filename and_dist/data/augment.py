@@ -56,18 +56,12 @@ def training_views(
     draws_BX = draw_uniform(key, rows_B, 2 * ATTEMPTS + 12)
     crops_BX, place_B2, colours_BX = np.split(draws_BX, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
     sides_B2 = np.stack([heights_B, widths_B], axis=1)
-    shape_B2 = _crop_shape(config, crops_BX, sides_B2)
-    free_B2 = sides_B2 - shape_B2
-    start_B2 = np.where(
-        _is_fallback(config, crops_BX, sides_B2)[:, None],
-        free_B2 // 2,
-        np.floor(place_B2 * (free_B2 + 1)),
-    )
+    start_B2, shape_B2 = _crops(config, crops_BX, place_B2, sides_B2)
     direct_B33, through_mean_B33 = _colour_maps(config, colours_BX)
     flip_B = (colours_BX[:, 9] < 0.5) & config.flip
     return Views(
-        start_B2.astype(np.int32),
-        shape_B2.astype(np.int32),
+        start_B2,
+        shape_B2,
         np.zeros(shape_B2.shape, np.float32),
         shape_B2.astype(np.float32),
         direct_B33.astype(np.float32),
@@ -97,49 +91,36 @@ def test_views(config: DataConfig, heights_B: I32, widths_B: I32) -> Views:
     )
 
 
-def _attempts(config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]) -> F64:
-    """[B, ATTEMPTS, 2] shapes torchvision's RandomResizedCrop would try, in its order."""
+def _crops(config: DataConfig, draws_BX: F64, place_B2: F64, sides_B2: I32) -> tuple[I32, I32]:
+    """(start, shape) of torchvision's RandomResizedCrop: the first attempt that fits, anywhere; if
+    none does, the middle of the image within the allowed ratios."""
     low, high = config.crop_area
-    area_BA = sides_B2.prod(axis=1, dtype=np.float64)[:, None] * (
-        low + (high - low) * draws_BX[:, :ATTEMPTS]
-    )
-    log_low, log_high = np.log(RATIO)
+    area_B1 = sides_B2.prod(axis=1, dtype=np.float64)[:, None]
+    area_BA = area_B1 * (low + (high - low) * draws_BX[:, :ATTEMPTS])
+    log_low, log_high = np.log(RATIO[0]), np.log(RATIO[1])
     ratio_BA = np.exp(log_low + (log_high - log_low) * draws_BX[:, ATTEMPTS:])
-    return np.rint(np.stack([np.sqrt(area_BA / ratio_BA), np.sqrt(area_BA * ratio_BA)], axis=2))
-
-
-def _fits(shapes_BA2: F64, sides_B2: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return np.asarray(((shapes_BA2 >= 1) & (shapes_BA2 <= sides_B2[:, None])).all(axis=2))
-
-
-def _is_fallback(
-    config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]
-) -> NDArray[np.bool_]:
-    return np.asarray(~_fits(_attempts(config, draws_BX, sides_B2), sides_B2).any(axis=1))
-
-
-def _crop_shape(config: DataConfig, draws_BX: F64, sides_B2: NDArray[np.int32]) -> F64:
-    """The first attempt that fits; if none does, the whole image within the allowed ratios."""
-    shapes_BA2 = _attempts(config, draws_BX, sides_B2)
-    fits_BA = _fits(shapes_BA2, sides_B2)
-    first_B2 = shapes_BA2[np.arange(len(shapes_BA2)), fits_BA.argmax(axis=1)]
-    height_B, width_B = sides_B2[:, 0], sides_B2[:, 1]
+    attempts_BA2 = np.rint(np.sqrt(np.stack([area_BA / ratio_BA, area_BA * ratio_BA], axis=2)))
+    fits_BA = np.all((attempts_BA2 >= 1) & (attempts_BA2 <= sides_B2[:, None]), axis=2)
+    first_B2 = attempts_BA2[np.arange(len(attempts_BA2)), fits_BA.argmax(axis=1)]
+    height_B, width_B = sides_B2.T
     whole_B2 = np.stack(
         [
-            np.minimum(height_B, np.maximum(np.rint(width_B / RATIO[0]), 1)),
-            np.minimum(width_B, np.maximum(np.rint(height_B * RATIO[1]), 1)),
+            np.clip(np.rint(width_B / RATIO[0]), 1, height_B),
+            np.clip(np.rint(height_B * RATIO[1]), 1, width_B),
         ],
         axis=1,
     )
-    return np.where(fits_BA.any(axis=1)[:, None], first_B2, whole_B2)
+    found_B1 = fits_BA.any(axis=1, keepdims=True)
+    shape_B2 = np.where(found_B1, first_B2, whole_B2)
+    free_B2 = sides_B2 - shape_B2
+    start_B2 = np.where(found_B1, np.floor(place_B2 * (free_B2 + 1)), free_B2 // 2)
+    return start_B2.astype(np.int32), shape_B2.astype(np.int32)
 
 
 def _colour_maps(config: DataConfig, draws_BX: F64) -> tuple[F64, F64]:
     """(direct, through_mean) of the jitter in random order and of grayscale before or after it."""
     order_B4 = draws_BX[:, 0:4].argsort(axis=1, kind="stable")
-    brightness, contrast, saturation = (
-        1 + config.jitter * (2 * draws_BX[:, 4:7].T - 1)
-    )
+    brightness, contrast, saturation = 1 + config.jitter * (2 * draws_BX[:, 4:7].T - 1)
     identity = np.eye(3)
     to_gray_B = np.where(draws_BX[:, 8] < config.grayscale, 1.0, 0.0)[:, None, None]
     grayscale_B33 = (1 - to_gray_B) * identity + to_gray_B * TO_GRAY

@@ -45,8 +45,8 @@ def draw_shapes(split: str, count: int) -> LabelledImages:
     draws_NX = draw_uniform(derive_key(0, "shapes", split), rows_N, 24)
     labels_N = rows_N % len(SHAPES)
     side = np.linspace(-1, 1, SHAPES_SIDE)
-    centre_N2 = 0.35 * (2 * draws_NX[:, 0:2] - 1)
-    radius_N = 0.38 + 0.22 * draws_NX[:, 2]
+    centre_N2 = 0.3 * (2 * draws_NX[:, 0:2] - 1)
+    radius_N = 0.45 + 0.25 * draws_NX[:, 2]
     turn_N = 2 * np.pi * draws_NX[:, 3]
     x_NHW = (side[None, None, :] - centre_N2[:, 0, None, None]) / radius_N[:, None, None]
     y_NHW = (side[None, :, None] - centre_N2[:, 1, None, None]) / radius_N[:, None, None]
@@ -62,7 +62,7 @@ def draw_shapes(split: str, count: int) -> LabelledImages:
     figure_NHW3 = _figure_colours(draws_NX[:, 12:], ground_NHW3)
     images_NHW3 = cover_NHW1 * figure_NHW3 + (1 - cover_NHW1) * ground_NHW3
     noise = draw_uniform(derive_key(0, "shapes noise", split), rows_N, images_NHW3[0].size)
-    images_NHW3 += 0.12 * (noise.reshape(images_NHW3.shape) - 0.5)
+    images_NHW3 += 0.08 * (noise.reshape(images_NHW3.shape) - 0.5)
     pixels = np.clip(np.rint(255 * images_NHW3), 0, 255).astype(np.uint8)
     return LabelledImages(index_pixels(pixels), labels_N.astype(np.int64), tuple(SHAPES))
 

@@ -28,9 +28,7 @@ class Batch(NamedTuple):
 class TrainingLoader:
     """This rank's part of every global batch, augmented by (seed, epoch, row)."""
 
-    def __init__(
-        self, index: ImageIndex, config: DataConfig, order: Order, world: World
-    ) -> None:
+    def __init__(self, index: ImageIndex, config: DataConfig, order: Order, world: World) -> None:
         self.order = order
         self._index = index
         self._config = config
@@ -94,6 +92,4 @@ def _stream(
 
     for images_BCHW in pipeline.stream(requests()):
         rows_B = torch.from_numpy(waiting.popleft())
-        yield Batch(
-            images_BCHW.to(device, non_blocking=True), rows_B.to(device, non_blocking=True)
-        )
+        yield Batch(images_BCHW.to(device, non_blocking=True), rows_B.to(device, non_blocking=True))

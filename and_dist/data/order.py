@@ -72,7 +72,7 @@ class Order:
         return permute(positions, self.num_rows, self.seed, epoch)
 
     def local_rows(self, epoch: int, step: int, rank: int, size: int) -> LocalRows:
-        """A contiguous piece of the global batch, as long on every rank; what is over is padding."""
+        """A contiguous piece of the global batch, as long on every rank; the rest is padding."""
         rows_G = self.global_rows(epoch, step)
         length = max(-(-len(rows_G) // size), SMALLEST_LOCAL_BATCH)
         slots_B = np.arange(rank * length, (rank + 1) * length)

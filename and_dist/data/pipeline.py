@@ -73,7 +73,7 @@ class ImagePipeline:
         """Called by DALI whenever its queue has room; StopIteration ends the stream."""
         request = next(self._requests)
         views = request.views
-        feeds = (
+        feeds: tuple[Any, ...] = (
             [_as_array(image) for image in request.images],
             views.start_B2,
             views.shape_B2,

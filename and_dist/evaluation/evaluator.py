@@ -1,4 +1,7 @@
-"""Evaluator: the labels of a run, and every figure they are allowed to give. N rows, S of a shard."""
+"""Evaluator: the labels of a run, and every figure they are allowed to give.
+
+N all rows, S rows of this shard, M test images of this rank, D feature.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +69,7 @@ class Evaluator:
         return consistency(neighbourhoods, self._labels_N)
 
     def _loader(self, images: LabelledImages) -> FeatureLoader:
-        return FeatureLoader(
-            images.index, self._config.data, IMAGES_PER_BATCH, self._world.device
-        )
+        return FeatureLoader(images.index, self._config.data, IMAGES_PER_BATCH, self._world.device)
 
     def _test_features(self, network: nn.Module, dim: int) -> Tensor:
         assert self._test_loader is not None

@@ -44,7 +44,7 @@ def evaluate_knn(
         is_right_Q = is_real_Q & (guesses_Q == take_rows(labels_M, positions_Q.cpu()))
         counts += torch.stack([is_right_Q.sum(), is_real_Q.sum()]).to(world.device)
     right, total = reduce_sum(world, counts).tolist()
-    return right / total
+    return float(right / total)
 
 
 def vote(nearest: Nearest, labels_N: Tensor, num_classes: int, temperature: float) -> Tensor:

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo demo-control test test-gpu check ci clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Two workers on this machine's CPU; a minute to install aside, it takes about four.
+demo: setup
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml
+
+# The same epochs of instance learning, for comparison.
+demo-control: setup
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml \
+		name=demo-control method=instance
+
+# Everything that needs no GPU and no root.
+test: setup
+	$(BIN)/python -m pytest --ignore=tests/gpu
+
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ci: check test
+
+clean:
+	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

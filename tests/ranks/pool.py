@@ -1,0 +1,96 @@
+"""Four gloo processes that live as long as the test session; a world of W is the first W of them.
+
+A test hands over a function of (world, *arguments), found by its module and name; every rank runs
+it, and the test gets all ranks' results. What a rank raises is raised in the test.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from and_dist.world import World
+
+SIZES = (1, 2, 3, 4)
+SECONDS_TO_ANSWER = 120
+
+
+class RankError(AssertionError):
+    """What went wrong on the ranks of one call, by rank."""
+
+    def __init__(self, errors: dict[int, BaseException], text: str) -> None:
+        super().__init__(text)
+        self.errors = errors
+
+
+class RankPool:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["and_dist.discovery", "and_dist.trainer"])
+        port = free_port()
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(max(SIZES)):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, port, theirs), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """function(world, *arguments) on ranks 0..size-1; the list of what they return."""
+        for pipe in self._pipes[:size]:
+            pipe.send((size, pickle.dumps((function, arguments))))
+        answers = []
+        for rank, pipe in enumerate(self._pipes[:size]):
+            if not pipe.poll(SECONDS_TO_ANSWER):
+                self.close()
+                raise TimeoutError(f"rank {rank} of {size} did not answer in {function.__name__}")
+            answers.append(pipe.recv())
+        errors = {rank: answer[1] for rank, answer in enumerate(answers) if not answer[0]}
+        if errors:
+            text = "\n".join(f"rank {rank}: {error}{log}" for rank, (error, log) in errors.items())
+            raise RankError({rank: error for rank, (error, _) in errors.items()}, text)
+        return [pickle.loads(answer[1]) for answer in answers]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+def _serve(rank: int, port: int, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=max(SIZES),
+        timeout=timedelta(seconds=SECONDS_TO_ANSWER),
+    )
+    groups = {size: dist.new_group(list(range(size))) for size in SIZES}
+    while True:
+        try:
+            size, call = pipe.recv()
+        except EOFError:
+            return
+        world = World(rank, size, rank, size, torch.device("cpu"), groups[size])
+        try:
+            function, arguments = pickle.loads(call)
+            pipe.send((True, pickle.dumps(function(world, *arguments))))
+        except BaseException as error:
+            pipe.send((False, (error, "\n" + traceback.format_exc())))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from and_dist.config import Config, build_config, differing_keys, load_config
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=12,
+)
+sections = st.sampled_from([*Config.model_fields, "bnak", "optim.lr"])
+
+
+def is_config_or_sentence(load: Callable[[], Config]) -> bool:
+    try:
+        return isinstance(load(), Config)
+    except ValueError as error:
+        return len(str(error)) > 0
+
+
+@given(st.dictionaries(sections, values))
+def test_any_mapping_is_a_config_or_a_sentence(content: dict[str, object]) -> None:
+    assert is_config_or_sentence(lambda: build_config(content))
+
+
+@given(st.text() | values.map(lambda value: yaml.safe_dump(value, allow_unicode=True)))
+def test_any_file_is_a_config_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.mktemp("config") / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    assert is_config_or_sentence(lambda: load_config([path]))
+
+
+@given(st.text())
+def test_any_override_is_a_config_or_a_sentence(text: str) -> None:
+    assert is_config_or_sentence(lambda: load_config([], [text]))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("bank.dims=3", "unknown key 'bank.dims'; bank takes: dtype, update_rate"),
+        ("bnak.dtype=float32", "unknown key 'bnak'; the top level takes: name, preset"),
+        ("optim.lr=fast", "optim.lr = 'fast' will not do: input should be a valid number"),
+        ("optim.lr=-1", "optim.lr = -1 will not do: input should be greater than 0"),
+        ("optim.batch_size=1.5", "optim.batch_size = 1.5 will not do"),
+        ("curriculum.rounds=0", "curriculum.rounds = 0 will not do: input should be greater"),
+        ("bank.dtype=int8", "'float32', 'float16' or 'bfloat16'"),
+        ("bank=3", "bank is a section, not a value; it takes: dtype"),
+        ("data.flip='yes'", "data.flip = 'yes' will not do: input should be a valid boolean"),
+        ("data.crop_area=[1]", "data.crop_area"),
+        ("data.crop_area=[0.9,0.2]", "data.crop_area = [0.9, 0.2]: the smallest comes first"),
+        ("objective.temperature=.nan", "objective.temperature"),
+        ("preset=papr", "preset = 'papr' will not do: input should be 'code' or 'paper'"),
+        ("name=../up", "name = '../up' will not do"),
+        ("optim.lr", "override 'optim.lr' is not of the form key=value, such as optim.lr=0.06"),
+        ("optim..lr=1", "not of the form key=value"),
+        ("data.mean=!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    ],
+)
+def test_wrong_config_says_what_would_be_right(override: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config([], [override])
+    assert sentence in str(caught.value)
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"(?s)bank\.dims.*optim\.rate"):
+        load_config([], ["bank.dims=1", "optim.rate=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("optim: {lr: 1, lr: 2}", "key 'lr' stands twice"),
+        ("- 1\n- 2", "is not a mapping"),
+        ("optim: [", "is not plain YAML"),
+        ("1: 2", "key 1 is not text"),
+        ("a: !!python/name:os.system", "is not plain YAML"),
+        ("\tx: 1", "is not plain YAML"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_config([path])
+    assert str(path) in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot read config .*none\.yaml: No such file"):
+        load_config([tmp_path / "none.yaml"])
+    with pytest.raises(ValueError, match=r"cannot read config .*: Is a directory"):
+        load_config([tmp_path])
+
+
+def test_layers_from_defaults_to_overrides(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("optim: {lr: 0.5, momentum: 0.5, batch_size: 7}\nname: first")
+    second.write_text("optim: {lr: 1e-1}\nname: second")
+    config = load_config([first, second], ["optim.batch_size=9"])
+    assert config.name == "second"
+    assert (config.optim.lr, config.optim.momentum, config.optim.batch_size) == (0.1, 0.5, 9)
+    assert config.optim.weight_decay == 5e-4
+
+
+def test_presets_set_the_documented_fields_and_files_win() -> None:
+    code, paper = load_config([], ["preset=code"]), load_config([], ["preset=paper"])
+    assert (code.bank.renormalise, paper.bank.renormalise) == (True, False)
+    assert (code.optim.milestones, paper.optim.milestones) == ((120, 160), (80, 120, 160))
+    assert (code.evaluation.knn_temperature, paper.evaluation.knn_temperature) == (0.1, 0.07)
+    assert load_config([], ["preset=paper", "bank.renormalise=true"]).bank.renormalise
+
+
+def test_a_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config([], ["preset=paper", "data.limit=30"])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_config([path]) == config
+
+
+def test_only_what_trains_differently_counts_as_another_run() -> None:
+    written = Config().model_dump(mode="json")
+    assert differing_keys(load_config([], ["run.log_every=3", "evaluation.knn=5"]), written) == []
+    other = load_config([], ["optim.lr=0.5", "seed=3"])
+    assert differing_keys(other, written) == ["optim.lr: 0.03 -> 0.5", "seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_loads_and_opens_with_its_command(path: Path) -> None:
+    load_config([path])
+    assert path.read_text().startswith(("# and-dist ", "# make ", "# torchrun "))
+
+
+def test_a_config_is_checked_without_torch() -> None:
+    code = "import sys, and_dist.config; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_field_says_what_it_is() -> None:
+    for section in Config.model_fields.values():
+        fields = getattr(section.annotation, "model_fields", {})
+        assert all(field.description for field in fields.values())

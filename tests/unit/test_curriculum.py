@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from and_dist.curriculum import (
+    Neighbourhoods,
+    all_instances,
+    check_neighbours,
+    consistency,
+    num_anchors,
+    select_anchors,
+)
+
+
+def test_anchors_of_imagenet() -> None:
+    counts = [num_anchors(1_281_167, r, 4) for r in range(5)]
+    assert counts == [0, 320291, 640583, 960875, 1281167]
+
+
+@pytest.mark.parametrize(("round_index", "num_rounds"), [(1, 0), (5, 4), (-1, 4)])
+def test_a_round_outside_the_curriculum_is_refused(round_index: int, num_rounds: int) -> None:
+    with pytest.raises(ValueError, match="round"):
+        num_anchors(10, round_index, num_rounds)
+
+
+def test_lowest_entropy_first_ties_to_the_lower_row() -> None:
+    assert select_anchors(torch.tensor([2.0, 1, 3, 1, 0]), 3).tolist() == [4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "sentence"),
+    [
+        ([[1, 9]], "1 anchors have a neighbour out of range, row 3 first"),
+        ([[1, -1]], "out of range"),
+        ([[1, 3]], "itself as a neighbour"),
+        ([[2, 2]], "a neighbour twice"),
+    ],
+)
+def test_a_wrong_table_is_named(neighbours: list[list[int]], sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=sentence):
+        check_neighbours(torch.tensor(neighbours), torch.tensor([3]), 9)
+
+
+def test_consistency_is_the_share_of_pairs_of_one_class() -> None:
+    neighbours_NK = torch.tensor([[1, 2], [-1, -1], [0, 3], [-1, -1]])
+    found = Neighbourhoods(neighbours_NK, torch.zeros(4), torch.tensor([2, 0]))
+    assert consistency(found, torch.tensor([7, 7, 5, 5])) == 0.5
+    assert consistency(all_instances(4, 1, torch.device("cpu")), torch.arange(4)) is None

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from and_dist.encoders import ENCODERS, build_encoder
+
+PIXELS = {"small": 32, "tiny": 32} | {name: 32 for name in ENCODERS if name.startswith("cifar")}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_features_have_unit_norm(name: str) -> None:
+    side = PIXELS.get(name, 224)
+    features_BD = build_encoder(name, 128, seed=0)(torch.randn(2, 3, side, side))
+    assert features_BD.shape == (2, 128)
+    torch.testing.assert_close(features_BD.norm(dim=1), torch.ones(2))
+
+
+def test_resnet18_for_cifar_has_the_published_size() -> None:
+    encoder = build_encoder("cifar_resnet18", 128, seed=0)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 11_234_496
+
+
+def test_alexnet_has_the_cells_the_linear_probes_expect() -> None:
+    shapes = []
+    encoder = build_encoder("alexnet", 128, seed=0)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1:]))
+    encoder(torch.randn(2, 3, 224, 224))
+    expected = [(96, 55, 55), (256, 27, 27), (384, 13, 13), (384, 13, 13), (256, 13, 13)]
+    assert [tuple(shape) for shape in shapes] == expected
+
+
+def test_weights_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = build_encoder("tiny", 16, seed=4).state_dict()
+    torch.manual_seed(2)
+    second = build_encoder("tiny", 16, seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'alexnt' is not one of: .*alexnet"):
+        build_encoder("alexnt", 128, seed=0)

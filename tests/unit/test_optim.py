@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from and_dist.config import OptimConfig
+from and_dist.optim import build_optimiser, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("milestones", "expected"),
+    [((120, 160), {0: 0.03, 119: 0.03, 120: 3e-3, 160: 3e-4}),
+     ((80, 120, 160), {79: 0.03, 80: 3e-3, 120: 3e-4, 199: 3e-5})],
+)  # fmt: skip
+def test_the_rate_falls_at_the_milestones(
+    milestones: tuple[int, ...], expected: dict[int, float]
+) -> None:
+    config = OptimConfig(milestones=milestones)
+    assert {epoch: learning_rate(config, epoch) for epoch in expected} == pytest.approx(expected)
+
+
+def test_ready_made_momentum_is_what_sgd_would_make() -> None:
+    models = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    models[1].load_state_dict(models[0].state_dict())
+    plain = torch.optim.SGD(
+        models[0].parameters(), lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    ours = build_optimiser(models[1], OptimConfig())
+    for step in range(3):
+        for model, optimiser in zip(models, (plain, ours), strict=True):
+            optimiser.zero_grad()
+            model(torch.full((4, 3), 1.0 + step)).square().sum().backward()
+            optimiser.step()
+    assert torch.equal(models[0].weight, models[1].weight)
