@@ -45,6 +45,12 @@ def as_sharded(bank: BankShard, world: World) -> DTensor:
     )
 
 
+def local_rows(bank: Tensor) -> Tensor:
+    """This rank's rows of what as_sharded made."""
+    assert isinstance(bank, DTensor)
+    return bank.to_local()
+
+
 def save_checkpoint(
     folder: Path, name: str, tensors: Tensors, state: dict[str, Any], world: World
 ) -> None:

@@ -5,7 +5,6 @@ Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from and_dist.config import Config, load_config
+from and_dist.layout import names_first_rank, read_layout
 
 app = typer.Typer(
     add_completion=False,
@@ -46,15 +46,17 @@ def run_training(config: Config) -> None:
     from and_dist.data.datasets import load_train_and_test
     from and_dist.encoders import ENCODERS
     from and_dist.metrics import Display
+    from and_dist.neighbours import create_index
     from and_dist.run_folder import check_run_folder, open_run_folder
     from and_dist.summary import as_table, write_summary
     from and_dist.trainer import Trainer
-    from and_dist.world import open_world, read_layout
+    from and_dist.world import open_world
 
     if config.encoder.name not in ENCODERS:
         raise ValueError(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
         )
+    create_index(config.encoder.feature_dim, config.discovery.search)
     layout = read_layout()
     check_run_folder(config)
     train, test = load_train_and_test(config.data)
@@ -93,9 +95,9 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        print(f"and-dist: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        print(f"and-dist: rank {read_layout().rank}: {error}", file=sys.stderr)
         sys.exit(1)

@@ -117,7 +117,8 @@ def _unpack(packed_X: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     unpacked, at = [], 0
     for tensor in like:
         width = math.prod(tensor.shape[1:]) * tensor.element_size()
-        piece = packed_X[:, at : at + width].contiguous().view(tensor.dtype)
-        unpacked.append(piece.reshape(packed_X.shape[0], *tensor.shape[1:]))
+        piece = packed_X[:, at : at + width].clone(memory_format=torch.contiguous_format)
+        values = piece.flatten().view(tensor.dtype)
+        unpacked.append(values.view(packed_X.shape[0], *tensor.shape[1:]))
         at += width
     return unpacked

@@ -122,15 +122,19 @@ def _unit(features_XD: Tensor) -> Tensor:
     return functional.normalize(features_XD.to(wide), dim=1)
 
 
-def _build_index(unit_SD: Tensor, search: str) -> Any:
-    dim = unit_SD.shape[1]
+def create_index(dim: int, search: str) -> Any:
+    """An empty faiss index by inner product; ValueError for what is no factory string."""
     try:
-        index = faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
+        return faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
         raise ValueError(
             f"discovery.search={search!r} is no faiss index for {dim} dimensions; "
-            "such as Flat, IVF1024,Flat or HNSW32"
-        ) from error
+            "right are such as Flat, IVF1024,Flat or HNSW32"
+        ) from None
+
+
+def _build_index(unit_SD: Tensor, search: str) -> Any:
+    index = create_index(unit_SD.shape[1], search)
     faiss.omp_set_num_threads(torch.get_num_threads())
     rows = unit_SD.float().numpy()
     if len(rows) and not index.is_trained:

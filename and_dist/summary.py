@@ -35,9 +35,9 @@ def write_summary(folder: Path) -> dict[str, Any]:
 
 def as_table(summary: dict[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("after")
-    for column in ("anchors", "consistency %", "kNN, bank %", "kNN, recomputed %", "time"):
-        table.add_column(column, justify="right")
+    table.add_column("after", no_wrap=True)
+    for column in ("anchors", "consistency %", "bank-kNN %", "kNN %", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_row("raw pixels", "-", "-", "-", percent(summary["raw_pixels"]["knn"]), "-")
     table.add_row("random network", "-", "-", "-", percent(summary["random"]["knn"]), "-")
     for r in summary["rounds"]:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
-from and_dist.checkpoint import as_sharded, load_tensors, prune, read_latest, save_checkpoint
+from and_dist.checkpoint import (
+    as_sharded,
+    load_tensors,
+    local_rows,
+    prune,
+    read_latest,
+    save_checkpoint,
+)
 from and_dist.collectives import broadcast_from_coordinator
 from and_dist.config import Config
 from and_dist.counter import derive_key
@@ -248,7 +255,9 @@ class Trainer:
             )
         anchors_S = torch.empty(state["num_anchors"], dtype=torch.int64, device=self.world.device)
         self.neighbourhoods = replace(self.neighbourhoods, anchors_S=anchors_S)
-        load_tensors(checkpoint, self._tensors(), self.world)
+        tensors = self._tensors()
+        load_tensors(checkpoint, tensors, self.world)
+        self.bank.features_SD.copy_(local_rows(tensors["bank"]))
         self.progress = Progress(**state["progress"])
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+
+from and_dist.layout import read_layout
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,6 @@ class World:
     @property
     def is_coordinator(self) -> bool:
         return self.rank == 0
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What torchrun says in the environment; a lone process is a world of one."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-
-def read_layout(environ: Mapping[str, str] | None = None) -> Layout:
-    environ = os.environ if environ is None else environ
-
-    def number(name: str, default: int) -> int:
-        text = environ.get(name, str(default))
-        if not text.isdecimal():
-            raise ValueError(f"{name}={text!r} in the environment is not a whole number")
-        return int(text)
-
-    size = number("WORLD_SIZE", 1)
-    if size < 1:
-        raise ValueError("WORLD_SIZE=0 in the environment: a world needs at least one rank")
-    layout = Layout(number("RANK", 0), size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1))
-    if layout.rank >= size:
-        raise ValueError(f"RANK={layout.rank} in the environment is not below WORLD_SIZE={size}")
-    return layout
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
@@ -81,10 +55,10 @@ def open_world(
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
+    if layout.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
     group = dist.group.WORLD
     assert group is not None
     try:

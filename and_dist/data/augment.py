@@ -70,7 +70,7 @@ def training_views(
     )
 
 
-def test_views(config: DataConfig, heights_B: I32, widths_B: I32) -> Views:
+def centre_views(config: DataConfig, heights_B: I32, widths_B: I32) -> Views:
     """The whole image, or the centre crop of the image resized to `test_resize`."""
     sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
     if config.test_resize is None:

@@ -33,10 +33,22 @@ def load_images(source: str, limit: int | None, key: str) -> LabelledImages:
 
 
 def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
+    """Both sets; labels of the test set are counted as the training set counts them."""
     train = load_images(config.train, config.limit, "data.train")
     if config.test is None:
         return train, None
-    return train, load_images(config.test, config.limit_test, "data.test")
+    test = load_images(config.test, config.limit_test, "data.test")
+    if train.labels_N is None or test.labels_N is None:
+        return train, test
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if unknown:
+        raise ValueError(
+            f"data.test has classes data.train lacks: {', '.join(unknown)}; "
+            f"data.train has {', '.join(train.class_names)}"
+        )
+    number = {name: label for label, name in enumerate(train.class_names)}
+    renumbered = np.array([number[name] for name in test.class_names])
+    return train, LabelledImages(test.index, renumbered[test.labels_N], train.class_names)
 
 
 def draw_shapes(split: str, count: int) -> LabelledImages:

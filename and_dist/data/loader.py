@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from and_dist.config import DataConfig
-from and_dist.data.augment import Views, test_views, training_views
+from and_dist.data.augment import Views, centre_views, training_views
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
 from and_dist.data.pipeline import GraphSpec, ImagePipeline, Request
@@ -72,7 +72,9 @@ class FeatureLoader:
         return _stream(self._pipeline, self._index, plan, self._views, self.device)
 
     def _views(self, rows_B: Rows) -> Views:
-        return test_views(self._config, self._index.heights_N[rows_B], self._index.widths_N[rows_B])
+        return centre_views(
+            self._config, self._index.heights_N[rows_B], self._index.widths_N[rows_B]
+        )
 
 
 def _stream(

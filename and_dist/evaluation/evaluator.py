@@ -35,8 +35,7 @@ class Evaluator:
         self._num_rows = len(train.index)
         if test is not None and test.labels_N is not None and self._labels_N is not None:
             self._test_range = shard_range(len(test.index), world.rank, world.size)
-            labels = torch.from_numpy(labels_by_name(train, test).labels_N)
-            self._test_labels_M = labels[slice(*self._test_range)]
+            self._test_labels_M = torch.from_numpy(test.labels_N[slice(*self._test_range)])
             self._test_loader = self._loader(test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
@@ -83,17 +82,3 @@ class Evaluator:
             features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
             self._world, settings.knn, settings.knn_temperature,
         )  # fmt: skip
-
-
-def labels_by_name(train: LabelledImages, test: LabelledImages) -> LabelledImages:
-    """The test set with its labels counted as the training set counts them."""
-    unknown = sorted(set(test.class_names) - set(train.class_names))
-    if unknown:
-        raise ValueError(
-            f"data.test has classes data.train lacks: {', '.join(unknown)}; "
-            f"data.train has {', '.join(train.class_names)}"
-        )
-    assert test.labels_N is not None
-    number = {name: label for label, name in enumerate(train.class_names)}
-    renumbered = torch.tensor([number[name] for name in test.class_names]).numpy()
-    return LabelledImages(test.index, renumbered[test.labels_N], train.class_names)

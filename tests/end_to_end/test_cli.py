@@ -1,0 +1,214 @@
+"""What a person types: bad input gets a sentence and status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from and_dist.cli import main
+from tests.ranks.runs import assert_equal_to_the_bit
+
+DEBUG = ["train", "--config", "configs/debug.yaml"]
+QUICK = ["curriculum.epochs=1", "curriculum.rounds=1", "data.limit=48", "data.limit_test=8"]
+
+
+def run_cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """(exit status, what stood on stderr) of and-dist in this process."""
+    monkeypatch.setattr(sys, "argv", ["and-dist", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for number in range(6):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (40 * number, 0, 0)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["bank.dims=3"], "unknown key 'bank.dims'; bank takes: dtype, update_rate"),
+        (["curriculum.rounds=0"], "curriculum.rounds = 0 will not do"),
+        (["encoder.name=alexnt"], "'alexnt' is not one of: tiny, small, cifar_resnet18"),
+        (["data.train=/nowhere"], "data.train=/nowhere: /nowhere is not a folder of images"),
+        (["data.test=/nowhere"], "data.test=/nowhere: /nowhere is not a folder of images"),
+        (["data.limit=20", "curriculum.neighbours=20"], "curriculum.neighbours=20 needs more"),
+        (["--config", "none.yaml"], "cannot read config none.yaml"),
+        (["discovery.search=Flatt"], "discovery.search='Flatt' is no faiss index"),
+        (["run.device=cuda"], "run.device=cuda: local rank 0 has no GPU"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    root = tmp_path / "runs"
+    status, said = run_cli(monkeypatch, capsys, *DEBUG, f"run.root={root}", *arguments)
+    assert status == 2
+    assert said.startswith("and-dist: ")
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not root.exists()
+
+
+def test_bad_folders_get_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    images: Path,
+) -> None:
+    root = tmp_path / "runs"
+    options = [*DEBUG, f"run.root={root}", f"data.train={images}"]
+    (images / "a" / "notes.txt").write_text("hello")
+    status, said = run_cli(monkeypatch, capsys, *options)
+    assert (status, "notes.txt is not an image by its name" in said) == (2, True)
+    (images / "a" / "notes.txt").rename(images / "a" / "notes.png")
+    status, said = run_cli(monkeypatch, capsys, *options)
+    assert (status, "notes.png is not an image: its header" in said) == (2, True)
+    (images / "a" / "notes.png").unlink()
+    status, said = run_cli(monkeypatch, capsys, *options)
+    assert (status, "data.test has classes data.train lacks: bar" in said) == (2, True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, said = run_cli(monkeypatch, capsys, *options, f"data.train={empty}")
+    assert (status, f"{empty} holds no image" in said) == (2, True)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment: a world needs at least one rank"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' in the environment is not a whole number"),
+        ({"WORLD_SIZE": "60", "RANK": "0"}, "has 48 images for 60 ranks"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 in the environment is not below WORLD_SIZE=2"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    environ: dict[str, str],
+    sentence: str,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "runs"
+    status, said = run_cli(monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={root}")
+    assert status == 2
+    if environ.get("RANK", "0") == "0":
+        assert sentence in said
+    assert not root.exists()
+
+
+def start(*arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "and_dist"]
+    if ranks > 1:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+        program = [*torchrun, "--standalone", "-m", "and_dist"]
+    return subprocess.Popen(
+        [*program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def finish(*arguments: str, ranks: int = 1) -> str:
+    process = start(*arguments, ranks=ranks)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.parametrize("ranks_", [1, 2])
+def test_a_killed_run_continues_by_the_same_command(tmp_path: Path, ranks_: int) -> None:
+    """SIGKILL to every process after the second checkpoint; the rest is equal to the bit."""
+    options = [f"run.root={tmp_path}", "curriculum.rounds=1", "data.limit=96", "data.limit_test=8"]
+    finish(*DEBUG, *options, "name=whole", ranks=ranks_)
+    process = start(*DEBUG, *options, "name=killed", ranks=ranks_)
+    latest = tmp_path / "killed" / "checkpoints" / "latest"
+    deadline = time.monotonic() + 100
+    while not latest.exists() or latest.read_text().strip() < "r00-e0002":
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    output = finish(*DEBUG, *options, "name=killed", ranks=ranks_)
+    assert "continuing from" in output
+    assert_equal_to_the_bit(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_run_leaves_its_table_its_summary_and_its_origin(tmp_path: Path) -> None:
+    output = finish(*DEBUG, *QUICK, f"run.root={tmp_path}")
+    folder = tmp_path / "debug"
+    assert "raw pixels" in output
+    assert f"run folder: {folder}" in output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary.keys() == {"raw_pixels", "random", "rounds", "seconds"}
+    assert [r["anchors"] for r in summary["rounds"]] == [0, 48]
+    keys = {"round", "anchors", "consistency", "knn_bank", "knn", "seconds"}
+    assert all(r.keys() == keys for r in summary["rounds"])
+    (environment,) = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert environment["world_size"] == 1
+    assert "update_rate" in (folder / "config.yaml").read_text()
+
+
+def test_a_folder_of_images_trains_and_says_when_it_has_no_labels(
+    tmp_path: Path, images: Path
+) -> None:
+    quick = ["optim.batch_size=4", "curriculum.epochs=1", "curriculum.rounds=1"]
+    options = [*DEBUG, f"run.root={tmp_path}", *quick, f"data.train={images}"]
+    finish(*options, f"data.test={images}", "name=labelled", "evaluation.knn=3")
+    (rounds,) = [json.loads((tmp_path / "labelled" / "summary.json").read_text())["rounds"]]
+    assert rounds[1]["consistency"] is not None
+    output = finish(*options, f"data.train={images / 'a'}", "data.test=null", "name=bare")
+    assert "no labels: consistency and kNN accuracy are not available" in output
+    (rounds,) = [json.loads((tmp_path / "bare" / "summary.json").read_text())["rounds"]]
+    assert rounds[1] | {"seconds": 0} == {
+        "round": 1, "anchors": 3, "consistency": None, "knn_bank": None, "knn": None, "seconds": 0,
+    }  # fmt: skip
+
+
+def test_a_folder_of_another_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    finish(*DEBUG, *QUICK, f"run.root={tmp_path}")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    status, said = run_cli(
+        monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={tmp_path}", "optim.lr=0.01"
+    )
+    assert status == 2
+    assert "belongs to another config (optim.lr: 0.03 -> 0.01)" in said
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    status, said = run_cli(
+        monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={tmp_path}", "name=other"
+    )
+    assert (status, "is not empty and holds no run of ours" in said) == (2, True)
+    (tmp_path / "other" / "thesis.tex").unlink()
+    assert before.keys() == {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from and_dist.collectives import (
+    broadcast_from_coordinator,
+    equal_blocks,
+    exchange_parts,
+    gather_batch,
+    gather_to_coordinator,
+    reduce_sum,
+    take_rows,
+)
+from and_dist.world import World
+from tests.ranks.pool import SIZES, RankPool
+
+
+def mixed_tensors(rank: int, length: int) -> list[Tensor]:
+    base = torch.arange(length * 6).view(length, 2, 3) + 1000 * rank
+    return [base.half(), base.double(), base[:, 0, 0].clone(), base[:, :0], base[:, 0, 0] % 2 == 0]
+
+
+def gather_here(world: World, length: int) -> list[Tensor]:
+    return gather_batch(world, mixed_tensors(world.rank, length))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("length", [1, 5])
+def test_gather_is_in_rank_order_and_keeps_types(ranks: RankPool, size: int, length: int) -> None:
+    parts = [mixed_tensors(rank, length) for rank in range(size)]
+    expected = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+    for gathered in ranks.run(size, gather_here, length):
+        for ours, theirs in zip(gathered, expected, strict=True):
+            assert ours.dtype == theirs.dtype
+            assert torch.equal(ours, theirs)
+
+
+def exchange_here(world: World, length: int) -> list[Tensor]:
+    return exchange_parts(world, mixed_tensors(world.rank, length * world.size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_exchange_brings_everyones_part_about_my_queries(ranks: RankPool, size: int) -> None:
+    parts = [mixed_tensors(rank, 3 * size) for rank in range(size)]
+    for rank, received in enumerate(ranks.run(size, exchange_here, 3)):
+        for at, ours in enumerate(received):
+            theirs = torch.stack([part[at][3 * rank : 3 * rank + 3] for part in parts])
+            assert torch.equal(ours, theirs)
+
+
+def small_ones(world: World) -> tuple[Tensor, Tensor | None, Tensor]:
+    mine = torch.tensor([float(world.rank), 1.0])
+    return (
+        reduce_sum(world, mine.clone()),
+        gather_to_coordinator(world, mine),
+        broadcast_from_coordinator(world, mine.clone()),
+    )
+
+
+def test_sums_gathers_and_broadcasts(ranks: RankPool) -> None:
+    for rank, (total, gathered, told) in enumerate(ranks.run(3, small_ones)):
+        assert total.tolist() == [3, 3]
+        assert told.tolist() == [0, 1]
+        assert (gathered is None) == (rank > 0)
+        if gathered is not None:
+            assert gathered.tolist() == [[0, 1], [1, 1], [2, 1]]
+
+
+def blocks_here(world: World) -> list[list[int]]:
+    rows = torch.arange([5, 0, 2][world.rank])
+    return [block.tolist() for block in equal_blocks(world, rows, 3)]
+
+
+def test_blocks_are_as_many_and_as_long_on_every_rank(ranks: RankPool) -> None:
+    expected = [
+        [[0, 1, 2], [3, 4]],
+        [[-1, -1, -1], [-1, -1]],
+        [[0, 1, -1], [-1, -1]],
+    ]
+    assert ranks.run(3, blocks_here) == expected
+
+
+def test_padding_takes_zeros_even_from_nothing() -> None:
+    positions = torch.tensor([1, -1])
+    assert take_rows(torch.tensor([5, 7]), positions).tolist() == [7, 0]
+    assert take_rows(torch.empty(0, 2), torch.tensor([-1])).tolist() == [[0, 0]]

@@ -1,0 +1,160 @@
+"""The DALI pipeline itself, on pixels in memory and on files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from and_dist.config import DataConfig
+from and_dist.data.augment import training_views
+from and_dist.data.datasets import draw_shapes
+from and_dist.data.index import ImageIndex, index_folder, index_pixels
+from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
+from and_dist.data.order import Order
+from and_dist.world import World
+
+CPU = torch.device("cpu")
+SHAPES = draw_shapes("train", 61).index
+
+
+def world_of(rank: int, size: int) -> World:
+    return World(rank, size, rank, size, CPU, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    """Smooth pictures of several sizes as JPEG and PNG."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number, size in enumerate([(90, 60), (64, 64), (50, 120), (200, 150), (33, 31)]):
+        noise = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+        name = f"{number}.{'png' if number % 2 else 'jpg'}"
+        noise.resize(size, Image.Resampling.BICUBIC).save(folder / name, quality=95)
+    return index_folder(folder).index
+
+
+def pixels_of(batch: Batch, config: DataConfig) -> Tensor:
+    """Back to 0..255."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
+    return 255 * (batch.images_BCHW * std + mean)
+
+
+def training_batches(
+    index: ImageIndex, config: DataConfig, epoch: int, rank: int = 0, size: int = 1
+) -> list[Batch]:
+    loader = TrainingLoader(index, config, Order(len(index), 8, 5), world_of(rank, size))
+    return list(loader.batches(epoch))
+
+
+def images_by_row(batches: list[Batch]) -> dict[int, Tensor]:
+    return {
+        row: image
+        for batch in batches
+        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
+        if row >= 0
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_row_comes_once_an_epoch_and_looks_the_same_at_any_world_size(size: int) -> None:
+    alone = images_by_row(training_batches(SHAPES, DataConfig(flip=True), 2))
+    assert sorted(alone) == list(range(61))
+    seen = []
+    for rank in range(size):
+        images = images_by_row(training_batches(SHAPES, DataConfig(flip=True), 2, rank, size))
+        assert all(torch.equal(image, alone[row]) for row, image in images.items())
+        seen += images
+    assert sorted(seen) == list(range(61))
+
+
+def test_files_come_the_same_at_any_world_size(photos: ImageIndex) -> None:
+    config = DataConfig(image_size=24, flip=True)
+    alone = images_by_row(training_batches(photos, config, 1))
+    for rank in range(2):
+        images = images_by_row(training_batches(photos, config, 1, rank, 2))
+        assert all(torch.equal(image, alone[row]) for row, image in images.items())
+
+
+def test_an_epoch_continues_at_a_step_as_it_would_have() -> None:
+    loader = TrainingLoader(SHAPES, DataConfig(), Order(61, 8, 5), world_of(0, 1))
+    whole = list(loader.batches(3))
+    for first in (7, 0, 4):
+        rest = list(loader.batches(3, first))
+        assert len(rest) == len(whole) - first
+        for ours, theirs in zip(rest, whole[first:], strict=True):
+            assert torch.equal(ours.images_BCHW, theirs.images_BCHW)
+            assert torch.equal(ours.rows_B, theirs.rows_B)
+
+
+def test_an_epoch_left_early_does_not_leak_into_the_next() -> None:
+    loader = TrainingLoader(SHAPES, DataConfig(), Order(61, 8, 5), world_of(0, 1))
+    whole = list(loader.batches(1))
+    for _ in loader.batches(0):
+        break
+    assert all(
+        torch.equal(ours.images_BCHW, theirs.images_BCHW)
+        for ours, theirs in zip(loader.batches(1), whole, strict=True)
+    )
+
+
+def test_test_images_in_memory_come_out_as_they_are() -> None:
+    config = DataConfig()
+    (batch,) = FeatureLoader(SHAPES, config, 64, CPU).batches(np.arange(61))
+    expected = torch.from_numpy(SHAPES.images).permute(0, 3, 1, 2)
+    assert (pixels_of(batch, config) - expected).abs().max() < 1e-3
+
+
+def test_test_images_of_files_are_torchvisions_resize_and_centre_crop(photos: ImageIndex) -> None:
+    config = DataConfig(image_size=28, test_resize=32)
+    batches = FeatureLoader(photos, config, 2, CPU).batches(np.arange(5))
+    ours = torch.cat([pixels_of(batch, config) for batch in batches])
+    for image, path in zip(ours, photos.images, strict=True):
+        picture = tv.pil_to_tensor(Image.open(path).convert("RGB"))
+        theirs = tv.center_crop(tv.resize(picture, [32], antialias=True), [28, 28])
+        assert (image - theirs).abs().mean() < 1.5
+        assert (image - theirs).abs().max() < 16
+
+
+def test_crop_and_mirror_are_torchvisions(photos: ImageIndex) -> None:
+    config = DataConfig(image_size=24, jitter=0.0, hue=0.0, grayscale=0.0, flip=True)
+    images = images_by_row(training_batches(photos, config, 4))
+    rows = np.arange(5)
+    views = training_views(config, 5, 4, rows, photos.heights_N, photos.widths_N)
+    for row in rows:
+        picture = tv.pil_to_tensor(Image.open(photos.images[row]).convert("RGB"))
+        box = [*views.start_B2[row].tolist(), *views.shape_B2[row].tolist()]
+        theirs = tv.resized_crop(picture, *box, [24, 24], antialias=True)
+        if views.flip_B[row]:
+            theirs = tv.horizontal_flip(theirs)
+        ours = pixels_of(Batch(images[row][None], torch.tensor([row])), config)[0]
+        assert (ours - theirs).abs().mean() < 1.5
+
+
+def test_colours_of_the_pipeline_are_those_of_the_maps() -> None:
+    index = index_pixels(np.random.default_rng(1).integers(0, 255, (3, 16, 16, 3), np.uint8))
+    config = DataConfig(image_size=16, crop_area=(1.0, 1.0))
+    images = images_by_row(training_batches(index, config, 0))
+    views = training_views(config, 5, 0, np.arange(3), index.heights_N, index.widths_N)
+    for row in range(3):
+        if views.shape_B2[row].tolist() != [16, 16]:
+            continue
+        pixels = index.images[row].astype(np.float64)
+        offset = views.through_mean_B33[row] @ pixels.mean(axis=(0, 1))
+        expected = np.clip(pixels @ views.direct_B33[row].T + offset, 0, 255)
+        ours = pixels_of(Batch(images[row][None], torch.tensor([row])), config)[0]
+        assert np.abs(ours.numpy().transpose(1, 2, 0) - expected).max() < 0.51
+
+
+def test_a_broken_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{number}.jpg")
+    index = index_folder(tmp_path).index
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(RuntimeError, match=r"1\.jpg"):
+        training_batches(index, DataConfig(image_size=16), 0)
