@@ -109,8 +109,10 @@ def _pack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
-    return flat.contiguous().view(torch.uint8)
+    # A copy, because .contiguous() keeps odd strides along dimensions of length 1.
+    flat = tensor.detach().clone(memory_format=torch.contiguous_format).flatten()
+    width = math.prod(tensor.shape[1:]) * tensor.element_size()
+    return flat.view(torch.uint8).view(tensor.shape[0], width)
 
 
 def _unpack(packed_X: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
