@@ -5,9 +5,10 @@ Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,6 +42,47 @@ def train(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     run_training(load_config(config or [], overrides or []))
 
 
+@app.command()
+def prepare(
+    out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
+    source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,
+    download: Annotated[
+        str | None, typer.Option(help="cifar10, cifar100, svhn or fashion_mnist, into OUT/source.")
+    ] = None,
+    pack: Annotated[bool, typer.Option("--pack", help="Write tars of at most 1 GiB.")] = False,
+    resize: Annotated[int | None, typer.Option(help="With --pack: shorter side.")] = None,
+    quality: Annotated[int, typer.Option(help="With --resize: JPEG quality.")] = 90,
+    raw: Annotated[int | None, typer.Option(help="Store pixels, this shorter side.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
+    bad_images: Annotated[str, typer.Option(help="stop or skip.")] = "stop",
+    workers: Annotated[int, typer.Option(help="Processes; 0 means one a core.")] = 0,
+) -> None:
+    """Make a data set ready: manifests, and packs if asked for. Goes on where it was stopped."""
+    from and_dist.data import download as downloads
+    from and_dist.data.pack import PackOptions
+    from and_dist.data.prepare import Job
+    from and_dist.data.prepare import prepare as prepare_images
+    from and_dist.data.verify import find_undecodable
+    from and_dist.metrics import Bars
+
+    if bad_images not in ("stop", "skip"):
+        raise ValueError(f"--bad-images {bad_images} is not one of: stop, skip")
+    if (source is None) == (download is None):
+        raise ValueError("say either SOURCE or --download NAME")
+    options = PackOptions(pack, resize, quality, raw)
+    if source is None:
+        source = downloads.download(str(download), out / "source")
+    policy: Literal["stop", "skip"] = "stop" if bad_images == "stop" else "skip"
+    with Bars() as bars:
+        job = Job(source, out, options, policy, workers or os.cpu_count() or 1, bars)
+        splits = prepare_images(job, find_undecodable if verify else None)
+    for name, images in splits.items():
+        classes = f"{len(images.class_names)} classes" if images.class_names else "no labels"
+        typer.echo(f"{out / name}: {len(images.index):,} images, {classes}")
+    if (out / "bad_images.txt").exists():
+        typer.echo(f"left out, and why: {out / 'bad_images.txt'}")
+
+
 def run_training(config: Config) -> None:
     """Everything that can be refused is, before anything is written."""
     from and_dist.data.datasets import load_train_and_test
@@ -68,6 +110,8 @@ def run_training(config: Config) -> None:
             f"{world.size} rank(s) on {world.device.type}, "
             f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs"
         )
+        if train.left_out:
+            display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
         if train.labels_N is None:
             display.say("no labels: consistency and kNN accuracy are not available")
         if world.is_coordinator:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch import Tensor
 from and_dist.world import World
 
 MESSAGE_BYTES = 480
+T = TypeVar("T")
 
 
 def gather_batch(world: World, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -64,6 +66,13 @@ def broadcast_from_coordinator(world: World, tensor: Tensor) -> Tensor:
     if world.size > 1:
         dist.broadcast(tensor, group=world.group, group_src=0)
     return tensor
+
+
+def gather_objects(world: World, value: T) -> list[T]:
+    """Small plain values of every rank, in rank order; not for steps."""
+    values: list[T | None] = [None] * world.size
+    dist.all_gather_object(values, value, group=world.group)
+    return [v for v in values if v is not None]
 
 
 def equal_blocks(world: World, rows_X: Tensor, size: int) -> Iterator[Tensor]:

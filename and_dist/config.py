@@ -56,6 +56,12 @@ class DataConfig(Section):
     """Grayscale before colour jitter (the ImageNet order) instead of after it."""
     flip: bool = False
     """Mirror every other training image (ImageNet yes, the published CIFAR recipe no)."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be read does: end the run, or stay out of loss and bank."""
+    cache_gb: NonNegative = 0.0
+    """Hold the decoded training images in the memory of each node, if they fit this many GB."""
+    cache_side: PositiveInt | None = None
+    """Shorter side of cached images; none keeps them as large as they are."""
     mean: Rgb = (0.485, 0.456, 0.406)
     """Channel means of the normalisation, of pixels in 0..1."""
     std: Rgb = (0.229, 0.224, 0.225)

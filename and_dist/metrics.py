@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from torch import Tensor
 
@@ -138,6 +145,37 @@ class LossMeter:
     def mean(self) -> float:
         """Mean over all images up to the last call of recent()."""
         return self._earlier_sum / self._earlier_images
+
+
+class Bars:
+    """Progress bars of one thing after another, or a line each where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def start(self, what: str, total: int) -> None:
+        self._task = self._progress.add_task(what, total=total)
+        if not self._console.is_terminal:
+            self._console.print(f"{what}: {total:,}", markup=False)
+
+    def advance(self, count: int) -> None:
+        self._progress.advance(self._task, count)
 
 
 class StepClock:

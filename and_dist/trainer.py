@@ -6,6 +6,7 @@ B local batch, G global batch, N all rows, K neighbours.
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from and_dist.collectives import broadcast_from_coordinator
 from and_dist.config import Config
 from and_dist.counter import derive_key
 from and_dist.curriculum import all_instances
+from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
@@ -79,8 +81,11 @@ class Trainer:
         self.content_hash = train.index.content_hash
         self.checkpoints = config.folder / "checkpoints"
         self.order = Order(self.num_rows, config.optim.batch_size, config.seed)
-        self.loader = TrainingLoader(train.index, config.data, self.order, world)
-        self.evaluator = Evaluator(config, train, test, world)
+        self.bad_images = BadImages(
+            train.index, config.data.bad_images, self.say_aloud, left_out=train.left_out
+        )
+        self.loader = TrainingLoader(train.index, config.data, self.order, world, self.bad_images)
+        self.evaluator = Evaluator(config, train, test, world, self.bad_images)
         self.encoder = build_encoder(config.encoder.name, config.encoder.feature_dim, config.seed)
         self.encoder.to(world.device)
         self.network = distribute(self.encoder, world, config.data.image_size)
@@ -155,11 +160,16 @@ class Trainer:
             where = f"round {round_index} epoch {epoch + 1}/{self.config.curriculum.epochs}"
             self.display.step(first + step + 1, total, where, loss_now, images_per_s)
         self.synchronise_buffers()
+        self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
         knn = self._knn_of_bank() if every and (epoch + 1) % every == 0 else None
         self.metrics.write(
             "epoch", round=round_index, epoch=epoch, loss=meter.mean(), lr=rate, knn_bank=knn
         )
+
+    def say_aloud(self, text: str) -> None:
+        """What any rank has to say, not the coordinator alone."""
+        print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
 
     def seed_step(self, epoch_number: int, step: int) -> None:
         """What an encoder draws at random (dropout) follows from the step, not from the past."""

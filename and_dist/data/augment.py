@@ -11,7 +11,7 @@ B images; boxes are (y, x) in pixels of the stored image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class Views:
     direct_B33: F32
     through_mean_B33: F32
     flip_B: I32
+
+    def part(self, at: int) -> Views:
+        """One image's entry."""
+        return Views(*(getattr(self, f.name)[at : at + 1] for f in fields(self)))
 
 
 def training_views(

@@ -7,6 +7,7 @@ sizes and turns over random gradients, so neither colour nor brightness nor raw 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,63 @@ from numpy.typing import NDArray
 
 from and_dist.config import DataConfig
 from and_dist.counter import derive_key, draw_uniform
-from and_dist.data.index import LabelledImages, index_folder, index_pixels
+from and_dist.data.importers.folders import list_folder
+from and_dist.data.importers.listing import Files
+from and_dist.data.index import LabelledImages, index_files, index_pixels, open_manifest
+from and_dist.data.measure import measure
+from and_dist.data.stores import FileStore
 
 Field = NDArray[np.float64]
 SHAPES_SIDE = 32
 SHAPES_COUNT = {"train": 2000, "test": 500}
 
 
-def load_images(source: str, limit: int | None, key: str) -> LabelledImages:
+def load_images(
+    source: str, limit: int | None, key: str, bad_images: str = "stop"
+) -> LabelledImages:
     """The images `key` (data.train or data.test) names; ValueError begins with the key."""
     name, _, split = source.partition("/")
+    folder = Path(source)
     try:
-        if name == "shapes" and split in SHAPES_COUNT and not Path(source).exists():
+        if name == "shapes" and split in SHAPES_COUNT and not folder.exists():
             return draw_shapes(split, min(limit or SHAPES_COUNT[split], SHAPES_COUNT[split]))
-        return index_folder(Path(source)).first(limit)
+        if (folder / "manifest.json").exists():
+            return open_manifest(folder).first(limit)
+        prepared = [manifest.parent for manifest in folder.glob("*/manifest.json")]
+        if prepared:
+            raise ValueError(f"its splits are {', '.join(map(str, sorted(prepared)))}; name one")
+        return index_folder(folder, bad_images).first(limit)
     except ValueError as error:
         raise ValueError(f"{key}={source}: {error}") from None
 
 
+def index_folder(folder: Path, bad_images: str = "stop", workers: int = 1) -> LabelledImages:
+    """Class folders, or a flat folder, as it is; `and-dist prepare` does the same once for all."""
+    listing = list_folder(folder, "train")
+    assert isinstance(listing.content, Files)
+    content, measured = listing.content, measure(listing.content, workers)
+    store = FileStore(content.root, content.names)
+    bad = [f"{store.name(row)}: {why}" for row, why in sorted(measured.reasons.items())]
+    if bad and bad_images == "stop":
+        raise ValueError(
+            f"{bad[0]} ({len(bad)} of {len(listing)} images are bad; data.bad_images=skip leaves "
+            "them out)"
+        )
+    rows = np.flatnonzero(measured.heights_N > 0)
+    if len(rows) == 0:
+        raise ValueError(f"all {len(listing)} images are bad, {bad[0]} first")
+    sides = measured.heights_N[rows], measured.widths_N[rows]
+    index = index_files(content.root, content.names.select(rows), measured.length_N[rows], *sides)
+    labels_N = None if listing.labels_N is None else listing.labels_N[rows]
+    return LabelledImages(index, labels_N, listing.class_names, tuple(bad))
+
+
 def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
     """Both sets; labels of the test set are counted as the training set counts them."""
-    train = load_images(config.train, config.limit, "data.train")
+    train = load_images(config.train, config.limit, "data.train", config.bad_images)
     if config.test is None:
         return train, None
-    test = load_images(config.test, config.limit_test, "data.test")
+    test = load_images(config.test, config.limit_test, "data.test", config.bad_images)
     if train.labels_N is None or test.labels_N is None:
         return train, test
     unknown = sorted(set(test.class_names) - set(train.class_names))
@@ -48,7 +82,7 @@ def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledIma
         )
     number = {name: label for label, name in enumerate(train.class_names)}
     renumbered = np.array([number[name] for name in test.class_names])
-    return train, LabelledImages(test.index, renumbered[test.labels_N], train.class_names)
+    return train, replace(test, labels_N=renumbered[test.labels_N], class_names=train.class_names)
 
 
 def draw_shapes(split: str, count: int) -> LabelledImages:
@@ -76,7 +110,8 @@ def draw_shapes(split: str, count: int) -> LabelledImages:
     noise = draw_uniform(derive_key(0, "shapes noise", split), rows_N, images_NHW3[0].size)
     images_NHW3 += 0.08 * (noise.reshape(images_NHW3.shape) - 0.5)
     pixels = np.clip(np.rint(255 * images_NHW3), 0, 255).astype(np.uint8)
-    return LabelledImages(index_pixels(pixels), labels_N.astype(np.int64), tuple(SHAPES))
+    index = index_pixels(pixels, f"shapes/{split}")
+    return LabelledImages(index, labels_N.astype(np.int64), tuple(SHAPES))
 
 
 def _gradients(draws_NX: Field, side: Field) -> Field:

@@ -1,36 +1,50 @@
-"""ImageIndex: which image a row is, and what is known of it before it is read."""
+"""ImageIndex: which image a row is, and what is known of it before it is read.
+
+On disk it is a manifest, a folder of memory-mapped columns, labels in a file of their own:
+
+    manifest.json   kind, number of rows, files or root, content hash
+    names.bin name_ends.npy | file.npy offset.npy    where each image lies
+    length.npy heights.npy widths.npy                bytes and sides
+    labels.npy classes.json                          only where there are labels
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, Store
+
+FORMAT = 1
+I32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Row i is images[i]: pixels [H, W, 3] in memory, or the path of a file."""
+    """Row i is image i of the store."""
 
-    images: NDArray[np.uint8] | Sequence[Path]
-    heights_N: NDArray[np.int32]
-    widths_N: NDArray[np.int32]
+    store: Store
+    heights_N: I32
+    widths_N: I32
     content_hash: str
-    """Of names and sizes of files, or of the pixels: a run continues on the same images only."""
+    """Of names, sizes and sides, or of the pixels: a run goes on with the same images only."""
 
     def __len__(self) -> int:
         return len(self.heights_N)
 
-    @property
-    def in_memory(self) -> bool:
-        return isinstance(self.images, np.ndarray)
+    def first(self, count: int) -> ImageIndex:
+        """The first rows only."""
+        if count >= len(self):
+            return self
+        heights_N, widths_N = self.heights_N[:count], self.widths_N[:count]
+        return ImageIndex(self.store, heights_N, widths_N, f"{self.content_hash}[:{count}]")
 
 
 @dataclass(frozen=True)
@@ -40,79 +54,100 @@ class LabelledImages:
     index: ImageIndex
     labels_N: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Images that are not in the index, and why."""
 
     def first(self, count: int | None) -> LabelledImages:
         """The first rows only; all of them for None."""
-        if count is None or count >= len(self.index):
+        if count is None:
             return self
-        index = self.index
-        cut = ImageIndex(
-            index.images[:count],
-            index.heights_N[:count],
-            index.widths_N[:count],
-            f"{index.content_hash}[:{count}]",
-        )
-        labels = None if self.labels_N is None else self.labels_N[:count]
-        return LabelledImages(cut, labels, self.class_names)
+        labels_N = None if self.labels_N is None else self.labels_N[:count]
+        return replace(self, index=self.index.first(count), labels_N=labels_N)
 
 
-def index_pixels(images_NHWC: NDArray[np.uint8]) -> ImageIndex:
+def index_pixels(images_NHWC: NDArray[np.uint8], label: str) -> ImageIndex:
+    """Images of one size, in memory."""
     count, height, width, _ = images_NHWC.shape
-    return ImageIndex(
-        images_NHWC,
-        np.full(count, height, np.int32),
-        np.full(count, width, np.int32),
-        hashlib.sha256(images_NHWC.tobytes()).hexdigest()[:16],
-    )
+    heights_N, widths_N = np.full(count, height, np.int32), np.full(count, width, np.int32)
+    offset_N = np.arange(count, dtype=np.int64) * 3 * height * width
+    store = MemoryStore(images_NHWC.reshape(-1), offset_N, heights_N, widths_N, label)
+    digest = hash_columns(images_NHWC)
+    return ImageIndex(store, heights_N, widths_N, digest)
 
 
-def index_folder(folder: Path) -> LabelledImages:
-    """A folder of class folders, or a flat folder of images, which has no labels."""
-    files = _image_files(folder)
-    sizes = np.array([_read_size(file) for file in files], dtype=np.int32).reshape(-1, 2)
+def index_files(
+    root: Path, names: Names, length_N: NDArray[np.int64], heights_N: I32, widths_N: I32
+) -> ImageIndex:
+    """Images that are files of their own; the hash covers names and sizes, not where they lie."""
+    digest = hash_columns(names.text, names.ends, length_N, heights_N, widths_N)
+    return ImageIndex(FileStore(root, names), heights_N, widths_N, digest)
+
+
+def index_archive(store: ArchiveStore, heights_N: I32) -> ImageIndex:
+    """Images inside larger files; the hash covers the order and sizes of all of them."""
+    columns = (store.file_N, store.offset_N, store.length_N, heights_N, store.widths_N)
+    names = np.frombuffer("\0".join(file.name for file in store.files).encode(), np.uint8)
+    return ImageIndex(store, heights_N, store.widths_N, hash_columns(names, *columns))
+
+
+def hash_columns(*columns: NDArray[Any]) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\n".encode())
-    index = ImageIndex(files, sizes[:, 0], sizes[:, 1], digest.hexdigest()[:16])
-    groups = [file.relative_to(folder).parts[0] for file in files if file.parent != folder]
-    if len(groups) < len(files):
-        return LabelledImages(index)
-    class_names, labels_N = np.unique(groups, return_inverse=True)
-    return LabelledImages(index, labels_N.astype(np.int64), tuple(class_names.tolist()))
+    for column in columns:
+        digest.update(f"{column.dtype.str}{column.shape}".encode())
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()[:16]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """All files below, hidden ones left out, in the order of their names; none may be no image."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder of images")
-    files = []
+def save_manifest(images: LabelledImages, folder: Path, length_N: NDArray[np.int64]) -> None:
+    """Write under another name, then rename: a manifest is whole or not there."""
+    index, store = images.index, images.index.store
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    columns: dict[str, NDArray[Any]] = {
+        "length": length_N, "heights": index.heights_N, "widths": index.widths_N
+    }  # fmt: skip
+    about: dict[str, Any] = {"format": FORMAT, "kind": store.kind, "rows": len(index)}
+    if isinstance(store, FileStore):
+        about["root"] = str(store.root)
+        columns |= {"name_ends": store.names.ends}
+        store.names.text.tofile(unfinished / "names.bin")
+    elif isinstance(store, ArchiveStore):
+        about["files"] = [str(path) for path in store.files]
+        columns |= {"file": store.file_N, "offset": store.offset_N}
+    else:
+        raise AssertionError("pixels in memory have no manifest")
+    for name, column in columns.items():
+        np.save(unfinished / f"{name}.npy", column)
+    if images.labels_N is not None:
+        np.save(unfinished / "labels.npy", images.labels_N)
+        (unfinished / "classes.json").write_text(json.dumps(images.class_names))
+    about["content_hash"] = index.content_hash
+    (unfinished / "manifest.json").write_text(json.dumps(about, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def open_manifest(folder: Path) -> LabelledImages:
+    """Map the columns; nothing of them is read until it is used."""
     try:
-        for base, folders, names in os.walk(folder, onerror=_refuse):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            files += [Path(base, name) for name in sorted(names) if not name.startswith(".")]
-    except OSError as error:
-        raise ValueError(f"cannot read folder {error.filename}: {error.strerror}") from None
-    if not files:
-        raise ValueError(f"{folder} holds no image")
-    for file in files:
-        if file.suffix.lower() not in SUFFIXES:
-            raise ValueError(
-                f"{file} is not an image by its name; take it out of the folder "
-                f"(images end in {' '.join(SUFFIXES)})"
-            )
-    return files
-
-
-def _refuse(error: OSError) -> None:
-    raise error
-
-
-def _read_size(file: Path) -> tuple[int, int]:
-    """(height, width) from the header."""
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except UnidentifiedImageError:
-        raise ValueError(f"{file} is not an image: its header is of no known format") from None
-    except OSError as error:
-        raise ValueError(f"cannot read image {file}: {error.strerror or error}") from None
+        about = json.loads((folder / "manifest.json").read_text())
+        if about.get("format") != FORMAT:
+            raise ValueError(f"it is of format {about.get('format')}, this program reads {FORMAT}")
+        columns = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+        heights_N, widths_N = columns["heights"], columns["widths"]
+        if about["kind"] == "path":
+            names = Names(np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"])
+            store: Store = FileStore(Path(about["root"]), names)
+        else:
+            # A pack lies beside its manifest, so that both can be moved together.
+            files = tuple(folder / path for path in about["files"])
+            where = columns["file"], columns["offset"], columns["length"]
+            store = ArchiveStore(files, *where, widths_N, about["kind"])
+        index = ImageIndex(store, heights_N, widths_N, about["content_hash"])
+        if "labels" not in columns:
+            return LabelledImages(index)
+        class_names = json.loads((folder / "classes.json").read_text())
+        return LabelledImages(index, np.asarray(columns["labels"]), tuple(class_names))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"manifest {folder} cannot be read: {error}") from None

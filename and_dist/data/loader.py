@@ -1,23 +1,38 @@
 """Streams of Batch(images, rows): training in the order of an epoch, features in any order.
 
-B images of one rank's batch; a row of -1 is padding.
+Order and augmentation are functions of the step, so a pipeline that a broken image brought down
+is rebuilt where it stood, without that image.
+
+B images of one rank's batch; a row of -1 weighs nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from and_dist.config import DataConfig
 from and_dist.data.augment import Views, centre_views, training_views
+from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
-from and_dist.data.pipeline import GraphSpec, ImagePipeline, Request
+from and_dist.data.pipeline import (
+    DecodeError,
+    GraphSpec,
+    ImagePipeline,
+    Request,
+    explain_failures,
+)
+from and_dist.data.stores import U8, Box
 from and_dist.world import World
+
+BATCHES_AHEAD = 4
 
 
 class Batch(NamedTuple):
@@ -25,73 +40,141 @@ class Batch(NamedTuple):
     rows_B: Tensor
 
 
+class BatchStream:
+    """Makes batches out of an index; what it is told of a step is which rows and which views."""
+
+    def __init__(self, index: ImageIndex, spec: GraphSpec, bad: BadImages) -> None:
+        self._index = index
+        self._spec = spec
+        self._bad = bad
+        self._pipeline = ImagePipeline(spec)
+        self._readers = ThreadPoolExecutor(max(2, spec.threads))
+
+    def batches(
+        self, steps: range, plan: Callable[[int], LocalRows], views_of: Callable[[Rows], Views]
+    ) -> Iterator[Batch]:
+        """One batch a step. A step's images that cannot be read count as padding."""
+        while len(steps):
+            ahead: deque[tuple[LocalRows, Request]] = deque()
+            requests = self._requests(steps, plan, views_of, ahead)
+            try:
+                for images_BCHW in self._pipeline.stream(requests):
+                    local, _ = ahead.popleft()
+                    rows_B = torch.from_numpy(local.rows_B).to(self._spec.device)
+                    steps = steps[1:]
+                    yield Batch(images_BCHW, rows_B)
+            except DecodeError as error:
+                if not self._find_bad(ahead):
+                    raise RuntimeError(f"reading images failed: {error}") from None
+
+    def _find_bad(self, ahead: deque[tuple[LocalRows, Request]]) -> bool:
+        """Try every image of the batches in flight alone."""
+        found: dict[int, str] = {}
+        for local, request in ahead:
+            rows = local.images_B.tolist()
+            found |= explain_failures(self._spec, rows, request.fetched, request.views)
+        self._bad.add(found)
+        return bool(found)
+
+    def _requests(
+        self,
+        steps: range,
+        plan: Callable[[int], LocalRows],
+        views_of: Callable[[Rows], Views],
+        ahead: deque[tuple[LocalRows, Request]],
+    ) -> Iterator[Request]:
+        """Requests in order, their bytes read by threads some batches ahead."""
+        pending: deque[Future[tuple[LocalRows, Request]]] = deque()
+        for step in steps:
+            pending.append(self._readers.submit(self._build_request, plan(step), views_of))
+            if len(pending) == BATCHES_AHEAD:
+                ahead.append(pending.popleft().result())
+                yield ahead[-1][1]
+        while pending:
+            ahead.append(pending.popleft().result())
+            yield ahead[-1][1]
+
+    def _build_request(
+        self, local: LocalRows, views_of: Callable[[Rows], Views]
+    ) -> tuple[LocalRows, Request]:
+        while True:
+            local = self._bad.replace(local)
+            views = views_of(local.images_B)
+            fetched, failures = self._fetch(local.images_B, views)
+            if not failures:
+                return local, Request(fetched, views)
+            self._bad.add(failures)
+
+    def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:
+        fetched, failures = [], {}
+        boxes = np.concatenate([views.start_B2, views.shape_B2], axis=1).tolist()
+        for row, box in zip(rows_B.tolist(), boxes, strict=True):
+            try:
+                fetched.append(self._index.store.fetch(row, Box(*box)))
+            except OSError as error:
+                failures[row] = f"it cannot be read: {error.strerror or error}"
+        return fetched, failures
+
+
 class TrainingLoader:
     """This rank's part of every global batch, augmented by (seed, epoch, row)."""
 
-    def __init__(self, index: ImageIndex, config: DataConfig, order: Order, world: World) -> None:
+    def __init__(
+        self, index: ImageIndex, config: DataConfig, order: Order, world: World, bad: BadImages
+    ) -> None:
         self.order = order
         self._index = index
         self._config = config
         self._world = world
         largest = len(order.local_rows(0, 0, 0, world.size).rows_B)
-        self._pipeline = ImagePipeline(
-            GraphSpec(config, index.in_memory, True, largest, torch.get_num_threads())
+        spec = GraphSpec(
+            config, index.store.kind, True, largest, torch.get_num_threads(), world.device
         )
+        self._stream = BatchStream(index, spec, bad)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from some step on."""
         rank, size = self._world.rank, self._world.size
-        steps = range(first_step, self.order.steps_per_epoch)
-        plan = (self.order.local_rows(epoch, step, rank, size) for step in steps)
+
+        def plan(step: int) -> LocalRows:
+            return self.order.local_rows(epoch, step, rank, size)
 
         def views_of(rows_B: Rows) -> Views:
-            sizes = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
-            return training_views(self._config, self.order.seed, epoch, rows_B, *sizes)
+            sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
+            return training_views(self._config, self.order.seed, epoch, rows_B, *sides)
 
-        return _stream(self._pipeline, self._index, plan, views_of, self._world.device)
+        return self._stream.batches(range(first_step, self.order.steps_per_epoch), plan, views_of)
 
 
 class FeatureLoader:
     """Images as the test transform shows them, any rows in any order."""
 
     def __init__(
-        self, index: ImageIndex, config: DataConfig, batch_size: int, device: torch.device
+        self,
+        index: ImageIndex,
+        config: DataConfig,
+        batch_size: int,
+        device: torch.device,
+        bad: BadImages,
     ) -> None:
+        self.device = device
         self._index = index
         self._config = config
         self._batch_size = batch_size
-        self.device = device
-        self._pipeline = ImagePipeline(
-            GraphSpec(config, index.in_memory, False, batch_size, torch.get_num_threads())
+        spec = GraphSpec(
+            config, index.store.kind, False, batch_size, torch.get_num_threads(), device
         )
+        self._stream = BatchStream(index, spec, bad)
 
     def batches(self, rows: Rows) -> Iterator[Batch]:
-        starts = range(0, len(rows), self._batch_size)
-        pieces = (rows[start : start + self._batch_size] for start in starts)
-        plan = (LocalRows(piece, piece) for piece in pieces)
-        return _stream(self._pipeline, self._index, plan, self._views, self.device)
+        size = self._batch_size
+
+        def plan(step: int) -> LocalRows:
+            piece = rows[step * size : (step + 1) * size]
+            return LocalRows(piece, piece)
+
+        return self._stream.batches(range(-(-len(rows) // size)), plan, self._views)
 
     def _views(self, rows_B: Rows) -> Views:
-        return centre_views(
-            self._config, self._index.heights_N[rows_B], self._index.widths_N[rows_B]
-        )
-
-
-def _stream(
-    pipeline: ImagePipeline,
-    index: ImageIndex,
-    plan: Iterable[LocalRows],
-    views_of: Callable[[Rows], Views],
-    device: torch.device,
-) -> Iterator[Batch]:
-    waiting: deque[Rows] = deque()
-
-    def requests() -> Iterator[Request]:
-        for local in plan:
-            waiting.append(local.rows_B)
-            images = [index.images[row] for row in local.images_B]
-            yield Request(images, views_of(local.images_B))
-
-    for images_BCHW in pipeline.stream(requests()):
-        rows_B = torch.from_numpy(waiting.popleft())
-        yield Batch(images_BCHW.to(device, non_blocking=True), rows_B.to(device, non_blocking=True))
+        sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
+        return centre_views(self._config, *sides)

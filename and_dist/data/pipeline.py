@@ -6,20 +6,19 @@ The only module that knows DALI.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from and_dist.config import DataConfig
 from and_dist.data.augment import Views
+from and_dist.data.stores import U8, Kind
 
 QUEUE_DEPTH = 3
 
@@ -29,37 +28,55 @@ class GraphSpec:
     """What differs between the graphs of one run."""
 
     data: DataConfig
-    in_memory: bool
+    kind: Kind
     is_training: bool
     batch_size: int
     threads: int
+    device: torch.device
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
 
 class Request(NamedTuple):
-    """One batch to be made: pixels or paths, and what to cut from each."""
+    """One batch to be made: what a store fetched for each image, and what to cut from it."""
 
-    images: Sequence[NDArray[np.uint8] | Path]
+    fetched: Sequence[U8]
     views: Views
+
+
+class DecodeError(RuntimeError):
+    """DALI gave up on something; the pipeline that raised it is of no more use."""
 
 
 class ImagePipeline:
     """Requests in, normalised images [B, 3, side, side] out, QUEUE_DEPTH of them prepared ahead."""
 
     def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
         self._requests: Iterator[Request] = iter(())
-        self._is_training = spec.is_training
+        self._failure: Exception | None = None
         self._pipeline = _build(spec, self._next_feeds)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """The images of each request in turn; requests are read ahead."""
+        """The images of each request in turn; requests are read ahead. After a DecodeError, or
+        when it is left early, the next stream starts from a clean pipeline all the same."""
         self._requests = iter(requests)
         try:
             yield from self._outputs()
         finally:
             self._requests = iter(())
-            for _ in self._outputs():  # what was still in the queue
+            self._clear()
+
+    def _clear(self) -> None:
+        """Empty the queue; a pipeline that fails at that has to be built anew."""
+        try:
+            for _ in self._outputs():
                 pass
             self._pipeline.reset()
+        except (DecodeError, AssertionError):
+            self._pipeline = _build(self.spec, self._next_feeds)
 
     def _outputs(self) -> Iterator[Tensor]:
         while True:
@@ -67,48 +84,79 @@ class ImagePipeline:
                 (images,) = self._pipeline.run()
             except StopIteration:
                 return
-            yield torch.from_dlpack(images.as_tensor()).clone()
+            except (RuntimeError, IndexError) as error:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure from None
+                raise DecodeError(str(error)) from None
+            images_BXXX = torch.from_dlpack(images.as_tensor()).clone()
+            # On a GPU the channels come last, which is what convolutions like there.
+            yield images_BXXX.permute(0, 3, 1, 2) if self.spec.on_gpu else images_BXXX
 
     def _next_feeds(self) -> tuple[Any, ...]:
         """Called by DALI whenever its queue has room; StopIteration ends the stream."""
-        request = next(self._requests)
+        try:
+            request = next(self._requests)
+        except RuntimeError as error:  # not DALI's: whoever makes the requests gave up
+            self._failure = error
+            raise
         views = request.views
-        feeds: tuple[Any, ...] = (
-            [_as_array(image) for image in request.images],
-            views.start_B2,
-            views.shape_B2,
-            views.roi_start_B2,
-            views.roi_stop_B2,
-        )
-        if self._is_training:
+        feeds: tuple[Any, ...] = (list(request.fetched), views.roi_start_B2, views.roi_stop_B2)
+        if self.spec.kind != "pixels":
+            feeds += (views.start_B2, views.shape_B2)
+        if self.spec.is_training:
             feeds += (views.direct_B33, views.through_mean_B33, views.flip_B)
         return feeds
 
 
-def _as_array(image: NDArray[np.uint8] | Path) -> NDArray[np.uint8]:
-    if isinstance(image, Path):
-        return np.frombuffer(str(image).encode("utf-8", "surrogateescape"), dtype=np.uint8)
-    return image
+def explain_failures(
+    spec: GraphSpec, rows: Sequence[int], fetched: Sequence[U8], views: Views
+) -> dict[int, str]:
+    """Which of some images DALI cannot decode, each tried alone, and its reason."""
+    reasons = {}
+    alone = GraphSpec(spec.data, spec.kind, False, 1, 1, spec.device)
+    pipeline = ImagePipeline(alone)
+    for at, row in enumerate(rows):
+        try:
+            list(pipeline.stream([Request([fetched[at]], views.part(at))]))
+        except DecodeError as error:
+            reasons[row] = explain(str(error))
+    return reasons
+
+
+def explain(message: str) -> str:
+    """DALI's message about one image, in words."""
+    told = message.rpartition("encountered:")[2]
+    window = re.search(r"window \[0?.*?\] is not valid for image dimensions \[(.*?)\]", told)
+    if window:
+        return f"it is {window[1]} pixels now, which is not what was listed"
+    if re.search(r"File mapping failed|open|read|No such file|Permission", told):
+        return "its file cannot be read"
+    if "nvImageCodec failure" in told:
+        return "its format is none DALI decodes"
+    if "Failed to decode" in told:
+        return "its data is damaged or cut short"
+    return " ".join(told.split())[:200]
 
 
 def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeline:
     pipeline = Pipeline(
         batch_size=spec.batch_size,
         num_threads=spec.threads,
-        device_id=None,
+        device_id=spec.device.index if spec.on_gpu else None,
         prefetch_queue_depth=QUEUE_DEPTH,
     )
-    num_inputs = 8 if spec.is_training else 5
+    num_inputs = 3 + 2 * (spec.kind != "pixels") + 3 * spec.is_training
     with pipeline:
         inputs = fn.external_source(
             source=next_feeds,
             num_outputs=num_inputs,
             batch=True,
-            layout=["HWC" if spec.in_memory else ""] + [""] * (num_inputs - 1),
+            layout=["HWC" if spec.kind == "pixels" else ""] + [""] * (num_inputs - 1),
         )
-        image, start, shape, roi_start, roi_stop, *training_inputs = inputs
+        image, roi_start, roi_stop, *others = inputs
         pixels = fn.resize(
-            _read_box(image, start, shape, spec.in_memory),
+            _read(image, others[:2], spec),
             size=[spec.data.image_size, spec.data.image_size],
             roi_start=roi_start,
             roi_end=roi_stop,
@@ -117,36 +165,50 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
         )
         flip = 0
         if spec.is_training:
-            direct, through_mean, flip = training_inputs
-            pixels = _colour(pixels, direct, through_mean)
-        pipeline.set_outputs(_normalise(pixels, flip, spec.data))
+            direct, through_mean, flip = others[-3:]
+            pixels = _colour(pixels, direct, through_mean, spec.on_gpu)
+        pipeline.set_outputs(_normalise(pixels, flip, spec))
     pipeline.build()
     return pipeline
 
 
-def _read_box(image: Any, start: Any, shape: Any, in_memory: bool) -> Any:
-    if in_memory:
-        return fn.slice(image, start=start, shape=shape, axes=[0, 1])
-    encoded = fn.io.file.read(image)
+def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:
+    """The box of each image: cut by the store from pixels, while decoding from encoded images."""
+    if spec.kind == "pixels":
+        return image.gpu() if spec.on_gpu else image
+    if spec.kind == "path":
+        # Without mmap: a file that shrinks under a mapping would end the process by a bus error.
+        image = fn.io.file.read(image, dont_use_mmap=True)
+    start, shape = box
     return fn.decoders.image_slice(
-        encoded, start=start, shape=shape, axes=[0, 1], output_type=types.RGB
+        image,
+        start=start,
+        shape=shape,
+        axes=[0, 1],
+        output_type=types.RGB,
+        device="mixed" if spec.on_gpu else "cpu",
     )
 
 
-def _colour(pixels: Any, direct: Any, through_mean: Any) -> Any:
+def _colour(pixels: Any, direct: Any, through_mean: Any, on_gpu: bool) -> Any:
     """direct @ colour + through_mean @ mean colour, rounded and cut to 0..255."""
     mean = fn.reductions.mean(pixels, axes=[0, 1], keep_dims=True)
-    offset = fn.reshape(fn.coord_transform(mean, M=through_mean), shape=[3])
-    mapped = fn.coord_transform(pixels, M=direct, T=offset, dtype=types.UINT8)
+    offset = fn.coord_transform(mean, M=through_mean)
+    if on_gpu:
+        # There an operator's arguments cannot be computed on the GPU, so the offset is added.
+        mapped = fn.cast(fn.coord_transform(pixels, M=direct) + offset, dtype=types.UINT8)
+    else:
+        shift = fn.reshape(offset, shape=[3])
+        mapped = fn.coord_transform(pixels, M=direct, T=shift, dtype=types.UINT8)
     return fn.reinterpret(mapped, layout="HWC")
 
 
-def _normalise(pixels: Any, flip: Any, data: DataConfig) -> Any:
+def _normalise(pixels: Any, flip: Any, spec: GraphSpec) -> Any:
     return fn.crop_mirror_normalize(
         pixels,
-        mean=[255 * value for value in data.mean],
-        std=[255 * value for value in data.std],
+        mean=[255 * value for value in spec.data.mean],
+        std=[255 * value for value in spec.data.std],
         mirror=flip,
         dtype=types.FLOAT,
-        output_layout="CHW",
+        output_layout="HWC" if spec.on_gpu else "CHW",
     )

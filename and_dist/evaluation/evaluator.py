@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from and_dist.bank import BankShard, shard_range
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods, consistency
+from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.evaluation.features import RawPixels, extract_features
@@ -24,19 +25,25 @@ class Evaluator:
     """Holds what training may not see. Figures are None where labels or test images are missing."""
 
     def __init__(
-        self, config: Config, train: LabelledImages, test: LabelledImages | None, world: World
+        self,
+        config: Config,
+        train: LabelledImages,
+        test: LabelledImages | None,
+        world: World,
+        bad: BadImages,
     ) -> None:
         self._config = config
         self._world = world
         self._labels_N = None if train.labels_N is None else torch.from_numpy(train.labels_N)
-        self._train_loader = self._loader(train)
+        self._train_loader = self._loader(train, bad)
         self._test_loader: FeatureLoader | None = None
         self._test_range = (0, 0)
         self._num_rows = len(train.index)
         if test is not None and test.labels_N is not None and self._labels_N is not None:
             self._test_range = shard_range(len(test.index), world.rank, world.size)
             self._test_labels_M = torch.from_numpy(test.labels_N[slice(*self._test_range)])
-            self._test_loader = self._loader(test)
+            bad_test = BadImages(test.index, config.data.bad_images)
+            self._test_loader = self._loader(test, bad_test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
         """[S, dim] of this rank's rows."""
@@ -67,8 +74,9 @@ class Evaluator:
             return None
         return consistency(neighbourhoods, self._labels_N)
 
-    def _loader(self, images: LabelledImages) -> FeatureLoader:
-        return FeatureLoader(images.index, self._config.data, IMAGES_PER_BATCH, self._world.device)
+    def _loader(self, images: LabelledImages, bad: BadImages) -> FeatureLoader:
+        device = self._world.device
+        return FeatureLoader(images.index, self._config.data, IMAGES_PER_BATCH, device, bad)
 
     def _test_features(self, network: nn.Module, dim: int) -> Tensor:
         assert self._test_loader is not None

@@ -14,12 +14,14 @@ from and_dist.data.loader import FeatureLoader
 def extract_features(
     network: nn.Module, loader: FeatureLoader, start: int, stop: int, dim: int
 ) -> Tensor:
-    """[M, dim] features of rows [start, stop), in their order."""
+    """[M, dim] features of rows [start, stop), in their order; zeros for what cannot be read."""
     was_training = network.training
     network.eval()
-    features_MD = torch.empty(stop - start, dim, device=loader.device)
+    features_MD = torch.zeros(stop - start, dim, device=loader.device)
     for batch in loader.batches(np.arange(start, stop)):
-        features_MD[batch.rows_B - start] = network(batch.images_BCHW).float()
+        is_real_B = batch.rows_B >= 0
+        features_BD = network(batch.images_BCHW).float()
+        features_MD[batch.rows_B[is_real_B] - start] = features_BD[is_real_B]
     network.train(was_training)
     return features_MD
 

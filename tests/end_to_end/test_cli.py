@@ -83,7 +83,7 @@ def test_bad_folders_get_a_sentence(
     assert (status, "notes.txt is not an image by its name" in said) == (2, True)
     (images / "a" / "notes.txt").rename(images / "a" / "notes.png")
     status, said = run_cli(monkeypatch, capsys, *options)
-    assert (status, "notes.png is not an image: its header" in said) == (2, True)
+    assert (status, "notes.png: its header is of no known" in said) == (2, True)
     (images / "a" / "notes.png").unlink()
     status, said = run_cli(monkeypatch, capsys, *options)
     assert (status, "data.test has classes data.train lacks: bar" in said) == (2, True)

@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import DataConfig
 from and_dist.data.augment import training_views
-from and_dist.data.datasets import draw_shapes
-from and_dist.data.index import ImageIndex, index_folder, index_pixels
+from and_dist.data.bad_images import BadImages
+from and_dist.data.datasets import draw_shapes, index_folder
+from and_dist.data.index import ImageIndex, index_pixels
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.world import World
@@ -48,8 +49,20 @@ def pixels_of(batch: Batch, config: DataConfig) -> Tensor:
 def training_batches(
     index: ImageIndex, config: DataConfig, epoch: int, rank: int = 0, size: int = 1
 ) -> list[Batch]:
-    loader = TrainingLoader(index, config, Order(len(index), 8, 5), world_of(rank, size))
-    return list(loader.batches(epoch))
+    return list(training_loader(index, config, rank, size).batches(epoch))
+
+
+def training_loader(
+    index: ImageIndex, config: DataConfig, rank: int = 0, size: int = 1
+) -> TrainingLoader:
+    order, bad = Order(len(index), 8, 5), BadImages(index, config.bad_images)
+    return TrainingLoader(index, config, order, world_of(rank, size), bad)
+
+
+def feature_batches(index: ImageIndex, config: DataConfig, batch_size: int) -> list[Batch]:
+    bad = BadImages(index, config.bad_images)
+    loader = FeatureLoader(index, config, batch_size, CPU, bad)
+    return list(loader.batches(np.arange(len(index))))
 
 
 def images_by_row(batches: list[Batch]) -> dict[int, Tensor]:
@@ -82,7 +95,7 @@ def test_files_come_the_same_at_any_world_size(photos: ImageIndex) -> None:
 
 
 def test_an_epoch_continues_at_a_step_as_it_would_have() -> None:
-    loader = TrainingLoader(SHAPES, DataConfig(), Order(61, 8, 5), world_of(0, 1))
+    loader = training_loader(SHAPES, DataConfig())
     whole = list(loader.batches(3))
     for first in (7, 0, 4):
         rest = list(loader.batches(3, first))
@@ -93,7 +106,7 @@ def test_an_epoch_continues_at_a_step_as_it_would_have() -> None:
 
 
 def test_an_epoch_left_early_does_not_leak_into_the_next() -> None:
-    loader = TrainingLoader(SHAPES, DataConfig(), Order(61, 8, 5), world_of(0, 1))
+    loader = training_loader(SHAPES, DataConfig())
     whole = list(loader.batches(1))
     for _ in loader.batches(0):
         break
@@ -105,17 +118,17 @@ def test_an_epoch_left_early_does_not_leak_into_the_next() -> None:
 
 def test_test_images_in_memory_come_out_as_they_are() -> None:
     config = DataConfig()
-    (batch,) = FeatureLoader(SHAPES, config, 64, CPU).batches(np.arange(61))
-    expected = torch.from_numpy(SHAPES.images).permute(0, 3, 1, 2)
+    (batch,) = feature_batches(SHAPES, config, 64)
+    expected = torch.from_numpy(SHAPES.store.block).view(61, 32, 32, 3).permute(0, 3, 1, 2)
     assert (pixels_of(batch, config) - expected).abs().max() < 1e-3
 
 
 def test_test_images_of_files_are_torchvisions_resize_and_centre_crop(photos: ImageIndex) -> None:
     config = DataConfig(image_size=28, test_resize=32)
-    batches = FeatureLoader(photos, config, 2, CPU).batches(np.arange(5))
+    batches = feature_batches(photos, config, 2)
     ours = torch.cat([pixels_of(batch, config) for batch in batches])
-    for image, path in zip(ours, photos.images, strict=True):
-        picture = tv.pil_to_tensor(Image.open(path).convert("RGB"))
+    for row, image in enumerate(ours):
+        picture = tv.pil_to_tensor(Image.open(photos.store.path(row)).convert("RGB"))
         theirs = tv.center_crop(tv.resize(picture, [32], antialias=True), [28, 28])
         assert (image - theirs).abs().mean() < 1.5
         assert (image - theirs).abs().max() < 16
@@ -127,7 +140,7 @@ def test_crop_and_mirror_are_torchvisions(photos: ImageIndex) -> None:
     rows = np.arange(5)
     views = training_views(config, 5, 4, rows, photos.heights_N, photos.widths_N)
     for row in rows:
-        picture = tv.pil_to_tensor(Image.open(photos.images[row]).convert("RGB"))
+        picture = tv.pil_to_tensor(Image.open(photos.store.path(row)).convert("RGB"))
         box = [*views.start_B2[row].tolist(), *views.shape_B2[row].tolist()]
         theirs = tv.resized_crop(picture, *box, [24, 24], antialias=True)
         if views.flip_B[row]:
@@ -137,14 +150,15 @@ def test_crop_and_mirror_are_torchvisions(photos: ImageIndex) -> None:
 
 
 def test_colours_of_the_pipeline_are_those_of_the_maps() -> None:
-    index = index_pixels(np.random.default_rng(1).integers(0, 255, (3, 16, 16, 3), np.uint8))
+    noise = np.random.default_rng(1).integers(0, 255, (3, 16, 16, 3), np.uint8)
+    index = index_pixels(noise, "noise")
     config = DataConfig(image_size=16, crop_area=(1.0, 1.0))
     images = images_by_row(training_batches(index, config, 0))
     views = training_views(config, 5, 0, np.arange(3), index.heights_N, index.widths_N)
     for row in range(3):
         if views.shape_B2[row].tolist() != [16, 16]:
             continue
-        pixels = index.images[row].astype(np.float64)
+        pixels = noise[row].astype(np.float64)
         offset = views.through_mean_B33[row] @ pixels.mean(axis=(0, 1))
         expected = np.clip(pixels @ views.direct_B33[row].T + offset, 0, 255)
         ours = pixels_of(Batch(images[row][None], torch.tensor([row])), config)[0]

@@ -1,0 +1,89 @@
+"""BadImages: what cannot be read while a run goes on, and what becomes of it.
+
+`stop` ends the run with the image's name. `skip` names it once, counts it, and lets another image
+of the batch stand in its place with a row of -1, which keeps it out of loss, mean and bank. More
+than 1 % of all images is no accident, and ends the run either way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from and_dist.collectives import gather_objects
+from and_dist.data.index import ImageIndex
+from and_dist.data.order import LocalRows
+from and_dist.world import World
+
+LARGEST_SHARE = 0.01
+
+
+class BadImages:
+    """The bad rows of one index, known to this rank; share() makes them known to all."""
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        policy: Literal["stop", "skip"],
+        say: Callable[[str], None] = print,
+        largest_share: float = LARGEST_SHARE,
+        left_out: tuple[str, ...] = (),
+    ) -> None:
+        self.reasons: dict[int, str] = {}
+        self._index = index
+        self._policy = policy
+        self._say = say
+        self._largest_share = largest_share
+        self._left_out = left_out
+        self._lock = threading.Lock()
+
+    def add(self, found: dict[int, str]) -> None:
+        """RuntimeError under `stop`, or once there are too many."""
+        with self._lock:
+            new = {row: why for row, why in found.items() if row not in self.reasons}
+            self.reasons |= new
+        for row, why in new.items():
+            if self._policy == "stop":
+                raise RuntimeError(
+                    f"{self._index.store.name(row)}: {why} "
+                    "(data.bad_images=skip trains on without such images)"
+                )
+            self._say(f"left out {self._index.store.name(row)}: {why}")
+        self._check_share()
+
+    def replace(self, local: LocalRows) -> LocalRows:
+        """The same rows, the bad ones padded with a good image of the batch."""
+        if not self.reasons:
+            return local
+        is_bad_B = np.isin(local.images_B, list(self.reasons))
+        if not is_bad_B.any():
+            return local
+        good_B = local.images_B[~is_bad_B]
+        stand_in = good_B[0] if len(good_B) else self._any_good_row()
+        return LocalRows(
+            np.where(is_bad_B, stand_in, local.images_B), np.where(is_bad_B, -1, local.rows_B)
+        )
+
+    def share(self, world: World, file: Path) -> None:
+        """All ranks know what each has found; the coordinator writes it down."""
+        everyone = gather_objects(world, self.reasons)
+        self.reasons = {row: why for found in everyone for row, why in found.items()}
+        self._check_share()
+        name = self._index.store.name
+        lines = [*self._left_out, *(f"{name(r)}: {self.reasons[r]}" for r in sorted(self.reasons))]
+        if world.is_coordinator and lines:
+            file.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
+
+    def _check_share(self) -> None:
+        if len(self.reasons) > max(1, self._largest_share * len(self._index)):
+            raise RuntimeError(
+                f"{len(self.reasons)} of {len(self._index)} images cannot be read, more than "
+                f"{self._largest_share:.0%}; the first: {self._index.store.name(min(self.reasons))}"
+            )
+
+    def _any_good_row(self) -> int:
+        return next(row for row in range(len(self._index)) if row not in self.reasons)

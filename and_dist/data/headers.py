@@ -1,0 +1,111 @@
+"""Height and width of an image from its first bytes, nothing decoded.
+
+JPEG and PNG, which large sets are made of, are read here; the rest goes through Pillow. What DALI
+will show is meant: a camera's "turn by 90 degrees" (EXIF orientation 5 to 8) swaps the sides.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+HEAD_BYTES = 16384
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ORIENTATION_TAG = 0x0112
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class Unreadable(ValueError):
+    """Why this is no image we can size."""
+
+
+def size_of_file(path: str | Path) -> tuple[int, int, int]:
+    """(bytes, height, width) of the image in a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            length = os.fstat(descriptor).st_size
+            head = os.read(descriptor, HEAD_BYTES)
+            size = size_of_head(head)
+            if size is None and length > len(head):
+                head = os.pread(descriptor, length, 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Unreadable(f"it cannot be read: {error.strerror or error}") from None
+    return length, *(size or size_of_bytes(head))
+
+
+def size_of_bytes(encoded: bytes) -> tuple[int, int]:
+    """(height, width) of a whole encoded image."""
+    if not encoded:
+        raise Unreadable("it is empty")
+    return size_of_head(encoded) or _size_by_pillow(encoded)
+
+
+def size_of_head(head: bytes) -> tuple[int, int] | None:
+    """None if the first bytes do not tell."""
+    if head.startswith(PNG_SIGNATURE) and len(head) >= 24:
+        width, height = struct.unpack(">II", head[16:24])
+        return (height, width) if b"eXIf" not in head else None
+    if head.startswith(b"\xff\xd8"):
+        return _size_of_jpeg(head)
+    return None
+
+
+def _size_of_jpeg(head: bytes) -> tuple[int, int] | None:
+    """Walk the segments to the frame header; an EXIF segment on the way may swap the sides."""
+    at, is_turned = 2, False
+    while at + 9 <= len(head):
+        if head[at] != 0xFF:
+            return None
+        marker = head[at + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            at += 1 if marker == 0xFF else 2
+            continue
+        length = (head[at + 2] << 8) | head[at + 3]
+        if marker in FRAME_MARKERS:
+            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
+            if height == 0 or width == 0:
+                return None
+            return (width, height) if is_turned else (height, width)
+        if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0":
+            if at + 2 + length > len(head):
+                return None
+            is_turned = _exif_orientation(head[at + 10 : at + 2 + length]) in (5, 6, 7, 8)
+        at += 2 + length
+    return None
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """The orientation tag of the first image directory, 1 where there is none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return 1
+    (start,) = struct.unpack(order + "I", tiff[4:8])
+    if start + 2 > len(tiff):
+        return 1
+    (count,) = struct.unpack(order + "H", tiff[start : start + 2])
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        tag, kind = struct.unpack(order + "HH", tiff[entry : entry + 4])
+        if tag == ORIENTATION_TAG and kind == 3:
+            return int(struct.unpack(order + "H", tiff[entry + 8 : entry + 10])[0])
+    return 1
+
+
+def _size_by_pillow(encoded: bytes) -> tuple[int, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(encoded)) as image:
+                turned = image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+                return (image.width, image.height) if turned else (image.height, image.width)
+    except UnidentifiedImageError:
+        raise Unreadable("its header is of no known image format") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise Unreadable(str(error) or type(error).__name__) from None

@@ -1,0 +1,43 @@
+"""Published and private layouts of data sets -> listings. Adding one is a function and a row.
+
+An importer looks at a path and gives the splits it finds there, or None where the layout is not
+its own; ValueError where it is, and something about it is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from and_dist.data.importers.archives import find_ilsvrc_tars, find_tar_shards
+from and_dist.data.importers.folders import (
+    find_class_folders,
+    find_cub,
+    find_dogs,
+    find_train_and_val,
+)
+from and_dist.data.importers.listing import Listing
+from and_dist.data.importers.pixels import find_cifar, find_idx, find_svhn
+
+IMPORTERS: dict[str, Callable[[Path], list[Listing] | None]] = {
+    "CIFAR-10 or CIFAR-100 (python or binary version)": find_cifar,
+    "SVHN (train_32x32.mat, test_32x32.mat)": find_svhn,
+    "MNIST-style idx files, gz or not": find_idx,
+    "ILSVRC2012 tars with devkit or synsets.txt and ground truth": find_ilsvrc_tars,
+    "CUB-200-2011": find_cub,
+    "Stanford Dogs": find_dogs,
+    "tar shards (WebDataset)": find_tar_shards,
+    "train/ and val/ (or test/) of image folders": find_train_and_val,
+    "class folders, or a flat folder of images": find_class_folders,
+}
+
+
+def find_listings(source: Path) -> list[Listing]:
+    """The splits of whatever lies at a path."""
+    if not source.exists():
+        raise ValueError(f"{source} does not exist")
+    for find in IMPORTERS.values():
+        found = find(source)
+        if found is not None:
+            return found
+    raise ValueError(f"{source} is none of: {'; '.join(IMPORTERS)}")

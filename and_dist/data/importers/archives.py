@@ -1,0 +1,182 @@
+"""Layouts in which images lie in tars, which are read in place and never unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from and_dist.data.importers.listing import Listing, Members, is_image_name, number_classes
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+
+
+class Member(NamedTuple):
+    name: str
+    offset: int
+    length: int
+
+
+def find_tar_shards(source: Path) -> list[Listing] | None:
+    """One tar or a folder of tars. KEY.jpg is an image, KEY.cls its class as a number."""
+    if source.is_file() and source.suffix == ".tar":
+        shards = [source]
+    elif source.is_dir():
+        shards = sorted(source.glob("*.tar"))
+    else:
+        return None
+    if not shards:
+        return None
+    with ProcessPoolExecutor() as pool:
+        contents = list(pool.map(_read_shard, shards))
+    held_out = [shard.name.startswith(("val", "test")) for shard in shards]
+    listings = []
+    for split, wanted in (("train", False), ("test", True)):
+        chosen = [at for at, is_test in enumerate(held_out) if is_test == wanted]
+        if chosen:
+            listings.append(
+                _list_shards(split, [shards[at] for at in chosen], [contents[at] for at in chosen])
+            )
+    return listings
+
+
+def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
+    """The original train and val tars, with the devkit, or synsets.txt and the ground truth."""
+    if not (source / TRAIN_TAR).is_file():
+        return None
+    train = _list_ilsvrc_train(source / TRAIN_TAR)
+    if not (source / VAL_TAR).is_file():
+        return [train]
+    members = [m for m in read_members(source / VAL_TAR) if is_image_name(m.name)]
+    members.sort(key=lambda member: member.name)
+    synsets, truth = _read_ground_truth(source)
+    if len(truth) != len(members):
+        raise ValueError(f"{GROUND_TRUTH} has {len(truth)} lines, {VAL_TAR} {len(members)} images")
+    number = {name: label for label, name in enumerate(train.class_names)}
+    try:
+        labels_N = np.array([number[synsets[line - 1]] for line in truth], np.int64)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{GROUND_TRUTH} names a class {TRAIN_TAR} lacks: {error}") from None
+    content = _members_of([source / VAL_TAR], [members])
+    return [train, Listing("test", content, labels_N, train.class_names)]
+
+
+def read_members(path: Path, start: int = 0) -> list[Member]:
+    """The files of a tar that begins at a byte of a file; offsets are those of the file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return _scan(file, path)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"tar {path} cannot be read to its end: {error}") from None
+
+
+def _scan(file: BinaryIO, path: Path) -> list[Member]:
+    members = []
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (info := archive.next()) is not None:
+            name = PurePosixPath(info.name)
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"tar {path} holds {info.name!r}, a path that leaves its folder")
+            if info.isfile():
+                members.append(Member(info.name, info.offset_data, info.size))
+            archive.members.clear()  # type: ignore[attr-defined]
+    end = max((member.offset + member.length for member in members), default=0)
+    if end > os.fstat(file.fileno()).st_size:
+        raise tarfile.ReadError("unexpected end of data")
+    return members
+
+
+def _read_shard(path: Path) -> tuple[list[Member], dict[str, str]]:
+    """(images, class by key) of one shard."""
+    members = read_members(path)
+    classes = {}
+    with path.open("rb") as file:
+        for member in members:
+            if member.name.endswith(".cls"):
+                file.seek(member.offset)
+                classes[_key(member.name)] = file.read(member.length).decode().strip()
+    return [member for member in members if is_image_name(member.name)], classes
+
+
+def _key(name: str) -> str:
+    """A sample's files share what comes before the first dot of the last part of their names."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _list_shards(
+    split: str, shards: list[Path], contents: list[tuple[list[Member], dict[str, str]]]
+) -> Listing:
+    content = _members_of(shards, [images for images, _ in contents])
+    if len(content.file_N) == 0:
+        raise ValueError(f"{shards[0]} and the other {split} shards hold no image")
+    classes = [known.get(_key(image.name)) for images, known in contents for image in images]
+    if any(name is None for name in classes):
+        return Listing(split, content, None, ())
+    names = sorted({str(name) for name in classes}, key=lambda n: (not n.isdecimal(), n.zfill(12)))
+    number = {name: label for label, name in enumerate(names)}
+    labels_N = np.array([number[str(name)] for name in classes], np.int64)
+    return Listing(split, content, labels_N, tuple(names))
+
+
+def _list_ilsvrc_train(path: Path) -> Listing:
+    """A tar of one tar a class, both read in place."""
+    inner = sorted(m for m in read_members(path) if m.name.endswith(".tar"))
+    if not inner:
+        raise ValueError(f"{path} holds no tar of a class")
+    with ProcessPoolExecutor() as pool:
+        starts = [member.offset for member in inner]
+        groups = list(pool.map(partial(read_members, path), starts, chunksize=16))
+    classes = [PurePosixPath(member.name).stem for member in inner]
+    labels_C, class_names = number_classes(classes)
+    content = _members_of([path], [[member for group in groups for member in group]])
+    return Listing("train", content, labels_C.repeat([len(g) for g in groups]), class_names)
+
+
+def _members_of(archives: list[Path], groups: list[list[Member]]) -> Members:
+    places = [(m.offset, m.length) for group in groups for m in group]
+    table = np.array(places, np.int64).reshape(-1, 2)
+    file_N = np.repeat(np.arange(len(archives), dtype=np.int32), [len(g) for g in groups])
+    return Members(tuple(a.absolute() for a in archives), file_N, table[:, 0], table[:, 1])
+
+
+def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
+    """(class folder by ILSVRC2012 id, id of each val image), from the devkit or two text files."""
+    if (source / DEVKIT).is_file():
+        return _read_devkit(source / DEVKIT)
+    for name in ("synsets.txt", GROUND_TRUTH):
+        if not (source / name).is_file():
+            raise ValueError(
+                f"{source} has no {name}: the classes of {VAL_TAR} come from {DEVKIT}, or from "
+                f"synsets.txt (one class a line, in the order of their ids) and {GROUND_TRUTH}"
+            )
+    synsets = [line.split()[0] for line in (source / "synsets.txt").read_text().splitlines()]
+    return synsets, [int(line) for line in (source / GROUND_TRUTH).read_text().split()]
+
+
+def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
+    from scipy.io import loadmat
+
+    try:
+        with tarfile.open(path) as archive:
+            files = {
+                PurePosixPath(info.name).name: opened.read()
+                for info in archive
+                if info.name.endswith(("meta.mat", GROUND_TRUTH))
+                and (opened := archive.extractfile(info)) is not None
+            }
+        meta = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+        leaves = sorted((int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta
+                        if int(s["num_children"]) == 0)  # fmt: skip
+        return [name for _, name in leaves], [int(t) for t in files[GROUND_TRUTH].split()]
+    except (tarfile.TarError, OSError, KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no devkit of ILSVRC2012: {error}") from None

@@ -1,0 +1,122 @@
+"""Layouts in which every image is a file: class folders, ImageNet, CUB-200-2011, Stanford Dogs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from and_dist.data.importers.listing import SUFFIXES, Files, Listing, is_image_name, number_classes
+from and_dist.data.stores import Names
+
+SPLITS = {"train": "train", "val": "test", "valid": "test", "validation": "test", "test": "test"}
+
+
+def find_train_and_val(source: Path) -> list[Listing] | None:
+    """A folder of train/ and val/ (or test/), each of class folders or flat."""
+    if not (source / "train").is_dir():
+        return None
+    folders = [source / name for name in SPLITS if (source / name).is_dir()]
+    listings = [list_folder(folder, SPLITS[folder.name]) for folder in folders]
+    names = [listing.split for listing in listings]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{source} holds several of {', '.join(f.name for f in folders[1:])}")
+    return listings
+
+
+def find_class_folders(source: Path) -> list[Listing] | None:
+    return [list_folder(source, "train")] if source.is_dir() else None
+
+
+def list_folder(folder: Path, split: str) -> Listing:
+    """All files below in the order of their names, hidden ones left out; no other files allowed.
+
+    Labels are the first folder on the way; where a file has none, nothing has.
+    """
+    text, ends, groups = bytearray(), [], []
+    for base, names in _walk(folder):
+        inside = os.path.relpath(base, folder)
+        prefix = "" if inside == "." else inside + os.sep
+        groups += [(inside.split(os.sep)[0], len(names))] if names else []
+        for name in names:
+            if not is_image_name(name):
+                raise ValueError(
+                    f"{Path(base, name)} is not an image by its name; take it out of the folder "
+                    f"(images end in {' '.join(SUFFIXES)})"
+                )
+            text += os.fsencode(prefix + name)
+            ends.append(len(text))
+    if not ends:
+        raise ValueError(f"{folder} holds no image")
+    all_names = Names(np.frombuffer(bytes(text), np.uint8), np.array(ends, np.int64))
+    content = Files(folder.absolute(), all_names)
+    if any(group == "." for group, _ in groups):
+        return Listing(split, content, None, ())
+    labels_G, class_names = number_classes([group for group, _ in groups])
+    labels_N = labels_G.repeat([count for _, count in groups])
+    return Listing(split, content, labels_N, class_names)
+
+
+def find_cub(source: Path) -> list[Listing] | None:
+    """images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/."""
+    tables = [source / f"{name}.txt" for name in
+              ("images", "image_class_labels", "train_test_split", "classes")]  # fmt: skip
+    if not all(table.is_file() for table in tables[:3]):
+        return None
+    names, labels, is_train, classes = (
+        dict(_read_pairs(table)) if table.is_file() else {} for table in tables
+    )
+    class_of = {number: at for at, number in enumerate(sorted(set(labels.values()), key=int))}
+    class_names = tuple(classes.get(number, number) for number in class_of)
+    listings = []
+    for split, flag in (("train", "1"), ("test", "0")):
+        rows = [number for number in names if is_train.get(number) == flag]
+        content = Files((source / "images").absolute(), Names.of([names[r] for r in rows]))
+        labels_N = np.array([class_of[labels[r]] for r in rows], np.int64)
+        listings.append(Listing(split, content, labels_N, class_names))
+    return listings
+
+
+def find_dogs(source: Path) -> list[Listing] | None:
+    """Images/ and the lists train_list.mat, test_list.mat, here or in lists/."""
+    places = [folder for folder in (source, source / "lists")
+              if (folder / "train_list.mat").is_file()]  # fmt: skip
+    if not places or not (source / "Images").is_dir():
+        return None
+    from scipy.io import loadmat
+
+    listings = []
+    for split in ("train", "test"):
+        path = places[0] / f"{split}_list.mat"
+        try:
+            files = [str(entry[0][0]) for entry in loadmat(path)["file_list"]]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no list of Stanford Dogs: {error}") from None
+        labels_N, class_names = number_classes([file.split("/")[0] for file in files])
+        content = Files((source / "Images").absolute(), Names.of(files))
+        listings.append(Listing(split, content, labels_N, class_names))
+    return listings
+
+
+def _walk(folder: Path) -> list[tuple[str, list[str]]]:
+    """(folder, file names) below, both in the order of their names."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder of images")
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"cannot read folder {error.filename}: {error.strerror}")
+
+    found = []
+    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.append((base, sorted(name for name in names if not name.startswith("."))))
+    return found
+
+
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    lines = path.read_text().splitlines()
+    pairs = [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{path} is not a table of numbers and values")
+    return pairs  # type: ignore[return-value]

@@ -1,0 +1,169 @@
+"""Layouts that hold small images as pixels: CIFAR, SVHN, MNIST-style idx files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from and_dist.data.importers.listing import Listing, Pixels
+
+CIFAR_SIDE = 32
+CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "train", "test")
+CIFAR_NAMES = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
+CIFAR_FILES = (*CIFAR_BATCHES, *(f"{name}.bin" for name in CIFAR_BATCHES), *CIFAR_NAMES)
+IDX_MAGIC = {3: 0x00000803, 1: 0x00000801}
+
+
+def find_cifar(source: Path) -> list[Listing] | None:
+    """The published folder or .tar.gz of CIFAR-10 or CIFAR-100, python or binary version."""
+    files = dict(_files_of(source))
+    for names, label_key, meta in (
+        ([f"data_batch_{i}" for i in range(1, 6)], b"labels", ("batches.meta", b"label_names")),
+        (["train"], b"fine_labels", ("meta", b"fine_label_names")),
+    ):
+        test = "test_batch" if len(names) > 1 else "test"
+        if all(name in files for name in (*names, test, meta[0])):
+            classes = tuple(c.decode() for c in _unpickle(files[meta[0]], meta[0])[meta[1]])
+            return [
+                _cifar_listing(split, [_unpickle(files[n], n) for n in parts], label_key, classes)
+                for split, parts in (("train", names), ("test", [test]))
+            ]
+    for names, test, extra, meta_name in (
+        ([f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", 1, "batches.meta.txt"),
+        (["train.bin"], "test.bin", 2, "fine_label_names.txt"),
+    ):
+        if all(name in files for name in (*names, test, meta_name)):
+            classes = tuple(files[meta_name].decode().split())
+            return [
+                _cifar_binary("train", b"".join(files[n] for n in names), extra, classes),
+                _cifar_binary("test", files[test], extra, classes),
+            ]
+    return None
+
+
+def find_svhn(source: Path) -> list[Listing] | None:
+    """train_32x32.mat and test_32x32.mat (and extra_32x32.mat); the digit 0 is published as 10."""
+    if not (source / "train_32x32.mat").is_file():
+        return None
+    from scipy.io import loadmat
+
+    listings = []
+    for split in ("train", "test", "extra"):
+        path = source / f"{split}_32x32.mat"
+        if not path.is_file():
+            continue
+        try:
+            content = loadmat(path)
+            images_NHWC = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2), dtype=np.uint8)
+            labels_N = content["y"].reshape(-1).astype(np.int64) % 10
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no file of SVHN: {error}") from None
+        listings.append(Listing(split, Pixels(images_NHWC), labels_N, tuple("0123456789")))
+    return listings
+
+
+def find_idx(source: Path) -> list[Listing] | None:
+    """train-images-idx3-ubyte and its companions, gz or not; gray images get three channels."""
+    listings = []
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images = _idx_path(source, f"{prefix}-images", 3)
+        if images is None:
+            continue
+        images_NHW = _read_idx(images, 3)
+        labels = _idx_path(source, f"{prefix}-labels", 1)
+        labels_N = None if labels is None else _read_idx(labels, 1).astype(np.int64)
+        if labels_N is not None and len(labels_N) != len(images_NHW):
+            raise ValueError(f"{labels} has {len(labels_N)} labels for {len(images_NHW)} images")
+        names = () if labels_N is None else tuple(map(str, range(int(labels_N.max()) + 1)))
+        pixels = Pixels(np.repeat(images_NHW[..., None], 3, axis=3))
+        listings.append(Listing(split, pixels, labels_N, names))
+    return listings or None
+
+
+def _cifar_listing(
+    split: str, batches: list[Any], label_key: bytes, class_names: tuple[str, ...]
+) -> Listing:
+    flat = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
+    labels = np.concatenate([np.asarray(batch[label_key], np.int64) for batch in batches])
+    return Listing(split, Pixels(_planes_to_pixels(flat)), labels, class_names)
+
+
+def _cifar_binary(split: str, content: bytes, extra: int, class_names: tuple[str, ...]) -> Listing:
+    record = extra + 3 * CIFAR_SIDE**2
+    if len(content) % record:
+        raise ValueError(f"CIFAR's binary {split} file is cut short: {len(content)} bytes")
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    pixels = Pixels(_planes_to_pixels(records[:, extra:]))
+    return Listing(split, pixels, records[:, extra - 1].astype(np.int64), class_names)
+
+
+def _planes_to_pixels(flat: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    planes = flat.reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+
+def _files_of(source: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files of a CIFAR archive, or of a folder that may be CIFAR's."""
+    if source.is_dir():
+        for folder in (source, *source.glob("cifar-10*-b*"), *source.glob("cifar-100-python")):
+            for name in CIFAR_FILES:
+                if (folder / name).is_file():
+                    yield name, (folder / name).read_bytes()
+    elif source.name.startswith("cifar-10") and source.name.endswith((".tar.gz", ".tgz", ".tar")):
+        try:
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    opened = archive.extractfile(member) if member.isfile() else None
+                    if opened is not None:
+                        yield Path(member.name).name, opened.read()
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ValueError(f"{source} cannot be read: {error}") from None
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """CIFAR is published as pickles; nothing but arrays may come out of one."""
+
+    ALLOWED = frozenset({
+        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+    })  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _unpickle(content: bytes, name: str) -> Any:
+    try:
+        return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:
+        raise ValueError(f"{name} is no file of CIFAR: {error}") from None
+
+
+def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:
+    names = [f"{prefix}{dash}idx{dimensions}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
+    return next((source / name for name in names if (source / name).is_file()), None)
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        file: BinaryIO
+        with opener(path, "rb") as file:
+            magic, *shape = struct.unpack(f">{dimensions + 1}I", file.read(4 * (dimensions + 1)))
+            content = file.read()
+    except (OSError, EOFError, struct.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if magic != IDX_MAGIC[dimensions] or len(content) != int(np.prod(shape)):
+        raise ValueError(f"{path} is no idx file of {dimensions} dimensions, or is cut short")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,0 +1,130 @@
+"""Heights and widths of everything a listing names, from headers, in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from and_dist.data.headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file, size_of_head
+from and_dist.data.importers.listing import Files, Members
+from and_dist.data.stores import FileReader, Names
+
+IMAGES_PER_TASK = 4096
+MAX_PIXELS = 178_956_970
+"""Pillow's own bound on an image that is not an attack: 20,000 x 20,000 is over it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes and sides by row, and why some rows are no images (their sides are 0)."""
+
+    length_N: NDArray[np.int64]
+    heights_N: NDArray[np.int32]
+    widths_N: NDArray[np.int32]
+    reasons: dict[int, str]
+
+
+Progress = Callable[[int], None]
+
+
+def measure(
+    content: Files | Members, workers: int, progress: Progress = lambda _: None
+) -> Measured:
+    """Rows in chunks over processes; a chunk carries its part of the columns, never all of them."""
+    count = len(content.names) if isinstance(content, Files) else len(content.file_N)
+    table_N3 = np.zeros((count, 3), np.int64)
+    reasons: dict[int, str] = {}
+    tasks = list(_tasks(content, count))
+    with _runner(workers, len(tasks)) as run:
+        done = 0
+        for found_X3, bad in run(tasks):
+            table_N3[done : done + len(found_X3)] = found_X3
+            reasons |= {done + at: reason for at, reason in bad.items()}
+            done += len(found_X3)
+            progress(len(found_X3))
+    heights_N, widths_N = table_N3[:, 1].astype(np.int32), table_N3[:, 2].astype(np.int32)
+    return Measured(table_N3[:, 0].copy(), heights_N, widths_N, reasons)
+
+
+Table = tuple[NDArray[np.int64], dict[int, str]]
+"""[X, 3] of bytes, height, width, and why some of these rows are no images."""
+Task = Callable[[], Table]
+
+
+@contextmanager
+def _runner(workers: int, num_tasks: int) -> Iterator[Callable[[list[Task]], Iterator[Table]]]:
+    """Tasks through processes, in order; in this process where that is enough."""
+    if workers == 1 or num_tasks == 1:
+        yield lambda tasks: (task() for task in tasks)
+        return
+    with ProcessPoolExecutor(workers) as executor:
+        try:
+            yield lambda tasks: executor.map(_call, tasks)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(task: Task) -> Table:
+    return task()
+
+
+def _tasks(content: Files | Members, count: int) -> Iterator[Task]:
+    for start in range(0, count, IMAGES_PER_TASK):
+        rows = slice(start, min(start + IMAGES_PER_TASK, count))
+        if isinstance(content, Files):
+            yield partial(_measure_files, content.root, content.names.part(rows.start, rows.stop))
+        else:
+            columns = content.file_N[rows], content.offset_N[rows], content.length_N[rows]
+            yield partial(_measure_members, content.archives, *columns)
+
+
+def _measure_files(root: Path, names: Names) -> Table:
+    found_X3 = np.zeros((len(names), 3), np.int64)
+    reasons: dict[int, str] = {}
+    base = os.fspath(root) + os.sep
+    for at in range(len(names)):
+        path = base + names[at]
+        try:
+            length, height, width = size_of_file(path)
+            found_X3[at] = length, *_checked(height, width)
+        except Unreadable as error:
+            reasons[at] = str(error)
+    return found_X3, reasons
+
+
+def _measure_members(
+    archives: tuple[Path, ...],
+    file_X: NDArray[np.int32],
+    offset_X: NDArray[np.int64],
+    length_X: NDArray[np.int64],
+) -> Table:
+    reader = FileReader(archives)
+    found_X3 = np.zeros((len(file_X), 3), np.int64)
+    reasons: dict[int, str] = {}
+    for at, place in enumerate(
+        zip(file_X.tolist(), offset_X.tolist(), length_X.tolist(), strict=True)
+    ):
+        file, offset, length = place
+        try:
+            size = size_of_head(reader.read(file, offset, min(length, HEAD_BYTES)))
+            size = size or size_of_bytes(reader.read(file, offset, length))
+            found_X3[at] = length, *_checked(*size)
+        except (Unreadable, OSError) as error:
+            reasons[at] = str(error)
+    return found_X3, reasons
+
+
+def _checked(height: int, width: int) -> tuple[int, int]:
+    if height < 1 or width < 1:
+        raise Unreadable(f"its header says {height} x {width} pixels")
+    if height * width > MAX_PIXELS:
+        raise Unreadable(f"{height} x {width} pixels are more than {MAX_PIXELS}")
+    return height, width

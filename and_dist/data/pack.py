@@ -1,0 +1,285 @@
+"""Packs: many images rewritten into a few large files, in parallel, resumable after a kill.
+
+The rows are cut into parts of about PART_BYTES, whoever and however many write them. A part is
+written by one process under another name and renamed when it is whole, its columns beside it; a
+part whose columns are there and belong to the same rows and options is not written again.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from and_dist.data.index import ImageIndex, hash_columns, index_archive
+from and_dist.data.stores import ArchiveStore, FileStore, Kind
+
+SHARD_BYTES = 2**30
+PART_BYTES = 2**28
+TAR_BLOCK = 512
+JPEG_BYTES_PER_PIXEL = 0.5
+SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What becomes of the images; the defaults keep them where they are."""
+
+    pack: bool = False
+    """Tars of at most 1 GiB: the images' own bytes, unless `resize` is given."""
+    resize: int | None = None
+    """Re-encode as JPEG, the shorter side cut down to this."""
+    quality: int = 90
+    """JPEG quality of `resize`."""
+    raw: int | None = None
+    """Blocks of uint8 pixels, the shorter side cut down to this."""
+
+    def __post_init__(self) -> None:
+        if self.raw is not None and (self.pack or self.resize is not None):
+            raise ValueError("--raw stores pixels, --pack and --resize store JPEGs: choose one")
+        if self.resize is not None and not self.pack:
+            raise ValueError("--resize needs --pack, which writes what it resizes")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality {self.quality} is not one of 1..100")
+        if min(self.raw or 1, self.resize or 1) < 1:
+            raise ValueError("--raw and --resize take a number of pixels above 0")
+
+    @property
+    def rewrites(self) -> bool:
+        return self.pack or self.raw is not None
+
+    @property
+    def side(self) -> int | None:
+        return self.raw or self.resize
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack, the source rows that are in it, and why the others are not."""
+
+    index: ImageIndex
+    rows: I64
+    reasons: dict[int, str]
+
+
+class Part(NamedTuple):
+    """One task: rows of a source that go into one file, or several if they turn out too large."""
+
+    folder: Path
+    number: int
+    rows: I64
+    store: FileStore | ArchiveStore
+    options: PackOptions
+    fingerprint: str
+
+    @property
+    def columns_file(self) -> Path:
+        return self.folder / f"{self.number:05}.npz"
+
+
+def target_size(height: int, width: int, side: int | None) -> tuple[int, int]:
+    """Sides after the shorter one is cut down to `side`; images are never made larger."""
+    shorter = min(height, width)
+    if side is None or shorter <= side:
+        return height, width
+    return max(1, round(height * side / shorter)), max(1, round(width * side / shorter))
+
+
+def write_pack(
+    index: ImageIndex,
+    rows: I64,
+    length_N: I64,
+    folder: Path,
+    options: PackOptions,
+    workers: int,
+    progress: Callable[[int], None],
+) -> Packed:
+    """Rewrite these rows of an index of encoded images into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = list(_cut(index, rows, length_N, folder, options))
+    with ProcessPoolExecutor(max(1, workers)) as executor:
+        for number, _ in enumerate(executor.map(write_part, parts)):
+            progress(len(parts[number].rows))
+    return _assemble(parts, options)
+
+
+def _cut(
+    index: ImageIndex, rows: I64, length_N: I64, folder: Path, options: PackOptions
+) -> Iterator[Part]:
+    assert isinstance(index.store, FileStore | ArchiveStore)
+    sizes_X = _expected_bytes(index, rows, length_N, options)
+    part_X = np.cumsum(sizes_X) // PART_BYTES
+    starts = np.flatnonzero(np.diff(part_X, prepend=-1))
+    for number, part_rows in enumerate(np.split(rows, starts[1:])):
+        sides = index.heights_N[part_rows], index.widths_N[part_rows]
+        words = np.frombuffer(repr(asdict(options)).encode(), np.uint8)
+        fingerprint = hash_columns(part_rows, length_N[part_rows], *sides, words)
+        store = index.store.select(part_rows)
+        yield Part(folder, number, part_rows, store, options, fingerprint)
+
+
+def _expected_bytes(
+    index: ImageIndex, rows: I64, length_N: I64, options: PackOptions
+) -> NDArray[np.float64]:
+    if options.side is None:
+        return (length_N[rows] + 2 * TAR_BLOCK).astype(np.float64)
+    sides_X2 = np.stack([index.heights_N[rows], index.widths_N[rows]], axis=1).astype(np.float64)
+    factor_X1 = np.minimum(1, options.side / sides_X2.min(axis=1, keepdims=True))
+    pixels_X = np.rint(sides_X2 * factor_X1).prod(axis=1)
+    return np.asarray(pixels_X * (3 if options.raw else JPEG_BYTES_PER_PIXEL))
+
+
+def write_part(part: Part) -> None:
+    """All images of a part, unless an earlier run wrote them."""
+    if _read_columns(part) is not None:
+        return
+    writer = PartWriter(part)
+    places, kept, bad_rows, reasons = [], [], [], []
+    for at, row in enumerate(part.rows.tolist()):
+        try:
+            content, height, width, suffix = transform(part.store.read(at), part.options)
+        except Exception as error:  # whatever a decoder throws at a broken file names that file
+            bad_rows.append(row)
+            reasons.append(f"{type(error).__name__}: {error}")
+            continue
+        places.append((*writer.add(content, f"{row:09}{suffix}"), len(content), height, width))
+        kept.append(row)
+    writer.close()
+    table = np.array(places, np.int64).reshape(-1, 5)
+    unfinished = part.columns_file.with_suffix(".unfinished.npz")
+    np.savez(
+        unfinished, table=table, rows=np.array(kept, np.int64), files=writer.files,
+        bad_rows=np.array(bad_rows, np.int64), reasons=np.array(reasons, np.str_),
+        fingerprint=part.fingerprint,
+    )  # fmt: skip
+    unfinished.rename(part.columns_file)
+
+
+class PartWriter:
+    """Appends to a tar or a block of pixels, beginning another before it passes SHARD_BYTES."""
+
+    def __init__(self, part: Part) -> None:
+        self.files: list[str] = []
+        self._part = part
+        self._suffix = ".bin" if part.options.raw else ".tar"
+        self._path = Path()
+        self._file: io.BufferedWriter | None = None
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, content: bytes, name: str) -> tuple[int, int]:
+        """(file of this part, offset) of what was written."""
+        if self._file is None or self._size + len(content) + 4 * TAR_BLOCK > SHARD_BYTES:
+            self._begin()
+        assert self._file is not None
+        if self._tar is None:
+            offset = self._file.tell()
+            self._file.write(content)
+        else:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            offset = self._tar.offset + TAR_BLOCK
+            self._tar.addfile(info, io.BytesIO(content))
+        return len(self.files) - 1, offset
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        if self._tar is not None:
+            self._tar.close()
+        self._file.close()
+        self._path.rename(self._part.folder / self.files[-1])
+        self._file = None
+
+    @property
+    def _size(self) -> int:
+        assert self._file is not None
+        return self._tar.offset if self._tar is not None else self._file.tell()
+
+    def _begin(self) -> None:
+        self.close()
+        number = f"{self._part.number:05}" + (f"-{len(self.files)}" if self.files else "")
+        self.files.append(number + self._suffix)
+        self._path = self._part.folder / f".{self.files[-1]}.unfinished"
+        self._file = self._path.open("wb")
+        if not self._part.options.raw:
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+
+
+def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, str]:
+    """(bytes, height, width, file suffix) of one image in the pack."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        kind = image.format or "JPEG"
+        height, width = _upright_size(image)
+        target = target_size(height, width, options.side)
+        if options.raw is None and (options.side is None or target == (height, width)):
+            return encoded, height, width, SUFFIX_OF.get(kind, ".img")
+        if kind == "JPEG":
+            image.draft("RGB", (2 * target[1], 2 * target[0]) if height <= width else
+                        (2 * max(target), 2 * max(target)))  # fmt: skip
+        pixels = to_rgb(ImageOps.exif_transpose(image))
+        if pixels.size != (target[1], target[0]):
+            pixels = pixels.resize((target[1], target[0]), Image.Resampling.BICUBIC, reducing_gap=3)
+    if options.raw is not None:
+        return pixels.tobytes(), *target, ".rgb"
+    encoder = io.BytesIO()
+    pixels.save(encoder, "JPEG", quality=options.quality)
+    return encoder.getvalue(), *target, ".jpg"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8 bits a channel; Pillow would cut 16-bit gray off at 255 instead of scaling it."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        high_bytes = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(high_bytes).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _read_columns(part: Part) -> dict[str, NDArray[Any]] | None:
+    """The columns of a part that is whole, None for one that is not there or another's."""
+    if not part.columns_file.exists():
+        return None
+    with np.load(part.columns_file) as stored:
+        columns = dict(stored)
+    return columns if str(columns["fingerprint"]) == part.fingerprint else None
+
+
+def _assemble(parts: list[Part], options: PackOptions) -> Packed:
+    files: list[Path] = []
+    tables, rows = [], []
+    reasons: dict[int, str] = {}
+    for part in parts:
+        columns = _read_columns(part)
+        assert columns is not None
+        table = columns["table"].copy()
+        table[:, 0] += len(files)
+        # Named as seen from the manifest, which lies beside the pack.
+        files += [Path("..", part.folder.name, str(name)) for name in columns["files"]]
+        tables.append(table)
+        rows.append(columns["rows"])
+        reasons |= dict(zip(columns["bad_rows"].tolist(), columns["reasons"].tolist(), strict=True))
+    file, offset, length, height, width = np.concatenate(tables).T
+    kind: Kind = "pixels" if options.raw is not None else "encoded"
+    places = file.astype(np.int32), offset.copy(), length.copy()
+    store = ArchiveStore(tuple(files), *places, width.astype(np.int32), kind)
+    return Packed(index_archive(store, height.astype(np.int32)), np.concatenate(rows), reasons)
+
+
+def clear_columns(folder: Path) -> None:
+    """Once the manifest is written, the parts' own columns are of no more use."""
+    for file in folder.glob("*.npz"):
+        file.unlink()

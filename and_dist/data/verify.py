@@ -1,0 +1,27 @@
+"""Decode every image once, as training would, and say which cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from and_dist.config import DataConfig
+from and_dist.data.bad_images import BadImages
+from and_dist.data.index import ImageIndex
+from and_dist.data.loader import FeatureLoader
+from and_dist.data.order import Rows
+
+IMAGES_PER_BATCH = 64
+
+
+def find_undecodable(
+    index: ImageIndex, rows: Rows, progress: Callable[[int], None]
+) -> dict[int, str]:
+    """Row -> reason, over the given rows."""
+    bad = BadImages(index, "skip", lambda _: None, largest_share=1.0)
+    config = DataConfig(image_size=16)
+    loader = FeatureLoader(index, config, IMAGES_PER_BATCH, torch.device("cpu"), bad)
+    for batch in loader.batches(rows):
+        progress(len(batch.rows_B))
+    return bad.reasons
