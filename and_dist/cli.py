@@ -85,6 +85,7 @@ def prepare(
 
 def run_training(config: Config) -> None:
     """Everything that can be refused is, before anything is written."""
+    from and_dist.data.cache import check_cache
     from and_dist.data.datasets import load_train_and_test
     from and_dist.encoders import ENCODERS
     from and_dist.metrics import Display
@@ -103,6 +104,7 @@ def run_training(config: Config) -> None:
     check_run_folder(config)
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
+    check_cache(train.index, config.data)
     with open_world(config.run.device, config.run.threads) as world:
         display = Display(is_shown=world.is_coordinator)
         display.say(

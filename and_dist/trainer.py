@@ -31,6 +31,7 @@ from and_dist.config import Config
 from and_dist.counter import derive_key
 from and_dist.curriculum import all_instances
 from and_dist.data.bad_images import BadImages
+from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
@@ -84,7 +85,8 @@ class Trainer:
         self.bad_images = BadImages(
             train.index, config.data.bad_images, self.say_aloud, left_out=train.left_out
         )
-        self.loader = TrainingLoader(train.index, config.data, self.order, world, self.bad_images)
+        index = cache_in_memory(train.index, config.data, world, self.bad_images)
+        self.loader = TrainingLoader(index, config.data, self.order, world, self.bad_images)
         self.evaluator = Evaluator(config, train, test, world, self.bad_images)
         self.encoder = build_encoder(config.encoder.name, config.encoder.feature_dim, config.seed)
         self.encoder.to(world.device)
@@ -234,6 +236,7 @@ class Trainer:
             "num_anchors": len(self.neighbourhoods.anchors_S),
             "images": {"rows": self.num_rows, "content_hash": self.content_hash},
             "config": self.config.model_dump(mode="json"),
+            "bad_images": self.bad_images.reasons,
             "metrics_bytes": self.metrics.flushed_size(),
         }
         name = self.progress.checkpoint_name
@@ -268,6 +271,7 @@ class Trainer:
         tensors = self._tensors()
         load_tensors(checkpoint, tensors, self.world)
         self.bank.features_SD.copy_(local_rows(tensors["bank"]))
+        self.bad_images.reasons = {int(r): why for r, why in state["bad_images"].items()}
         self.progress = Progress(**state["progress"])
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def explain(message: str) -> str:
     if re.search(r"File mapping failed|open|read|No such file|Permission", told):
         return "its file cannot be read"
     if "nvImageCodec failure" in told:
-        return "its format is none DALI decodes"
+        return "DALI knows no such image format, or its header is cut short"
     if "Failed to decode" in told:
         return "its data is damaged or cut short"
     return " ".join(told.split())[:200]

@@ -1,0 +1,107 @@
+"""`data.cache_gb`: decoded training images in memory, one copy a node, shared by its ranks.
+
+The ranks of a node decode a part each into one block of shared memory. Its name is deleted as soon
+as all have it open, so that it goes with the processes, however they end.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from and_dist.collectives import failing_together, gather_objects
+from and_dist.config import DataConfig
+from and_dist.data.bad_images import BadImages
+from and_dist.data.index import I32, ImageIndex
+from and_dist.data.pack import PackOptions, target_size, transform
+from and_dist.data.stores import U8, Box, MemoryStore, Store
+from and_dist.world import World
+
+SHARED_MEMORY = Path("/dev/shm")
+LARGEST_SIDE = 2**31
+
+
+def cached_sizes(index: ImageIndex, config: DataConfig) -> tuple[I32, I32]:
+    """Sides of the images as they will be kept; what is pixels already stays as it is."""
+    if index.store.kind == "pixels":
+        return index.heights_N, index.widths_N
+    sizes = [
+        target_size(height, width, config.cache_side)
+        for height, width in zip(index.heights_N.tolist(), index.widths_N.tolist(), strict=True)
+    ]
+    heights_N, widths_N = np.array(sizes, np.int32).reshape(-1, 2).T.copy()
+    return heights_N, widths_N
+
+
+def check_cache(index: ImageIndex, config: DataConfig) -> None:
+    """ValueError if the images do not fit what they are given."""
+    if not config.cache_gb or isinstance(index.store, MemoryStore):
+        return
+    heights_N, widths_N = cached_sizes(index, config)
+    needed = 3 * int((heights_N.astype(np.int64) * widths_N).sum()) / 1e9
+    if needed > config.cache_gb:
+        raise ValueError(
+            f"data.cache_gb={config.cache_gb:g} is too little for {len(index):,} decoded images, "
+            f"which need {needed:.2f} GB; allow that, or make them smaller by data.cache_side"
+        )
+
+
+def cache_in_memory(
+    index: ImageIndex, config: DataConfig, world: World, bad: BadImages
+) -> ImageIndex:
+    """The same images, decoded, in memory; the index as it is where no cache is asked for."""
+    if not config.cache_gb or isinstance(index.store, MemoryStore):
+        return index
+    heights_N, widths_N = cached_sizes(index, config)
+    ends_N = np.cumsum(3 * heights_N.astype(np.int64) * widths_N)
+    block = _shared_block(int(ends_N[-1]), world)
+    offset_N = np.concatenate([[0], ends_N[:-1]])
+    store = MemoryStore(block, offset_N, heights_N, widths_N, "the cache")
+    with failing_together(world, "filling data.cache"):
+        rows = range(world.local_rank, len(index), world.local_size)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for found in threads.map(lambda row: _fill(index.store, store, row, config), rows):
+                bad.add(found)
+    return ImageIndex(store, heights_N, widths_N, index.content_hash)
+
+
+def _shared_block(size: int, world: World) -> U8:
+    """The same memory in all ranks of this node."""
+    path = None
+    with failing_together(world, "making room for data.cache"):
+        if world.local_rank == 0:
+            handle, path = tempfile.mkstemp(prefix="and-dist-", dir=SHARED_MEMORY)
+            os.posix_fallocate(handle, 0, size)
+            os.close(handle)
+    places = gather_objects(world, (platform.node(), path))
+    mine = next(place for node, place in places if node == platform.node() and place)
+    block = np.memmap(mine, np.uint8, "r+")
+    gather_objects(world, "open")
+    if path is not None:
+        os.unlink(path)
+    return block
+
+
+def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> dict[int, str]:
+    """Decode one image into its place; {row: reason} if it cannot be."""
+    place = cache.pixels(row)
+    height, width = place.shape[:2]
+    try:
+        if source.kind == "pixels":
+            place[:] = source.fetch(row, Box(0, 0, height, width))
+            return {}
+        assert not isinstance(source, MemoryStore)
+        side = config.cache_side or LARGEST_SIDE
+        content, *found, _ = transform(source.read(row), PackOptions(raw=side))
+        if found != [height, width]:
+            return {row: f"it is {found[0]} x {found[1]} pixels now, not {height} x {width}"}
+        place[:] = np.frombuffer(content, np.uint8).reshape(place.shape)
+    except Exception as error:  # whatever a decoder throws at a broken file names that file
+        return {row: f"{type(error).__name__}: {error}"}
+    return {}

@@ -1,0 +1,281 @@
+"""What real data sets contain, each as a real file, read by the real pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from and_dist.config import DataConfig
+from and_dist.data.bad_images import BadImages
+from and_dist.data.datasets import index_folder
+from and_dist.data.index import ImageIndex
+from and_dist.data.loader import Batch, TrainingLoader
+from and_dist.data.order import Order
+from and_dist.data.pack import PackOptions
+from and_dist.data.prepare import Job, prepare
+from and_dist.world import World
+
+CONFIG = DataConfig(image_size=16, bad_images="skip", jitter=0.0, hue=0.0, grayscale=0.0)
+COUNT = 40
+
+
+class Silent:
+    def start(self, what: str, total: int) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+
+def picture(width: int = 48, height: int = 36, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """39 good pictures; a test adds the odd one."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(COUNT - 1):
+        picture(seed=number).save(images / f"{number:02}.jpg", quality=90)
+    return images
+
+
+class Reader:
+    """A loader over an index, and what it said of bad images."""
+
+    def __init__(self, index: ImageIndex, policy: str = "skip") -> None:
+        self.said: list[str] = []
+        self.bad = BadImages(index, policy, self.said.append)  # type: ignore[arg-type]
+        world = World(0, 1, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
+        self._loader = TrainingLoader(index, CONFIG, Order(len(index), 8, 0), world, self.bad)
+
+    def epoch(self, number: int = 0) -> list[Batch]:
+        return list(self._loader.batches(number))
+
+    def images(self) -> dict[int, torch.Tensor]:
+        return {
+            row: image
+            for batch in self.epoch()
+            for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
+            if row >= 0
+        }
+
+    def rows(self, number: int = 0) -> list[int]:
+        return sorted(r for batch in self.epoch(number) for r in batch.rows_B.tolist() if r >= 0)
+
+
+def save_gray_16(path: Path) -> None:
+    Image.fromarray(np.full((30, 40), 0x80FF, np.uint16)).save(path)
+
+
+def save_exif(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(path, exif=exif)
+
+
+def save_animation(path: Path) -> None:
+    picture().save(path, save_all=True, append_images=[picture(seed=1)])
+
+
+GOOD: dict[str, Callable[[Path], None]] = {
+    "cmyk.jpg": lambda path: picture().convert("CMYK").save(path),
+    "gray.jpg": lambda path: picture().convert("L").save(path),
+    "palette.png": lambda path: picture().convert("P").save(path),
+    "transparent.png": lambda path: picture().convert("RGBA").save(path),
+    "sixteen-bit.png": save_gray_16,
+    "one-pixel.png": lambda path: Image.new("RGB", (1, 1), (9, 8, 7)).save(path),
+    "one-pixel.jpg": lambda path: Image.new("RGB", (1, 1), (9, 8, 7)).save(path),
+    "thin.png": lambda path: Image.new("RGB", (3000, 1)).save(path),
+    "turned.jpg": save_exif,
+    "progressive.jpg": lambda path: picture().save(path, progressive=True),
+    "n" * 251 + ".jpg": lambda path: picture().save(path),
+    os.fsdecode(b"caf\xe9\xff.jpg"): lambda path: picture().save(path),
+    'spaces \' and "quotes".jpg': lambda path: picture().save(path),
+}
+
+
+@pytest.mark.parametrize("name", GOOD, ids=lambda name: ascii(name)[:20])
+def test_odd_images_are_read(folder: Path, name: str) -> None:
+    GOOD[name](folder / name)
+    reader = Reader(index_folder(folder).index)
+    assert reader.rows() == list(range(COUNT))
+    assert reader.said == []
+
+
+def test_sixteen_bits_are_scaled_not_cut(folder: Path) -> None:
+    save_gray_16(folder / "sixteen-bit.png")
+    index = index_folder(folder).index
+    row = list(index.store.names).index("sixteen-bit.png")
+    for batch in Reader(index).epoch():
+        for at in (batch.rows_B == row).nonzero().flatten().tolist():
+            pixels = batch.images_BCHW[at] * torch.tensor(CONFIG.std)[:, None, None]
+            gray = 255 * (pixels + torch.tensor(CONFIG.mean)[:, None, None])
+            assert (gray - 128).abs().max() < 2
+
+
+def cut_short(path: Path) -> None:
+    picture(200, 150).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def shorten(path: Path) -> None:
+    """To its first bytes, so that no crop of it can be read."""
+    os.truncate(path, 300)
+
+
+def save_huge(path: Path) -> None:
+    Image.new("L", (20_000, 20_000)).save(path, quality=30)
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "gone.jpg")
+
+
+HEADER_TELLS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty.jpg": (lambda path: path.write_bytes(b""), "it is empty"),
+    "text.jpg": (lambda path: path.write_text("hello"), "its header is of no known image format"),
+    "dangling.jpg": (link_to_nothing, "it cannot be read: No such file or directory"),
+    "huge.jpg": (save_huge, "20000 x 20000 pixels are more than"),
+}
+
+
+@pytest.mark.parametrize("name", HEADER_TELLS)
+def test_what_the_header_tells_never_enters_the_index(folder: Path, name: str) -> None:
+    make, reason = HEADER_TELLS[name]
+    make(folder / name)
+    with pytest.raises(ValueError, match=r"data\.bad_images=skip") as caught:
+        index_folder(folder)
+    assert f"{folder / name}: {reason}" in str(caught.value)
+    images = index_folder(folder, "skip")
+    assert len(images.index) == COUNT - 1
+    (line,) = images.left_out
+    assert line.startswith(f"{folder / name}: {reason}")
+    assert Reader(images.index).rows() == list(range(COUNT - 1))
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users on this system")
+def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "secret.jpg").write_bytes(b"secret")
+    (folder / "secret.jpg").chmod(0)
+    user = os.geteuid()
+    for parent in [folder, *folder.parents][:4]:
+        parent.chmod(0o755)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        images = index_folder(folder, "skip")
+    finally:
+        os.seteuid(user)
+    assert images.left_out == (f"{folder / 'secret.jpg'}: it cannot be read: Permission denied",)
+
+
+UNKNOWN = "DALI knows no such image format, or its header is cut short"
+DECODING_TELLS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "short.jpg": (cut_short, "its data is damaged or cut short"),
+    "animation.gif": (
+        save_animation,
+        "DALI knows no such image format, or its header is cut short",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECODING_TELLS)
+def test_what_decoding_tells_is_left_out_once_and_named_once(folder: Path, name: str) -> None:
+    make, reason = DECODING_TELLS[name]
+    make(folder / name)
+    index = index_folder(folder).index
+    bad_row = list(index.store.names).index(name)
+    reader = Reader(index)
+    for epoch in range(3):
+        assert reader.rows(epoch) == [row for row in range(COUNT) if row != bad_row]
+    assert reader.said == [f"left out {folder / name}: {reason}"]
+    with pytest.raises(RuntimeError, match=r"data\.bad_images=skip") as caught:
+        Reader(index, "stop").epoch()
+    assert f"{folder / name}: {reason}" in str(caught.value)
+
+
+def test_the_other_images_are_the_same_as_without_the_bad_one(folder: Path) -> None:
+    picture(seed=99).save(folder / "zz.jpg")
+    index = index_folder(folder).index
+    whole = Reader(index).images()
+    shorten(folder / "zz.jpg")
+    seen = Reader(index).images()
+    assert seen.keys() == whole.keys() - {COUNT - 1}
+    assert all(torch.equal(image, whole[row]) for row, image in seen.items())
+
+
+def damage_while_reading(folder: Path, damage: Callable[[Path], object]) -> Reader:
+    """The file of the last step goes bad after the first batch is out."""
+    picture(seed=99).save(folder / "zz.jpg")
+    index = index_folder(folder).index
+    order = Order(COUNT, 8, 0)
+    victim = folder / index.store.names[int(order.global_rows(0, 4)[0])]
+    reader = Reader(index)
+    batches: Iterator[Batch] = reader._loader.batches(0)
+    rows = next(batches).rows_B.tolist()
+    damage(victim)
+    rows += [row for batch in batches for row in batch.rows_B.tolist()]
+    assert rows.count(-1) == 1
+    assert len({row for row in rows if row >= 0}) == COUNT - 1
+    assert str(victim) in reader.said[0]
+    return reader
+
+
+def test_a_file_deleted_while_training_is_left_out(folder: Path) -> None:
+    reader = damage_while_reading(folder, Path.unlink)
+    assert reader.said[0].endswith("its file cannot be read")
+
+
+def test_a_file_shortened_while_training_is_left_out(folder: Path) -> None:
+    reader = damage_while_reading(folder, shorten)
+    assert reader.said[0].endswith(UNKNOWN)
+
+
+def test_a_file_replaced_by_a_smaller_image_is_left_out(folder: Path) -> None:
+    reader = damage_while_reading(folder, lambda path: picture(8, 6).save(path))
+    assert "6 x 8 pixels now" in reader.said[0]
+
+
+def packed(folder: Path, out: Path, options: PackOptions) -> ImageIndex:
+    return prepare(Job(folder, out, options, "stop", 1, Silent()))["train"].index
+
+
+@pytest.mark.parametrize("options", [PackOptions(pack=True), PackOptions(raw=32)])
+def test_an_archive_cut_short_while_training_loses_its_end(
+    folder: Path, tmp_path: Path, options: PackOptions
+) -> None:
+    index = packed(folder, tmp_path / "out", options)
+    path = (tmp_path / "out" / "train" / index.store.files[0]).resolve()
+    last = int(index.store.offset_N[-1])
+    os.truncate(path, last + 10)
+    reader = Reader(index)
+    assert reader.rows() == list(range(COUNT - 2))
+    assert "ends before byte" in reader.said[0]
+
+
+def test_more_than_one_percent_is_no_accident(folder: Path) -> None:
+    for number in range(4):
+        cut_short(folder / f"x{number}.jpg")
+    with pytest.raises(RuntimeError, match=r"[2-4] of 43 images cannot be read, more than 1%"):
+        Reader(index_folder(folder).index).rows()
+
+
+def test_a_batch_of_bad_images_alone_still_has_its_shape(tmp_path: Path) -> None:
+    for number in range(300):
+        picture(seed=number).save(tmp_path / f"{number:03}.jpg")
+    index = index_folder(tmp_path).index
+    order = Order(300, 2, 0)
+    for row in order.global_rows(0, 3).tolist():
+        shorten(tmp_path / index.store.names[row])
+    reader = Reader(index)
+    world = World(0, 1, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
+    batches = list(TrainingLoader(index, CONFIG, order, world, reader.bad).batches(0))
+    assert batches[3].rows_B.tolist() == [-1, -1]
+    assert all(batch.images_BCHW.shape == (2, 3, 16, 16) for batch in batches)
