@@ -36,6 +36,8 @@ BATCHES_AHEAD = 4
 
 
 class Batch(NamedTuple):
+    """Good until the next one is asked for: on a CPU the images are not copied out of DALI."""
+
     images_BCHW: Tensor
     rows_B: Tensor
 

@@ -60,8 +60,9 @@ class ImagePipeline:
         self._pipeline = _build(spec, self._next_feeds)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """The images of each request in turn; requests are read ahead. After a DecodeError, or
-        when it is left early, the next stream starts from a clean pipeline all the same."""
+        """The images of each request in turn; requests are read ahead. On a CPU they lie in DALI's
+        own memory, good until the next are asked for. After a DecodeError, or when it is left
+        early, the next stream starts from a clean pipeline all the same."""
         self._requests = iter(requests)
         try:
             yield from self._outputs()
@@ -89,9 +90,10 @@ class ImagePipeline:
                     failure, self._failure = self._failure, None
                     raise failure from None
                 raise DecodeError(str(error)) from None
-            images_BXXX = torch.from_dlpack(images.as_tensor()).clone()
-            # On a GPU the channels come last, which is what convolutions like there.
-            yield images_BXXX.permute(0, 3, 1, 2) if self.spec.on_gpu else images_BXXX
+            images_BXXX = torch.from_dlpack(images.as_tensor())
+            # On a GPU the step may still run when the next batch overwrites this one, and the
+            # channels come last, which is what convolutions like there.
+            yield images_BXXX.clone().permute(0, 3, 1, 2) if self.spec.on_gpu else images_BXXX
 
     def _next_feeds(self) -> tuple[Any, ...]:
         """Called by DALI whenever its queue has room; StopIteration ends the stream."""

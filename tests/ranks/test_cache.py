@@ -41,7 +41,7 @@ def images_of(world: World, folder: Path, config: DataConfig) -> tuple[dict[int,
     images = {
         row: image
         for batch in batches
-        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
+        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW.clone(), strict=True)
         if row >= 0
     }
     return images, index.store.kind

@@ -20,6 +20,7 @@ from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.world import World
+from tests.unit.data.test_loader import kept
 
 CONFIG = DataConfig(image_size=16, bad_images="skip", jitter=0.0, hue=0.0, grayscale=0.0)
 COUNT = 40
@@ -56,13 +57,13 @@ class Reader:
         self._loader = TrainingLoader(index, CONFIG, Order(len(index), 8, 0), world, self.bad)
 
     def epoch(self, number: int = 0) -> list[Batch]:
-        return list(self._loader.batches(number))
+        return kept(self._loader.batches(number))
 
     def images(self) -> dict[int, torch.Tensor]:
         return {
             row: image
             for batch in self.epoch()
-            for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
+            for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW.clone(), strict=True)
             if row >= 0
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,11 @@ def pixels_of(batch: Batch, config: DataConfig) -> Tensor:
 def training_batches(
     index: ImageIndex, config: DataConfig, epoch: int, rank: int = 0, size: int = 1
 ) -> list[Batch]:
-    return list(training_loader(index, config, rank, size).batches(epoch))
+    return kept(training_loader(index, config, rank, size).batches(epoch))
+
+
+def kept(batches: Iterable[Batch]) -> list[Batch]:
+    return [Batch(batch.images_BCHW.clone(), batch.rows_B) for batch in batches]
 
 
 def training_loader(
@@ -62,7 +67,7 @@ def training_loader(
 def feature_batches(index: ImageIndex, config: DataConfig, batch_size: int) -> list[Batch]:
     bad = BadImages(index, config.bad_images)
     loader = FeatureLoader(index, config, batch_size, CPU, bad)
-    return list(loader.batches(np.arange(len(index))))
+    return kept(loader.batches(np.arange(len(index))))
 
 
 def images_by_row(batches: list[Batch]) -> dict[int, Tensor]:
@@ -96,9 +101,9 @@ def test_files_come_the_same_at_any_world_size(photos: ImageIndex) -> None:
 
 def test_an_epoch_continues_at_a_step_as_it_would_have() -> None:
     loader = training_loader(SHAPES, DataConfig())
-    whole = list(loader.batches(3))
+    whole = kept(loader.batches(3))
     for first in (7, 0, 4):
-        rest = list(loader.batches(3, first))
+        rest = kept(loader.batches(3, first))
         assert len(rest) == len(whole) - first
         for ours, theirs in zip(rest, whole[first:], strict=True):
             assert torch.equal(ours.images_BCHW, theirs.images_BCHW)
@@ -107,7 +112,7 @@ def test_an_epoch_continues_at_a_step_as_it_would_have() -> None:
 
 def test_an_epoch_left_early_does_not_leak_into_the_next() -> None:
     loader = training_loader(SHAPES, DataConfig())
-    whole = list(loader.batches(1))
+    whole = kept(loader.batches(1))
     for _ in loader.batches(0):
         break
     assert all(

@@ -17,6 +17,7 @@ from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.world import World
 from tests.unit.data.test_bad_images import Silent
+from tests.unit.data.test_loader import kept
 
 CPU = torch.device("cpu")
 CONFIG = DataConfig(image_size=16, flip=True)
@@ -54,7 +55,7 @@ def batches_of(
     world = World(rank, size, rank, size, CPU, None)  # type: ignore[arg-type]
     bad = BadImages(index, "stop")
     loader = TrainingLoader(index, CONFIG, Order(len(index), 8, 3), world, bad)
-    return list(loader.batches(epoch, first_step))
+    return kept(loader.batches(epoch, first_step))
 
 
 def real_images(batches: list[Batch]) -> list[tuple[int, torch.Tensor]]:
@@ -108,7 +109,7 @@ def test_the_test_view_is_the_same_to_the_bit_each_time(
         loader = FeatureLoader(
             indices[kind], config, batch_size, CPU, BadImages(indices[kind], "stop")
         )
-        images = torch.cat([batch.images_BCHW for batch in loader.batches(np.arange(COUNT))])
+        images = torch.cat([batch.images_BCHW for batch in kept(loader.batches(np.arange(COUNT)))])
         runs.append(images)
     assert torch.equal(*runs)
 
