@@ -157,7 +157,7 @@ def assert_equal_crops(index: ImageIndex, world: World) -> float:
 
 def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
     """A bare DALI graph up to a stage, fed the same crops over and over."""
-    encoded = [np.frombuffer(str(path).encode(), np.uint8) for path in paths]
+    encoded = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
     rows = np.arange(len(paths))
     sizes = np.full(len(paths), 375, np.int32), np.full(len(paths), 500, np.int32)
     views = training_views(CONFIG, 0, 0, rows, *sizes)
@@ -171,8 +171,7 @@ def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
 
     pipeline = Pipeline(BATCH, os.cpu_count() or 1, None, prefetch_queue_depth=3)
     with pipeline:
-        path, start, shape, direct = fn.external_source(source=feed, num_outputs=4, batch=True)
-        file = fn.io.file.read(path, dont_use_mmap=True)
+        file, start, shape, direct = fn.external_source(source=feed, num_outputs=4, batch=True)
         if stage == "decode whole":
             pixels = fn.decoders.image(file, output_type=types.RGB)
         else:

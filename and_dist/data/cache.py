@@ -20,7 +20,7 @@ from and_dist.config import DataConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import I32, ImageIndex
 from and_dist.data.pack import PackOptions, target_size, transform
-from and_dist.data.stores import U8, Box, MemoryStore, Store
+from and_dist.data.stores import U8, Box, FileStore, MemoryStore, Store
 from and_dist.world import World
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -94,6 +94,7 @@ def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> di
     height, width = place.shape[:2]
     try:
         if source.kind == "pixels":
+            assert not isinstance(source, FileStore)
             place[:] = source.fetch(row, Box(0, 0, height, width))
             return {}
         assert not isinstance(source, MemoryStore)

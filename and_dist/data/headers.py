@@ -48,6 +48,49 @@ def size_of_bytes(encoded: bytes) -> tuple[int, int]:
     return size_of_head(encoded) or _size_by_pillow(encoded)
 
 
+def check_decodable(encoded: bytes, height: int, width: int) -> None:
+    """Unreadable if DALI must not be given this image.
+
+    DALI 2.4 starts decoding the first images of a batch while it reads the headers of the others; a
+    header it cannot read frees what those are working on, and the process dies of it. Damage behind
+    the header is found in time, and is an error like any other.
+    """
+    size = size_of_bytes(encoded)
+    if size != (height, width):
+        raise Unreadable(
+            f"it is {size[0]} x {size[1]} pixels now, {height} x {width} when it was listed"
+        )
+    if encoded.startswith(b"GIF8"):
+        raise Unreadable("DALI decodes no GIF")
+    if not _reaches_its_pixels(encoded):
+        raise Unreadable("its header is cut short")
+
+
+def _reaches_its_pixels(encoded: bytes) -> bool:
+    """Whether the segments or chunks before the pixel data are whole."""
+    if encoded.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 4 <= len(encoded) and encoded[at] == 0xFF:
+            marker = encoded[at + 1]
+            if marker == 0xDA:
+                return at + 2 + int.from_bytes(encoded[at + 2 : at + 4]) < len(encoded)
+            if marker == 0xFF:
+                at += 1
+            elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+                at += 2
+            else:
+                at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+        return False
+    if encoded.startswith(PNG_SIGNATURE):
+        at = len(PNG_SIGNATURE)
+        while at + 8 <= len(encoded):
+            if encoded[at + 4 : at + 8] == b"IDAT":
+                return True
+            at += 12 + int.from_bytes(encoded[at : at + 4])
+        return False
+    return True
+
+
 def size_of_head(head: bytes) -> tuple[int, int] | None:
     """None if the first bytes do not tell."""
     if head.startswith(PNG_SIGNATURE) and len(head) >= 24:

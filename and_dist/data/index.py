@@ -109,6 +109,7 @@ def save_manifest(images: LabelledImages, folder: Path, length_N: NDArray[np.int
     }  # fmt: skip
     about: dict[str, Any] = {"format": FORMAT, "kind": store.kind, "rows": len(index)}
     if isinstance(store, FileStore):
+        about["kind"] = "files"
         about["root"] = str(store.root)
         columns |= {"name_ends": store.names.ends}
         store.names.text.tofile(unfinished / "names.bin")
@@ -136,7 +137,7 @@ def open_manifest(folder: Path) -> LabelledImages:
             raise ValueError(f"it is of format {about.get('format')}, this program reads {FORMAT}")
         columns = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
         heights_N, widths_N = columns["heights"], columns["widths"]
-        if about["kind"] == "path":
+        if about["kind"] == "files":
             names = Names(np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"])
             store: Store = FileStore(Path(about["root"]), names)
         else:

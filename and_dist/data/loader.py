@@ -20,6 +20,7 @@ from torch import Tensor
 from and_dist.config import DataConfig
 from and_dist.data.augment import Views, centre_views, training_views
 from and_dist.data.bad_images import BadImages
+from and_dist.data.headers import Unreadable, check_decodable
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
 from and_dist.data.pipeline import (
@@ -29,7 +30,7 @@ from and_dist.data.pipeline import (
     Request,
     explain_failures,
 )
-from and_dist.data.stores import U8, Box
+from and_dist.data.stores import U8, Box, FileStore, MemoryStore
 from and_dist.world import World
 
 BATCHES_AHEAD = 4
@@ -112,10 +113,23 @@ class BatchStream:
         boxes = np.concatenate([views.start_B2, views.shape_B2], axis=1).tolist()
         for row, box in zip(rows_B.tolist(), boxes, strict=True):
             try:
-                fetched.append(self._index.store.fetch(row, Box(*box)))
+                fetched.append(self._fetch_one(row, Box(*box)))
+            except Unreadable as error:
+                failures[row] = str(error)
             except OSError as error:
                 failures[row] = f"it cannot be read: {error.strerror or error}"
         return fetched, failures
+
+    def _fetch_one(self, row: int, box: Box) -> U8:
+        """What DALI takes: the encoded image, looked at before, or the box of its pixels."""
+        store = self._index.store
+        if store.kind == "pixels":
+            assert not isinstance(store, FileStore)
+            return store.fetch(row, box)
+        assert not isinstance(store, MemoryStore)
+        encoded = store.read(row)
+        check_decodable(encoded, int(self._index.heights_N[row]), int(self._index.widths_N[row]))
+        return np.frombuffer(encoded, dtype=np.uint8)
 
 
 class TrainingLoader:

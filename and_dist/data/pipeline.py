@@ -1,4 +1,4 @@
-"""The one DALI graph: read, decode and crop, resize, colour, mirror, normalise.
+"""The one DALI graph: decode and crop, resize, colour, mirror, normalise.
 
 Every random choice comes in as a number (augment.Views); DALI's own random operators are not used.
 The only module that knows DALI.
@@ -6,7 +6,6 @@ The only module that knows DALI.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -129,13 +128,6 @@ def explain_failures(
 def explain(message: str) -> str:
     """DALI's message about one image, in words."""
     told = message.rpartition("encountered:")[2]
-    window = re.search(r"window \[0?.*?\] is not valid for image dimensions \[(.*?)\]", told)
-    if window:
-        return f"it is {window[1]} pixels now, which is not what was listed"
-    if re.search(r"File mapping failed|open|read|No such file|Permission", told):
-        return "its file cannot be read"
-    if "nvImageCodec failure" in told:
-        return "DALI knows no such image format, or its header is cut short"
     if "Failed to decode" in told:
         return "its data is damaged or cut short"
     return " ".join(told.split())[:200]
@@ -178,9 +170,6 @@ def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:
     """The box of each image: cut by the store from pixels, while decoding from encoded images."""
     if spec.kind == "pixels":
         return image.gpu() if spec.on_gpu else image
-    if spec.kind == "path":
-        # Without mmap: a file that shrinks under a mapping would end the process by a bus error.
-        image = fn.io.file.read(image, dont_use_mmap=True)
     start, shape = box
     return fn.decoders.image_slice(
         image,

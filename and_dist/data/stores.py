@@ -1,8 +1,8 @@
 """Where images lie, and how the bytes of one reach DALI.
 
-A file of its own is named to DALI, whose threads read it. An image inside an archive, or raw
-pixels, are read here with pread: no page of theirs is ever mapped, so a file that shrinks under a
-running job is an error with a name and not a bus error, and any number of threads may read at once.
+All of them are read here, by plain reads and preads from any number of threads. Nothing is mapped,
+so a file that shrinks under a running job is an error with a name and not a bus error; and what
+DALI is given has been looked at (headers.check_decodable), byte for byte.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
-Kind = Literal["path", "encoded", "pixels"]
+Kind = Literal["encoded", "pixels"]
 
 
 class Box(NamedTuple):
@@ -68,22 +68,20 @@ class FileStore:
 
     root: Path
     names: Names
-    kind: Kind = "path"
-
-    def fetch(self, row: int, box: Box) -> U8:  # noqa: ARG002 - DALI cuts while it decodes
-        return np.frombuffer(os.fsencode(self.path(row)), dtype=np.uint8)
+    kind: Kind = "encoded"
 
     def read(self, row: int) -> bytes:
-        return self.path(row).read_bytes()
-
-    def path(self, row: int) -> Path:
-        return self.root / self.names[row]
+        descriptor = os.open(self.name(row), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
 
     def select(self, rows: NDArray[np.int64]) -> FileStore:
         return replace(self, names=self.names.select(rows))
 
     def name(self, row: int) -> str:
-        return str(self.path(row))
+        return os.path.join(self.root, self.names[row])
 
 
 class FileReader:
@@ -136,8 +134,7 @@ class ArchiveStore:
         return self._reader.read(file, offset, int(self.length_N[row]))
 
     def fetch(self, row: int, box: Box) -> U8:
-        if self.kind == "encoded":
-            return np.frombuffer(self.read(row), dtype=np.uint8)
+        assert self.kind == "pixels"
         file, offset = int(self.file_N[row]), int(self.offset_N[row])
         line = 3 * int(self.widths_N[row])
         lines = self._reader.read(file, offset + box.top * line, box.height * line)
@@ -180,5 +177,5 @@ class MemoryStore:
 
 
 Store = FileStore | ArchiveStore | MemoryStore
-"""Images by row. fetch(row, box): what DALI takes, a path, encoded bytes, or the box of the pixels.
+"""Images by row. read(row): the encoded bytes; fetch(row, box): of pixels, those in the box.
 name(row): what to call the image in a message. select(rows): some rows as a store of their own."""

@@ -133,7 +133,7 @@ def test_test_images_of_files_are_torchvisions_resize_and_centre_crop(photos: Im
     batches = feature_batches(photos, config, 2)
     ours = torch.cat([pixels_of(batch, config) for batch in batches])
     for row, image in enumerate(ours):
-        picture = tv.pil_to_tensor(Image.open(photos.store.path(row)).convert("RGB"))
+        picture = tv.pil_to_tensor(Image.open(photos.store.name(row)).convert("RGB"))
         theirs = tv.center_crop(tv.resize(picture, [32], antialias=True), [28, 28])
         assert (image - theirs).abs().mean() < 1.5
         assert (image - theirs).abs().max() < 16
@@ -145,7 +145,7 @@ def test_crop_and_mirror_are_torchvisions(photos: ImageIndex) -> None:
     rows = np.arange(5)
     views = training_views(config, 5, 4, rows, photos.heights_N, photos.widths_N)
     for row in rows:
-        picture = tv.pil_to_tensor(Image.open(photos.store.path(row)).convert("RGB"))
+        picture = tv.pil_to_tensor(Image.open(photos.store.name(row)).convert("RGB"))
         box = [*views.start_B2[row].tolist(), *views.shape_B2[row].tolist()]
         theirs = tv.resized_crop(picture, *box, [24, 24], antialias=True)
         if views.flip_B[row]:
