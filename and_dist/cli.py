@@ -144,6 +144,6 @@ def main() -> None:
         if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         print(f"and-dist: rank {read_layout().rank}: {error}", file=sys.stderr)
         sys.exit(1)

@@ -22,6 +22,10 @@ from and_dist.world import World
 LARGEST_SHARE = 0.01
 
 
+class AllBad(RuntimeError):
+    """There is nothing left to stand in for a bad image."""
+
+
 class BadImages:
     """The bad rows of one index, known to this rank; share() makes them known to all."""
 
@@ -86,4 +90,7 @@ class BadImages:
             )
 
     def _any_good_row(self) -> int:
-        return next(row for row in range(len(self._index)) if row not in self.reasons)
+        for row in range(len(self._index)):
+            if row not in self.reasons:
+                return row
+        raise AllBad(f"none of {len(self._index)} images can be read")

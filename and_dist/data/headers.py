@@ -17,6 +17,15 @@ from PIL import Image, UnidentifiedImageError
 HEAD_BYTES = 16384
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION_TAG = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -32,6 +41,10 @@ def size_of_file(path: str | Path) -> tuple[int, int, int]:
             length = os.fstat(descriptor).st_size
             head = os.read(descriptor, HEAD_BYTES)
             size = size_of_head(head)
+            if length > len(head) and head.startswith(PNG_SIGNATURE):
+                # A PNG may be turned by what stands behind its pixels.
+                tail = os.pread(descriptor, HEAD_BYTES, length - HEAD_BYTES)
+                size = None if b"eXIf" in tail else size
             if size is None and length > len(head):
                 head = os.pread(descriptor, length, 0)
         finally:
@@ -103,7 +116,7 @@ def size_of_head(head: bytes) -> tuple[int, int] | None:
 
 def _size_of_jpeg(head: bytes) -> tuple[int, int] | None:
     """Walk the segments to the frame header; an EXIF segment on the way may swap the sides."""
-    at, is_turned = 2, False
+    at, is_turned, has_exif = 2, False, False
     while at + 9 <= len(head):
         if head[at] != 0xFF:
             return None
@@ -117,9 +130,10 @@ def _size_of_jpeg(head: bytes) -> tuple[int, int] | None:
             if height == 0 or width == 0:
                 return None
             return (width, height) if is_turned else (height, width)
-        if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0":
+        if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0" and not has_exif:
             if at + 2 + length > len(head):
                 return None
+            has_exif = True
             is_turned = _exif_orientation(head[at + 10 : at + 2 + length]) in (5, 6, 7, 8)
         at += 2 + length
     return None
@@ -146,9 +160,28 @@ def _size_by_pillow(encoded: bytes) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(encoded)) as image:
-                turned = image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-                return (image.width, image.height) if turned else (image.height, image.width)
+                return upright_size(image)
     except UnidentifiedImageError:
         raise Unreadable("its header is of no known image format") from None
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a decoder may throw anything at bytes that are no image
         raise Unreadable(str(error) or type(error).__name__) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as DALI shows an image that Pillow has opened."""
+    is_turned = orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF segment says, and by nothing else (Pillow would follow XMP)."""
+    turn = TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be done: Pillow turns TIFFs by itself."""
+    exif = image.info.get("exif")
+    if image.format == "TIFF" or not isinstance(exif, bytes):
+        return 1
+    return _exif_orientation(exif.removeprefix(b"Exif\0\0"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,12 @@ def save_manifest(images: LabelledImages, folder: Path, length_N: NDArray[np.int
         columns |= {"name_ends": store.names.ends}
         store.names.text.tofile(unfinished / "names.bin")
     elif isinstance(store, ArchiveStore):
-        about["files"] = [str(path) for path in store.files]
+        # What lies beside the manifest is named from there, so that both can be moved together.
+        base = folder.absolute()
+        about["files"] = [
+            os.path.relpath(path, base) if path.is_relative_to(base.parent) else str(path)
+            for path in store.files
+        ]
         columns |= {"file": store.file_N, "offset": store.offset_N}
     else:
         raise AssertionError("pixels in memory have no manifest")
@@ -141,7 +147,6 @@ def open_manifest(folder: Path) -> LabelledImages:
             names = Names(np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"])
             store: Store = FileStore(Path(about["root"]), names)
         else:
-            # A pack lies beside its manifest, so that both can be moved together.
             files = tuple(folder / path for path in about["files"])
             where = columns["file"], columns["offset"], columns["length"]
             store = ArchiveStore(files, *where, widths_N, about["kind"])

@@ -8,19 +8,21 @@ part whose columns are there and belong to the same rows and options is not writ
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from and_dist.data.headers import upright, upright_size
 from and_dist.data.index import ImageIndex, hash_columns, index_archive
-from and_dist.data.stores import ArchiveStore, FileStore, Kind
+from and_dist.data.stores import ArchiveStore, FileStore, Kind, Store
 
 SHARD_BYTES = 2**30
 PART_BYTES = 2**28
@@ -51,7 +53,7 @@ class PackOptions:
             raise ValueError("--resize needs --pack, which writes what it resizes")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality} is not one of 1..100")
-        if min(self.raw or 1, self.resize or 1) < 1:
+        if any(side is not None and side < 1 for side in (self.raw, self.resize)):
             raise ValueError("--raw and --resize take a number of pixels above 0")
 
     @property
@@ -110,7 +112,7 @@ def write_pack(
     with ProcessPoolExecutor(max(1, workers)) as executor:
         for number, _ in enumerate(executor.map(write_part, parts)):
             progress(len(parts[number].rows))
-    return _assemble(parts, options)
+    return _assemble(parts, options, index.content_hash)
 
 
 def _cut(
@@ -122,10 +124,19 @@ def _cut(
     starts = np.flatnonzero(np.diff(part_X, prepend=-1))
     for number, part_rows in enumerate(np.split(rows, starts[1:])):
         sides = index.heights_N[part_rows], index.widths_N[part_rows]
-        words = np.frombuffer(repr(asdict(options)).encode(), np.uint8)
-        fingerprint = hash_columns(part_rows, length_N[part_rows], *sides, words)
         store = index.store.select(part_rows)
+        words = np.frombuffer(f"{options!r} {index.content_hash}".encode(), np.uint8)
+        fingerprint = hash_columns(part_rows, length_N[part_rows], *sides, words, _times(store))
         yield Part(folder, number, part_rows, store, options, fingerprint)
+
+
+def _times(store: FileStore | ArchiveStore) -> I64:
+    """When the files behind a store were last written: other files are other parts."""
+    if isinstance(store, FileStore):
+        paths = [store.name(row) for row in range(len(store.names))]
+    else:
+        paths = [str(path) for path in store.files]
+    return np.array([os.stat(path).st_mtime_ns for path in paths], np.int64)
 
 
 def _expected_bytes(
@@ -219,14 +230,14 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
     """(bytes, height, width, file suffix) of one image in the pack."""
     with Image.open(io.BytesIO(encoded)) as image:
         kind = image.format or "JPEG"
-        height, width = _upright_size(image)
+        height, width = upright_size(image)
         target = target_size(height, width, options.side)
         if options.raw is None and (options.side is None or target == (height, width)):
             return encoded, height, width, SUFFIX_OF.get(kind, ".img")
         if kind == "JPEG":
             image.draft("RGB", (2 * target[1], 2 * target[0]) if height <= width else
                         (2 * max(target), 2 * max(target)))  # fmt: skip
-        pixels = to_rgb(ImageOps.exif_transpose(image))
+        pixels = to_rgb(upright(image))
         if pixels.size != (target[1], target[0]):
             pixels = pixels.resize((target[1], target[0]), Image.Resampling.BICUBIC, reducing_gap=3)
     if options.raw is not None:
@@ -244,21 +255,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
 def _read_columns(part: Part) -> dict[str, NDArray[Any]] | None:
     """The columns of a part that is whole, None for one that is not there or another's."""
     if not part.columns_file.exists():
         return None
     with np.load(part.columns_file) as stored:
         columns = dict(stored)
-    return columns if str(columns["fingerprint"]) == part.fingerprint else None
+    is_whole = all((part.folder / str(name)).exists() for name in columns["files"])
+    return columns if is_whole and str(columns["fingerprint"]) == part.fingerprint else None
 
 
-def _assemble(parts: list[Part], options: PackOptions) -> Packed:
+def _assemble(parts: list[Part], options: PackOptions, source_hash: str) -> Packed:
     files: list[Path] = []
     tables, rows = [], []
     reasons: dict[int, str] = {}
@@ -267,8 +274,7 @@ def _assemble(parts: list[Part], options: PackOptions) -> Packed:
         assert columns is not None
         table = columns["table"].copy()
         table[:, 0] += len(files)
-        # Named as seen from the manifest, which lies beside the pack.
-        files += [Path("..", part.folder.name, str(name)) for name in columns["files"]]
+        files += [part.folder.absolute() / str(name) for name in columns["files"]]
         tables.append(table)
         rows.append(columns["rows"])
         reasons |= dict(zip(columns["bad_rows"].tolist(), columns["reasons"].tolist(), strict=True))
@@ -276,10 +282,18 @@ def _assemble(parts: list[Part], options: PackOptions) -> Packed:
     kind: Kind = "pixels" if options.raw is not None else "encoded"
     places = file.astype(np.int32), offset.copy(), length.copy()
     store = ArchiveStore(tuple(files), *places, width.astype(np.int32), kind)
-    return Packed(index_archive(store, height.astype(np.int32)), np.concatenate(rows), reasons)
+    index = index_archive(store, height.astype(np.int32))
+    # Raw pixels of one size all look alike from outside; what they were made of tells them apart.
+    words = np.frombuffer(f"{source_hash} {index.content_hash}".encode(), np.uint8)
+    index = replace(index, content_hash=hash_columns(words))
+    return Packed(index, np.concatenate(rows), reasons)
 
 
-def clear_columns(folder: Path) -> None:
-    """Once the manifest is written, the parts' own columns are of no more use."""
-    for file in folder.glob("*.npz"):
-        file.unlink()
+def clear_leftovers(folder: Path, store: Store) -> None:
+    """Once the manifest is written: the parts' columns, and files of earlier packs."""
+    kept = {path.name for path in store.files} if isinstance(store, ArchiveStore) else set()
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name not in kept:
+            file.unlink()
+    if folder.is_dir() and not kept:
+        folder.rmdir()

@@ -7,6 +7,7 @@ OUT/bad_images.txt      what is left out, and why
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from and_dist.data.index import (
     save_manifest,
 )
 from and_dist.data.measure import measure
-from and_dist.data.pack import PackOptions, clear_columns, write_pack
+from and_dist.data.pack import PackOptions, clear_leftovers, write_pack
 from and_dist.data.stores import ArchiveStore, FileStore
 
 I64 = NDArray[np.int64]
@@ -73,20 +74,25 @@ Check = Callable[[ImageIndex, I64, Callable[[int], None]], dict[int, str]]
 
 def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
     """Every split of a source, ready to train on; `check` looks at every pixel first (--verify)."""
-    splits = [_index(listing, job) for listing in find_listings(job.source)]
+    listings = find_listings(job.source)
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{job.out} cannot be a folder: {error.strerror}") from None
+    splits = [_index(listing, job) for listing in listings]
     for split in splits:
         if check is not None:
             job.reporter.start(f"{split.listing.split}: decoding", len(split.good_rows))
             split.reasons |= check(split.index, split.good_rows, job.reporter.advance)
     _refuse_or_list(splits, job)
-    prepared = {}
-    for split in splits:
-        images, length_N = _finish(split, job)
-        save_manifest(images, job.out / split.listing.split, length_N)
-        prepared[split.listing.split] = open_manifest(job.out / split.listing.split)
+    finished = [_finish(split, job) for split in splits]
     _refuse_or_list(splits, job)
-    for split in splits:
-        clear_columns(_pack_folder(split.listing, job))
+    prepared = {}
+    for split, (images, length_N) in zip(splits, finished, strict=True):
+        folder = job.out / split.listing.split
+        save_manifest(images, folder, length_N)
+        prepared[split.listing.split] = open_manifest(folder)
+        clear_leftovers(_pack_folder(split.listing, job), images.index.store)
     return prepared
 
 
@@ -110,14 +116,15 @@ def _index(listing: Listing, job: Job) -> Split:
 
 def _index_pixels(listing: Listing, content: Pixels, job: Job) -> Split:
     """Small images that came as pixels become one block of them, packed by nature."""
-    folder = _pack_folder(listing, job)
+    folder = _pack_folder(listing, job).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(job.out / listing.split, ignore_errors=True)
     content.images_NHWC.tofile(folder / ".pixels.bin.unfinished")
     (folder / ".pixels.bin.unfinished").rename(folder / "pixels.bin")
     count, height, width, _ = content.images_NHWC.shape
     heights_N, widths_N = np.full(count, height, np.int32), np.full(count, width, np.int32)
     length_N = np.full(count, 3 * height * width, np.int64)
-    files = (Path("..", folder.name, "pixels.bin"),)
+    files = (folder / "pixels.bin",)
     offset_N = np.arange(count, dtype=np.int64) * length_N
     store = ArchiveStore(files, np.zeros(count, np.int32), offset_N, length_N, widths_N, "pixels")
     digest = hash_columns(content.images_NHWC)
@@ -131,6 +138,8 @@ def _finish(split: Split, job: Job) -> tuple[LabelledImages, I64]:
         return LabelledImages(split.index, listing.labels_N, listing.class_names), split.length_N
     if job.options.rewrites:
         job.reporter.start(f"{listing.split}: packing", len(rows))
+        # A manifest of what is about to be overwritten must not outlive it.
+        shutil.rmtree(job.out / listing.split, ignore_errors=True)
         packed = write_pack(
             split.index, rows, split.length_N, _pack_folder(listing, job), job.options,
             job.workers, job.reporter.advance,
@@ -170,10 +179,10 @@ def _refuse_or_list(splits: list[Split], job: Job) -> None:
         if len(bad) == len(split.index):
             raise ValueError(f"all {len(bad)} images of the {split.listing.split} split are bad")
         lines += bad
+    told = job.out / "bad_images.txt"
+    told.unlink(missing_ok=True)
     if lines:
-        job.out.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{line}\n" for line in lines)
-        (job.out / "bad_images.txt").write_text(text, errors="surrogateescape")
+        told.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
 
 
 def _pack_folder(listing: Listing, job: Job) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
 
 from and_dist.config import DataConfig
-from and_dist.data.bad_images import BadImages
+from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.order import Rows
@@ -22,6 +23,7 @@ def find_undecodable(
     bad = BadImages(index, "skip", lambda _: None, largest_share=1.0)
     config = DataConfig(image_size=16)
     loader = FeatureLoader(index, config, IMAGES_PER_BATCH, torch.device("cpu"), bad)
-    for batch in loader.batches(rows):
-        progress(len(batch.rows_B))
+    with contextlib.suppress(AllBad):
+        for batch in loader.batches(rows):
+            progress(len(batch.rows_B))
     return bad.reasons

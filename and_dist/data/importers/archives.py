@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,7 +11,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from and_dist.data.importers.listing import Listing, Members, is_image_name, number_classes
+from and_dist.data.importers.listing import (
+    Listing,
+    Members,
+    is_image_name,
+    load_mat,
+    number_classes,
+)
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -61,10 +66,13 @@ def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
     if len(truth) != len(members):
         raise ValueError(f"{GROUND_TRUTH} has {len(truth)} lines, {VAL_TAR} {len(members)} images")
     number = {name: label for label, name in enumerate(train.class_names)}
-    try:
-        labels_N = np.array([number[synsets[line - 1]] for line in truth], np.int64)
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{GROUND_TRUTH} names a class {TRAIN_TAR} lacks: {error}") from None
+    wrong = [line for line in truth if not 1 <= line <= len(synsets)]
+    if wrong:
+        raise ValueError(f"{GROUND_TRUTH} has {wrong[0]}, which is not one of 1..{len(synsets)}")
+    unknown = {synsets[line - 1] for line in truth} - number.keys()
+    if unknown:
+        raise ValueError(f"{GROUND_TRUTH} names {min(unknown)}, a class {TRAIN_TAR} lacks")
+    labels_N = np.array([number[synsets[line - 1]] for line in truth], np.int64)
     content = _members_of([source / VAL_TAR], [members])
     return [train, Listing("test", content, labels_N, train.class_names)]
 
@@ -89,9 +97,10 @@ def _scan(file: BinaryIO, path: Path) -> list[Member]:
             if info.isfile():
                 members.append(Member(info.name, info.offset_data, info.size))
             archive.members.clear()  # type: ignore[attr-defined]
-    end = max((member.offset + member.length for member in members), default=0)
-    if end > os.fstat(file.fileno()).st_size:
-        raise tarfile.ReadError("unexpected end of data")
+        # tarfile takes a damaged or half header for the end; only a block of zeros is one.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"it is cut short or damaged at byte {archive.offset}")
     return members
 
 
@@ -103,7 +112,11 @@ def _read_shard(path: Path) -> tuple[list[Member], dict[str, str]]:
         for member in members:
             if member.name.endswith(".cls"):
                 file.seek(member.offset)
-                classes[_key(member.name)] = file.read(member.length).decode().strip()
+                text = file.read(member.length)
+                try:
+                    classes[_key(member.name)] = text.decode().strip()
+                except UnicodeDecodeError:
+                    raise ValueError(f"tar {path}: {member.name} is no text") from None
     return [member for member in members if is_image_name(member.name)], classes
 
 
@@ -159,13 +172,15 @@ def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
                 f"{source} has no {name}: the classes of {VAL_TAR} come from {DEVKIT}, or from "
                 f"synsets.txt (one class a line, in the order of their ids) and {GROUND_TRUTH}"
             )
-    synsets = [line.split()[0] for line in (source / "synsets.txt").read_text().splitlines()]
-    return synsets, [int(line) for line in (source / GROUND_TRUTH).read_text().split()]
+    lines = (source / "synsets.txt").read_text().splitlines()
+    synsets = [line.split()[0] for line in lines if line.strip()]
+    try:
+        return synsets, [int(line) for line in (source / GROUND_TRUTH).read_text().split()]
+    except ValueError as error:
+        raise ValueError(f"{source / GROUND_TRUTH} is no list of numbers: {error}") from None
 
 
 def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
-    from scipy.io import loadmat
-
     try:
         with tarfile.open(path) as archive:
             files = {
@@ -174,7 +189,9 @@ def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
                 if info.name.endswith(("meta.mat", GROUND_TRUTH))
                 and (opened := archive.extractfile(info)) is not None
             }
-        meta = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+        meta = load_mat(io.BytesIO(files["meta.mat"]), f"meta.mat of {path}", "MATLAB file")[
+            "synsets"
+        ]
         leaves = sorted((int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta
                         if int(s["num_children"]) == 0)  # fmt: skip
         return [name for _, name in leaves], [int(t) for t in files[GROUND_TRUTH].split()]

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from and_dist.data.importers.listing import SUFFIXES, Files, Listing, is_image_name, number_classes
+from and_dist.data.importers.listing import (
+    SUFFIXES,
+    Files,
+    Listing,
+    is_image_name,
+    load_mat,
+    number_classes,
+)
 from and_dist.data.stores import Names
 
 SPLITS = {"train": "train", "val": "test", "valid": "test", "validation": "test", "test": "test"}
@@ -67,6 +74,9 @@ def find_cub(source: Path) -> list[Listing] | None:
     names, labels, is_train, classes = (
         dict(_read_pairs(table)) if table.is_file() else {} for table in tables
     )
+    missing = names.keys() - labels.keys()
+    if missing:
+        raise ValueError(f"{tables[1]} has no line for image {min(missing)} of {tables[0].name}")
     class_of = {number: at for at, number in enumerate(sorted(set(labels.values()), key=int))}
     class_names = tuple(classes.get(number, number) for number in class_of)
     listings = []
@@ -84,15 +94,13 @@ def find_dogs(source: Path) -> list[Listing] | None:
               if (folder / "train_list.mat").is_file()]  # fmt: skip
     if not places or not (source / "Images").is_dir():
         return None
-    from scipy.io import loadmat
-
     listings = []
     for split in ("train", "test"):
-        path = places[0] / f"{split}_list.mat"
+        path, kind = places[0] / f"{split}_list.mat", "list of Stanford Dogs"
         try:
-            files = [str(entry[0][0]) for entry in loadmat(path)["file_list"]]
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no list of Stanford Dogs: {error}") from None
+            files = np.atleast_1d(load_mat(path, str(path), kind)["file_list"]).astype(str).tolist()
+        except KeyError as error:
+            raise ValueError(f"{path} is no {kind}: it has no {error}") from None
         labels_N, class_names = number_classes([file.split("/")[0] for file in files])
         content = Files((source / "Images").absolute(), Names.of(files))
         listings.append(Listing(split, content, labels_N, class_names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,17 @@ def number_classes(names: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]
     """Labels in the order of the class names, as everyone counts them."""
     class_names, labels_N = np.unique(names, return_inverse=True)
     return labels_N.astype(np.int64), tuple(class_names.tolist())
+
+
+def load_mat(file: Path | BinaryIO, name: str, kind: str) -> dict[str, Any]:
+    """A MATLAB file with its cells squeezed; `name is no kind` for anything else."""
+    from scipy.io import loadmat
+
+    try:
+        content: dict[str, Any] = loadmat(file, squeeze_me=True)
+    except Exception as error:  # scipy's readers throw anything at bytes that are no MATLAB file
+        raise ValueError(f"{name} is no {kind}: {error}") from None
+    return content
 
 
 def is_image_name(name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.data.importers.listing import Listing, Pixels
+from and_dist.data.importers.listing import Listing, Pixels, load_mat
 
 CIFAR_SIDE = 32
 CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "train", "test")
@@ -32,9 +32,15 @@ def find_cifar(source: Path) -> list[Listing] | None:
     ):
         test = "test_batch" if len(names) > 1 else "test"
         if all(name in files for name in (*names, test, meta[0])):
-            classes = tuple(c.decode() for c in _unpickle(files[meta[0]], meta[0])[meta[1]])
+            labels_of = _unpickle(files[meta[0]], meta[0], meta[1])
+            classes = tuple(name.decode() for name in labels_of[meta[1]])
             return [
-                _cifar_listing(split, [_unpickle(files[n], n) for n in parts], label_key, classes)
+                _cifar_listing(
+                    split,
+                    {part: _unpickle(files[part], part, b"data", label_key) for part in parts},
+                    label_key,
+                    classes,
+                )
                 for split, parts in (("train", names), ("test", [test]))
             ]
     for names, test, extra, meta_name in (
@@ -44,8 +50,8 @@ def find_cifar(source: Path) -> list[Listing] | None:
         if all(name in files for name in (*names, test, meta_name)):
             classes = tuple(files[meta_name].decode().split())
             return [
-                _cifar_binary("train", b"".join(files[n] for n in names), extra, classes),
-                _cifar_binary("test", files[test], extra, classes),
+                _cifar_binary("train", {name: files[name] for name in names}, extra, classes),
+                _cifar_binary("test", {test: files[test]}, extra, classes),
             ]
     return None
 
@@ -54,19 +60,19 @@ def find_svhn(source: Path) -> list[Listing] | None:
     """train_32x32.mat and test_32x32.mat (and extra_32x32.mat); the digit 0 is published as 10."""
     if not (source / "train_32x32.mat").is_file():
         return None
-    from scipy.io import loadmat
-
     listings = []
     for split in ("train", "test", "extra"):
         path = source / f"{split}_32x32.mat"
         if not path.is_file():
             continue
         try:
-            content = loadmat(path)
+            content = load_mat(path, str(path), "file of SVHN")
             images_NHWC = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2), dtype=np.uint8)
             labels_N = content["y"].reshape(-1).astype(np.int64) % 10
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no file of SVHN: {error}") from None
+        except (KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is no file of SVHN: it has no {error}") from None
+        if len(labels_N) != len(images_NHWC):
+            raise ValueError(f"{path} has {len(labels_N)} labels for {len(images_NHWC)} images")
         listings.append(Listing(split, Pixels(images_NHWC), labels_N, tuple("0123456789")))
     return listings
 
@@ -90,18 +96,25 @@ def find_idx(source: Path) -> list[Listing] | None:
 
 
 def _cifar_listing(
-    split: str, batches: list[Any], label_key: bytes, class_names: tuple[str, ...]
+    split: str, batches: dict[str, Any], label_key: bytes, class_names: tuple[str, ...]
 ) -> Listing:
-    flat = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
-    labels = np.concatenate([np.asarray(batch[label_key], np.int64) for batch in batches])
+    for name, batch in batches.items():
+        if len(batch[label_key]) != len(batch[b"data"]):
+            counts = len(batch[label_key]), len(batch[b"data"])
+            raise ValueError(f"{name} of CIFAR has {counts[0]} labels for {counts[1]} images")
+    flat = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches.values()])
+    labels = np.concatenate([np.asarray(batch[label_key], np.int64) for batch in batches.values()])
     return Listing(split, Pixels(_planes_to_pixels(flat)), labels, class_names)
 
 
-def _cifar_binary(split: str, content: bytes, extra: int, class_names: tuple[str, ...]) -> Listing:
+def _cifar_binary(
+    split: str, parts: dict[str, bytes], extra: int, class_names: tuple[str, ...]
+) -> Listing:
     record = extra + 3 * CIFAR_SIDE**2
-    if len(content) % record:
-        raise ValueError(f"CIFAR's binary {split} file is cut short: {len(content)} bytes")
-    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    for name, content in parts.items():
+        if len(content) % record:
+            raise ValueError(f"{name} is cut short: {len(content)} bytes, {record} an image")
+    records = np.frombuffer(b"".join(parts.values()), np.uint8).reshape(-1, record)
     pixels = Pixels(_planes_to_pixels(records[:, extra:]))
     return Listing(split, pixels, records[:, extra - 1].astype(np.int64), class_names)
 
@@ -143,11 +156,15 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _unpickle(content: bytes, name: str) -> Any:
+def _unpickle(content: bytes, name: str, *keys: bytes) -> Any:
     try:
-        return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:
+        found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a pickle may throw anything
         raise ValueError(f"{name} is no file of CIFAR: {error}") from None
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(f"{name} is no file of CIFAR: it has no {key.decode()!r}")
+    return found
 
 
 def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:
