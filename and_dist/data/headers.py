@@ -181,6 +181,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation that is still to be done: Pillow turns TIFFs by itself."""
+    if image.format == "PNG":
+        image.load()  # what turns a PNG may stand behind its pixels
     exif = image.info.get("exif")
     if image.format == "TIFF" or not isinstance(exif, bytes):
         return 1
