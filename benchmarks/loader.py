@@ -281,7 +281,8 @@ def main() -> None:
     peers = [name for name in names if name.startswith("torchvision") and "256" not in name]
     best = min(peers, key=benchmark.seconds_per_unit)
     benchmark.facts["best of torchvision"] = best
-    benchmark.facts["FFCV"] = "does not install by pip: its build stops at the missing package opencv4"
+    why = "its build stops at the missing package opencv4"
+    benchmark.facts["FFCV"] = f"does not install by pip: {why}"
 
     def ratio(theirs: str, ours: str) -> float:
         return round(benchmark.seconds_per_unit(theirs) / benchmark.seconds_per_unit(ours), 3)
