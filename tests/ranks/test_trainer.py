@@ -68,7 +68,7 @@ def test_a_checkpoint_continues_at_other_world_sizes(ranks: RankPool, tmp_path: 
         ranks.run(before, train_until, config, 5)
         ranks.run(after, train, config)
         difference = (losses_of(config.folder) - losses_of(whole.folder)).abs()
-        assert difference.max() < 5e-3
+        assert difference.max() < 1e-4  # seen 2.4e-6
 
 
 def test_batch_norm_statistics_survive(ranks: RankPool, tmp_path: Path) -> None:
