@@ -51,7 +51,7 @@ def prepare(
     ] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Write tars of at most 1 GiB.")] = False,
     resize: Annotated[int | None, typer.Option(help="With --pack: shorter side.")] = None,
-    quality: Annotated[int, typer.Option(help="With --resize: JPEG quality.")] = 90,
+    quality: Annotated[int | None, typer.Option(help="With --resize: JPEG quality (90).")] = None,
     raw: Annotated[int | None, typer.Option(help="Store pixels, this shorter side.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
     bad_images: Annotated[str, typer.Option(help="stop or skip.")] = "stop",
@@ -60,22 +60,28 @@ def prepare(
     """Make a data set ready: manifests, and packs if asked for. Goes on where it was stopped."""
     from and_dist.data import download as downloads
     from and_dist.data.pack import PackOptions
-    from and_dist.data.prepare import Job
+    from and_dist.data.prepare import Check, Job
     from and_dist.data.prepare import prepare as prepare_images
-    from and_dist.data.verify import find_undecodable
-    from and_dist.metrics import Bars
+    from and_dist.display import Bars
 
     if bad_images not in ("stop", "skip"):
         raise ValueError(f"--bad-images {bad_images} is not one of: stop, skip")
     if (source is None) == (download is None):
         raise ValueError("say either SOURCE or --download NAME")
     options = PackOptions(pack, resize, quality, raw)
+    if download in downloads.DOWNLOADS:  # which are all of pixels
+        options.refuse_for_pixels(f"--download {download}")
     if source is None:
         source = downloads.download(str(download), out / "source")
     policy: Literal["stop", "skip"] = "stop" if bad_images == "stop" else "skip"
+    check: Check | None = None
+    if verify:  # DALI and torch take seconds to load
+        from and_dist.data.verify import find_undecodable
+
+        check = find_undecodable
     with Bars() as bars:
         job = Job(source, out, options, policy, workers or os.cpu_count() or 1, bars)
-        splits = prepare_images(job, find_undecodable if verify else None)
+        splits = prepare_images(job, check)
     for name, images in splits.items():
         classes = f"{len(images.class_names)} classes" if images.class_names else "no labels"
         typer.echo(f"{out / name}: {len(images.index):,} images, {classes}")
@@ -87,8 +93,8 @@ def run_training(config: Config) -> None:
     """Everything that can be refused is, before anything is written."""
     from and_dist.data.cache import check_cache
     from and_dist.data.datasets import load_train_and_test
+    from and_dist.display import Display
     from and_dist.encoders import ENCODERS
-    from and_dist.metrics import Display
     from and_dist.neighbours import create_index
     from and_dist.run_folder import check_run_folder, open_run_folder
     from and_dist.summary import as_table, write_summary

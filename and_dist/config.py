@@ -62,6 +62,8 @@ class DataConfig(Section):
     """Hold the decoded training images in the memory of each node, if they fit this many GB."""
     cache_side: PositiveInt | None = None
     """Shorter side of cached images; none keeps them as large as they are."""
+    hardware_decoder: Share = 0.65
+    """Share of a batch's JPEGs that a GPU's hardware decoder takes, where there is one."""
     mean: Rgb = (0.485, 0.456, 0.406)
     """Channel means of the normalisation, of pixels in 0..1."""
     std: Rgb = (0.229, 0.224, 0.225)
@@ -80,6 +82,8 @@ class EncoderConfig(Section):
     """One of and_dist.encoders.ENCODERS."""
     feature_dim: PositiveInt = 128
     """D, the length of a feature and of a bank row."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of images and activations; bfloat16 trains by autocast, its weights stay float32."""
 
 
 class BankConfig(Section):

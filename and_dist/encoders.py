@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 
+from and_dist.config import EncoderConfig
+
 
 class Encoder(nn.Module):
     """images [B, 3, H, W] -> features [B, D] of unit norm."""
@@ -21,9 +23,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = nn.Linear(width, feature_dim)
+        self.precision = torch.float32
+        """Of activations; weights, their gradients and features are float32 whatever it is."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return functional.normalize(self.head(self.trunk(images_BCHW)), dim=1)
+        is_mixed = self.precision != torch.float32
+        with torch.autocast(images_BCHW.device.type, self.precision, enabled=is_mixed):
+            unscaled_BD = self.head(self.trunk(images_BCHW))
+        return functional.normalize(unscaled_BD.float(), dim=1)
 
 
 def small(feature_dim: int) -> Encoder:
@@ -136,10 +143,12 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
 }
 
 
-def build_encoder(name: str, feature_dim: int, seed: int) -> Encoder:
+def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
     """The named encoder with weights that follow from the seed, equal on every rank."""
-    if name not in ENCODERS:
-        raise ValueError(f"encoder.name={name!r} is not one of: {', '.join(ENCODERS)}")
+    if config.name not in ENCODERS:
+        raise ValueError(f"encoder.name={config.name!r} is not one of: {', '.join(ENCODERS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ENCODERS[name](feature_dim)
+        encoder = ENCODERS[config.name](config.feature_dim)
+    encoder.precision = getattr(torch, config.precision)
+    return encoder

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from and_dist.metrics import format_seconds, percent, read_metrics
+from and_dist.display import format_seconds, percent
+from and_dist.metrics import read_metrics
 from and_dist.run_folder import replace_file
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")

@@ -5,7 +5,6 @@ B local batch, G global batch, N all rows, K neighbours.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.checkpoint import (
@@ -36,18 +34,14 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.discovery import discover
-from and_dist.encoders import Encoder, build_encoder
+from and_dist.display import Display, format_seconds, percent
+from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.metrics import (
-    Display,
-    LossMeter,
-    MetricsFile,
-    StepClock,
-    format_seconds,
-    percent,
-)
+from and_dist.meters import LossMeter, StepClock
+from and_dist.metrics import MetricsFile
 from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.replicas import replicate
 from and_dist.world import World
 
 
@@ -86,11 +80,12 @@ class Trainer:
             train.index, config.data.bad_images, self.say_aloud, left_out=train.left_out
         )
         index = cache_in_memory(train.index, config.data, world, self.bad_images)
-        self.loader = TrainingLoader(index, config.data, self.order, world, self.bad_images)
+        self.encoder = build_encoder(config.encoder, config.seed).to(world.device)
+        self.loader = TrainingLoader(
+            index, config.data, self.order, world, self.bad_images, self.encoder.precision
+        )
         self.evaluator = Evaluator(config, train, test, world, self.bad_images)
-        self.encoder = build_encoder(config.encoder.name, config.encoder.feature_dim, config.seed)
-        self.encoder.to(world.device)
-        self.network = distribute(self.encoder, world, config.data.image_size)
+        self.network = replicate(self.encoder, world, config.data.image_size)
         self.optimiser = build_optimiser(self.encoder, config.optim)
         self.bank = self._build_bank()
         self.neighbourhoods = all_instances(
@@ -326,33 +321,3 @@ class Trainer:
             f"rows {shown} (all {len(rows)} in {self.metrics.path}); "
             f"the last checkpoint is whole: {self.checkpoints}"
         )
-
-
-def distribute(encoder: Encoder, world: World, image_size: int) -> nn.Module:
-    """DDP around the encoder, or the encoder itself in a world of one."""
-    if world.size == 1:
-        return encoder
-    # torch 2.15 has a new name for "send no running statistics in the forward pass".
-    names = inspect.signature(DistributedDataParallel).parameters
-    new, old = "forward_sync_buffers", "broadcast_buffers"
-    network = DistributedDataParallel(
-        encoder,
-        device_ids=[world.device] if world.device.type == "cuda" else None,
-        process_group=world.group,
-        gradient_as_bucket_view=True,
-        **{new if new in names else old: False},  # type: ignore[arg-type]
-    )
-    settle_buckets(network, encoder, image_size, world)
-    return network
-
-
-def settle_buckets(network: nn.Module, encoder: Encoder, image_size: int, world: World) -> None:
-    """DDP lays its gradient buckets out anew after the first backward pass it sees, and with them
-    the order of its sums. Letting it see one here makes every step of a run sum alike, so that a
-    resumed run equals an uninterrupted one to the bit."""
-    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    images_BCHW = torch.rand(2, 3, image_size, image_size, device=world.device)
-    network(images_BCHW).sum().backward()
-    encoder.zero_grad()
-    for name, buffer in encoder.named_buffers():
-        buffer.copy_(buffers[name])

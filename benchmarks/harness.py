@@ -115,9 +115,14 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+def add_arguments(parser: argparse.ArgumentParser, repeats: int = 5) -> None:
+    """What every benchmark understands."""
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=repeats)
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    add_arguments(parser)
     return parser.parse_args()

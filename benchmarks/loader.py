@@ -3,8 +3,8 @@
 Training images per second from JPEG files of 500 x 375 to 224 x 224, antialiased, with the whole
 ImageNet augmentation: DALI fed by our own parameters, against torchvision v2 in a DataLoader at
 its best number of workers, on the same files. And what packs, raw pixels and the cache add, which
-operator takes what share, how far it is from decoding alone, and what a manifest of 1.3M rows
-costs.
+operator takes what share, and how far it is from decoding alone. Where there is an NVIDIA GPU,
+the same with decoding and all the rest on it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +28,20 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import DataConfig
-from and_dist.data.augment import training_views
+from and_dist.data.augment import hue_rotation, training_views
 from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.datasets import index_folder
-from and_dist.data.index import (
-    ImageIndex,
-    LabelledImages,
-    index_files,
-    save_manifest,
-)
+from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
-from and_dist.data.stores import Names
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
 
 BATCH = 64
 CONFIG = DataConfig(image_size=224, flip=True, grayscale_first=True)
-MANIFEST_ROWS = 1_300_000
 
 
 class Silent:
@@ -127,6 +119,8 @@ def our_case(index: ImageIndex, world: World) -> Callable[[], None]:
     def run() -> None:
         count = sum(len(batch.rows_B) for batch in loader.batches(next(epochs)))
         assert count == len(index)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
@@ -155,6 +149,9 @@ def assert_equal_crops(index: ImageIndex, world: World) -> float:
 # Where the time goes.
 
 
+STAGES = ("decode whole", "decode box", "resize", "normalise")
+
+
 def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
     """A bare DALI graph up to a stage, fed the same crops over and over."""
     encoded = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
@@ -167,21 +164,23 @@ def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
 
     def feed() -> tuple[object, ...]:
         p = next(waiting)
-        return encoded[p], views.start_B2[p], views.shape_B2[p], views.direct_B33[p]
+        return encoded[p], views.start_B2[p], views.shape_B2[p]
 
     pipeline = Pipeline(BATCH, os.cpu_count() or 1, None, prefetch_queue_depth=3)
     with pipeline:
-        file, start, shape, direct = fn.external_source(source=feed, num_outputs=4, batch=True)
+        file, start, shape = fn.external_source(source=feed, num_outputs=3, batch=True)
         if stage == "decode whole":
             pixels = fn.decoders.image(file, output_type=types.RGB)
         else:
             pixels = fn.decoders.image_slice(file, start=start, shape=shape, axes=[0, 1])
-        if stage in ("resize", "colour"):
-            pixels = fn.resize(pixels, size=[224, 224], interp_type=types.INTERP_LINEAR)
-        if stage == "colour":
-            mean = fn.reductions.mean(pixels, axes=[0, 1])
-            pixels = fn.coord_transform(pixels, M=direct, T=mean, dtype=types.UINT8)
-        pipeline.set_outputs(pixels)
+        outputs = [pixels]
+        if stage in ("resize", "normalise"):
+            outputs = [fn.resize(pixels, size=[224, 224], interp_type=types.INTERP_LINEAR)]
+        if stage == "normalise":
+            mean, std = ([255 * v for v in values] for values in (CONFIG.mean, CONFIG.std))
+            normal = fn.crop_mirror_normalize(outputs[0], mean=mean, std=std, dtype=types.FLOAT)
+            outputs = [normal, fn.reductions.mean(outputs[0], axes=[0, 1])]
+        pipeline.set_outputs(*outputs)
     pipeline.build()
 
     def run() -> None:
@@ -195,39 +194,22 @@ def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
     return run
 
 
-# A manifest at ImageNet's size.
-
-OPEN_MANIFEST = """
-import resource, sys, time
-from pathlib import Path
-from and_dist.data.index import open_manifest
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-started = time.perf_counter()
-images = open_manifest(Path(sys.argv[1]))
-opened = time.perf_counter() - started
-rows = len(images.index)
-for row in range(0, rows, 1 + rows // 1000):
-    images.index.store.name(row)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import os
-print(opened, (after - before) / 1024, len(os.listdir("/proc/self/fd")))
-"""
+# What is known to differ.
 
 
-def manifest_facts(folder: Path, rows: int) -> dict[str, object]:
-    names = Names.of([f"n{row // 1300:08}/n{row // 1300:08}_{row:08}.JPEG" for row in range(rows)])
-    sides = np.full(rows, 375, np.int32), np.full(rows, 500, np.int32)
-    length_N = np.full(rows, 110_000, np.int64)
-    index = index_files(Path("/data"), names, length_N, *sides)
-    save_manifest(LabelledImages(index), folder, length_N)
-    command = [sys.executable, "-c", OPEN_MANIFEST, str(folder)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return {
-        "manifest rows": rows,
-        "manifest opened in s": round(float(told[0]), 4),
-        "manifest memory MB": round(float(told[1]), 1),
-        "file handles of a process": int(told[2]),
-    }
+def hue_differences(paths: list[Path]) -> tuple[float, float]:
+    """Mean levels between our rotation of YIQ and torchvision's of HSV over shifts in +-0.4,
+    and for scale, what torchvision's own shift moves."""
+    apart, moved = [], []
+    for path in paths:
+        picture = tv.resize(decode_image(read_file(str(path)), ImageReadMode.RGB), [64, 64])
+        pixels_HW3 = picture.permute(1, 2, 0).double().numpy()
+        for shift in np.linspace(-0.4, 0.4, 9):
+            ours_HW3 = np.clip(pixels_HW3 @ hue_rotation(np.array([shift]))[0].T, 0, 255)
+            theirs_HW3 = tv.adjust_hue(picture, float(shift)).permute(1, 2, 0).numpy()
+            apart.append(np.abs(ours_HW3 - theirs_HW3).mean())
+            moved.append(np.abs(theirs_HW3 - pixels_HW3).mean())
+    return round(float(np.mean(apart)), 1), round(float(np.mean(moved)), 1)
 
 
 def main() -> None:
@@ -253,15 +235,23 @@ def main() -> None:
         packed = pack("pack", PackOptions(pack=True, resize=256))
         for row in range(count):
             (small / f"{row:05}.jpg").write_bytes(packed.store.read(row))  # type: ignore[union-attr]
+        raw = pack("raw", PackOptions(raw=256))
         cached = CONFIG.model_copy(update={"cache_gb": 2.0, "cache_side": 256})
         cases = {
             "ours, files": our_case(index, world),
             "ours, 256-px pack": our_case(packed, world),
-            "ours, 256-px raw": our_case(pack("raw", PackOptions(raw=256)), world),
+            "ours, 256-px raw": our_case(raw, world),
             "ours, 256-px cache": our_case(
                 cache_in_memory(index, cached, world, BadImages(index, "stop")), world
             ),
         }
+        if torch.cuda.is_available():
+            gpu = replace(world, device=torch.device("cuda", 0))
+            cases["ours, files, mixed decode on the GPU"] = our_case(index, gpu)
+            cases["ours, 256-px pack, on the GPU"] = our_case(packed, gpu)
+            cases["ours, 256-px raw, on the GPU"] = our_case(raw, gpu)
+        else:
+            benchmark.facts["GPU"] = "no NVIDIA GPU here: mixed decode is not measured"
         for on_tensors in (False, True):
             kind = "tensors" if on_tensors else "PIL"
             for workers in (1, 2, 3):
@@ -270,11 +260,12 @@ def main() -> None:
         cases["torchvision tensors, 256-px files"] = torchvision_case(
             sorted(small.iterdir()), True, 2
         )
-        for stage in ("decode whole", "decode box", "resize", "colour"):
+        for stage in STAGES:
             cases[f"graph: {stage}"] = graph_case(paths, stage)
         benchmark.measure(cases, repeats, dict.fromkeys(cases, count), "images")
-        rows = 20_000 if arguments.smoke else MANIFEST_ROWS
-        benchmark.facts |= manifest_facts(Path(base, "manifest"), rows)
+        apart, moved = hue_differences(paths[:32])
+        benchmark.facts["hue, mean levels from torchvision's"] = apart
+        benchmark.facts["hue, mean levels torchvision's moves"] = moved
         size = sum(path.stat().st_size for path in paths) / count
         benchmark.facts["kB a JPEG"] = round(size / 1000, 1)
     names = [result.name for result in benchmark.results]

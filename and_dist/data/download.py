@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from torchvision import datasets
-
 
 def _cifar10(folder: Path) -> Path:
+    from torchvision import datasets
+
     datasets.CIFAR10(folder, download=True)
     return folder / "cifar-10-batches-py"
 
 
 def _cifar100(folder: Path) -> Path:
+    from torchvision import datasets
+
     datasets.CIFAR100(folder, download=True)
     return folder / "cifar-100-python"
 
 
 def _svhn(folder: Path) -> Path:
+    from torchvision import datasets
+
     for split in ("train", "test"):
         datasets.SVHN(folder, split, download=True)
     return folder
 
 
 def _fashion_mnist(folder: Path) -> Path:
+    from torchvision import datasets
+
     datasets.FashionMNIST(folder, download=True)
     return folder / "FashionMNIST" / "raw"
 

@@ -160,11 +160,19 @@ def _size_by_pillow(encoded: bytes) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(encoded)) as image:
+                check_white(image)
                 return upright_size(image)
     except UnidentifiedImageError:
         raise Unreadable("its header is of no known image format") from None
     except Exception as error:  # a decoder may throw anything at bytes that are no image
         raise Unreadable(str(error) or type(error).__name__) from None
+
+
+def check_white(image: Image.Image) -> None:
+    """Unreadable if nothing says how bright a pixel is; the 32 bits of a PPM are 16 by its head."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit or signed"
+        raise Unreadable(f"its pixels are {kind}, which leaves open what is white; 8 or 16 bits do")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

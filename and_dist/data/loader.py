@@ -136,7 +136,13 @@ class TrainingLoader:
     """This rank's part of every global batch, augmented by (seed, epoch, row)."""
 
     def __init__(
-        self, index: ImageIndex, config: DataConfig, order: Order, world: World, bad: BadImages
+        self,
+        index: ImageIndex,
+        config: DataConfig,
+        order: Order,
+        world: World,
+        bad: BadImages,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.order = order
         self._index = index
@@ -144,7 +150,7 @@ class TrainingLoader:
         self._world = world
         largest = len(order.local_rows(0, 0, 0, world.size).rows_B)
         spec = GraphSpec(
-            config, index.store.kind, True, largest, torch.get_num_threads(), world.device
+            config, index.store.kind, True, largest, torch.get_num_threads(), world.device, dtype
         )
         self._stream = BatchStream(index, spec, bad)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from and_dist.data.headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file, size_of_head
 from and_dist.data.importers.listing import Files, Members
+from and_dist.data.processes import open_processes
 from and_dist.data.stores import FileReader, Names
 
 IMAGES_PER_TASK = 4096
@@ -65,7 +65,7 @@ def _runner(workers: int, num_tasks: int) -> Iterator[Callable[[list[Task]], Ite
     if workers == 1 or num_tasks == 1:
         yield lambda tasks: (task() for task in tasks)
         return
-    with ProcessPoolExecutor(workers) as executor:
+    with open_processes(workers) as executor:
         try:
             yield lambda tasks: executor.map(_call, tasks)
         finally:

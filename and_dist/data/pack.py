@@ -11,7 +11,6 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from and_dist.data.headers import upright, upright_size
+from and_dist.data.headers import check_white, upright, upright_size
 from and_dist.data.index import ImageIndex, hash_columns, index_archive
+from and_dist.data.processes import open_processes
 from and_dist.data.stores import ArchiveStore, FileStore, Kind, Store
 
 SHARD_BYTES = 2**30
 PART_BYTES = 2**28
 TAR_BLOCK = 512
 JPEG_BYTES_PER_PIXEL = 0.5
+JPEG_QUALITY = 90
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 I64 = NDArray[np.int64]
@@ -41,8 +42,8 @@ class PackOptions:
     """Tars of at most 1 GiB: the images' own bytes, unless `resize` is given."""
     resize: int | None = None
     """Re-encode as JPEG, the shorter side cut down to this."""
-    quality: int = 90
-    """JPEG quality of `resize`."""
+    quality: int | None = None
+    """JPEG quality of `resize`; None is JPEG_QUALITY."""
     raw: int | None = None
     """Blocks of uint8 pixels, the shorter side cut down to this."""
 
@@ -51,7 +52,9 @@ class PackOptions:
             raise ValueError("--raw stores pixels, --pack and --resize store JPEGs: choose one")
         if self.resize is not None and not self.pack:
             raise ValueError("--resize needs --pack, which writes what it resizes")
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and self.resize is None:
+            raise ValueError("--quality needs --resize, which encodes what it resizes")
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality} is not one of 1..100")
         if any(side is not None and side < 1 for side in (self.raw, self.resize)):
             raise ValueError("--raw and --resize take a number of pixels above 0")
@@ -63,6 +66,14 @@ class PackOptions:
     @property
     def side(self) -> int | None:
         return self.raw or self.resize
+
+    def refuse_for_pixels(self, source: object) -> None:
+        """ValueError if anything is asked for of a source that comes as pixels."""
+        if self != PackOptions():
+            raise ValueError(
+                f"{source} comes as pixels and is stored as it is, with nothing left to decode: "
+                "leave out --pack, --resize, --quality and --raw"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def write_pack(
     """Rewrite these rows of an index of encoded images into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = list(_cut(index, rows, length_N, folder, options))
-    with ProcessPoolExecutor(max(1, workers)) as executor:
+    with open_processes(max(1, workers)) as executor:
         for number, _ in enumerate(executor.map(write_part, parts)):
             progress(len(parts[number].rows))
     return _assemble(parts, options, index.content_hash)
@@ -189,7 +200,7 @@ class PartWriter:
 
     def add(self, content: bytes, name: str) -> tuple[int, int]:
         """(file of this part, offset) of what was written."""
-        if self._file is None or self._size + len(content) + 4 * TAR_BLOCK > SHARD_BYTES:
+        if self._file is None or self._size_with(content) > SHARD_BYTES:
             self._begin()
         assert self._file is not None
         if self._tar is None:
@@ -211,10 +222,13 @@ class PartWriter:
         self._path.rename(self._part.folder / self.files[-1])
         self._file = None
 
-    @property
-    def _size(self) -> int:
+    def _size_with(self, content: bytes) -> int:
+        """Of the file, closed after one image more: a tar ends in zeros up to a whole record."""
         assert self._file is not None
-        return self._tar.offset if self._tar is not None else self._file.tell()
+        if self._tar is None:
+            return self._file.tell() + len(content)
+        end = self._tar.offset + len(content) + 4 * TAR_BLOCK
+        return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
     def _begin(self) -> None:
         self.close()
@@ -243,13 +257,14 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
     if options.raw is not None:
         return pixels.tobytes(), *target, ".rgb"
     encoder = io.BytesIO()
-    pixels.save(encoder, "JPEG", quality=options.quality)
+    pixels.save(encoder, "JPEG", quality=options.quality or JPEG_QUALITY)
     return encoder.getvalue(), *target, ".jpg"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel; Pillow would cut 16-bit gray off at 255 instead of scaling it."""
-    if image.mode.startswith("I;16") or image.mode == "I":
+    check_white(image)
+    if image.mode.startswith("I"):
         high_bytes = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return Image.fromarray(high_bytes).convert("RGB")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""The one DALI graph: decode and crop, resize, colour, mirror, normalise.
+"""The one DALI graph: decode and crop, resize, mirror, normalise; then colour, by torch.
 
 Every random choice comes in as a number (augment.Views); DALI's own random operators are not used.
 The only module that knows DALI.
@@ -6,6 +6,7 @@ The only module that knows DALI.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from and_dist.config import DataConfig
 from and_dist.data.augment import Views
+from and_dist.data.colour import ColourMaps
 from and_dist.data.stores import U8, Kind
 
 QUEUE_DEPTH = 3
@@ -32,6 +34,8 @@ class GraphSpec:
     batch_size: int
     threads: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    """Of the images that come out."""
 
     @property
     def on_gpu(self) -> bool:
@@ -55,16 +59,19 @@ class ImagePipeline:
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
         self._requests: Iterator[Request] = iter(())
+        self._views: deque[Views] = deque()
         self._failure: Exception | None = None
+        self._colour_maps = ColourMaps(spec.data.mean, spec.data.std, spec.device)
         self._pipeline = _build(spec, self._next_feeds)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """The images of each request in turn; requests are read ahead. On a CPU they lie in DALI's
-        own memory, good until the next are asked for. After a DecodeError, or when it is left
-        early, the next stream starts from a clean pipeline all the same."""
+        """The images of each request in turn; requests are read ahead. On a CPU they are good until
+        the next are asked for. After a DecodeError, or when it is left early, the next stream
+        starts from a clean pipeline all the same."""
         self._requests = iter(requests)
         try:
-            yield from self._outputs()
+            for outputs in self._outputs():
+                yield self._finish(self._views.popleft(), *outputs)
         finally:
             self._requests = iter(())
             self._clear()
@@ -77,11 +84,15 @@ class ImagePipeline:
             self._pipeline.reset()
         except (DecodeError, AssertionError):
             self._pipeline = _build(self.spec, self._next_feeds)
+        self._views.clear()
 
-    def _outputs(self) -> Iterator[Tensor]:
+    def _outputs(self) -> Iterator[list[Tensor]]:
+        on_gpu = self.spec.on_gpu
         while True:
             try:
-                (images,) = self._pipeline.run()
+                # Bound to torch's stream, DALI takes its memory back only after torch is done.
+                stream = torch.cuda.current_stream().cuda_stream if on_gpu else None
+                outputs = self._pipeline.run(stream)
             except StopIteration:
                 return
             except (RuntimeError, IndexError) as error:
@@ -89,10 +100,16 @@ class ImagePipeline:
                     failure, self._failure = self._failure, None
                     raise failure from None
                 raise DecodeError(str(error)) from None
-            images_BXXX = torch.from_dlpack(images.as_tensor())
-            # On a GPU the step may still run when the next batch overwrites this one, and the
-            # channels come last, which is what convolutions like there.
-            yield images_BXXX.clone().permute(0, 3, 1, 2) if self.spec.on_gpu else images_BXXX
+            yield [torch.from_dlpack(output.as_tensor()) for output in outputs]
+
+    def _finish(
+        self, views: Views, images_BCHW: Tensor, mean_colours_B3: Tensor | None = None
+    ) -> Tensor:
+        if mean_colours_B3 is not None:
+            images_BCHW = self._colour_maps.apply(images_BCHW, mean_colours_B3, views)
+        # Channels last is what a GPU's convolutions like.
+        layout = torch.channels_last if self.spec.on_gpu else torch.preserve_format
+        return images_BCHW.to(dtype=self.spec.dtype, memory_format=layout)
 
     def _next_feeds(self) -> tuple[Any, ...]:
         """Called by DALI whenever its queue has room; StopIteration ends the stream."""
@@ -102,12 +119,9 @@ class ImagePipeline:
             self._failure = error
             raise
         views = request.views
-        feeds: tuple[Any, ...] = (list(request.fetched), views.roi_start_B2, views.roi_stop_B2)
-        if self.spec.kind != "pixels":
-            feeds += (views.start_B2, views.shape_B2)
-        if self.spec.is_training:
-            feeds += (views.direct_B33, views.through_mean_B33, views.flip_B)
-        return feeds
+        self._views.append(views)
+        feeds = (list(request.fetched), views.roi_start_B2, views.roi_stop_B2, views.flip_B)
+        return feeds if self.spec.kind == "pixels" else (*feeds, views.start_B2, views.shape_B2)
 
 
 def explain_failures(
@@ -140,7 +154,7 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
         device_id=spec.device.index if spec.on_gpu else None,
         prefetch_queue_depth=QUEUE_DEPTH,
     )
-    num_inputs = 3 + 2 * (spec.kind != "pixels") + 3 * spec.is_training
+    num_inputs = 4 if spec.kind == "pixels" else 6
     with pipeline:
         inputs = fn.external_source(
             source=next_feeds,
@@ -148,20 +162,27 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
             batch=True,
             layout=["HWC" if spec.kind == "pixels" else ""] + [""] * (num_inputs - 1),
         )
-        image, roi_start, roi_stop, *others = inputs
+        image, roi_start, roi_stop, flip, *box = inputs
         pixels = fn.resize(
-            _read(image, others[:2], spec),
+            _read(image, box, spec),
             size=[spec.data.image_size, spec.data.image_size],
             roi_start=roi_start,
             roi_end=roi_stop,
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        flip = 0
+        images = fn.crop_mirror_normalize(
+            pixels,
+            mean=[255 * value for value in spec.data.mean],
+            std=[255 * value for value in spec.data.std],
+            mirror=flip,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+        outputs = [images]
         if spec.is_training:
-            direct, through_mean, flip = others[-3:]
-            pixels = _colour(pixels, direct, through_mean, spec.on_gpu)
-        pipeline.set_outputs(_normalise(pixels, flip, spec))
+            outputs.append(fn.reductions.mean(pixels, axes=[0, 1]))
+        pipeline.set_outputs(*outputs)
     pipeline.build()
     return pipeline
 
@@ -178,28 +199,5 @@ def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:
         axes=[0, 1],
         output_type=types.RGB,
         device="mixed" if spec.on_gpu else "cpu",
-    )
-
-
-def _colour(pixels: Any, direct: Any, through_mean: Any, on_gpu: bool) -> Any:
-    """direct @ colour + through_mean @ mean colour, rounded and cut to 0..255."""
-    mean = fn.reductions.mean(pixels, axes=[0, 1], keep_dims=True)
-    offset = fn.coord_transform(mean, M=through_mean)
-    if on_gpu:
-        # There an operator's arguments cannot be computed on the GPU, so the offset is added.
-        mapped = fn.cast(fn.coord_transform(pixels, M=direct) + offset, dtype=types.UINT8)
-    else:
-        shift = fn.reshape(offset, shape=[3])
-        mapped = fn.coord_transform(pixels, M=direct, T=shift, dtype=types.UINT8)
-    return fn.reinterpret(mapped, layout="HWC")
-
-
-def _normalise(pixels: Any, flip: Any, spec: GraphSpec) -> Any:
-    return fn.crop_mirror_normalize(
-        pixels,
-        mean=[255 * value for value in spec.data.mean],
-        std=[255 * value for value in spec.data.std],
-        mirror=flip,
-        dtype=types.FLOAT,
-        output_layout="HWC" if spec.on_gpu else "CHW",
+        hw_decoder_load=spec.data.hardware_decoder,
     )

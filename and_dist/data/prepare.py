@@ -75,6 +75,8 @@ Check = Callable[[ImageIndex, I64, Callable[[int], None]], dict[int, str]]
 def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
     """Every split of a source, ready to train on; `check` looks at every pixel first (--verify)."""
     listings = find_listings(job.source)
+    if any(isinstance(listing.content, Pixels) for listing in listings):
+        job.options.refuse_for_pixels(job.source)
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

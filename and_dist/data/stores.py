@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,7 +30,7 @@ class Box(NamedTuple):
     width: int
 
 
-class Names(Sequence[str]):
+class Names:
     """Millions of file names as one block of bytes and where each ends."""
 
     def __init__(self, text: U8, ends: NDArray[np.int64]) -> None:
@@ -57,7 +57,10 @@ class Names(Sequence[str]):
             return self.part(int(rows[0]), int(rows[-1]) + 1)
         return Names.of([self[row] for row in rows.tolist()])
 
-    def __getitem__(self, row: int) -> str:  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int) -> str:
         start = int(self.ends[row - 1]) if row else 0
         return os.fsdecode(self.text[start : int(self.ends[row])].tobytes())
 

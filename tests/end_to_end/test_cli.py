@@ -11,33 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from and_dist.cli import main
+from tests.end_to_end.conftest import Cli
+from tests.pictures import save_pictures
 from tests.ranks.runs import assert_equal_to_the_bit
 
 DEBUG = ["train", "--config", "configs/debug.yaml"]
 QUICK = ["curriculum.epochs=1", "curriculum.rounds=1", "data.limit=48", "data.limit_test=8"]
 
 
-def run_cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str]:
-    """(exit status, what stood on stderr) of and-dist in this process."""
-    monkeypatch.setattr(sys, "argv", ["and-dist", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0), capsys.readouterr().err
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    for number in range(6):
-        path = folder / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 20), (40 * number, 0, 0)).save(path)
-    return folder
+    return save_pictures(tmp_path / "images", [(20, 20)] * 6, "ab", ["png"])
 
 
 @pytest.mark.parametrize(
@@ -55,14 +40,10 @@ def images(tmp_path: Path) -> Path:
     ],
 )
 def test_bad_input_gets_a_sentence_and_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    arguments: list[str],
-    sentence: str,
+    tmp_path: Path, cli: Cli, arguments: list[str], sentence: str
 ) -> None:
     root = tmp_path / "runs"
-    status, said = run_cli(monkeypatch, capsys, *DEBUG, f"run.root={root}", *arguments)
+    status, _, said = cli(*DEBUG, f"run.root={root}", *arguments)
     assert status == 2
     assert said.startswith("and-dist: ")
     assert sentence in said
@@ -70,26 +51,21 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(
     assert not root.exists()
 
 
-def test_bad_folders_get_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    images: Path,
-) -> None:
+def test_bad_folders_get_a_sentence(tmp_path: Path, images: Path, cli: Cli) -> None:
     root = tmp_path / "runs"
     options = [*DEBUG, f"run.root={root}", f"data.train={images}"]
     (images / "a" / "notes.txt").write_text("hello")
-    status, said = run_cli(monkeypatch, capsys, *options)
+    status, _, said = cli(*options)
     assert (status, "notes.txt is not an image by its name" in said) == (2, True)
     (images / "a" / "notes.txt").rename(images / "a" / "notes.png")
-    status, said = run_cli(monkeypatch, capsys, *options)
+    status, _, said = cli(*options)
     assert (status, "notes.png: its header is of no known" in said) == (2, True)
     (images / "a" / "notes.png").unlink()
-    status, said = run_cli(monkeypatch, capsys, *options)
+    status, _, said = cli(*options)
     assert (status, "data.test has classes data.train lacks: bar" in said) == (2, True)
     empty = tmp_path / "empty"
     empty.mkdir()
-    status, said = run_cli(monkeypatch, capsys, *options, f"data.train={empty}")
+    status, _, said = cli(*options, f"data.train={empty}")
     assert (status, f"{empty} holds no image" in said) == (2, True)
     assert not root.exists()
 
@@ -105,15 +81,15 @@ def test_bad_folders_get_a_sentence(
 )
 def test_a_world_that_cannot_be_is_refused(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
+    cli: Cli,
     environ: dict[str, str],
     sentence: str,
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     root = tmp_path / "runs"
-    status, said = run_cli(monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={root}")
+    status, _, said = cli(*DEBUG, *QUICK, f"run.root={root}")
     assert status == 2
     if environ.get("RANK", "0") == "0":
         assert sentence in said
@@ -193,21 +169,15 @@ def test_a_folder_of_images_trains_and_says_when_it_has_no_labels(
     }  # fmt: skip
 
 
-def test_a_folder_of_another_run_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, cli: Cli) -> None:
     finish(*DEBUG, *QUICK, f"run.root={tmp_path}")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    status, said = run_cli(
-        monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={tmp_path}", "optim.lr=0.01"
-    )
+    status, _, said = cli(*DEBUG, *QUICK, f"run.root={tmp_path}", "optim.lr=0.01")
     assert status == 2
     assert "belongs to another config (optim.lr: 0.03 -> 0.01)" in said
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
-    status, said = run_cli(
-        monkeypatch, capsys, *DEBUG, *QUICK, f"run.root={tmp_path}", "name=other"
-    )
+    status, _, said = cli(*DEBUG, *QUICK, f"run.root={tmp_path}", "name=other")
     assert (status, "is not empty and holds no run of ours" in said) == (2, True)
     (tmp_path / "other" / "thesis.tex").unlink()
     assert before.keys() == {path for path in tmp_path.rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import torch
 from torch.nn import functional
 
 from and_dist.cli import run_training
+from and_dist.config import DataConfig
+from and_dist.data.bad_images import BadImages
+from and_dist.data.datasets import index_folder
+from and_dist.data.loader import TrainingLoader
+from and_dist.data.order import Order
 from and_dist.partition import log_partition
+from tests.loading import CPU, images_by_row, world_of
+from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -40,6 +48,47 @@ def test_fused_equals_dense(
     assert (ours.log_z - logits_GS.logsumexp(1)).abs().max() < tolerance
     mean_GD = logits_GS.softmax(1) @ rows_SD.double()
     assert (ours.mean - mean_GD).abs().max() < tolerance
+
+
+def loader_on(device: str, folder: Path, dtype: torch.dtype = torch.float32) -> TrainingLoader:
+    index = index_folder(folder).index
+    config = DataConfig(image_size=64, flip=True)
+    world = replace(world_of(), device=torch.device(device, 0) if device == "cuda" else CPU)
+    order, bad = Order(len(index), 16, 0), BadImages(index, "stop")
+    return TrainingLoader(index, config, order, world, bad, dtype)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    return save_pictures(folder, [(120 + 5 * n, 90 + 3 * n) for n in range(64)], quality=95)
+
+
+def test_mixed_decoding_gives_the_images_of_the_cpu(photos: Path) -> None:
+    """Same cuts and colours; decoders and resampling differ by a level or two of 255."""
+    on_cpu = images_by_row(loader_on("cpu", photos).batches(0))
+    on_gpu = images_by_row(loader_on("cuda", photos).batches(0))
+    assert on_cpu.keys() == on_gpu.keys()
+    for row, image in on_cpu.items():
+        levels = 255 * 0.226 * (on_gpu[row].cpu() - image).abs()
+        assert levels.mean() < 1.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_on_a_gpu_have_channels_last(photos: Path, dtype: torch.dtype) -> None:
+    batch = next(iter(loader_on("cuda", photos, dtype).batches(0)))
+    assert batch.images_BCHW.dtype == dtype
+    assert batch.images_BCHW.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gpu_memory_is_steady_over_2000_batches(photos: Path) -> None:
+    loader = loader_on("cuda", photos)
+    free, batches = [], 0
+    for epoch in range(500):
+        batches += sum(1 for _ in loader.batches(epoch))
+        free.append(torch.cuda.mem_get_info()[0])
+    assert batches == 2000
+    assert min(free[100:]) > free[99] - 2**24
 
 
 def test_a_run_follows_the_cpu(tmp_path: Path) -> None:

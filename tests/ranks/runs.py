@@ -12,7 +12,7 @@ from torch import Tensor
 
 from and_dist.config import Config, load_config
 from and_dist.data.datasets import load_train_and_test
-from and_dist.metrics import Display
+from and_dist.display import Display
 from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
 from and_dist.world import World

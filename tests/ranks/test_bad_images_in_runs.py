@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from and_dist.config import Config
 from and_dist.data.datasets import index_folder
+from tests.pictures import cut_header, save_pictures
 from tests.ranks.pool import RankError, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
@@ -29,13 +27,8 @@ BROKEN = "041.jpg"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """101 pictures, one of them readable by its header alone."""
-    path = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(COUNT):
-        noise = Image.fromarray(random.integers(0, 255, (5, 6, 3), dtype=np.uint8))
-        noise.resize((40, 36), Image.Resampling.BICUBIC).save(path / f"{number:03}.jpg")
-    header = (path / BROKEN).read_bytes().index(b"\xff\xda")
-    os.truncate(path / BROKEN, header)
+    path = save_pictures(tmp_path_factory.mktemp("images"), [(40, 36)] * COUNT)
+    cut_header(path / BROKEN)
     return path
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from and_dist.config import DataConfig
@@ -17,6 +15,8 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.world import World
+from tests.loading import images_by_row
+from tests.pictures import save_pictures
 from tests.ranks.pool import RankPool
 
 COUNT = 23
@@ -24,13 +24,8 @@ COUNT = 23
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(COUNT):
-        noise = Image.fromarray(random.integers(0, 255, (5, 6, 3), dtype=np.uint8))
-        size = (40 + number, 60 - number)
-        noise.resize(size, Image.Resampling.BICUBIC).save(path / f"{number:02}.jpg", quality=95)
-    return path
+    sizes = [(40 + number, 60 - number) for number in range(COUNT)]
+    return save_pictures(tmp_path_factory.mktemp("images"), sizes, quality=95)
 
 
 def images_of(world: World, folder: Path, config: DataConfig) -> tuple[dict[int, Tensor], str]:
@@ -38,12 +33,7 @@ def images_of(world: World, folder: Path, config: DataConfig) -> tuple[dict[int,
     bad = BadImages(index, "skip", lambda _: None)
     index = cache_in_memory(index, config, world, bad)
     batches = TrainingLoader(index, config, Order(COUNT, 6, 0), world, bad).batches(1)
-    images = {
-        row: image
-        for batch in batches
-        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW.clone(), strict=True)
-        if row >= 0
-    }
+    images = images_by_row(batches)
     return images, index.store.kind
 
 
@@ -78,8 +68,7 @@ def test_a_cache_that_is_too_small_is_refused_with_what_it_would_take(folder: Pa
 
 
 def test_a_broken_image_is_left_out_of_the_cache(ranks: RankPool, tmp_path: Path) -> None:
-    for number in range(COUNT):
-        Image.new("RGB", (30, 30), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
+    save_pictures(tmp_path, [(30, 30)] * COUNT, suffixes=["png"])
     broken = tmp_path / "07.png"
     broken.write_bytes(broken.read_bytes()[:50])
     ((images, _),) = ranks.run(1, images_of, tmp_path, DataConfig(image_size=16, cache_gb=0.1))

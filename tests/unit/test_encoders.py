@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from and_dist.config import EncoderConfig
 from and_dist.encoders import ENCODERS, build_encoder
 
 PIXELS = {"small": 32, "tiny": 32} | {name: 32 for name in ENCODERS if name.startswith("cifar")}
@@ -11,19 +12,19 @@ PIXELS = {"small": 32, "tiny": 32} | {name: 32 for name in ENCODERS if name.star
 @pytest.mark.parametrize("name", ENCODERS)
 def test_features_have_unit_norm(name: str) -> None:
     side = PIXELS.get(name, 224)
-    features_BD = build_encoder(name, 128, seed=0)(torch.randn(2, 3, side, side))
+    features_BD = build_encoder(EncoderConfig(name=name), seed=0)(torch.randn(2, 3, side, side))
     assert features_BD.shape == (2, 128)
     torch.testing.assert_close(features_BD.norm(dim=1), torch.ones(2))
 
 
 def test_resnet18_for_cifar_has_the_published_size() -> None:
-    encoder = build_encoder("cifar_resnet18", 128, seed=0)
+    encoder = build_encoder(EncoderConfig(name="cifar_resnet18"), seed=0)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 11_234_496
 
 
 def test_alexnet_has_the_cells_the_linear_probes_expect() -> None:
     shapes = []
-    encoder = build_encoder("alexnet", 128, seed=0)
+    encoder = build_encoder(EncoderConfig(name="alexnet"), seed=0)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1:]))
@@ -34,12 +35,25 @@ def test_alexnet_has_the_cells_the_linear_probes_expect() -> None:
 
 def test_weights_follow_from_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = build_encoder("tiny", 16, seed=4).state_dict()
+    first = build_encoder(EncoderConfig(name="tiny", feature_dim=16), seed=4).state_dict()
     torch.manual_seed(2)
-    second = build_encoder("tiny", 16, seed=4).state_dict()
+    second = build_encoder(EncoderConfig(name="tiny", feature_dim=16), seed=4).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'alexnt' is not one of: .*alexnet"):
-        build_encoder("alexnt", 128, seed=0)
+        build_encoder(EncoderConfig(name="alexnt"), seed=0)
+
+
+def test_bfloat16_is_of_activations_not_of_weights_or_features() -> None:
+    exact, mixed = (
+        build_encoder(EncoderConfig(name="small", precision=precision), seed=0)
+        for precision in ("float32", "bfloat16")
+    )
+    images_BCHW = torch.randn(8, 3, 32, 32)
+    features_BD = mixed(images_BCHW.bfloat16())
+    assert features_BD.dtype == torch.float32
+    assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float32}
+    cosine_B = (features_BD * exact(images_BCHW)).sum(dim=1)
+    assert 0.999 < cosine_B.min() < 0.999999

@@ -39,5 +39,8 @@ def find_listings(source: Path) -> list[Listing]:
     for find in IMPORTERS.values():
         found = find(source)
         if found is not None:
+            empty = [listing.split for listing in found if len(listing) == 0]
+            if empty:
+                raise ValueError(f"{source} has no image in its {empty[0]} split")
             return found
     raise ValueError(f"{source} is none of: {'; '.join(IMPORTERS)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -18,6 +17,7 @@ from and_dist.data.importers.listing import (
     load_mat,
     number_classes,
 )
+from and_dist.data.processes import open_processes
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -40,7 +40,7 @@ def find_tar_shards(source: Path) -> list[Listing] | None:
         return None
     if not shards:
         return None
-    with ProcessPoolExecutor() as pool:
+    with open_processes() as pool:
         contents = list(pool.map(_read_shard, shards))
     held_out = [shard.name.startswith(("val", "test")) for shard in shards]
     listings = []
@@ -96,7 +96,7 @@ def _scan(file: BinaryIO, path: Path) -> list[Member]:
                 raise ValueError(f"tar {path} holds {info.name!r}, a path that leaves its folder")
             if info.isfile():
                 members.append(Member(info.name, info.offset_data, info.size))
-            archive.members.clear()  # type: ignore[attr-defined]
+            archive.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
         # tarfile takes a damaged or half header for the end; only a block of zeros is one.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -146,7 +146,7 @@ def _list_ilsvrc_train(path: Path) -> Listing:
     inner = sorted(m for m in read_members(path) if m.name.endswith(".tar"))
     if not inner:
         raise ValueError(f"{path} holds no tar of a class")
-    with ProcessPoolExecutor() as pool:
+    with open_processes() as pool:
         starts = [member.offset for member in inner]
         groups = list(pool.map(partial(read_members, path), starts, chunksize=16))
     classes = [PurePosixPath(member.name).stem for member in inner]

@@ -66,7 +66,10 @@ def list_folder(folder: Path, split: str) -> Listing:
 
 
 def find_cub(source: Path) -> list[Listing] | None:
-    """images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/."""
+    """images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/.
+
+    A split without test images is a training set alone.
+    """
     tables = [source / f"{name}.txt" for name in
               ("images", "image_class_labels", "train_test_split", "classes")]  # fmt: skip
     if not all(table.is_file() for table in tables[:3]):
@@ -74,9 +77,10 @@ def find_cub(source: Path) -> list[Listing] | None:
     names, labels, is_train, classes = (
         dict(_read_pairs(table)) if table.is_file() else {} for table in tables
     )
-    missing = names.keys() - labels.keys()
-    if missing:
-        raise ValueError(f"{tables[1]} has no line for image {min(missing)} of {tables[0].name}")
+    for table, column in ((tables[1], labels), (tables[2], is_train)):
+        missing = names.keys() - column.keys()
+        if missing:
+            raise ValueError(f"{table} has no line for image {min(missing)} of {tables[0].name}")
     class_of = {number: at for at, number in enumerate(sorted(set(labels.values()), key=int))}
     class_names = tuple(classes.get(number, number) for number in class_of)
     listings = []
@@ -84,7 +88,8 @@ def find_cub(source: Path) -> list[Listing] | None:
         rows = [number for number in names if is_train.get(number) == flag]
         content = Files((source / "images").absolute(), Names.of([names[r] for r in rows]))
         labels_N = np.array([class_of[labels[r]] for r in rows], np.int64)
-        listings.append(Listing(split, content, labels_N, class_names))
+        if rows or split == "train":
+            listings.append(Listing(split, content, labels_N, class_names))
     return listings
 
 
@@ -123,8 +128,11 @@ def _walk(folder: Path) -> list[tuple[str, list[str]]]:
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    lines = path.read_text().splitlines()
-    pairs = [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{path} is not a table of numbers and values")
-    return pairs  # type: ignore[return-value]
+    pairs = []
+    for line in path.read_text().splitlines():
+        match line.split(maxsplit=1):
+            case [number, value]:
+                pairs.append((number, value))
+            case [_]:
+                raise ValueError(f"{path} is not a table of numbers and values")
+    return pairs

@@ -89,9 +89,9 @@ def find_idx(source: Path) -> list[Listing] | None:
         labels_N = None if labels is None else _read_idx(labels, 1).astype(np.int64)
         if labels_N is not None and len(labels_N) != len(images_NHW):
             raise ValueError(f"{labels} has {len(labels_N)} labels for {len(images_NHW)} images")
-        names = () if labels_N is None else tuple(map(str, range(int(labels_N.max()) + 1)))
+        num_classes = 0 if labels_N is None else int(labels_N.max(initial=-1)) + 1
         pixels = Pixels(np.repeat(images_NHW[..., None], 3, axis=3))
-        listings.append(Listing(split, pixels, labels_N, names))
+        listings.append(Listing(split, pixels, labels_N, tuple(map(str, range(num_classes)))))
     return listings or None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +89,9 @@ TENSOR = torch.from_numpy(IMAGE.transpose(2, 0, 1) / 255)
         ),
     ],
 )
-def test_colour_maps_are_torchvisions_within_2_levels(draws: dict, transform) -> None:  # type: ignore[no-untyped-def,type-arg]
+def test_colour_maps_are_torchvisions_within_2_levels(
+    draws: dict[str, Any], transform: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     ours = colour(IMAGE, maps_of(**draws))
     theirs = 255 * transform(TENSOR).numpy().transpose(1, 2, 0)
     assert np.abs(np.clip(ours, 0, 255) - theirs).max() < 2

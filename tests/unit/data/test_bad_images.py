@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,56 +21,36 @@ from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
-from and_dist.data.prepare import Job, prepare
-from and_dist.world import World
-from tests.unit.data.test_loader import kept
+from tests.loading import images_by_row, kept, world_of
+from tests.pictures import cut_header, cut_pixels, oriented, picture, save, save_pictures
+from tests.unit.data.preparing import run
 
 CONFIG = DataConfig(image_size=16, bad_images="skip", jitter=0.0, hue=0.0, grayscale=0.0)
 COUNT = 40
 
 
-class Silent:
-    def start(self, what: str, total: int) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-
-def picture(width: int = 48, height: int = 36, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """39 good pictures; a test adds the odd one."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for number in range(COUNT - 1):
-        picture(seed=number).save(images / f"{number:02}.jpg", quality=90)
-    return images
+    return save_pictures(tmp_path / "images", [(48, 36)] * (COUNT - 1), quality=90)
 
 
 class Reader:
     """A loader over an index, and what it said of bad images."""
 
-    def __init__(self, index: ImageIndex, policy: str = "skip", batch_size: int = 8) -> None:
+    def __init__(
+        self, index: ImageIndex, policy: Literal["stop", "skip"] = "skip", batch_size: int = 8
+    ) -> None:
         self.said: list[str] = []
-        self.bad = BadImages(index, policy, self.said.append)  # type: ignore[arg-type]
-        world = World(0, 1, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
-        self._loader = TrainingLoader(
-            index, CONFIG, Order(len(index), batch_size, 0), world, self.bad
-        )
+        self.bad = BadImages(index, policy, self.said.append)
+        order = Order(len(index), batch_size, 0)
+        self._loader = TrainingLoader(index, CONFIG, order, world_of(), self.bad)
 
     def epoch(self, number: int = 0) -> list[Batch]:
         return kept(self._loader.batches(number))
 
     def images(self) -> dict[int, torch.Tensor]:
-        return {
-            row: image
-            for batch in self.epoch()
-            for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW.clone(), strict=True)
-            if row >= 0
-        }
+        return images_by_row(self.epoch())
 
     def rows(self, number: int = 0) -> list[int]:
         return sorted(r for batch in self.epoch(number) for r in batch.rows_B.tolist() if r >= 0)
@@ -77,12 +58,6 @@ class Reader:
 
 def save_gray_16(path: Path) -> None:
     Image.fromarray(np.full((30, 40), 0x80FF, np.uint16)).save(path)
-
-
-def save_exif(path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture().save(path, exif=exif)
 
 
 def save_animation(path: Path) -> None:
@@ -98,7 +73,7 @@ GOOD: dict[str, Callable[[Path], None]] = {
     "one-pixel.png": lambda path: Image.new("RGB", (1, 1), (9, 8, 7)).save(path),
     "one-pixel.jpg": lambda path: Image.new("RGB", (1, 1), (9, 8, 7)).save(path),
     "thin.png": lambda path: Image.new("RGB", (3000, 1)).save(path),
-    "turned.jpg": save_exif,
+    "turned.jpg": lambda path: picture().save(path, exif=oriented(6)),
     "progressive.jpg": lambda path: picture().save(path, progressive=True),
     "n" * 251 + ".jpg": lambda path: picture().save(path),
     os.fsdecode(b"caf\xe9\xff.jpg"): lambda path: picture().save(path),
@@ -126,8 +101,7 @@ def test_sixteen_bits_are_scaled_not_cut(folder: Path) -> None:
 
 
 def cut_short(path: Path) -> None:
-    picture(200, 150).save(path, quality=95)
-    path.write_bytes(path.read_bytes()[:3000])
+    cut_pixels(save(path, picture(size=(200, 150)), quality=95))
 
 
 def shorten(path: Path) -> None:
@@ -240,19 +214,15 @@ def test_a_file_shortened_while_training_is_left_out(folder: Path) -> None:
 
 
 def test_a_file_replaced_by_a_smaller_image_is_left_out(folder: Path) -> None:
-    reader = damage_while_reading(folder, lambda path: picture(8, 6).save(path))
+    reader = damage_while_reading(folder, lambda path: picture(size=(8, 6)).save(path))
     assert "6 x 8 pixels now, 36 x 48 when it was listed" in reader.said[0]
-
-
-def packed(folder: Path, out: Path, options: PackOptions) -> ImageIndex:
-    return prepare(Job(folder, out, options, "stop", 1, Silent()))["train"].index
 
 
 @pytest.mark.parametrize("options", [PackOptions(pack=True), PackOptions(raw=32)])
 def test_an_archive_cut_short_while_training_loses_its_end(
     folder: Path, tmp_path: Path, options: PackOptions
 ) -> None:
-    index = packed(folder, tmp_path / "out", options)
+    index = run(folder, tmp_path / "out", options).index
     path = (tmp_path / "out" / "train" / index.store.files[0]).resolve()
     last = int(index.store.offset_N[-1])
     os.truncate(path, last + 10)
@@ -269,15 +239,12 @@ def test_more_than_one_percent_is_no_accident(folder: Path) -> None:
 
 
 def test_a_batch_of_bad_images_alone_still_has_its_shape(tmp_path: Path) -> None:
-    for number in range(300):
-        picture(seed=number).save(tmp_path / f"{number:03}.jpg")
-    index = index_folder(tmp_path).index
+    index = index_folder(save_pictures(tmp_path, [(48, 36)] * 300)).index
     order = Order(300, 2, 0)
     for row in order.global_rows(0, 3).tolist():
         shorten(tmp_path / index.store.names[row])
     reader = Reader(index)
-    world = World(0, 1, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
-    batches = list(TrainingLoader(index, CONFIG, order, world, reader.bad).batches(0))
+    batches = list(TrainingLoader(index, CONFIG, order, world_of(), reader.bad).batches(0))
     assert batches[3].rows_B.tolist() == [-1, -1]
     assert all(batch.images_BCHW.shape == (2, 3, 16, 16) for batch in batches)
 
@@ -292,15 +259,9 @@ for epoch in range(40):
 """
 
 
-def cut_header(path: Path) -> None:
-    """After the frame's size, before its pixels: the index takes it, DALI must not see it."""
-    picture().save(path, quality=90)
-    os.truncate(path, path.read_bytes().index(b"\xff\xda"))
-
-
-@pytest.mark.parametrize("damage", [cut_header, cut_short])
+@pytest.mark.parametrize("damage", [cut_header, cut_pixels])
 def test_damage_never_ends_the_process(folder: Path, damage: Callable[[Path], object]) -> None:
     """DALI 2.4 died of an unreadable header within 25 such epochs, six times of six."""
-    damage(folder / "zz.jpg")
+    damage(save(folder / "zz.jpg", picture(size=(200, 150)), quality=95))
     command = [sys.executable, "-c", READ_OFTEN, str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=100)

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from and_dist.config import DataConfig
 from and_dist.data.datasets import draw_shapes, index_folder, load_images, load_train_and_test
 from and_dist.data.index import ImageIndex
-
-
-def save(path: Path, side: tuple[int, int] = (10, 8)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", side).save(path)
+from tests.pictures import picture, save, save_pictures
 
 
 def pixels_of(index: ImageIndex) -> np.ndarray:
@@ -44,7 +39,7 @@ def test_shapes_cannot_be_told_by_colour_or_brightness() -> None:
 
 def test_class_folders_give_labels_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("dog/b.png", "dog/a.jpg", "cat/deep/x.png", ".hidden/y.png", "cat/.z.png"):
-        save(tmp_path / name)
+        save(tmp_path / name, picture(size=(10, 8)))
     images = index_folder(tmp_path)
     names = list(images.index.store.names)
     assert names == ["cat/deep/x.png", "dog/a.jpg", "dog/b.png"]
@@ -55,16 +50,15 @@ def test_class_folders_give_labels_in_the_order_of_their_names(tmp_path: Path) -
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
-    save(tmp_path / "a.png")
-    save(tmp_path / "b.png")
+    save_pictures(tmp_path, [(10, 8)] * 2)
     assert index_folder(tmp_path).labels_N is None
 
 
 def test_other_files_make_another_hash(tmp_path: Path) -> None:
-    save(tmp_path / "a.png")
+    save(tmp_path / "a.png", picture())
     before = index_folder(tmp_path).index.content_hash
     assert index_folder(tmp_path).index.content_hash == before
-    save(tmp_path / "b.png")
+    save(tmp_path / "b.png", picture())
     assert index_folder(tmp_path).index.content_hash != before
 
 

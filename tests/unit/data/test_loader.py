@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +18,18 @@ from and_dist.data.datasets import draw_shapes, index_folder
 from and_dist.data.index import ImageIndex, index_pixels
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.world import World
+from tests.loading import CPU, images_by_row, kept, world_of
+from tests.pictures import save_pictures
 
-CPU = torch.device("cpu")
 SHAPES = draw_shapes("train", 61).index
-
-
-def world_of(rank: int, size: int) -> World:
-    return World(rank, size, rank, size, CPU, None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     """Smooth pictures of several sizes as JPEG and PNG."""
     folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    for number, size in enumerate([(90, 60), (64, 64), (50, 120), (200, 150), (33, 31)]):
-        noise = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
-        name = f"{number}.{'png' if number % 2 else 'jpg'}"
-        noise.resize(size, Image.Resampling.BICUBIC).save(folder / name, quality=95)
+    sizes = [(90, 60), (64, 64), (50, 120), (200, 150), (33, 31)]
+    save_pictures(folder, sizes, suffixes=("jpg", "png"), quality=95)
     return index_folder(folder).index
 
 
@@ -53,10 +45,6 @@ def training_batches(
     return kept(training_loader(index, config, rank, size).batches(epoch))
 
 
-def kept(batches: Iterable[Batch]) -> list[Batch]:
-    return [Batch(batch.images_BCHW.clone(), batch.rows_B) for batch in batches]
-
-
 def training_loader(
     index: ImageIndex, config: DataConfig, rank: int = 0, size: int = 1
 ) -> TrainingLoader:
@@ -68,15 +56,6 @@ def feature_batches(index: ImageIndex, config: DataConfig, batch_size: int) -> l
     bad = BadImages(index, config.bad_images)
     loader = FeatureLoader(index, config, batch_size, CPU, bad)
     return kept(loader.batches(np.arange(len(index))))
-
-
-def images_by_row(batches: list[Batch]) -> dict[int, Tensor]:
-    return {
-        row: image
-        for batch in batches
-        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
-        if row >= 0
-    }
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -171,8 +150,7 @@ def test_colours_of_the_pipeline_are_those_of_the_maps() -> None:
 
 
 def test_a_broken_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    for number in range(3):
-        Image.new("RGB", (40, 40)).save(tmp_path / f"{number}.jpg")
+    save_pictures(tmp_path, [(40, 40)] * 3)
     index = index_folder(tmp_path).index
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(RuntimeError, match=r"1\.jpg"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from and_dist.config import DataConfig
 from and_dist.data.bad_images import BadImages
@@ -14,12 +13,10 @@ from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
-from and_dist.data.prepare import Job, prepare
-from and_dist.world import World
-from tests.unit.data.test_bad_images import Silent
-from tests.unit.data.test_loader import kept
+from tests.loading import CPU, images_by_row, kept, world_of
+from tests.pictures import save_pictures
+from tests.unit.data.preparing import run
 
-CPU = torch.device("cpu")
 CONFIG = DataConfig(image_size=16, flip=True)
 COUNT = 43
 KINDS = ("files", "tar", "resized", "raw", "memory")
@@ -28,17 +25,11 @@ KINDS = ("files", "tar", "resized", "raw", "memory")
 @pytest.fixture(scope="module")
 def indices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageIndex]:
     base = tmp_path_factory.mktemp("sources")
-    random = np.random.default_rng(0)
-    for number in range(COUNT):
-        noise = Image.fromarray(random.integers(0, 255, (5, 6, 3), dtype=np.uint8))
-        size = (int(random.integers(20, 60)), int(random.integers(20, 60)))
-        (base / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-        path = base / "images" / "ab"[number % 2] / f"{number:02}.jpg"
-        noise.resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+    sizes = [(20 + 7 * number % 40, 20 + 11 * number % 40) for number in range(COUNT)]
+    save_pictures(base / "images", sizes, "ab", quality=95)
 
     def pack(name: str, options: PackOptions) -> ImageIndex:
-        job = Job(base / "images", base / name, options, "stop", 1, Silent())
-        return prepare(job)["train"].index
+        return run(base / "images", base / name, options).index
 
     return {
         "files": index_folder(base / "images").index,
@@ -52,19 +43,9 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageIndex]:
 def batches_of(
     index: ImageIndex, rank: int, size: int, epoch: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    world = World(rank, size, rank, size, CPU, None)  # type: ignore[arg-type]
-    bad = BadImages(index, "stop")
-    loader = TrainingLoader(index, CONFIG, Order(len(index), 8, 3), world, bad)
+    order, bad = Order(len(index), 8, 3), BadImages(index, "stop")
+    loader = TrainingLoader(index, CONFIG, order, world_of(rank, size), bad)
     return kept(loader.batches(epoch, first_step))
-
-
-def real_images(batches: list[Batch]) -> list[tuple[int, torch.Tensor]]:
-    return [
-        (row, image)
-        for batch in batches
-        for row, image in zip(batch.rows_B.tolist(), batch.images_BCHW, strict=True)
-        if row >= 0
-    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,10 +53,10 @@ def real_images(batches: list[Batch]) -> list[tuple[int, torch.Tensor]]:
 def test_each_row_once_an_epoch_and_the_same_pixels_at_any_world_size(
     indices: dict[str, ImageIndex], kind: str, size: int
 ) -> None:
-    alone = dict(real_images(batches_of(indices[kind], 0, 1)))
+    alone = images_by_row(batches_of(indices[kind], 0, 1))
     seen: list[int] = []
     for rank in range(size):
-        for row, image in real_images(batches_of(indices[kind], rank, size)):
+        for row, image in images_by_row(batches_of(indices[kind], rank, size)).items():
             assert torch.equal(image, alone[row])
             seen.append(row)
     assert sorted(seen) == list(range(COUNT))
@@ -88,12 +69,12 @@ def test_an_epoch_goes_on_in_its_middle_at_any_world_size(
 ) -> None:
     """Steps 0..2 on some ranks, the rest on others: as one uninterrupted epoch."""
     index = indices[kind]
-    whole = dict(real_images(batches_of(index, 0, 1)))
+    whole = images_by_row(batches_of(index, 0, 1))
     seen: list[int] = []
     for rank in range(before):
-        seen += [row for row, _ in real_images(batches_of(index, rank, before)[:3])]
+        seen += images_by_row(batches_of(index, rank, before)[:3])
     for rank in range(after):
-        for row, image in real_images(batches_of(index, rank, after, first_step=3)):
+        for row, image in images_by_row(batches_of(index, rank, after, first_step=3)).items():
             assert torch.equal(image, whole[row])
             seen.append(row)
     assert sorted(seen) == list(range(COUNT))
@@ -115,11 +96,11 @@ def test_the_test_view_is_the_same_to_the_bit_each_time(
 
 
 def test_a_tar_shows_what_its_files_show(indices: dict[str, ImageIndex]) -> None:
-    files, tar = (dict(real_images(batches_of(indices[k], 0, 1))) for k in ("files", "tar"))
+    files, tar = (images_by_row(batches_of(indices[k], 0, 1)) for k in ("files", "tar"))
     assert all(torch.equal(image, tar[row]) for row, image in files.items())
 
 
 def test_raw_pixels_show_what_their_files_show(indices: dict[str, ImageIndex]) -> None:
     """Within the difference of two JPEG decoders, in units of the normalised image."""
-    files, raw = (dict(real_images(batches_of(indices[k], 0, 1))) for k in ("files", "raw"))
+    files, raw = (images_by_row(batches_of(indices[k], 0, 1)) for k in ("files", "raw"))
     assert max((image - raw[row]).abs().max().item() for row, image in files.items()) < 0.15

@@ -1,0 +1,60 @@
+"""Loss and speed while training, kept on the device until someone looks."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+
+class LossMeter:
+    """Mean losses of an epoch, kept on the device until someone looks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._recent_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._recent_images = 0
+        self._earlier_sum, self._earlier_images = 0.0, 0
+        self._first_bad = torch.tensor(-1, device=device)
+
+    def add(self, loss: Tensor, step: int, images: int) -> None:
+        is_first_bad = ~loss.isfinite() & (self._first_bad < 0)
+        self._first_bad = torch.where(is_first_bad, step, self._first_bad)
+        self._recent_sum += loss * images
+        self._recent_images += images
+
+    def first_bad_step(self) -> int | None:
+        """The first step whose loss was not finite."""
+        step = int(self._first_bad.item())
+        return step if step >= 0 else None
+
+    def recent(self) -> float:
+        """Mean over the images since the last call."""
+        total, images = float(self._recent_sum.item()), self._recent_images
+        self._earlier_sum += total
+        self._earlier_images += images
+        self._recent_sum.zero_()
+        self._recent_images = 0
+        return total / images
+
+    def mean(self) -> float:
+        """Mean over all images up to the last call of recent()."""
+        return self._earlier_sum / self._earlier_images
+
+
+class StepClock:
+    """Images per second between two looks."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    def rate(self) -> float:
+        """Images per second since the last call."""
+        now = time.perf_counter()
+        rate = self._images / (now - self._since)
+        self._since, self._images = now, 0
+        return rate

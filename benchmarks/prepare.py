@@ -1,0 +1,166 @@
+"""python -m benchmarks.prepare [--smoke] [--json FILE] [--folder DIR]
+
+A manifest of 1.3 million files, each a file of its own: seconds and memory to build it from a warm
+folder, against listing and opening the files alone; seconds to open it, and what a rank pays for
+holding it. The files are small JPEGs under ImageNet's names (about 6 GB on disk); a folder that is
+named with --folder keeps them for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness import Benchmark, add_arguments
+
+ROWS = 1_300_000
+CLASSES = 1000
+FILES_PER_TASK = 10_000
+
+OPEN = """
+import os, sys, time
+from pathlib import Path
+from and_dist.data.index import open_manifest
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+before = resident_mb()
+started = time.perf_counter()
+images = open_manifest(Path(sys.argv[1]))
+opened = time.perf_counter() - started
+rows = len(images.index)
+for row in range(0, rows, 1 + rows // 1000):
+    images.index.store.name(row)
+print(opened, resident_mb() - before, len(os.listdir("/proc/self/fd")), rows)
+"""
+
+
+def write_files(folder: Path, count: int) -> None:
+    """`count` JPEGs of 64 sizes over 1,000 class folders; those that are there stay."""
+    for name in range(CLASSES):
+        (folder / f"n{name:08}").mkdir(parents=True, exist_ok=True)
+    starts = range(0, count, FILES_PER_TASK)
+    with ProcessPoolExecutor() as executor:
+        list(executor.map(write_some, [folder] * len(starts), starts, [count] * len(starts)))
+
+
+def write_some(folder: Path, start: int, count: int) -> None:
+    contents = []
+    for number in range(64):
+        file = io.BytesIO()
+        pixels = np.random.default_rng(number).integers(0, 255, (24 + number, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG", quality=10)
+        contents.append(file.getvalue())
+    for row in range(start, min(start + FILES_PER_TASK, count)):
+        name = f"n{row % CLASSES:08}"
+        path = folder / name / f"{name}_{row}.JPEG"
+        if not path.exists():
+            path.write_bytes(contents[row % 64])
+
+
+def look_at_files(folder: Path) -> int:
+    """What any listing costs at least: the names, and one read of each file."""
+    count = 0
+    for entry in os.scandir(folder):
+        for file in os.scandir(entry.path):
+            descriptor = os.open(file.path, os.O_RDONLY)
+            os.read(descriptor, 1024)
+            os.close(descriptor)
+            count += 1
+    return count
+
+
+class MemoryWatch:
+    """Largest sum of resident memory of a process and its children, sampled."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._pid = pid
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def finish(self) -> float:
+        self._thread.join()
+        return self.peak_mb
+
+    def _watch(self) -> None:
+        while (own := self._unshared_mb(self._pid)) is not None:
+            listing = Path(f"/proc/{self._pid}/task/{self._pid}/children")
+            try:
+                children = [int(child) for child in listing.read_text().split()]
+            except OSError:
+                return
+            family = [own, *(self._unshared_mb(child) or 0.0 for child in children)]
+            self.peak_mb = max(self.peak_mb, sum(family))
+            time.sleep(0.2)
+
+    @staticmethod
+    def _unshared_mb(pid: int) -> float | None:
+        """Pages that several processes share count once in sum (PSS)."""
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("Pss:")), None)
+
+
+def build(source: Path, out: Path) -> tuple[float, float]:
+    """(seconds, MB) of `and-dist prepare`."""
+    command = [sys.executable, "-m", "and_dist", "prepare", str(source), "--out", str(out)]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        watch = MemoryWatch(process.pid)
+        assert process.wait() == 0
+    return time.perf_counter() - started, watch.finish()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, repeats=3)
+    parser.add_argument("--folder", type=Path, help="where the files are, or will be, and stay")
+    arguments = parser.parse_args()
+    rows = 20_000 if arguments.smoke else ROWS
+    benchmark = Benchmark("prepare")
+    with tempfile.TemporaryDirectory() as base:
+        source = arguments.folder or Path(base, "files")
+        write_files(source, rows)
+        out = Path(base, "manifest")
+        peaks: list[float] = []
+
+        def prepare() -> None:
+            peaks.append(build(source, out)[1])
+
+        def look() -> None:
+            assert look_at_files(source) == rows
+
+        cases = {"prepare": prepare, "list, open and read only": look}
+        benchmark.measure(cases, arguments.repeats, dict.fromkeys(cases, rows), "files")
+        benchmark.result("prepare").peak_mb = max(peaks)
+        command = [sys.executable, "-c", OPEN, str(out / "train")]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    benchmark.facts = {
+        "rows": int(told[3]),
+        "opened in s": round(float(told[0]), 4),
+        "memory of a rank that holds it, MB": round(float(told[1]), 1),
+        "file handles of that rank": int(told[2]),
+    }
+    benchmark.ratios["over_reading_alone"] = round(
+        benchmark.seconds_per_unit("prepare")
+        / benchmark.seconds_per_unit("list, open and read only"),
+        3,
+    )
+    benchmark.finish(arguments.json)
+
+
+if __name__ == "__main__":
+    main()
