@@ -16,12 +16,12 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from and_dist.data.processes import open_processes
 from benchmarks.harness import Benchmark, add_arguments
 
 ROWS = 1_300_000
@@ -50,7 +50,7 @@ def write_files(folder: Path, count: int) -> None:
     for name in range(CLASSES):
         (folder / f"n{name:08}").mkdir(parents=True, exist_ok=True)
     starts = range(0, count, FILES_PER_TASK)
-    with ProcessPoolExecutor() as executor:
+    with open_processes() as executor:
         list(executor.map(write_some, [folder] * len(starts), starts, [count] * len(starts)))
 
 
