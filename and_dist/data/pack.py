@@ -94,6 +94,8 @@ class Part(NamedTuple):
     store: FileStore | ArchiveStore
     options: PackOptions
     fingerprint: str
+    largest: int
+    """Bytes of a file."""
 
     @property
     def columns_file(self) -> Path:
@@ -138,7 +140,7 @@ def _cut(
         store = index.store.select(part_rows)
         words = np.frombuffer(f"{options!r} {index.content_hash}".encode(), np.uint8)
         fingerprint = hash_columns(part_rows, length_N[part_rows], *sides, words, _times(store))
-        yield Part(folder, number, part_rows, store, options, fingerprint)
+        yield Part(folder, number, part_rows, store, options, fingerprint, SHARD_BYTES)
 
 
 def _times(store: FileStore | ArchiveStore) -> I64:
@@ -188,7 +190,7 @@ def write_part(part: Part) -> None:
 
 
 class PartWriter:
-    """Appends to a tar or a block of pixels, beginning another before it passes SHARD_BYTES."""
+    """Appends to a tar or a block of pixels, beginning another before it grows too large."""
 
     def __init__(self, part: Part) -> None:
         self.files: list[str] = []
@@ -200,7 +202,7 @@ class PartWriter:
 
     def add(self, content: bytes, name: str) -> tuple[int, int]:
         """(file of this part, offset) of what was written."""
-        if self._file is None or self._size_with(content) > SHARD_BYTES:
+        if self._file is None or self._size_with(content) > self._part.largest:
             self._begin()
         assert self._file is not None
         if self._tar is None:
