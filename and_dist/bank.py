@@ -18,6 +18,10 @@ def shard_range(num_rows: int, rank: int, size: int) -> tuple[int, int]:
     return min(rank * chunk, num_rows), min((rank + 1) * chunk, num_rows)
 
 
+def all_shards(num_rows: int, size: int) -> list[tuple[int, int]]:
+    return [shard_range(num_rows, rank, size) for rank in range(size)]
+
+
 class BankShard:
     """Rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
 

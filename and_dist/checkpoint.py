@@ -81,7 +81,17 @@ def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     pointer = folder / "latest"
     if not pointer.exists():
         return None
-    checkpoint = folder / pointer.read_text().strip()
+    return read_checkpoint(folder / pointer.read_text().strip())
+
+
+def read_checkpoint(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint and its state.json; ValueError where there is none to read."""
+    if not checkpoint.is_dir():
+        whole = sorted(state.parent.name for state in checkpoint.parent.glob("[!.]*/state.json"))
+        raise ValueError(
+            f"there is no checkpoint {checkpoint}; {checkpoint.parent} has: "
+            f"{', '.join(whole) or 'none'}"
+        )
     try:
         state = json.loads((checkpoint / "state.json").read_text())
     except (OSError, json.JSONDecodeError) as error:

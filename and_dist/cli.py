@@ -43,6 +43,29 @@ def train(config: ConfigFiles = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def discover(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
+    ] = None,
+    round_index: Annotated[
+        int | None, typer.Option("--round", help="Without it the one that training comes to next.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is found.")] = None,
+) -> None:
+    """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
+    from and_dist.display import Display
+    from and_dist.study import plan_study, run_study
+    from and_dist.world import open_world
+
+    size = read_layout().size
+    study = plan_study(run, checkpoint, round_index, out, overrides or [], size)
+    with open_world(study.config.run.device, study.config.run.threads) as world:
+        run_study(study, world, Display(is_shown=world.is_coordinator))
+
+
+@app.command()
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
     source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,
@@ -95,7 +118,6 @@ def run_training(config: Config) -> None:
     from and_dist.data.datasets import load_train_and_test
     from and_dist.display import Display
     from and_dist.encoders import ENCODERS
-    from and_dist.neighbours import create_index
     from and_dist.run_folder import check_run_folder, open_run_folder
     from and_dist.summary import as_table, write_summary
     from and_dist.trainer import Trainer
@@ -105,7 +127,6 @@ def run_training(config: Config) -> None:
         raise ValueError(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
         )
-    create_index(config.encoder.feature_dim, config.discovery.search)
     layout = read_layout()
     check_run_folder(config)
     train, test = load_train_and_test(config.data)
@@ -131,16 +152,18 @@ def run_training(config: Config) -> None:
 
 
 def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
+    from and_dist.discovery import check_discovery
+
     if num_rows < world_size:
         raise ValueError(
             f"data.train={config.data.train} has {num_rows} images for {world_size} ranks; "
             f"start at most {num_rows} workers"
         )
-    if config.curriculum.neighbours >= num_rows:
-        raise ValueError(
-            f"curriculum.neighbours={config.curriculum.neighbours} needs more images than that, "
-            f"data.train={config.data.train} has {num_rows}"
-        )
+    if config.method == "and":
+        check_discovery(
+            num_rows, config.encoder.feature_dim, world_size, config.curriculum.neighbours,
+            config.discovery.search, config.discovery.memory_bytes,
+        )  # fmt: skip
 
 
 def main() -> None:

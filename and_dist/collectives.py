@@ -55,10 +55,12 @@ def reduce_sum(world: World, tensor: Tensor) -> Tensor:
 
 def gather_to_coordinator(world: World, tensor_X: Tensor) -> Tensor | None:
     """[X, ...] of every rank, X equal everywhere -> [W, X, ...] on the coordinator, else None."""
-    parts = [torch.empty_like(tensor_X) for _ in range(world.size)]
-    chosen = parts if world.is_coordinator else None
-    dist.gather(tensor_X.contiguous(), chosen, group=world.group, group_dst=0)
-    return torch.stack(parts) if world.is_coordinator else None
+    if not world.is_coordinator:
+        dist.gather(tensor_X.contiguous(), None, group=world.group, group_dst=0)
+        return None
+    gathered_WX = tensor_X.new_empty(world.size, *tensor_X.shape)
+    dist.gather(tensor_X.contiguous(), list(gathered_WX), group=world.group, group_dst=0)
+    return gathered_WX
 
 
 def broadcast_from_coordinator(world: World, tensor: Tensor) -> Tensor:

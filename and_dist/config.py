@@ -6,16 +6,15 @@ This module reaches no torch, so a login node can check a config without it.
 
 from __future__ import annotations
 
-import copy
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_core import PydanticSerializationError
+
+from and_dist.plain_yaml import merge, parse_override, read_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -113,7 +112,15 @@ class CurriculumConfig(Section):
 
 class DiscoveryConfig(Section):
     search: str = "Flat"
-    """faiss factory string of the index over one shard; Flat is exact."""
+    """Flat and fused are exact; else a faiss factory string, an index that copies each shard."""
+    recall: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """An approximate index looks wider until it finds this share of a sample's nearest rows."""
+    memory_mb: Annotated[int, Field(ge=64)] = 200
+    """Memory of one rank for discovery, beside its shard, the results and such an index."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_mb * 1_000_000
 
 
 class OptimConfig(Section):
@@ -220,46 +227,6 @@ def build_config(values: Mapping[str, Any]) -> Config:
         raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read config {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"config {path} is not UTF-8 text: {error}") from None
-    try:
-        values = yaml.load(text, Loader=ConfigLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"config {path} is not plain YAML: {' '.join(str(error).split())}"
-        ) from None
-    return as_mapping(values, f"config {path}")
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """`optim.lr=0.1` -> {"optim": {"lr": 0.1}}."""
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ValueError(f"override {text!r} is not of the form key=value, such as optim.lr=0.06")
-    try:
-        parsed = yaml.load(value, Loader=ConfigLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"override {text!r}: {' '.join(str(error).split())}") from None
-    for part in reversed(key.split(".")):
-        parsed = {part: parsed}
-    return typing.cast(dict[str, Any], parsed)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = copy.copy(dict(base))
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = merge(old, value)
-        merged[key] = value
-    return merged
-
-
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     """Keys of two resolved configs that would train another model, as `key: theirs -> ours`."""
     mine, other = flatten(ours.model_dump(mode="json")), flatten(theirs)
@@ -278,19 +245,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def as_mapping(values: Any, where: str) -> dict[str, Any]:
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} is not a mapping of keys to values")
-    for key, value in values.items():
-        if not isinstance(key, str):
-            raise ValueError(f"{where}: key {key!r} is not text")
-        if isinstance(value, dict):
-            as_mapping(value, f"{where}, under {key!r}")
-    return values
 
 
 def describe(error: Any) -> str:
@@ -317,28 +271,3 @@ def section_at(keys: Sequence[str]) -> type[Section]:
         assert issubclass(annotation, Section)
         section = annotation
     return section
-
-
-class ConfigLoader(yaml.SafeLoader):
-    """Plain data only, repeated keys refused, and `1e-3` read as a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, (list, dict, set)):
-                raise yaml.YAMLError(f"a key must be text, got {key!r}")
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
-def add_float_resolver() -> None:
-    import re
-
-    pattern = r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"
-    ConfigLoader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(pattern), list("-+.0123456789")
-    )
-
-
-add_float_resolver()

@@ -27,13 +27,15 @@ class Neighbourhoods:
     """Eq. 5 of every row; nan before the first discovery."""
     anchors_S: Tensor
     """Anchors in ascending order of entropy."""
+    recall: float | None = None
+    """Share of an exact search's neighbours that the search of this round found, on a sample."""
 
 
 def all_instances(num_rows: int, num_neighbours: int, device: torch.device) -> Neighbourhoods:
     """Round 0: every row an instance."""
     return Neighbourhoods(
         torch.full((num_rows, num_neighbours), -1, device=device),
-        torch.full((num_rows,), torch.nan, device=device),
+        torch.full((num_rows,), torch.nan, dtype=torch.float64, device=device),
         torch.empty(0, dtype=torch.int64, device=device),
     )
 
@@ -56,12 +58,3 @@ def check_neighbours(neighbours_SK: Tensor, anchors_S: Tensor, num_rows: int) ->
         if bad_S.any():
             example = anchors_S[bad_S][0].item()
             raise RuntimeError(f"{int(bad_S.sum())} anchors have {problem}, row {example} first")
-
-
-def consistency(neighbourhoods: Neighbourhoods, labels_N: Tensor) -> float | None:
-    """Share of anchor-neighbour pairs of one class; a diagnostic, labels go no further."""
-    anchors_S = neighbourhoods.anchors_S.cpu()
-    if len(anchors_S) == 0:
-        return None
-    neighbours_SK = neighbourhoods.neighbours_NK.cpu()[anchors_S]
-    return (labels_N[neighbours_SK] == labels_N[anchors_S][:, None]).float().mean().item()

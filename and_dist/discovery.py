@@ -2,24 +2,25 @@
 
 Every rank streams its own rows, block by block, past everyone's shards, exactly as a training step
 does with its batch; what comes back concerns its own rows. The coordinator, rank 0 in role only,
-merges, ranks, chooses, checks and broadcasts. It reads the bank alone, no image and no label.
+ranks, chooses, checks and broadcasts. It reads the bank alone, no image and no label.
 
 N all rows, S rows of this shard or anchors, Q queries of one block, K neighbours, D feature.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard, shard_range
+from and_dist.bank import BankShard, all_shards, shard_range
 from and_dist.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
-    exchange_parts,
     failing_together,
-    gather_batch,
     gather_to_coordinator,
+    reduce_sum,
     take_rows,
 )
 from and_dist.curriculum import (
@@ -28,11 +29,15 @@ from and_dist.curriculum import (
     num_anchors,
     select_anchors,
 )
-from and_dist.neighbours import ShardIndex, search_shards
-from and_dist.partition import Partition, log_partition, merge_stacked
+from and_dist.display import Advance, silently
+from and_dist.faiss_index import EXACT, check_search
+from and_dist.neighbours import MEMORY_BYTES, RECALL, ROUNDING, ShardSearch, search_shards
+from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
 from and_dist.world import World
 
-ROWS_PER_BLOCK = 1024
+ROWS_PER_BLOCK = 2048
+RECALL_SAMPLE = 1024
+"""Anchors whose neighbours are searched exactly too, where the search is approximate."""
 
 
 def discover(
@@ -43,65 +48,142 @@ def discover(
     num_neighbours: int,
     temperature: float,
     search: str = "Flat",
+    recall: float = RECALL,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Advance = silently,
 ) -> Neighbourhoods:
-    """Neighbourhoods of round `round_index` of `num_rounds`, equal on all ranks."""
-    if num_neighbours >= bank.num_rows:
-        raise ValueError(
-            f"curriculum.neighbours={num_neighbours} needs more than {num_neighbours} images, "
-            f"the bank has {bank.num_rows} rows"
-        )
+    """Neighbourhoods of round `round_index` of `num_rounds`, equal on all ranks.
+
+    `advance` is told on every rank.
+    """
+    dim = bank.features_SD.shape[1]
+    check_discovery(bank.num_rows, dim, world.size, num_neighbours, search, memory_bytes)
     count = num_anchors(bank.num_rows, round_index, num_rounds)
-    entropy_N = _gather_rows(entropy_of_shard(bank, world, temperature), bank, world)
+    phase = _Phase(bank, world, num_neighbours, search, recall, memory_bytes, advance, count)
+    scan = phase.scan(temperature)
+    entropy_N = _gather_rows(scan.entropy_S, bank, world)
     anchors_S = torch.empty(count, dtype=torch.int64, device=bank.features_SD.device)
     with failing_together(world, "choosing the anchors"):
         if world.is_coordinator:
             if not bool(entropy_N.isfinite().all()):
-                raise RuntimeError(
-                    f"the entropy of {int((~entropy_N.isfinite()).sum())} rows is not finite"
-                )
+                num_bad = int((~entropy_N.isfinite()).sum())
+                raise RuntimeError(f"the entropy of {num_bad} rows is not finite")
             anchors_S = select_anchors(entropy_N, count)
     broadcast_from_coordinator(world, entropy_N)
     broadcast_from_coordinator(world, anchors_S)
-    neighbours_SK = neighbours_of_shard(bank, world, anchors_S, num_neighbours, search)
-    neighbours_NK = _gather_rows(neighbours_SK, bank, world)
+    table_SK, found_share = phase.search(scan, anchors_S)
+    neighbours_NK = _gather_rows(table_SK, bank, world)
     with failing_together(world, "checking the neighbours"):
         if world.is_coordinator:
             check_neighbours(neighbours_NK[anchors_S], anchors_S, bank.num_rows)
     broadcast_from_coordinator(world, neighbours_NK)
-    return Neighbourhoods(neighbours_NK, entropy_N, anchors_S)
+    return Neighbourhoods(neighbours_NK, entropy_N, anchors_S, found_share)
 
 
-def entropy_of_shard(bank: BankShard, world: World, temperature: float) -> Tensor:
-    """Entropy of the rows of this shard over the whole bank (Eq. 5)."""
-    entropies = [bank.features_SD.new_empty(0, dtype=_wide(bank))]
-    positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
-    for positions_Q in equal_blocks(world, positions_S, ROWS_PER_BLOCK):
-        mine_QD = take_rows(bank.features_SD, positions_Q)
-        (queries_GD,) = gather_batch(world, [mine_QD])
-        with failing_together(world, "the entropy of the bank"):
-            partial = log_partition(queries_GD, bank.features_SD, temperature)
-        merged = merge_stacked(Partition(*exchange_parts(world, list(partial))))
-        energy_Q = (mine_QD.to(merged.mean.dtype) * merged.mean).sum(dim=1) / temperature
-        entropies.append((merged.log_z - energy_Q)[positions_Q >= 0])
-    return torch.cat(entropies)
+def check_discovery(
+    num_rows: int, dim: int, world_size: int, num_neighbours: int, search: str, memory_bytes: int
+) -> None:
+    """ValueError for what cannot be: no index, too few rows, or too little memory for a shard's."""
+    if num_neighbours >= num_rows:
+        raise ValueError(
+            f"curriculum.neighbours={num_neighbours} needs more than {num_neighbours} images, "
+            f"the bank has {num_rows} rows"
+        )
+    lengths = [stop - start for start, stop in all_shards(num_rows, world_size)]
+    check_search(search, dim, min(length for length in lengths if length))
+    candidates = num_neighbours + 1 if search == "fused" else 0
+    needed = lengths[0] * bytes_per_row(candidates) / 0.75
+    if needed > memory_bytes:
+        raise ValueError(
+            f"discovery.memory_mb={memory_bytes / 1e6:g} is too little: discovery.search={search} "
+            f"with curriculum.neighbours={num_neighbours} takes {needed / 1e6:,.0f} MB for the "
+            f"{lengths[0]:,} rows of a shard; allow more, or start more ranks"
+            + (", or take Flat" if candidates else "")
+        )
 
 
-def neighbours_of_shard(
-    bank: BankShard, world: World, anchors_S: Tensor, num_neighbours: int, search: str
-) -> Tensor:
-    """[S, K] nearest rows of those rows of this shard that are anchors; -1 for the others."""
-    device = bank.features_SD.device
-    table_SK = torch.full((bank.stop - bank.start, num_neighbours), -1, device=device)
-    with failing_together(world, "building the search index"):
-        index = ShardIndex(bank.features_SD, bank.start, search)
-    mine_S = anchors_S[(anchors_S >= bank.start) & (anchors_S < bank.stop)].sort().values
-    for positions_Q in equal_blocks(world, mine_S - bank.start, ROWS_PER_BLOCK):
-        is_real_Q = positions_Q >= 0
-        rows_Q = (positions_Q + bank.start).where(is_real_Q, -1)
-        queries_QD = take_rows(bank.features_SD, positions_Q)
-        nearest = search_shards(index, queries_QD, rows_Q, num_neighbours, world)
-        table_SK[positions_Q[is_real_Q]] = nearest.rows_QK.to(device)[is_real_Q]
-    return table_SK
+@dataclass(frozen=True)
+class _Phase:
+    """One discovery: its two passes over the bank."""
+
+    bank: BankShard
+    world: World
+    num_neighbours: int
+    search_name: str
+    recall: float
+    memory_bytes: int
+    advance: Advance
+    num_anchors: int
+
+    def scan(self, temperature: float) -> PairScan:
+        """Entropy of this shard's rows, and who may be their nearest if all pairs are to tell."""
+        candidates = self.num_neighbours + 1 if self.search_name == "fused" else 0
+        share = 1.0 if candidates else self._share_of_scan()
+        return scan_pairs(
+            self.bank, self.world, temperature, self.memory_bytes, candidates,
+            lambda part: self.advance(share * part),
+        )  # fmt: skip
+
+    def search(self, scan: PairScan, anchors_S: Tensor) -> tuple[Tensor, float]:
+        """[S, K] nearest rows of those rows of this shard that are anchors, -1 for the others;
+        and the recall, 1 where the search is exact."""
+        here_S = anchors_S[(anchors_S >= self.bank.start) & (anchors_S < self.bank.stop)]
+        mine_S = here_S.sort().values
+        if self.search_name == "fused":
+            table_SK = self._settled(scan, mine_S)
+        else:
+            table_SK = self._search_rows(mine_S, self.search_name, 1 - self._share_of_scan())
+        is_open_S = (table_SK[mine_S - self.bank.start] < 0).any(dim=1)
+        exact_SK = self._search_rows(mine_S[is_open_S], "Flat")
+        table_SK = exact_SK.where(exact_SK >= 0, table_SK)
+        return table_SK, self._recall_of(table_SK, anchors_S)
+
+    def _settled(self, scan: PairScan, mine_S: Tensor) -> Tensor:
+        """What the scan says of anchors where rounding cannot have changed the order."""
+        places_S = mine_S - self.bank.start
+        similarity_SC = scan.similarity_SC[places_S]
+        is_sure_S = (similarity_SC[:, :-1] - similarity_SC[:, 1:] > ROUNDING).all(dim=1)
+        table_SK = self._empty_table()
+        table_SK[places_S[is_sure_S]] = scan.rows_SC[places_S[is_sure_S], :-1]
+        return table_SK
+
+    def _search_rows(self, mine_S: Tensor, search: str, share: float = 0.0) -> Tensor:
+        """[S, K] nearest rows of some rows of this shard, -1 for the others."""
+        bank, table_SK = self.bank, self._empty_table()
+        with failing_together(self.world, "building the search index"):
+            shard = ShardSearch(
+                bank.features_SD, bank.start, self.num_neighbours, search, self.recall,
+                self.memory_bytes,
+            )  # fmt: skip
+        for positions_Q in equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK):
+            is_real_Q = positions_Q >= 0
+            rows_Q = (positions_Q + bank.start).where(is_real_Q, -1)
+            queries_QD = take_rows(bank.features_SD, positions_Q)
+            nearest = search_shards(shard, queries_QD, rows_Q, self.world)
+            table_SK[positions_Q[is_real_Q]] = nearest.rows_QK[is_real_Q]
+            self.advance(share * int(is_real_Q.sum()) / max(1, len(mine_S)))
+        return table_SK
+
+    def _recall_of(self, table_SK: Tensor, anchors_S: Tensor) -> float:
+        """Share of the exact search's neighbours that were found, on a sample of the anchors."""
+        if self.search_name in EXACT or len(anchors_S) == 0:
+            return 1.0
+        sample_S = anchors_S[:: -(-len(anchors_S) // RECALL_SAMPLE)].sort().values
+        mine_S = sample_S[(sample_S >= self.bank.start) & (sample_S < self.bank.stop)]
+        places_S = mine_S - self.bank.start
+        exact_SK = self._search_rows(mine_S, "Flat")[places_S]
+        is_found_SK = (exact_SK[:, :, None] == table_SK[places_S][:, None]).any(dim=2)
+        counts = torch.tensor([int(is_found_SK.sum()), is_found_SK.numel()], device=table_SK.device)
+        found, wanted = reduce_sum(self.world, counts).tolist()
+        return float(found / wanted)
+
+    def _empty_table(self) -> Tensor:
+        shape = (len(self.bank.features_SD), self.num_neighbours)
+        return torch.full(shape, -1, device=self.bank.features_SD.device)
+
+    def _share_of_scan(self) -> float:
+        """The scan multiplies every pair once, the search every anchor with every row."""
+        return 0.5 * self.bank.num_rows / (0.5 * self.bank.num_rows + self.num_anchors)
 
 
 def _gather_rows(values_S: Tensor, bank: BankShard, world: World) -> Tensor:
@@ -113,8 +195,4 @@ def _gather_rows(values_S: Tensor, bank: BankShard, world: World) -> Tensor:
     if gathered is None:
         return values_S.new_zeros(bank.num_rows, *values_S.shape[1:])
     # All shards before the last non-empty one are full, so cutting the end is enough.
-    return gathered.flatten(0, 1)[: bank.num_rows].contiguous()
-
-
-def _wide(bank: BankShard) -> torch.dtype:
-    return torch.promote_types(bank.features_SD.dtype, torch.float32)
+    return gathered.flatten(0, 1)[: bank.num_rows]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,12 @@ from rich.progress import (
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 15.0
+Advance = Callable[[float], None]
+"""Is told of every further share of some work that is done."""
+
+
+def silently(share: float) -> None:
+    """An Advance for when nobody watches."""
 
 
 class Display:
@@ -41,22 +47,54 @@ class Display:
     def training(self, total_steps: int, done_steps: int) -> Iterator[None]:
         """Around the whole training, of which some steps may be done already."""
         self._started, self._first_step = time.monotonic(), done_steps
-        if not self.console.is_terminal or self.console.quiet:
+        if not self._has_bars:
             yield
             return
-        with Progress(
+        with self._bars() as self._progress:
+            self._task = self._progress.add_task(
+                "starting", total=total_steps, completed=done_steps, figures=""
+            )
+            yield
+        self._progress = None
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[Advance]:
+        """Around something longer between steps."""
+        if not self._has_bars:
+            yield self._lines_of(what)
+            return
+        with nullcontext(self._progress) if self._progress else self._bars() as bars:
+            task = bars.add_task(what, total=1.0, figures="")
+            yield lambda share: bars.advance(task, share)
+            bars.remove_task(task)
+
+    def _lines_of(self, what: str) -> Advance:
+        started, done = time.monotonic(), 0.0
+
+        def advance(share: float) -> None:
+            nonlocal done
+            done = min(1.0, done + share)
+            now = time.monotonic()
+            if now - max(started, self._last_line) > SECONDS_BETWEEN_LINES and done > 0:
+                self._last_line = now
+                left = (now - started) * (1 - done) / done
+                self.say(f"{what}  {percent(done)} %  {format_seconds(left)} left")
+
+        return advance
+
+    @property
+    def _has_bars(self) -> bool:
+        return self.console.is_terminal and not self.console.quiet
+
+    def _bars(self) -> Progress:
+        return Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             expand=True,
-        ) as self._progress:
-            self._task = self._progress.add_task(
-                "starting", total=total_steps, completed=done_steps, figures=""
-            )
-            yield
-        self._progress = None
+        )
 
     def step(self, done: int, total: int, where: str, loss: float, images_per_s: float) -> None:
         figures = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"

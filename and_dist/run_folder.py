@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from and_dist.config import Config, differing_keys, read_yaml
+from and_dist.config import Config, differing_keys
+from and_dist.plain_yaml import read_yaml
 from and_dist.world import World
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")

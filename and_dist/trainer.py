@@ -27,7 +27,7 @@ from and_dist.checkpoint import (
 from and_dist.collectives import broadcast_from_coordinator
 from and_dist.config import Config
 from and_dist.counter import derive_key
-from and_dist.curriculum import all_instances
+from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
@@ -37,6 +37,7 @@ from and_dist.discovery import discover
 from and_dist.display import Display, format_seconds, percent
 from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import Evaluator
+from and_dist.evaluation.neighbourhoods import in_one_line
 from and_dist.meters import LossMeter, StepClock
 from and_dist.metrics import MetricsFile
 from and_dist.objective import gather_global_batch, sharded_nll
@@ -122,16 +123,24 @@ class Trainer:
         """Anchors and their neighbours for this round; round 0 and instance learning have none."""
         started = time.monotonic()
         if round_index > 0 and self.config.method == "and":
-            self.neighbourhoods = discover(
-                self.bank,
-                self.world,
-                round_index,
-                self.config.curriculum.rounds,
-                self.config.curriculum.neighbours,
-                self.config.objective.temperature,
-                self.config.discovery.search,
-            )
+            self.neighbourhoods = self._discover_with_display(round_index)
         self.progress = Progress(round_index, 0, time.monotonic() - started)
+
+    def _discover_with_display(self, round_index: int) -> Neighbourhoods:
+        config, started = self.config, time.monotonic()
+        with self.display.phase(f"discovery of round {round_index}") as advance:
+            found = discover(
+                self.bank, self.world, round_index, config.curriculum.rounds,
+                config.curriculum.neighbours, config.objective.temperature,
+                config.discovery.search, config.discovery.recall,
+                config.discovery.memory_bytes, advance,
+            )  # fmt: skip
+        if self.world.is_coordinator:
+            seconds = time.monotonic() - started
+            figures = self.evaluator.describe(found, self.neighbourhoods.anchors_S)
+            self.metrics.write("discovery", round=round_index, seconds=seconds, **figures)
+            self.display.say(in_one_line(round_index, figures, seconds))
+        return found
 
     def train_epoch(self, round_index: int, epoch: int) -> None:
         rate = learning_rate(self.config.optim, epoch)

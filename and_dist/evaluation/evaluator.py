@@ -5,17 +5,20 @@ N all rows, S rows of this shard, M test images of this rank, D feature.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from and_dist.bank import BankShard, shard_range
 from and_dist.config import Config
-from and_dist.curriculum import Neighbourhoods, consistency
+from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import evaluate_knn
+from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
@@ -73,6 +76,10 @@ class Evaluator:
         if self._labels_N is None:
             return None
         return consistency(neighbourhoods, self._labels_N)
+
+    def describe(self, neighbourhoods: Neighbourhoods, previous_S: Tensor) -> dict[str, Any]:
+        """Of a discovery, whose last one had the anchors previous_S."""
+        return describe_neighbourhoods(neighbourhoods, previous_S, self._labels_N)
 
     def _loader(self, images: LabelledImages, bad: BadImages) -> FeatureLoader:
         device = self._world.device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from and_dist.collectives import equal_blocks, failing_together, reduce_sum, take_rows
-from and_dist.neighbours import Nearest, ShardIndex, search_shards
+from and_dist.neighbours import Nearest, ShardSearch, search_shards
 from and_dist.world import World
 
 QUERIES_PER_BLOCK = 512
@@ -29,16 +29,17 @@ def evaluate_knn(
 
     More neighbours than rows means all rows.
     """
-    with failing_together(world, "building the index of kNN evaluation"):
-        index = ShardIndex(features_SD, start, "Flat")
     num_neighbours = min(num_neighbours, len(labels_N))
+    with failing_together(world, "the search of kNN evaluation"):
+        shard = ShardSearch(features_SD, start, num_neighbours)
     num_classes = int(labels_N.max()) + 1
     counts = torch.zeros(2, dtype=torch.int64, device=world.device)
     positions_M = torch.arange(len(queries_MD), device=queries_MD.device)
     for positions_Q in equal_blocks(world, positions_M, QUERIES_PER_BLOCK):
         queries_QD = take_rows(queries_MD, positions_Q)
         no_rows_Q = torch.full_like(positions_Q, -1)
-        nearest = search_shards(index, queries_QD, no_rows_Q, num_neighbours, world)
+        found = search_shards(shard, queries_QD, no_rows_Q, world)
+        nearest = Nearest(*(tensor.cpu() for tensor in found))
         guesses_Q = vote(nearest, labels_N, num_classes, temperature).argmax(dim=1)
         is_real_Q = positions_Q.cpu() >= 0
         is_right_Q = is_real_Q & (guesses_Q == take_rows(labels_M, positions_Q.cpu()))

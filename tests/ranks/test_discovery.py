@@ -11,7 +11,7 @@ from and_dist.collectives import failing_together
 from and_dist.curriculum import Neighbourhoods, num_anchors
 from and_dist.discovery import discover
 from and_dist.evaluation.knn import evaluate_knn, vote
-from and_dist.neighbours import ShardIndex, search_shards
+from and_dist.neighbours import ShardSearch, search_shards
 from and_dist.world import World
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
@@ -109,17 +109,17 @@ def test_a_bank_that_is_not_finite_ends_discovery_on_all_ranks(ranks: RankPool) 
     with pytest.raises(RankError) as caught:
         ranks.run(3, a_broken_bank, bank_ND)
     assert sorted(caught.value.errors) == [0, 1, 2]
-    assert "rank 0: RuntimeError: the entropy of" in str(caught.value.errors[2])
+    assert str(caught.value.errors[2]) == "1 rows of the bank are not finite, row 40 first"
 
 
 def votes_here(
     world: World, bank_ND: Tensor, queries_MD: Tensor, labels_N: Tensor, num_neighbours: int
 ) -> Tensor:
     shard = shard_of(bank_ND, world)
-    index = ShardIndex(shard.features_SD, shard.start, "Flat")
+    search = ShardSearch(shard.features_SD, shard.start, num_neighbours)
     queries_QD = part_of(queries_MD, world, 1.0)
     no_rows_Q = torch.full((len(queries_QD),), -1)
-    nearest = search_shards(index, queries_QD, no_rows_Q, num_neighbours, world)
+    nearest = search_shards(search, queries_QD, no_rows_Q, world)
     return vote(nearest, labels_N, int(labels_N.max()) + 1, TEMPERATURE)
 
 

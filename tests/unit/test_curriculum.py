@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from and_dist.curriculum import (
-    Neighbourhoods,
-    all_instances,
     check_neighbours,
-    consistency,
     num_anchors,
     select_anchors,
 )
@@ -40,10 +37,3 @@ def test_lowest_entropy_first_ties_to_the_lower_row() -> None:
 def test_a_wrong_table_is_named(neighbours: list[list[int]], sentence: str) -> None:
     with pytest.raises(RuntimeError, match=sentence):
         check_neighbours(torch.tensor(neighbours), torch.tensor([3]), 9)
-
-
-def test_consistency_is_the_share_of_pairs_of_one_class() -> None:
-    neighbours_NK = torch.tensor([[1, 2], [-1, -1], [0, 3], [-1, -1]])
-    found = Neighbourhoods(neighbours_NK, torch.zeros(4), torch.tensor([2, 0]))
-    assert consistency(found, torch.tensor([7, 7, 5, 5])) == 0.5
-    assert consistency(all_instances(4, 1, torch.device("cpu")), torch.arange(4)) is None

@@ -1,0 +1,96 @@
+"""What a round's neighbourhoods look like, for people; labels go no further than this.
+
+N all rows, S anchors, K neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from and_dist.curriculum import Neighbourhoods
+from and_dist.display import format_seconds, percent
+
+BINS = 40
+HUBS = 10
+
+
+def describe_neighbourhoods(
+    found: Neighbourhoods, previous_anchors_S: Tensor, labels_N: Tensor | None
+) -> dict[str, Any]:
+    """Plain numbers, for metrics.jsonl; None where there is nothing to say."""
+    anchors_S = found.anchors_S.cpu()
+    neighbours_SK = found.neighbours_NK.cpu()[anchors_S]
+    consistent = None if labels_N is None else count_consistent(found, labels_N)
+    return {
+        "anchors": len(anchors_S),
+        "consistent": consistent,
+        "inconsistent": None if consistent is None else neighbours_SK.numel() - consistent,
+        "kept": _share_kept(anchors_S, previous_anchors_S.cpu()),
+        "recall": found.recall,
+        "entropy": _histogram(found.entropy_N.cpu(), anchors_S),
+        "in_degree": _in_degree(neighbours_SK, len(found.entropy_N)),
+    }
+
+
+def count_consistent(found: Neighbourhoods, labels_N: Tensor) -> int:
+    """Pairs of an anchor and a neighbour of one class."""
+    anchors_S = found.anchors_S.cpu()
+    neighbours_SK = found.neighbours_NK.cpu()[anchors_S]
+    return int((labels_N[neighbours_SK] == labels_N[anchors_S][:, None]).sum())
+
+
+def consistency(found: Neighbourhoods, labels_N: Tensor) -> float | None:
+    """Their share of all pairs."""
+    num_pairs = len(found.anchors_S) * found.neighbours_NK.shape[1]
+    return count_consistent(found, labels_N) / num_pairs if num_pairs else None
+
+
+def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> str:
+    """What describe_neighbourhoods found, for the one who waits."""
+    parts = [f"{figures['anchors']:,} anchors"]
+    if figures["consistent"] is not None:
+        parts.append(f"{figures['consistent']:,} pairs consistent")
+        parts.append(f"{figures['inconsistent']:,} not")
+    if figures["kept"] is not None:
+        parts.append(f"{percent(figures['kept'])} % of the last anchors kept")
+    if figures["recall"] < 1:
+        parts.append(f"recall {percent(figures['recall'])} %")
+    return f"discovery of round {round_index}: {', '.join(parts)}, {format_seconds(seconds)}"
+
+
+def _share_kept(anchors_S: Tensor, previous_S: Tensor) -> float | None:
+    """Share of the last round's anchors that are anchors again."""
+    if len(previous_S) == 0:
+        return None
+    return torch.isin(previous_S, anchors_S).double().mean().item()
+
+
+def _histogram(entropy_N: Tensor, anchors_S: Tensor) -> dict[str, Any]:
+    """Counts of all rows and of the anchors in bins between the lowest and highest entropy."""
+    low, high = entropy_N.min().item(), entropy_N.max().item()
+    counts = [
+        torch.histc(values.float(), BINS, low, high).long().tolist()
+        for values in (entropy_N, entropy_N[anchors_S])
+    ]
+    return {
+        "low": low,
+        "high": high,
+        "mean": entropy_N.mean().item(),
+        "mean_of_anchors": entropy_N[anchors_S].mean().item() if len(anchors_S) else None,
+        "rows": counts[0],
+        "anchors": counts[1],
+    }
+
+
+def _in_degree(neighbours_SK: Tensor, num_rows: int) -> dict[str, Any]:
+    """How often rows are named as neighbours: few named by many are hubs."""
+    named_N = neighbours_SK.flatten().bincount(minlength=num_rows)
+    counts, rows = named_N.topk(min(HUBS, num_rows))
+    return {
+        "never_named": int((named_N == 0).sum()),
+        "hubs": [pair for pair in zip(rows.tolist(), counts.tolist(), strict=True) if pair[1]],
+        "rows_by_times_named": named_N.clamp(max=HUBS).bincount().tolist(),
+    }

@@ -1,0 +1,199 @@
+"""All of faiss: exact search where the rows lie, and approximate indexes by factory string.
+
+An index holds a copy of its rows, the exact search none: faiss reads float32 rows of unit norm in
+place and others a chunk at a time.
+
+Q queries, S rows, C candidates, D feature, X any rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import faiss
+import faiss.contrib.torch_utils  # faiss takes and gives tensors, on a GPU without a copy
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EXACT = ("Flat", "fused")
+"""Searches that find what is nearest; `fused` is no index of faiss's, see pairs.py."""
+SAMPLE = 256
+"""Rows of its own that an index is tried on, to see how wide it has to look."""
+ROWS_PER_CELL = 64
+"""Rows that k-means takes for every cell of an inverted file; faiss warns below 39."""
+UNIT = 1e-6
+"""Rows of norm 1 within this are compared by inner product."""
+MOST_ON_GPU = 2048
+"""Candidates that faiss can select on a GPU."""
+
+
+class Candidates(NamedTuple):
+    """What was found for each query, and how similar anything that was left out can be."""
+
+    similarity_QC: Tensor
+    places_QC: Tensor
+    """Places in the shard, -1 for none."""
+    floor_Q: Tensor
+
+
+def check_search(search: str, dim: int, shortest_shard: int) -> None:
+    """ValueError for what is no index, or has more cells than a shard has rows."""
+    if search in EXACT:
+        return
+    inverted_file = faiss.try_extract_index_ivf(_create(dim, search))
+    cells = 0 if inverted_file is None else inverted_file.nlist
+    if cells > shortest_shard:
+        raise ValueError(
+            f"discovery.search={search} cuts a shard into {cells:,} cells, but the shortest shard "
+            f"has {shortest_shard:,} rows; take fewer cells, fewer ranks or Flat"
+        )
+
+
+class ExactSearch:
+    """Compares a query with every row of the shard."""
+
+    def __init__(self, features_SD: Tensor, memory_bytes: int) -> None:
+        _share_threads()
+        self._features_SD = features_SD
+        self._chunk = max(1, memory_bytes // (8 * 4 * features_SD.shape[1]))
+        self._is_ready = _is_unit_float32(features_SD)
+        self._resources = _gpu_resources(features_SD.device, memory_bytes)
+
+    def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
+        """The best `count` of every chunk."""
+        found = []
+        floor_Q = torch.full((len(queries_QD),), -torch.inf, device=queries_QD.device)
+        for first, rows_XD in self._chunks():
+            similarity_QC, places_QC = self._nearest(queries_QD, rows_XD, min(count, len(rows_XD)))
+            found.append((similarity_QC, places_QC + first))
+            if count < len(rows_XD):
+                floor_Q = floor_Q.maximum(similarity_QC[:, -1])
+        similarity, places = zip(*found, strict=True)
+        return Candidates(torch.cat(similarity, dim=1), torch.cat(places, dim=1), floor_Q)
+
+    def _chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """An eighth of the memory at a time, or everything where nothing has to be copied."""
+        size = len(self._features_SD) if self._is_ready else self._chunk
+        for first in range(0, len(self._features_SD), size):
+            yield first, unit_float32(self._features_SD[first : first + size])
+
+    def _nearest(self, queries_QD: Tensor, rows_XD: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        metric = faiss.METRIC_INNER_PRODUCT
+        if self._resources is not None and count <= MOST_ON_GPU:
+            found = faiss.knn_gpu(self._resources, queries_QD, rows_XD, count, metric=metric)
+        else:
+            found = faiss.knn(queries_QD.cpu(), rows_XD.cpu(), count, metric=metric)
+        similarity_QC, places_QC = (tensor.to(queries_QD.device) for tensor in found)
+        return similarity_QC, places_QC
+
+
+class ApproximateSearch:
+    """An index that looks at part of the shard: as much of it as the wanted recall takes."""
+
+    def __init__(
+        self, features_SD: Tensor, search: str, num_wanted: int, recall: float, memory_bytes: int
+    ) -> None:
+        _share_threads()
+        index = _create(features_SD.shape[1], search)
+        inverted_file = faiss.try_extract_index_ivf(index)
+        self._resources = _gpu_resources(features_SD.device, memory_bytes)
+        self._device = torch.device("cpu")
+        cells = 1024 if inverted_file is None else inverted_file.nlist
+        sample_XD = unit_float32(_evenly(features_SD, cells * ROWS_PER_CELL))
+        if inverted_file is not None and self._resources is not None:
+            self._device = features_SD.device
+            index = faiss.index_cpu_to_gpu(self._resources, self._device.index, index)
+        index.train(sample_XD.to(self._device))
+        chunk = max(1, memory_bytes // (8 * 4 * features_SD.shape[1]))
+        for rows_XD in features_SD.split(chunk):
+            index.add(unit_float32(rows_XD).to(self._device))
+        self._index = index
+        self._breadth = "nprobe" if inverted_file is not None else "efSearch"
+        self._widest = len(features_SD) if inverted_file is None else inverted_file.nlist
+        sample_QD = unit_float32(_evenly(features_SD, SAMPLE))
+        exact = ExactSearch(features_SD, memory_bytes)
+        self._look_as_wide_as_it_takes(sample_QD, exact, num_wanted, recall)
+
+    def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
+        """What is left out was not looked at, so nothing is known of it."""
+        found = self._index.search(queries_QD.to(self._device), count)
+        similarity_QC, places_QC = (tensor.to(queries_QD.device) for tensor in found)
+        return Candidates(
+            similarity_QC, places_QC, torch.full_like(similarity_QC[:, 0], -torch.inf)
+        )
+
+    def _look_as_wide_as_it_takes(
+        self, sample_QD: Tensor, exact: ExactSearch, num_wanted: int, recall: float
+    ) -> None:
+        """Double what a query looks at until the sample finds that share of its nearest rows."""
+        nearest = exact.candidates(sample_QD, num_wanted + 1)
+        best_QC = nearest.similarity_QC.topk(
+            min(num_wanted + 1, nearest.places_QC.shape[1])
+        ).indices
+        nearest_QC = nearest.places_QC.gather(1, best_QC)
+        breadth = 1
+        while self._set_breadth(breadth) and breadth < self._widest:
+            found_QC = self.candidates(sample_QD, nearest_QC.shape[1]).places_QC
+            is_found_QC = (nearest_QC[:, :, None] == found_QC[:, None]).any(dim=2)
+            # The first is the row itself, which is easily found.
+            if is_found_QC[:, 1:].double().mean() >= recall:
+                return
+            breadth = min(2 * breadth, self._widest)
+
+    def _set_breadth(self, breadth: int) -> bool:
+        """False for an index that has nothing to set."""
+        space = faiss.ParameterSpace() if self._resources is None else faiss.GpuParameterSpace()
+        try:
+            space.set_index_parameter(self._index, self._breadth, breadth)
+        except RuntimeError:
+            return False
+        return True
+
+
+def unit_float32(features_XD: Tensor) -> Tensor:
+    """Themselves where they are so already."""
+    if _is_unit_float32(features_XD):
+        return features_XD
+    wide = torch.promote_types(features_XD.dtype, torch.float32)
+    return functional.normalize(features_XD.to(wide), dim=1).float()
+
+
+def _is_unit_float32(features_XD: Tensor) -> bool:
+    if features_XD.dtype != torch.float32:
+        return False
+    norm_X = torch.linalg.vector_norm(features_XD, dim=1)
+    return bool(((norm_X - 1).abs() <= UNIT).all()) and features_XD.is_contiguous()
+
+
+def _evenly(features_SD: Tensor, count: int) -> Tensor:
+    """At most `count` rows, spread over the shard."""
+    count = min(count, len(features_SD))
+    places_X = torch.linspace(0, len(features_SD) - 1, count, dtype=torch.float64)
+    return features_SD[places_X.long().to(features_SD.device)]
+
+
+def _create(dim: int, search: str) -> Any:
+    """An empty index by inner product; ValueError for what is no factory string."""
+    try:
+        return faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        raise ValueError(
+            f"discovery.search={search!r} is no faiss index by inner product for {dim} dimensions; "
+            f"right are {', '.join(EXACT)} and such as IVF1024,Flat, IVF1024,SQfp16 or HNSW32"
+        ) from None
+
+
+def _share_threads() -> None:
+    """faiss brings an OpenMP of its own; it gets as many threads as torch."""
+    faiss.omp_set_num_threads(torch.get_num_threads())
+
+
+def _gpu_resources(device: torch.device, memory_bytes: int) -> Any:
+    """Scratch memory on a GPU, a quarter of the budget; it is given back with the search."""
+    if device.type != "cuda":
+        return None
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(memory_bytes // 4)
+    return resources

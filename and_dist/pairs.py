@@ -1,0 +1,277 @@
+"""Every pair of bank rows, once: the entropy of each row (Eq. 5), and who its nearest may be.
+
+Blocks of rows travel past the shards. The logits of a pair serve both of its rows, so of two blocks
+only one streams past the other, and a tile of logits gives all it has and is dropped. A row needs
+two sums over the bank, z = sum exp(l) and zl = sum l exp(l): its entropy is log z - zl / z. That
+takes no mean vector, so half of one matrix product where attention takes two.
+
+S rows of this shard, Q rows of one block, G = W * Q, X and Y any rows, C candidates, D feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from and_dist.bank import BankShard, all_shards
+from and_dist.collectives import (
+    equal_blocks,
+    exchange_parts,
+    failing_together,
+    gather_batch,
+    take_rows,
+)
+from and_dist.display import Advance, silently
+from and_dist.world import World
+
+LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
+"""Rows that stream at once; a tile is half of them by as many: what torch's operators like."""
+SMALLEST_BLOCK = 64
+UNIT = 1e-6
+"""Rows of norm 1 within this are compared by inner product."""
+
+
+class PairScan(NamedTuple):
+    """What all pairs say of the rows of this shard."""
+
+    entropy_S: Tensor
+    """In float64."""
+    similarity_SC: Tensor
+    """Cosines of the C nearest other rows, best first, to the tile's rounding."""
+    rows_SC: Tensor
+    """Their row ids; -1 where the bank has fewer."""
+
+
+@torch.no_grad()
+def scan_pairs(
+    bank: BankShard,
+    world: World,
+    temperature: float,
+    memory_bytes: int,
+    num_candidates: int = 0,
+    advance: Advance = silently,
+) -> PairScan:
+    """All ranks take part. `num_candidates` of 0 finds entropies alone."""
+    scale = _agree_on_scale(bank, world, temperature)
+    size = _block_size(bank, world.size, num_candidates, memory_bytes)
+    positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
+    found = _Found.empty(len(positions_S), num_candidates, scale, positions_S)
+    tiles = _Tiles(bank, scale, found, size)
+    for block, positions_Q in enumerate(equal_blocks(world, positions_S, size)):
+        rows_QD = take_rows(bank.features_SD, positions_Q)
+        floor_Q = take_rows(found.floor(), positions_Q)
+        everyone_GD, floor_G = gather_batch(world, [rows_QD, floor_Q])
+        about_G = _Found.empty(len(floor_G), num_candidates, scale, floor_G)
+        about_G.similarity_XC[:] = floor_G[:, None]
+        with failing_together(world, "the scan of the bank"):
+            tiles.load(everyone_GD, about_G)
+            for pair in _pairs_of_blocks(block, size, len(positions_Q), bank.num_rows, world):
+                tiles.meet(pair)
+        positions_Q = positions_Q[positions_Q >= 0]
+        found.take_back(positions_Q, _Found(*exchange_parts(world, list(about_G))))
+        advance(len(positions_Q) / max(1, len(positions_S)))
+    return found.result(scale)
+
+
+def bytes_per_row(num_candidates: int) -> int:
+    """What a scan keeps for every row of a shard: two sums, C cosines and C row ids."""
+    return 2 * 8 + num_candidates * (4 + 8)
+
+
+class _Scale(NamedTuple):
+    """How logits are computed: l = x . y / temperature - shift."""
+
+    dtype: torch.dtype
+    temperature: float
+    shift: float
+    is_unit: bool
+
+
+def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale:
+    """One shift for all pairs, since a tile's exp serves rows and columns.
+
+    A row's own logit bounds its z from below, the largest norm bounds every logit from above. Where
+    float32 cannot hold both, float64 can.
+    """
+    dtype = torch.promote_types(bank.features_SD.dtype, torch.float32)
+    norm_S = torch.linalg.vector_norm(bank.features_SD, dim=1, dtype=dtype)
+    is_bad_S = ~norm_S.isfinite()
+    first_bad = bank.start + int(is_bad_S.int().argmax()) if is_bad_S.any() else bank.num_rows
+    mine = [-norm_S.max().item(), norm_S.min().item()] if len(norm_S) else [0.0, torch.inf]
+    summary = torch.tensor(
+        [[*mine, float(is_bad_S.sum()), first_bad]], dtype=torch.float64, device=norm_S.device
+    )
+    (all_W,) = gather_batch(world, [summary])
+    num_bad = int(all_W[:, 2].sum())
+    if num_bad:
+        first_bad = int(all_W[:, 3].min())
+        raise RuntimeError(f"{num_bad} rows of the bank are not finite, row {first_bad} first")
+    smallest, largest = all_W[:, 1].min().item(), -all_W[:, 0].min().item()
+    lowest, highest = smallest**2 / temperature, largest**2 / temperature
+    if lowest < max(0.0, highest - 60) - 40:
+        dtype = torch.float64
+    shift = max(0.0, highest - (600 if dtype == torch.float64 else 60))
+    return _Scale(dtype, temperature, shift, 1 - UNIT <= smallest <= largest <= 1 + UNIT)
+
+
+def _block_size(bank: BankShard, world_size: int, num_candidates: int, memory_bytes: int) -> int:
+    """As long as the blocks of all ranks, and what is found about them, fit a quarter of memory."""
+    width = bank.features_SD.shape[1] * bank.features_SD.element_size()
+    per_row = 3 * world_size * (width + bytes_per_row(num_candidates))
+    size = LARGEST_BLOCK[bank.features_SD.device.type]
+    while size > SMALLEST_BLOCK and size * per_row > memory_bytes / 4:
+        size //= 2
+    return size
+
+
+class _Pair(NamedTuple):
+    """A block that streams, where it lies in G and in the bank, and a block of this shard."""
+
+    streaming: slice
+    first_row: int
+    own: slice
+    is_same: bool
+
+
+def _pairs_of_blocks(
+    block: int, size: int, length: int, num_rows: int, world: World
+) -> Iterator[_Pair]:
+    """What this rank computes when everyone's `block` streams past.
+
+    Of two blocks (rank, number) the earlier streams past the later if their numbers are both even
+    or both odd, otherwise the later past the earlier: every rank has as much to do in every step.
+    """
+    shards = all_shards(num_rows, world.size)
+    num_own = shards[world.rank][1] - shards[world.rank][0]
+    for rank, (start, stop) in enumerate(shards):
+        real = min(stop - start - block * size, length)
+        streaming = slice(rank * length, rank * length + max(real, 0))
+        for own in range(-(-num_own // size) if real > 0 else 0):
+            here, there = (world.rank, own), (rank, block)
+            if here == there or ((own + block) % 2 == 0) == (there < here):
+                rows = slice(own * size, min((own + 1) * size, num_own))
+                yield _Pair(streaming, start + block * size, rows, here == there)
+
+
+class _Found(NamedTuple):
+    """The sums of some rows and their best C candidates, so far."""
+
+    z_X: Tensor
+    zl_X: Tensor
+    similarity_XC: Tensor
+    """Cosines, or logits where rows have unit norm."""
+    rows_XC: Tensor
+
+    @classmethod
+    def empty(cls, length: int, num_candidates: int, scale: _Scale, like: Tensor) -> _Found:
+        shape = (length, num_candidates)
+        return cls(
+            like.new_zeros(length, dtype=torch.float64),
+            like.new_zeros(length, dtype=torch.float64),
+            like.new_full(shape, -torch.inf, dtype=scale.dtype),
+            like.new_full(shape, -1, dtype=torch.int64),
+        )
+
+    def floor(self) -> Tensor:
+        """[X] what a candidate has to be better than."""
+        if self.similarity_XC.shape[1] == 0:
+            return self.z_X
+        return self.similarity_XC[:, -1]
+
+    def consider(self, at: slice, similarity: Tensor, dim: int, first_row: int) -> None:
+        """Keep what is better in a tile; `dim` is its dimension of candidates."""
+        best_X = similarity.amax(dim)
+        improved_J = (best_X > self.floor()[at]).nonzero().squeeze(1)
+        if len(improved_J) == 0:
+            return
+        num_candidates = self.similarity_XC.shape[1]
+        promising = similarity.index_select(1 - dim, improved_J)
+        top, place = promising.topk(min(num_candidates, similarity.shape[dim]), dim=dim)
+        if dim == 0:
+            top, place = top.T, place.T
+        self._merge(improved_J + at.start, top, place + first_row)
+
+    def take_back(self, positions_Q: Tensor, received: _Found) -> None:
+        """Add what all ranks found about a block of these rows: [W, Q, ...]."""
+        count = len(positions_Q)
+        self.z_X[positions_Q] += received.z_X.sum(dim=0)[:count]
+        self.zl_X[positions_Q] += received.zl_X.sum(dim=0)[:count]
+        rows_QC = received.rows_XC.transpose(0, 1).flatten(1)[:count]
+        similarity_QC = received.similarity_XC.transpose(0, 1).flatten(1)[:count]
+        self._merge(positions_Q, similarity_QC.masked_fill(rows_QC < 0, -torch.inf), rows_QC)
+
+    def _merge(self, positions_J: Tensor, similarity_JC: Tensor, rows_JC: Tensor) -> None:
+        similarity_JC = torch.cat([self.similarity_XC[positions_J], similarity_JC], dim=1)
+        rows_JC = torch.cat([self.rows_XC[positions_J], rows_JC], dim=1)
+        best_JC, order_JC = similarity_JC.topk(self.similarity_XC.shape[1], dim=1)
+        self.similarity_XC[positions_J] = best_JC
+        self.rows_XC[positions_J] = rows_JC.gather(1, order_JC)
+
+    def result(self, scale: _Scale) -> PairScan:
+        similarity_SC = self.similarity_XC
+        if scale.is_unit:
+            similarity_SC = (similarity_SC + scale.shift) * scale.temperature
+        return PairScan(self.z_X.log() - self.zl_X / self.z_X, similarity_SC, self.rows_XC)
+
+
+class _Tiles:
+    """Multiplies blocks tile by tile in the same two buffers."""
+
+    def __init__(self, bank: BankShard, scale: _Scale, mine: _Found, block_size: int) -> None:
+        self._bank = bank
+        self._scale = scale
+        self._mine = mine
+        self._height = block_size // 2
+        self._buffers = torch.empty(
+            2, self._height * block_size, dtype=scale.dtype, device=bank.features_SD.device
+        )
+
+    def load(self, everyone_GD: Tensor, about_G: _Found) -> None:
+        """The blocks of all ranks that stream next, and what will be found about them."""
+        self._queries_GD = everyone_GD.to(self._scale.dtype) / self._scale.temperature
+        self._about_G = about_G
+
+    def meet(self, pair: _Pair) -> None:
+        rows_YD = self._bank.features_SD[pair.own].to(self._scale.dtype)
+        for at in range(pair.streaming.start, pair.streaming.stop, self._height):
+            here = slice(at, min(at + self._height, pair.streaming.stop))
+            queries_XD = self._queries_GD[here]
+            shape = (len(queries_XD), len(rows_YD))
+            logits, work = (buffer[: shape[0] * shape[1]].view(shape) for buffer in self._buffers)
+            torch.mm(queries_XD, rows_YD.T, out=logits)
+            if self._scale.shift:
+                logits -= self._scale.shift
+            torch.exp(logits, out=work)
+            self._add(self._about_G.z_X, self._mine.z_X, here, pair, work)
+            work *= logits
+            self._add(self._about_G.zl_X, self._mine.zl_X, here, pair, work)
+            if self._about_G.rows_XC.shape[1]:
+                self._search(here, pair, logits, work, queries_XD, rows_YD)
+
+    def _add(
+        self, about_G: Tensor, mine_S: Tensor, here: slice, pair: _Pair, terms: Tensor
+    ) -> None:
+        about_G[here] += terms.sum(dim=1)
+        if not pair.is_same:
+            mine_S[pair.own] += terms.sum(dim=0)
+
+    def _search(
+        self, here: slice, pair: _Pair, logits: Tensor, work: Tensor, queries: Tensor, rows: Tensor
+    ) -> None:
+        offset = here.start - pair.streaming.start
+        if not self._scale.is_unit:
+            logits = self._as_cosines(logits, work, queries, rows)
+        if pair.is_same:
+            logits.diagonal(offset).fill_(-torch.inf)
+        self._about_G.consider(here, logits, 1, self._bank.start + pair.own.start)
+        if not pair.is_same:
+            self._mine.consider(pair.own, logits, 0, pair.first_row + offset)
+
+    def _as_cosines(self, logits: Tensor, work: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
+        torch.add(logits, self._scale.shift, out=work)
+        work /= queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        work /= rows.norm(dim=1).clamp(min=1e-12)
+        return work

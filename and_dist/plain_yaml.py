@@ -1,0 +1,88 @@
+"""YAML as plain data: what configs/*.yaml and `key=value` say, merged. No torch."""
+
+from __future__ import annotations
+
+import copy
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read config {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config {path} is not UTF-8 text: {error}") from None
+    try:
+        values = yaml.load(text, Loader=ConfigLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"config {path} is not plain YAML: {' '.join(str(error).split())}"
+        ) from None
+    return as_mapping(values, f"config {path}")
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`optim.lr=0.1` -> {"optim": {"lr": 0.1}}."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ValueError(f"override {text!r} is not of the form key=value, such as optim.lr=0.06")
+    try:
+        parsed = yaml.load(value, Loader=ConfigLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"override {text!r}: {' '.join(str(error).split())}") from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return typing.cast(dict[str, Any], parsed)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.copy(dict(base))
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def as_mapping(values: Any, where: str) -> dict[str, Any]:
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is not a mapping of keys to values")
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{where}: key {key!r} is not text")
+        if isinstance(value, dict):
+            as_mapping(value, f"{where}, under {key!r}")
+    return values
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """Plain data only, repeated keys refused, and `1e-3` read as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, (list, dict, set)):
+                raise yaml.YAMLError(f"a key must be text, got {key!r}")
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def add_float_resolver() -> None:
+    pattern = r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"
+    ConfigLoader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(pattern), list("-+.0123456789")
+    )
+
+
+add_float_resolver()
