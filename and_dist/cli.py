@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from and_dist.config import Config, load_config
-from and_dist.layout import names_first_rank, read_layout
+from and_dist.layout import SharedFailure, names_first_rank, read_layout
 
 app = typer.Typer(
     add_completion=False,
@@ -173,6 +173,10 @@ def main() -> None:
         if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(2)
+    except SharedFailure as error:
+        if names_first_rank():
+            print(f"and-dist: {error}", file=sys.stderr)
+        sys.exit(1)
     except (RuntimeError, OSError) as error:
         print(f"and-dist: rank {read_layout().rank}: {error}", file=sys.stderr)
         sys.exit(1)

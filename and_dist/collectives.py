@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from and_dist.layout import SharedFailure
 from and_dist.world import World
 
 MESSAGE_BYTES = 480
@@ -97,7 +98,7 @@ def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
 
 @contextmanager
 def failing_together(world: World, what: str) -> Iterator[None]:
-    """Around work of this rank alone: if it fails on one rank, RuntimeError on all, rank named."""
+    """Around work of this rank alone: if it fails on one rank, all raise, and name the rank."""
     message, cause = "", None
     try:
         yield
@@ -111,7 +112,7 @@ def failing_together(world: World, what: str) -> Iterator[None]:
     for rank, row in enumerate(all_W.cpu()):
         text = bytes(row.tolist()).rstrip(b"\0").decode(errors="replace")
         if text:
-            raise RuntimeError(f"{what} failed on rank {rank}: {text}") from cause
+            raise SharedFailure(f"{what} failed on rank {rank}: {text}") from cause
 
 
 def _pack(tensors: Sequence[Tensor]) -> Tensor:

@@ -102,6 +102,8 @@ class ApproximateSearch:
         self._device = torch.device("cpu")
         cells = 1024 if inverted_file is None else inverted_file.nlist
         sample_XD = unit_float32(_evenly(features_SD, cells * ROWS_PER_CELL))
+        if inverted_file is not None:
+            inverted_file.cp.min_points_per_centroid = 1  # the user chose the cells; no warnings
         if inverted_file is not None and self._resources is not None:
             self._device = features_SD.device
             index = faiss.index_cpu_to_gpu(self._resources, self._device.index, index)

@@ -45,3 +45,7 @@ def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
 def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all, however broken the rest of the layout is."""
     return environ.get("RANK", "0") == "0"
+
+
+class SharedFailure(RuntimeError):
+    """What all ranks raise together, so that the first can speak for all."""

@@ -25,6 +25,7 @@ from and_dist.collectives import (
     take_rows,
 )
 from and_dist.display import Advance, silently
+from and_dist.layout import SharedFailure
 from and_dist.world import World
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
@@ -57,9 +58,10 @@ def scan_pairs(
     """All ranks take part. `num_candidates` of 0 finds entropies alone."""
     scale = _agree_on_scale(bank, world, temperature)
     size = _block_size(bank, world.size, num_candidates, memory_bytes)
-    positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
-    found = _Found.empty(len(positions_S), num_candidates, scale, positions_S)
-    tiles = _Tiles(bank, scale, found, size)
+    with failing_together(world, "making room for the scan of the bank"):
+        positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
+        found = _Found.empty(len(positions_S), num_candidates, scale, positions_S)
+        tiles = _Tiles(bank, scale, found, size)
     for block, positions_Q in enumerate(equal_blocks(world, positions_S, size)):
         rows_QD = take_rows(bank.features_SD, positions_Q)
         floor_Q = take_rows(found.floor(), positions_Q)
@@ -108,7 +110,7 @@ def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale
     num_bad = int(all_W[:, 2].sum())
     if num_bad:
         first_bad = int(all_W[:, 3].min())
-        raise RuntimeError(f"{num_bad} rows of the bank are not finite, row {first_bad} first")
+        raise SharedFailure(f"{num_bad} rows of the bank are not finite, row {first_bad} first")
     smallest, largest = all_W[:, 1].min().item(), -all_W[:, 0].min().item()
     lowest, highest = smallest**2 / temperature, largest**2 / temperature
     if lowest < max(0.0, highest - 60) - 40:

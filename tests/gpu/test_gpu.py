@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch.nn import functional
 
+from and_dist.bank import BankShard
 from and_dist.cli import run_training
 from and_dist.config import DataConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
+from and_dist.discovery import discover
+from and_dist.faiss_index import EXACT
 from and_dist.partition import log_partition
+from and_dist.world import open_world
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of
@@ -99,3 +103,26 @@ def test_a_run_follows_the_cpu(tmp_path: Path) -> None:
     first_round = slice(0, 15)
     difference = losses_of(on_gpu.folder)[first_round] - losses_of(on_cpu.folder)[first_round]
     assert difference.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("search", ["Flat", "fused", "IVF64,Flat", "IVF64,SQfp16"])
+def test_discovery_equals_that_of_a_cpu_and_gives_its_memory_back(search: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    bank_ND = functional.normalize(torch.randn(20_011, 128, generator=random), dim=1)
+    bank_ND[1000:1200] = bank_ND[7]
+    with open_world("cpu") as world:
+        exact = discover(BankShard(bank_ND, 0, len(bank_ND), 0.5), world, 2, 4, 3, 0.1)
+    with open_world("cuda") as world:
+        bank = BankShard(bank_ND.cuda(), 0, len(bank_ND), 0.5)
+        discover(bank, world, 2, 4, 3, 0.1, search)  # loads what stays loaded
+        torch.cuda.empty_cache()
+        free_before, _ = torch.cuda.mem_get_info()
+        found = discover(bank, world, 2, 4, 3, 0.1, search)
+        torch.cuda.empty_cache()
+        free_after, _ = torch.cuda.mem_get_info()
+    assert free_before - free_after < 16_000_000
+    torch.testing.assert_close(found.entropy_N.cpu(), exact.entropy_N, rtol=0, atol=1e-4)
+    anchors_S = exact.anchors_S[torch.isin(exact.anchors_S, found.anchors_S.cpu())]
+    assert len(anchors_S) > 0.999 * len(exact.anchors_S)
+    same = exact.neighbours_NK[anchors_S] == found.neighbours_NK.cpu()[anchors_S]
+    assert same.double().mean() >= (1.0 if search in EXACT else 0.9)

@@ -1,0 +1,281 @@
+"""python -m benchmarks.discovery [--smoke] [--json FILE] [--run runs/demo] [--device cpu]
+
+One discovery with all rows anchors, k = 1, on features of a trained network: the published code's
+form, torch.topk in blocks, and ours with faiss Flat, with the fused scan and with an inverted file,
+at several numbers of rows. Equal results are asserted first. Then peak memory beside the bank, the
+time by ranks, what 16-bit banks and approximation change, and what the coordinator does alone.
+The features are those that the network of --run (`make demo`) makes of freshly drawn images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.curriculum import Neighbourhoods, check_neighbours, select_anchors
+from and_dist.discovery import discover
+from and_dist.neighbours import ShardSearch, search_shards
+from and_dist.pairs import scan_pairs
+from and_dist.world import World, open_world
+from benchmarks.features import draw_features
+from benchmarks.harness import Benchmark, add_arguments
+
+TEMPERATURE = 0.1
+MEMORY_BYTES = 200_000_000
+SIZES = (10_000, 20_000, 50_000, 100_000)
+RANKS = (1, 2, 4)
+ROWS_BY_RANKS = 20_000
+IMAGENET = 1_281_167
+
+Case = Callable[[], tuple[Tensor, Tensor]]
+
+
+def published(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The 2019 program's steps in dense form: blocks of its batch, softmax, then log; then again
+    all similarities for the neighbours."""
+    entropies, neighbours = [], []
+    for block_QD in bank_ND.split(100):
+        p_QN = (block_QD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
+        entropies.append(-(p_QN * p_QN.log()).sum(dim=1))
+    for at, block_QD in enumerate(bank_ND.split(100)):
+        similarity_QN = block_QD @ bank_ND.T
+        own_Q = torch.arange(len(block_QD), device=bank_ND.device)
+        similarity_QN[own_Q, 100 * at + own_Q] = -1
+        neighbours.append(similarity_QN.topk(1, dim=1).indices)
+    return torch.cat(entropies), torch.cat(neighbours)
+
+
+def topk_in_blocks(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """What one would write today: 1,024 rows at a time, one product for both."""
+    entropies, neighbours = [], []
+    for at, block_QD in enumerate(bank_ND.split(1024)):
+        similarity_QN = block_QD @ bank_ND.T
+        logits_QN = similarity_QN / TEMPERATURE
+        log_z_Q = logits_QN.logsumexp(dim=1)
+        weights_QN = (logits_QN - log_z_Q[:, None]).exp_()
+        entropies.append(log_z_Q - (weights_QN * logits_QN).sum(dim=1))
+        own_Q = torch.arange(len(block_QD), device=bank_ND.device)
+        similarity_QN[own_Q, 1024 * at + own_Q] = -1
+        neighbours.append(similarity_QN.topk(1, dim=1).indices)
+    return torch.cat(entropies), torch.cat(neighbours)
+
+
+def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
+    start, stop = shard_range(len(bank_ND), world.rank, world.size)
+    bank = BankShard(bank_ND[start:stop], start, len(bank_ND), 0.5)
+    return discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
+
+
+def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
+    """Index and search without the entropies, to see how each grows."""
+    shard = ShardSearch(bank_ND, 0, 1, search, memory_bytes=MEMORY_BYTES)
+    rows_N = torch.arange(len(bank_ND), device=bank_ND.device)
+    blocks = zip(bank_ND.split(2048), rows_N.split(2048), strict=True)
+    return torch.cat([search_shards(shard, *block, world).rows_QK for block in blocks])
+
+
+def inverted_file(num_rows: int) -> str:
+    """Four square roots of cells, to a power of two."""
+    return f"IVF{2 ** round(math.log2(4 * math.sqrt(num_rows)))},Flat"
+
+
+def assert_equal(bank_ND: Tensor, world: World) -> dict[str, float]:
+    """All exact forms agree, with each other and with float64; figures of how closely."""
+    flat, fused = ours(bank_ND, world, "Flat"), ours(bank_ND, world, "fused")
+    assert torch.equal(flat.neighbours_NK, fused.neighbours_NK)
+    assert torch.equal(flat.anchors_S, fused.anchors_S)
+    wide_ND = bank_ND.double()
+    bank = BankShard(wide_ND, 0, len(wide_ND), 0.5)
+    exact_N = scan_pairs(bank, world, TEMPERATURE, MEMORY_BYTES).entropy_S
+    for form in (published, topk_in_blocks):
+        entropy_N, neighbours_NK = form(bank_ND)
+        assert (entropy_N - exact_N).abs().max() < 1e-3
+        differ = (neighbours_NK != flat.neighbours_NK).any(dim=1).nonzero().squeeze(1)
+        ours_at, theirs_at = (
+            (wide_ND[differ] * wide_ND[table[differ, 0]]).sum(dim=1)
+            for table in (flat.neighbours_NK, neighbours_NK)
+        )
+        assert len(differ) == 0 or (ours_at - theirs_at).abs().max() < 1e-6
+    error = (flat.entropy_N - exact_N).abs().max().item()
+    half = len(bank_ND) // 2
+    chosen, exact = (select_anchors(e, half) for e in (flat.entropy_N, exact_N))
+    others = exact[~torch.isin(exact, chosen)]
+    limit = exact_N[exact[-1]]
+    gap = (exact_N[others] - limit).abs().max().item() if len(others) else 0.0
+    return {"entropy_error": error, "other_anchors": len(others), "their_gap": gap}
+
+
+def measure_sizes(
+    benchmark: Benchmark, features_ND: Tensor, world: World, sizes: tuple[int, ...], repeats: int
+) -> None:
+    for size in sizes:
+        bank_ND = features_ND[:size].contiguous()
+        at, ivf = f"{size // 1000}k", inverted_file(size)
+        if size <= 50_000:
+            for name, figure in assert_equal(bank_ND, world).items():
+                benchmark.facts[f"{name} at {at}"] = figure
+        cases: dict[str, Callable[[], object]] = {
+            f"published, {at}": lambda bank=bank_ND: published(bank),
+            f"topk in blocks, {at}": lambda bank=bank_ND: topk_in_blocks(bank),
+            f"Flat, {at}": lambda bank=bank_ND: ours(bank, world, "Flat"),
+            f"fused, {at}": lambda bank=bank_ND: ours(bank, world, "fused"),
+            f"IVF, {at}": lambda bank=bank_ND, ivf=ivf: ours(bank, world, ivf),
+            f"Flat search alone, {at}": lambda bank=bank_ND: search_alone(bank, world, "Flat"),
+            f"IVF search alone, {at}": lambda bank=bank_ND, ivf=ivf: search_alone(bank, world, ivf),
+        }
+        if size > 100_000:
+            del cases[f"published, {at}"], cases[f"topk in blocks, {at}"]
+        benchmark.measure(cases, repeats, dict.fromkeys(cases, size), "rows")
+        exact, found = ours(bank_ND, world, "fused"), ours(bank_ND, world, ivf)
+        share = (exact.neighbours_NK == found.neighbours_NK).double().mean().item()
+        benchmark.facts[f"{ivf} at {at}"] = f"recall {share:.4f}, reported {found.recall:.4f}"
+        assert torch.equal(exact.anchors_S, found.anchors_S)
+
+
+def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
+    def seconds(name: str, size: int) -> float:
+        return benchmark.result(f"{name}, {size // 1000}k").median_s
+
+    promised = 50_000 if 50_000 in sizes else sizes[-1]
+    baseline = seconds("published", promised)
+    benchmark.ratios["published_flat"] = baseline / seconds("Flat", promised)
+    benchmark.ratios["published_best"] = baseline / seconds("fused", promised)
+    benchmark.ratios["recall_ivf"] = baseline / seconds("IVF", promised)
+    benchmark.ratios["topk_in_blocks_best"] = seconds("topk in blocks", promised) / seconds(
+        "fused", promised
+    )
+    for name in ("published", "Flat", "fused", "Flat search alone", "IVF search alone"):
+        points = [(math.log(size), math.log(seconds(name, size))) for size in sizes]
+        benchmark.facts[f"exponent of {name}"] = round(slope(points), 2)
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Of the least-squares line."""
+    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    above = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return above / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def measure_16_bits(benchmark: Benchmark, bank_ND: Tensor, world: World) -> None:
+    """What storing the bank in 16 bits does to the anchors of round 2 and to the neighbours."""
+    exact = ours(bank_ND, world, "fused")
+    half = len(bank_ND) // 2
+    for dtype in (torch.float16, torch.bfloat16):
+        found = ours(bank_ND.to(dtype), world, "Flat")
+        same = torch.isin(found.anchors_S[:half], exact.anchors_S[:half]).double().mean()
+        near = (found.neighbours_NK == exact.neighbours_NK).double().mean()
+        name = str(dtype).removeprefix("torch.")
+        benchmark.facts[f"{name} bank, {len(bank_ND):,} rows"] = (
+            f"{same:.2%} of half the rows as anchors, {near:.2%} of the neighbours are the same"
+        )
+
+
+def measure_coordinator(benchmark: Benchmark) -> None:
+    """Everything that the others wait for at ImageNet's size."""
+    entropy_N = torch.rand(IMAGENET, dtype=torch.float64)
+    table_NK = torch.arange(1, IMAGENET + 1)[:, None] % IMAGENET
+
+    def alone() -> None:
+        anchors_S = select_anchors(entropy_N, IMAGENET)
+        check_neighbours(table_NK[anchors_S], anchors_S, IMAGENET)
+
+    benchmark.measure({"coordinator alone, 1.28M": alone}, 3, {"coordinator alone, 1.28M": 1}, "")
+
+
+def in_processes(
+    benchmark: Benchmark, features_ND: Tensor, sizes: tuple[int, ...], ranks: tuple[int, ...]
+) -> None:
+    """Peak memory of each search in a process of its own, and the time by ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            file = Path(folder) / f"{size}.pt"
+            torch.save(features_ND[:size].clone(), file)
+            for name in ("Flat", "fused", "IVF"):
+                search = inverted_file(size) if name == "IVF" else name
+                figures = run_workers(file, search, 1, os.cpu_count() or 1)
+                benchmark.result(f"{name}, {size // 1000}k").peak_mb = figures["peak_mb"]
+        size = min(ROWS_BY_RANKS, sizes[-1])
+        file = Path(folder) / f"{size}.pt"
+        torch.save(features_ND[:size].clone(), file)
+        for search in ("Flat", "fused"):
+            seconds = {n: run_workers(file, search, n, 1)["seconds"] for n in ranks}
+            benchmark.facts[f"{search}, {size // 1000}k rows, one thread a rank"] = ", ".join(
+                f"{n} rank(s) {s:.2f} s ({seconds[1] / s:.2f}x)" for n, s in seconds.items()
+            )
+
+
+def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, float]:
+    """What rank 0 of so many workers reports."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    command = [*launcher, "-m", "benchmarks.discovery", "--worker", str(file), search, str(threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def work(file: str, search: str, threads: int) -> None:
+    """One rank: a small discovery to load everything, then the real one three times."""
+    with open_world("cpu", threads) as world:
+        bank_ND = torch.load(file, mmap=True)
+        start, stop = shard_range(len(bank_ND), world.rank, world.size)
+        bank = BankShard(bank_ND[start:stop].clone(), start, len(bank_ND), 0.5)
+        small = "IVF16,Flat" if search.startswith("IVF") else search
+        ours(bank_ND[:2000].clone(), world, small)
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before, seconds = memory_mb("VmRSS"), []
+        for _ in range(3):
+            started = time.perf_counter()
+            discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
+            seconds.append(time.perf_counter() - started)
+        if world.is_coordinator:
+            peak = memory_mb("VmHWM") - before
+            print(json.dumps({"seconds": min(seconds), "peak_mb": peak}), flush=True)
+
+
+def memory_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, repeats=3)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a trained run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(given.worker[0], given.worker[1], int(given.worker[2]))
+        return
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("no NVIDIA GPU here; the sizes up to 1.28M rows need one")
+        return
+    sizes = (1000, 2000) if given.smoke else SIZES
+    if given.device == "cuda":
+        sizes = (*sizes, IMAGENET)
+    benchmark = Benchmark("discovery")
+    with open_world(given.device) as world:
+        features_ND = draw_features(given.run, max(sizes)).to(world.device)
+        measure_sizes(benchmark, features_ND, world, sizes, given.repeats)
+        add_ratios(benchmark, sizes)
+        measure_16_bits(benchmark, features_ND[: sizes[1]].contiguous(), world)
+        measure_coordinator(benchmark)
+    if given.device == "cpu":
+        in_processes(benchmark, features_ND, sizes, RANKS)
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()

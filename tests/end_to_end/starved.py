@@ -1,0 +1,40 @@
+"""`torchrun starved.py WHERE COMMAND...`: and-dist, but rank 1 runs out of memory at WHERE.
+
+The memory is really gone: inside the function of that name the process may map no more than it has.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from and_dist import neighbours, pairs
+from and_dist.cli import main
+from and_dist.layout import read_layout
+
+PLACES = {"scan": (pairs._Tiles, "load"), "index": (neighbours, "ApproximateSearch")}
+
+
+def starved(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        if read_layout().rank != 1:
+            return function(*arguments)
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), limits[1]))
+        try:
+            return function(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+
+    return call
+
+
+if __name__ == "__main__":
+    owner, name = PLACES[sys.argv[1]]
+    setattr(owner, name, starved(getattr(owner, name)))
+    sys.argv = ["and-dist", *sys.argv[2:]]
+    main()

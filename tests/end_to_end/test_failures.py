@@ -1,0 +1,63 @@
+"""What happens to all ranks when one of them fails for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ranks.runs import debug_config
+
+STARVED = Path(__file__).with_name("starved.py")
+SECONDS_TO_END = 10
+
+
+@pytest.fixture(scope="module")
+def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose bank takes 32 MB, so that there is something to run out of."""
+    from and_dist.cli import run_training
+
+    config = debug_config(
+        tmp_path_factory.mktemp("wide"), "encoder.feature_dim=4096", "data.limit=2000",
+        "curriculum.rounds=1", "curriculum.epochs=1", "evaluation.baselines=false",
+    )  # fmt: skip
+    run_training(config)
+    return config.folder
+
+
+@pytest.mark.parametrize(
+    ("place", "search", "sentence"),
+    [
+        ("scan", "Flat", "the scan of the bank failed on rank 1: "),
+        ("index", "HNSW32", "building the search index failed on rank 1: "),
+    ],
+)
+def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
+    wide_run: Path, place: str, search: str, sentence: str
+) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(STARVED), place,
+        "discover", str(wide_run), f"discovery.search={search}", "run.threads=1",
+    ]  # fmt: skip
+    # Large blocks are mapped anew each time, so that none is found among freed ones.
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr is not None
+        ours, said_at = [], None
+        for line in process.stderr:
+            if line.startswith("and-dist: "):
+                ours.append(line)
+                said_at = said_at or time.monotonic()
+    assert process.returncode == 1
+    assert len(ours) == 1
+    assert sentence in ours[0]
+    assert "emory" in ours[0] or "bad_alloc" in ours[0]
+    assert said_at is not None
+    assert time.monotonic() - said_at < SECONDS_TO_END
