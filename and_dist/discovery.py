@@ -31,7 +31,15 @@ from and_dist.curriculum import (
 )
 from and_dist.display import Advance, silently
 from and_dist.faiss_index import EXACT, check_search
-from and_dist.neighbours import MEMORY_BYTES, RECALL, ROUNDING, ShardSearch, search_shards
+from and_dist.neighbours import (
+    MEMORY_BYTES,
+    RECALL,
+    ROUNDING,
+    Approximate,
+    ShardSearch,
+    gather_sample,
+    search_shards,
+)
 from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
 from and_dist.world import World
 
@@ -150,11 +158,14 @@ class _Phase:
     def _search_rows(self, mine_S: Tensor, search: str, share: float = 0.0) -> Tensor:
         """[S, K] nearest rows of some rows of this shard, -1 for the others."""
         bank, table_SK = self.bank, self._empty_table()
+        approximate = None
+        if search not in EXACT:
+            sample_QD = gather_sample(bank.features_SD, self.world)
+            approximate = Approximate(search, self.recall, sample_QD)
         with failing_together(self.world, "building the search index"):
             shard = ShardSearch(
-                bank.features_SD, bank.start, self.num_neighbours, search, self.recall,
-                self.memory_bytes,
-            )  # fmt: skip
+                bank.features_SD, bank.start, self.num_neighbours, self.memory_bytes, approximate
+            )
         for positions_Q in equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK):
             is_real_Q = positions_Q >= 0
             rows_Q = (positions_Q + bank.start).where(is_real_Q, -1)
@@ -162,6 +173,8 @@ class _Phase:
             nearest = search_shards(shard, queries_QD, rows_Q, self.world)
             table_SK[positions_Q[is_real_Q]] = nearest.rows_QK[is_real_Q]
             self.advance(share * int(is_real_Q.sum()) / max(1, len(mine_S)))
+        if len(mine_S) == 0:
+            self.advance(share)
         return table_SK
 
     def _recall_of(self, table_SK: Tensor, anchors_S: Tensor) -> float:

@@ -8,6 +8,7 @@ Q queries, S rows, C candidates, D feature, X any rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,8 +20,6 @@ from torch.nn import functional
 
 EXACT = ("Flat", "fused")
 """Searches that find what is nearest; `fused` is no index of faiss's, see pairs.py."""
-SAMPLE = 256
-"""Rows of its own that an index is tried on, to see how wide it has to look."""
 ROWS_PER_CELL = 64
 """Rows that k-means takes for every cell of an inverted file; faiss warns below 39."""
 UNIT = 1e-6
@@ -38,17 +37,31 @@ class Candidates(NamedTuple):
     floor_Q: Tensor
 
 
+class Recall(NamedTuple):
+    """An index should find this share of the K nearest rows of a sample of queries."""
+
+    share: float
+    num_nearest: int
+    sample_QD: Tensor
+
+
 def check_search(search: str, dim: int, shortest_shard: int) -> None:
     """ValueError for what is no index, or has more cells than a shard has rows."""
     if search in EXACT:
         return
-    inverted_file = faiss.try_extract_index_ivf(_create(dim, search))
-    cells = 0 if inverted_file is None else inverted_file.nlist
+    index = _create(dim, search)
+    inverted_file = faiss.try_extract_index_ivf(index)
+    cells = 1 if inverted_file is None else inverted_file.nlist
+    if cells < 1 or re.search(r"HNSW[01]\b", search):  # the latter ends the process
+        raise ValueError(f"discovery.search={search} has no cells, or no links to search along")
     if cells > shortest_shard:
         raise ValueError(
             f"discovery.search={search} cuts a shard into {cells:,} cells, but the shortest shard "
             f"has {shortest_shard:,} rows; take fewer cells, fewer ranks or Flat"
         )
+    if inverted_file is not None:
+        inverted_file.cp.niter, inverted_file.cp.min_points_per_centroid = 1, 1
+    _fill(index, search, min(shortest_shard, max(cells, 1000)))
 
 
 class ExactSearch:
@@ -90,18 +103,16 @@ class ExactSearch:
 
 
 class ApproximateSearch:
-    """An index that looks at part of the shard: as much of it as the wanted recall takes."""
+    """An index that looks at part of the shard: as much of it as a sample takes to be found."""
 
-    def __init__(
-        self, features_SD: Tensor, search: str, num_wanted: int, recall: float, memory_bytes: int
-    ) -> None:
+    def __init__(self, features_SD: Tensor, search: str, wanted: Recall, memory_bytes: int) -> None:
         _share_threads()
         index = _create(features_SD.shape[1], search)
         inverted_file = faiss.try_extract_index_ivf(index)
         self._resources = _gpu_resources(features_SD.device, memory_bytes)
         self._device = torch.device("cpu")
         cells = 1024 if inverted_file is None else inverted_file.nlist
-        sample_XD = unit_float32(_evenly(features_SD, cells * ROWS_PER_CELL))
+        sample_XD = unit_float32(evenly(features_SD, cells * ROWS_PER_CELL))
         if inverted_file is not None:
             inverted_file.cp.min_points_per_centroid = 1  # the user chose the cells; no warnings
         if inverted_file is not None and self._resources is not None:
@@ -114,9 +125,7 @@ class ApproximateSearch:
         self._index = index
         self._breadth = "nprobe" if inverted_file is not None else "efSearch"
         self._widest = len(features_SD) if inverted_file is None else inverted_file.nlist
-        sample_QD = unit_float32(_evenly(features_SD, SAMPLE))
-        exact = ExactSearch(features_SD, memory_bytes)
-        self._look_as_wide_as_it_takes(sample_QD, exact, num_wanted, recall)
+        self._look_as_wide_as_it_takes(ExactSearch(features_SD, memory_bytes), wanted)
 
     def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
         """What is left out was not looked at, so nothing is known of it."""
@@ -126,21 +135,19 @@ class ApproximateSearch:
             similarity_QC, places_QC, torch.full_like(similarity_QC[:, 0], -torch.inf)
         )
 
-    def _look_as_wide_as_it_takes(
-        self, sample_QD: Tensor, exact: ExactSearch, num_wanted: int, recall: float
-    ) -> None:
-        """Double what a query looks at until the sample finds that share of its nearest rows."""
-        nearest = exact.candidates(sample_QD, num_wanted + 1)
-        best_QC = nearest.similarity_QC.topk(
-            min(num_wanted + 1, nearest.places_QC.shape[1])
-        ).indices
-        nearest_QC = nearest.places_QC.gather(1, best_QC)
-        breadth = 1
+    def _look_as_wide_as_it_takes(self, exact: ExactSearch, wanted: Recall) -> None:
+        """Double what a query looks at until the sample finds enough; for all, at everything."""
+        sample_QD = unit_float32(wanted.sample_QD)
+        nearest = exact.candidates(sample_QD, wanted.num_nearest + 1)
+        count = min(wanted.num_nearest + 1, nearest.places_QC.shape[1])
+        best = nearest.similarity_QC.topk(count)
+        nearest_QC = nearest.places_QC.gather(1, best.indices)
+        is_itself_QC = best.values > 1 - UNIT  # or as good as; easily found
+        breadth = 1 if wanted.share < 1 else self._widest
         while self._set_breadth(breadth) and breadth < self._widest:
-            found_QC = self.candidates(sample_QD, nearest_QC.shape[1]).places_QC
+            found_QC = self.candidates(sample_QD, count).places_QC
             is_found_QC = (nearest_QC[:, :, None] == found_QC[:, None]).any(dim=2)
-            # The first is the row itself, which is easily found.
-            if is_found_QC[:, 1:].double().mean() >= recall:
+            if is_found_QC[~is_itself_QC].double().mean() >= wanted.share:
                 return
             breadth = min(2 * breadth, self._widest)
 
@@ -169,11 +176,24 @@ def _is_unit_float32(features_XD: Tensor) -> bool:
     return bool(((norm_X - 1).abs() <= UNIT).all()) and features_XD.is_contiguous()
 
 
-def _evenly(features_SD: Tensor, count: int) -> Tensor:
+def evenly(features_SD: Tensor, count: int) -> Tensor:
     """At most `count` rows, spread over the shard."""
     count = min(count, len(features_SD))
     places_X = torch.linspace(0, len(features_SD) - 1, count, dtype=torch.float64)
     return features_SD[places_X.long().to(features_SD.device)]
+
+
+def _fill(index: Any, search: str, num_rows: int) -> None:
+    """Some kinds can be named and not be filled: they lack ids, or centroids for so few rows."""
+    random = torch.Generator().manual_seed(0)
+    rows_XD = functional.normalize(torch.randn(num_rows, index.d, generator=random), dim=1)
+    try:
+        index.train(rows_XD)
+        index.add(rows_XD)
+    except RuntimeError as error:
+        raise ValueError(
+            f"discovery.search={search} cannot hold {num_rows:,} rows: {str(error).split(': ')[-1]}"
+        ) from None
 
 
 def _create(dim: int, search: str) -> Any:

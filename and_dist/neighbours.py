@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.collectives import exchange_parts, failing_together, gather_batch
-from and_dist.faiss_index import EXACT, ApproximateSearch, ExactSearch, unit_float32
+from and_dist.faiss_index import ApproximateSearch, ExactSearch, Recall, evenly, unit_float32
 from and_dist.world import World
 
 ROUNDING = 1e-5
@@ -24,6 +24,8 @@ ROUNDING = 1e-5
 SPARE = 8
 MEMORY_BYTES = 200_000_000
 RECALL = 0.98
+SAMPLE = 256
+"""Queries that an index is tried on, to see how wide it has to look."""
 
 
 class Nearest(NamedTuple):
@@ -31,6 +33,14 @@ class Nearest(NamedTuple):
 
     similarity_QK: Tensor
     rows_QK: Tensor
+
+
+class Approximate(NamedTuple):
+    """Which index, and the recall it is to reach on some queries."""
+
+    name: str
+    recall: float
+    sample_QD: Tensor
 
 
 class ShardSearch:
@@ -41,21 +51,21 @@ class ShardSearch:
         features_SD: Tensor,
         start: int,
         num_wanted: int,
-        search: str = "Flat",
-        recall: float = RECALL,
         memory_bytes: int = MEMORY_BYTES,
+        approximate: Approximate | None = None,
     ) -> None:
         self.start = start
         self.num_wanted = num_wanted
-        self.is_exact = search in EXACT
+        self.is_exact = approximate is None
         self._features_SD = features_SD.detach()
         self._rank_bytes = memory_bytes // 8
         self._search: ExactSearch | ApproximateSearch | None = None
-        if len(features_SD) and self.is_exact:
+        if len(features_SD) and approximate is None:
             self._search = ExactSearch(self._features_SD, memory_bytes)
-        elif len(features_SD):
+        elif len(features_SD) and approximate is not None:
+            recall = Recall(approximate.recall, num_wanted, approximate.sample_QD)
             self._search = ApproximateSearch(
-                self._features_SD, search, num_wanted, recall, memory_bytes
+                self._features_SD, approximate.name, recall, memory_bytes
             )
 
     def nearest(self, queries_QD: Tensor, own_rows_Q: Tensor) -> Nearest:
@@ -102,6 +112,16 @@ class ShardSearch:
             candidates_qCD = _unit_float64(self._features_SD[places_qC])
             cosines.append((candidates_qCD * unit_qD[:, None]).sum(dim=2))
         return torch.cat(cosines)
+
+
+def gather_sample(features_SD: Tensor, world: World) -> Tensor:
+    """Rows of all shards alike, on all ranks: an index has to find what lies near foreign ones."""
+    share = -(-SAMPLE // world.size)
+    mine_QD = features_SD.new_zeros(share, features_SD.shape[1])
+    rows_QD = evenly(features_SD, share)
+    mine_QD[: len(rows_QD)] = rows_QD
+    (sample_GD,) = gather_batch(world, [mine_QD])
+    return sample_GD[sample_GD.any(dim=1)]
 
 
 def search_shards(

@@ -31,6 +31,8 @@ from and_dist.world import World
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
 """Rows that stream at once; a tile is half of them by as many: what torch's operators like."""
 SMALLEST_BLOCK = 64
+TINY = 1e-12
+"""The least norm that is divided by, as in torch's normalize."""
 UNIT = 1e-6
 """Rows of norm 1 within this are compared by inner product."""
 
@@ -215,8 +217,9 @@ class _Found(NamedTuple):
     def result(self, scale: _Scale) -> PairScan:
         similarity_SC = self.similarity_XC
         if scale.is_unit:
-            similarity_SC = (similarity_SC + scale.shift) * scale.temperature
-        return PairScan(self.z_X.log() - self.zl_X / self.z_X, similarity_SC, self.rows_XC)
+            similarity_SC = similarity_SC * scale.temperature
+        rows_SC = self.rows_XC.masked_fill(similarity_SC == -torch.inf, -1)
+        return PairScan(self.z_X.log() - self.zl_X / self.z_X, similarity_SC, rows_SC)
 
 
 class _Tiles:
@@ -228,7 +231,7 @@ class _Tiles:
         self._mine = mine
         self._height = block_size // 2
         self._buffers = torch.empty(
-            2, self._height * block_size, dtype=scale.dtype, device=bank.features_SD.device
+            3, self._height * block_size, dtype=scale.dtype, device=bank.features_SD.device
         )
 
     def load(self, everyone_GD: Tensor, about_G: _Found) -> None:
@@ -242,16 +245,35 @@ class _Tiles:
             here = slice(at, min(at + self._height, pair.streaming.stop))
             queries_XD = self._queries_GD[here]
             shape = (len(queries_XD), len(rows_YD))
-            logits, work = (buffer[: shape[0] * shape[1]].view(shape) for buffer in self._buffers)
+            logits, work, spare = (b[: shape[0] * shape[1]].view(shape) for b in self._buffers)
             torch.mm(queries_XD, rows_YD.T, out=logits)
+            if self._about_G.rows_XC.shape[1]:
+                self._search(here, pair, self._similarity(logits, queries_XD, rows_YD, spare))
             if self._scale.shift:
                 logits -= self._scale.shift
             torch.exp(logits, out=work)
             self._add(self._about_G.z_X, self._mine.z_X, here, pair, work)
             work *= logits
             self._add(self._about_G.zl_X, self._mine.zl_X, here, pair, work)
-            if self._about_G.rows_XC.shape[1]:
-                self._search(here, pair, logits, work, queries_XD, rows_YD)
+
+    def _similarity(self, logits: Tensor, queries: Tensor, rows: Tensor, spare: Tensor) -> Tensor:
+        """Logits order rows of unit norm by cosine; others are divided by both norms."""
+        if self._scale.is_unit:
+            return logits
+        torch.div(logits, queries.norm(dim=1, keepdim=True).clamp(min=TINY), out=spare)
+        return spare.div_(rows.norm(dim=1).clamp(min=TINY))
+
+    def _search(self, here: slice, pair: _Pair, similarity: Tensor) -> None:
+        offset = here.start - pair.streaming.start
+        if not pair.is_same:
+            self._about_G.consider(here, similarity, 1, self._bank.start + pair.own.start)
+            self._mine.consider(pair.own, similarity, 0, pair.first_row + offset)
+            return
+        own = similarity.diagonal(offset)
+        kept = own.clone()
+        own.fill_(-torch.inf)
+        self._about_G.consider(here, similarity, 1, self._bank.start + pair.own.start)
+        own.copy_(kept)
 
     def _add(
         self, about_G: Tensor, mine_S: Tensor, here: slice, pair: _Pair, terms: Tensor
@@ -259,21 +281,3 @@ class _Tiles:
         about_G[here] += terms.sum(dim=1)
         if not pair.is_same:
             mine_S[pair.own] += terms.sum(dim=0)
-
-    def _search(
-        self, here: slice, pair: _Pair, logits: Tensor, work: Tensor, queries: Tensor, rows: Tensor
-    ) -> None:
-        offset = here.start - pair.streaming.start
-        if not self._scale.is_unit:
-            logits = self._as_cosines(logits, work, queries, rows)
-        if pair.is_same:
-            logits.diagonal(offset).fill_(-torch.inf)
-        self._about_G.consider(here, logits, 1, self._bank.start + pair.own.start)
-        if not pair.is_same:
-            self._mine.consider(pair.own, logits, 0, pair.first_row + offset)
-
-    def _as_cosines(self, logits: Tensor, work: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
-        torch.add(logits, self._scale.shift, out=work)
-        work /= queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        work /= rows.norm(dim=1).clamp(min=1e-12)
-        return work

@@ -26,7 +26,7 @@ from torch import Tensor
 from and_dist.bank import BankShard, shard_range
 from and_dist.curriculum import Neighbourhoods, check_neighbours, select_anchors
 from and_dist.discovery import discover
-from and_dist.neighbours import ShardSearch, search_shards
+from and_dist.neighbours import RECALL, Approximate, ShardSearch, gather_sample, search_shards
 from and_dist.pairs import scan_pairs
 from and_dist.world import World, open_world
 from benchmarks.features import draw_features
@@ -80,7 +80,9 @@ def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
 
 def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
     """Index and search without the entropies, to see how each grows."""
-    shard = ShardSearch(bank_ND, 0, 1, search, memory_bytes=MEMORY_BYTES)
+    sample_QD = gather_sample(bank_ND, world)
+    approximate = None if search == "Flat" else Approximate(search, RECALL, sample_QD)
+    shard = ShardSearch(bank_ND, 0, 1, MEMORY_BYTES, approximate)
     rows_N = torch.arange(len(bank_ND), device=bank_ND.device)
     blocks = zip(bank_ND.split(2048), rows_N.split(2048), strict=True)
     return torch.cat([search_shards(shard, *block, world).rows_QK for block in blocks])
