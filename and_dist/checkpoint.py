@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from and_dist.bank import BankShard
 from and_dist.collectives import failing_together
+from and_dist.layout import SharedFailure
 from and_dist.world import World
 
 FORMAT = 1
@@ -109,7 +110,12 @@ def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
     reader = dcp.HuggingFaceStorageReader(str(checkpoint))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(dict(tensors), storage_reader=reader, process_group=world.group)
+        try:
+            dcp.load(dict(tensors), storage_reader=reader, process_group=world.group)
+        except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
+            causes = {str(wrapped[0]) for wrapped in error.failures.values()}
+            sentence = f"checkpoint {checkpoint} cannot be loaded: {'; '.join(sorted(causes))}"
+            raise SharedFailure(sentence) from None
 
 
 def prune(folder: Path, keep: int, keep_always: set[str], world: World) -> None:

@@ -100,7 +100,9 @@ def check_discovery(
     lengths = [stop - start for start, stop in all_shards(num_rows, world_size)]
     check_search(search, dim, min(length for length in lengths if length))
     candidates = num_neighbours + 1 if search == "fused" else 0
-    needed = lengths[0] * bytes_per_row(candidates) / 0.75
+    needed = (
+        lengths[0] * bytes_per_row(candidates) * 2
+    )  # the blocks that stream take the other half
     if needed > memory_bytes:
         raise ValueError(
             f"discovery.memory_mb={memory_bytes / 1e6:g} is too little: discovery.search={search} "

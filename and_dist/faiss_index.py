@@ -22,6 +22,8 @@ EXACT = ("Flat", "fused")
 """Searches that find what is nearest; `fused` is no index of faiss's, see pairs.py."""
 ROWS_PER_CELL = 64
 """Rows that k-means takes for every cell of an inverted file; faiss warns below 39."""
+MOST_TRIED = 4096
+"""Cells up to which an index is filled on trial; it takes their square."""
 UNIT = 1e-6
 """Rows of norm 1 within this are compared by inner product."""
 MOST_ON_GPU = 2048
@@ -52,7 +54,7 @@ def check_search(search: str, dim: int, shortest_shard: int) -> None:
     index = _create(dim, search)
     inverted_file = faiss.try_extract_index_ivf(index)
     cells = 1 if inverted_file is None else inverted_file.nlist
-    if cells < 1 or re.search(r"HNSW[01]\b", search):  # the latter ends the process
+    if cells < 1 or re.search(r"(HNSW|NSG)0*[01](?!\d)", search):  # the latter ends the process
         raise ValueError(f"discovery.search={search} has no cells, or no links to search along")
     if cells > shortest_shard:
         raise ValueError(
@@ -61,7 +63,8 @@ def check_search(search: str, dim: int, shortest_shard: int) -> None:
         )
     if inverted_file is not None:
         inverted_file.cp.niter, inverted_file.cp.min_points_per_centroid = 1, 1
-    _fill(index, search, min(shortest_shard, max(cells, 1000)))
+    if cells <= MOST_TRIED:
+        _fill(index, search, min(shortest_shard, max(cells, 1000)))
 
 
 class ExactSearch:

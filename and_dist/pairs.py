@@ -122,11 +122,13 @@ def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale
 
 
 def _block_size(bank: BankShard, world_size: int, num_candidates: int, memory_bytes: int) -> int:
-    """As long as the blocks of all ranks, and what is found about them, fit a quarter of memory."""
+    """As long as the blocks of all ranks, and what is found about them, fit a quarter of memory,
+    and so do the tiles."""
     width = bank.features_SD.shape[1] * bank.features_SD.element_size()
     per_row = 3 * world_size * (width + bytes_per_row(num_candidates))
     size = LARGEST_BLOCK[bank.features_SD.device.type]
-    while size > SMALLEST_BLOCK and size * per_row > memory_bytes / 4:
+    per_pair = 3 / 2 * max(4, bank.features_SD.element_size())
+    while size > SMALLEST_BLOCK and max(size * per_row, size**2 * per_pair) > memory_bytes / 4:
         size //= 2
     return size
 
@@ -223,7 +225,7 @@ class _Found(NamedTuple):
 
 
 class _Tiles:
-    """Multiplies blocks tile by tile in the same two buffers."""
+    """Multiplies blocks tile by tile in the same few buffers."""
 
     def __init__(self, bank: BankShard, scale: _Scale, mine: _Found, block_size: int) -> None:
         self._bank = bank

@@ -50,13 +50,11 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 def assert_is_table(out: Path, table: dict[str, Tensor]) -> None:
     """To the bit what a checkpoint holds."""
-    for file, name in (("neighbours", "neighbours"), ("anchors", "anchors")):
-        found = np.load(out / f"{file}.npy", allow_pickle=False)
-        assert found.dtype == np.int64
-        assert np.array_equal(found, table[name].numpy())
-    entropies = np.load(out / "entropies.npy", allow_pickle=False)
-    assert entropies.dtype == np.float64
-    assert np.array_equal(entropies, table["entropy"].numpy())
+    named = {"entropies": "entropy", "anchors": "anchors", "neighbours": "neighbours"}
+    for file, name in named.items():
+        found, expected = np.load(out / f"{file}.npy", allow_pickle=False), table[name].numpy()
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected, err_msg=file, strict=True)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_duplicates_are_each_others_candidates(ranks: RankPool, size: int, copie
         assert len(listed & copies_of_7) == min(2, len(copies_of_7) - 1)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 0.1, 10])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_narrow_banks_keep_their_bound(
@@ -182,7 +182,7 @@ def test_a_row_of_zeros_has_the_entropy_of_indifference(
     assert_nearest(scan, bank_ND, 2, 1e-12 if dtype == "float64" else COSINE_BOUND)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_norms_that_float32_cannot_hold_at_once_are_scanned_in_float64(
     ranks: RankPool, size: int, dtype: str

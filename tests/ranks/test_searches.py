@@ -55,7 +55,7 @@ def with_copies(num_rows: int, copies: int, dtype: torch.dtype = torch.float32) 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
-    ("num_rows", "num_neighbours"), [(2, 1), (5, 4), (41, 1), (41, 40), (203, 3), (203, 10)]
+    ("num_rows", "num_neighbours"), [(2, 1), (5, 4), (41, 1), (41, 40), (203, 10)]
 )
 def test_fused_and_flat_equal_dense(
     ranks: RankPool, size: int, num_rows: int, num_neighbours: int
@@ -81,12 +81,12 @@ def test_fused_ties_go_to_the_lower_row(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("search", ["Flat", "fused"])
+@pytest.mark.parametrize("search", ["Flat", "fused", "IVF8,Flat"])
 def test_narrow_banks_are_searched_exactly(
     ranks: RankPool, dtype: torch.dtype, search: str
 ) -> None:
     bank_ND = with_copies(203, 5, dtype)
-    found, *_ = ranks.run(3, discover_here, bank_ND, search, 3)
+    found, *_ = ranks.run(3, discover_here, bank_ND, search, 3, 4, 1.0)
     assert found.neighbours_NK.tolist() == dense_table(bank_ND, 3)
 
 
@@ -153,11 +153,13 @@ def test_reported_recall_is_that_of_all_anchors(ranks: RankPool, size: int, sear
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("search", ["IVF8,Flat", "IVF8,SQfp16"])
+@pytest.mark.parametrize("search", ["IVF8,Flat", "IVF8,SQfp16", "IVF64,Flat"])
 def test_a_recall_of_one_is_an_exact_search(ranks: RankPool, size: int, search: str) -> None:
-    bank_ND = build_scene(203, 1, dtype=torch.float32, seed=1).bank_ND
+    """For all rows, of which the index is tried on a quarter."""
+    bank_ND = build_scene(1003, 1, dtype=torch.float32, seed=1).bank_ND
     found, *_ = ranks.run(size, discover_here, bank_ND, search, 1, 4, 1.0)
-    assert found.neighbours_NK.tolist() == dense_table(bank_ND, 1)
+    exact, *_ = ranks.run(size, discover_here, bank_ND, "Flat", 1)
+    assert torch.equal(found.neighbours_NK, exact.neighbours_NK)
     assert found.recall == 1
 
 
@@ -169,7 +171,6 @@ def test_an_index_finds_the_recall_that_is_asked_for(
     """Within 5 %, for the queries of other ranks as for the shard's own rows."""
     bank_ND = build_scene(1003, 1, dtype=torch.float32).bank_ND
     found, *_ = ranks.run(size, discover_here, bank_ND, search, 1, 4, 0.98)
-    assert found.recall is not None
     assert found.recall >= 0.93
 
 
@@ -196,7 +197,7 @@ def test_a_search_in_chunks_finds_the_same(ranks: RankPool, size: int, num_neigh
     """The least memory that is allowed leaves chunks of two to eight rows."""
     bank_ND = with_copies(203, 20) * torch.linspace(0.2, 1, 203)[:, None]
     longest = -(-203 // size)
-    least = longest * 64 // 3 + 1
+    least = longest * 32
     expected = dense_table(bank_ND, num_neighbours)
     for memory_bytes in (least, PLENTY):
         arguments = (bank_ND, "Flat", num_neighbours, 4, 0.98, memory_bytes)
@@ -229,7 +230,6 @@ def test_the_best_of_parts_ties_to_the_lower_row_and_fills_up() -> None:
     ("search", "shortest", "sentence"),
     [
         ("Flatt", 200, "'Flatt' is no faiss index by inner product for 16 dimensions; right are"),
-        ("", 200, "'' is no faiss index"),
         ("IVF8,PQ3", 200, "'IVF8,PQ3' is no faiss index by inner product for 16 dimensions"),
         ("IVF201,Flat", 200, "into 201 cells, but the shortest shard has 200 rows; take fewer"),
         ("PCA8,IVF9,SQ8", 8, "into 9 cells, but the shortest shard has 8 rows"),
@@ -254,7 +254,7 @@ def test_cells_are_held_against_the_shortest_shard_that_has_rows() -> None:
     check_discovery(9, 16, 4, 1, "IVF3,Flat", PLENTY)
 
 
-@pytest.mark.parametrize(("search", "least"), [("Flat", 10_710), ("fused", 42_838)])
+@pytest.mark.parametrize(("search", "least"), [("Flat", 16_064), ("fused", 64_256)])
 def test_too_little_memory_is_refused_with_what_it_takes(search: str, least: int) -> None:
     """502 rows of a shard; two sums a row, and four candidates where all pairs tell them."""
     check_discovery(1003, 16, 2, 3, search, least)
