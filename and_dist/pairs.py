@@ -5,11 +5,13 @@ only one streams past the other, and a tile of logits gives all it has and is dr
 two sums over the bank, z = sum exp(l) and zl = sum l exp(l): its entropy is log z - zl / z. That
 takes no mean vector, so half of one matrix product where attention takes two.
 
-S rows of this shard, Q rows of one block, G = W * Q, X and Y any rows, C candidates, D feature.
+S rows of this shard, Q rows of one block, G = W * Q, X and Y any rows, C candidates, D feature;
+in a tile J rows that found better, P pieces, Z all that some pieces hold.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,6 +33,8 @@ from and_dist.world import World
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
 """Rows that stream at once; a tile is half of them by as many: what torch's operators like."""
 SMALLEST_BLOCK = 64
+MOST_PIECES = 64
+"""Of the candidates in a tile; a piece is every 64th of them: quick to find the best of each."""
 TINY = 1e-12
 """The least norm that is divided by, as in torch's normalize."""
 UNIT = 1e-6
@@ -188,17 +192,28 @@ class _Found(NamedTuple):
         return self.similarity_XC[:, -1]
 
     def consider(self, at: slice, similarity: Tensor, dim: int, first_row: int) -> None:
-        """Keep what is better in a tile; `dim` is its dimension of candidates."""
-        best_X = similarity.amax(dim)
-        improved_J = (best_X > self.floor()[at]).nonzero().squeeze(1)
+        """Keep what is better in a tile; `dim` is its dimension of candidates.
+
+        One look finds the best of every piece of candidates, and so whose floor is passed; the
+        best C candidates lie in the C best pieces, and only those are looked into.
+        """
+        length = similarity.shape[dim]
+        count = math.gcd(length, MOST_PIECES)
+        pieces_XYP = similarity.unflatten(dim, (length // count, count))
+        best_XP = pieces_XYP.amax(dim)
+        if dim == 0:
+            pieces_XYP, best_XP = pieces_XYP.movedim(2, 0), best_XP.T
+        improved_J = (best_XP.amax(1) > self.floor()[at]).nonzero().squeeze(1)
         if len(improved_J) == 0:
             return
         num_candidates = self.similarity_XC.shape[1]
-        promising = similarity.index_select(1 - dim, improved_J)
-        top, place = promising.topk(min(num_candidates, similarity.shape[dim]), dim=dim)
-        if dim == 0:
-            top, place = top.T, place.T
-        self._merge(improved_J + at.start, top, place + first_row)
+        piece_JP = best_XP[improved_J].topk(min(num_candidates, count), dim=1).indices
+        inside_JPY = pieces_XYP[improved_J[:, None], :, piece_JP]
+        width = inside_JPY.shape[2]
+        inside_JZ = inside_JPY.flatten(1)
+        top_JC, place_JC = inside_JZ.topk(min(num_candidates, inside_JZ.shape[1]), dim=1)
+        column_JC = place_JC % width * count + piece_JP.gather(1, place_JC // width)
+        self._merge(improved_J + at.start, top_JC, column_JC + first_row)
 
     def take_back(self, positions_Q: Tensor, received: _Found) -> None:
         """Add what all ranks found about a block of these rows: [W, Q, ...]."""

@@ -58,8 +58,11 @@ class Benchmark:
             for name, case in cases.items():
                 started = time.perf_counter()
                 case()
-                if repeat >= warm_up:
-                    times[name].append(time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                is_warm = repeat >= warm_up
+                print(f"{name}: {seconds:.3f} s{'' if is_warm else ' to warm up'}", flush=True)
+                if is_warm:
+                    times[name].append(seconds)
         for name, seconds in times.items():
             median = statistics.median(seconds)
             spread = (max(seconds) - min(seconds)) / median
