@@ -56,6 +56,8 @@ def reduce_sum(world: World, tensor: Tensor) -> Tensor:
 
 def gather_to_coordinator(world: World, tensor_X: Tensor) -> Tensor | None:
     """[X, ...] of every rank, X equal everywhere -> [W, X, ...] on the coordinator, else None."""
+    if world.size == 1:
+        return tensor_X[None]
     if not world.is_coordinator:
         dist.gather(tensor_X.contiguous(), None, group=world.group, group_dst=0)
         return None
