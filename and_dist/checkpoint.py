@@ -1,19 +1,23 @@
 """Checkpoints: tensors as safetensors through torch's distributed checkpoint, the rest as JSON.
 
-    RUN/checkpoints/r01-e003/   shard-*.safetensors and state.json
-    RUN/checkpoints/latest      the name of the newest whole one
+    RUN/checkpoints/r01-e0003/          after 3 epochs of round 1: shard-*.safetensors, state.json
+    RUN/checkpoints/r01-e0003-s000120/  120 steps later
+    RUN/checkpoints/latest              the name of the newest whole one
 
 Nothing in one is ever executed. A folder is written under another name, flushed, then renamed;
-`latest` moves last, so at any moment it names a whole checkpoint. The bank is a DTensor cut along
-its rows, which loads on any number of ranks.
+`latest` moves last, so at any moment it names a whole checkpoint. state.json holds size and sha256
+of every file and of itself; all are compared before anything is loaded. The bank is a DTensor cut
+along its rows, which loads on any number of ranks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +28,19 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from and_dist.bank import BankShard
-from and_dist.collectives import failing_together
+from and_dist.collectives import failing_together, gather_objects
 from and_dist.layout import SharedFailure
 from and_dist.world import World
 
-FORMAT = 1
+FORMAT = 2
+SPARE_BYTES = 1_000_000
+"""For state.json, the headers of the shards, and a file system's own."""
 Tensors = dict[str, Tensor]
+State = dict[str, Any]
+
+
+class Damaged(ValueError):
+    """A checkpoint whose content is not what was written."""
 
 
 def as_sharded(bank: BankShard, world: World) -> DTensor:
@@ -52,57 +63,110 @@ def local_rows(bank: Tensor) -> Tensor:
     return bank.to_local()
 
 
-def save_checkpoint(
-    folder: Path, name: str, tensors: Tensors, state: dict[str, Any], world: World
-) -> None:
+def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, world: World) -> None:
     """Write one checkpoint together; whatever happens, an older one stays whole."""
     unfinished = folder / f".{name}.unfinished"
     with failing_together(world, f"making room for checkpoint {name}"):
         if world.is_coordinator:
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-    writer = dcp.HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
-    with failing_together(world, f"finishing checkpoint {name}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_space(folder, tensors)
+            unfinished.mkdir()
+    try:
+        _write_tensors(unfinished, name, tensors, world)
+        with failing_together(world, f"flushing checkpoint {name}"):
+            mine = _sums_of_share(unfinished, world)
+        files = {
+            file: entry for share in gather_objects(world, mine) for file, entry in share.items()
+        }
+        with failing_together(world, f"finishing checkpoint {name}"):
+            if world.is_coordinator:
+                _write_state(unfinished, {"format": FORMAT, **state, "files": files})
+                shutil.rmtree(folder / name, ignore_errors=True)
+                unfinished.rename(folder / name)
+                _flush(folder)
+                _point_latest_at(folder, name)
+    except SharedFailure:
         if world.is_coordinator:
-            text = json.dumps({"format": FORMAT, **state}, indent=1)
-            (unfinished / "state.json").write_text(text)
-            for file in unfinished.iterdir():
-                _flush(file)
-            shutil.rmtree(folder / name, ignore_errors=True)
-            unfinished.rename(folder / name)
-            _flush(folder)
-            _point_latest_at(folder, name)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
-def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint and its state.json, None where there is none."""
-    pointer = folder / "latest"
-    if not pointer.exists():
-        return None
-    return read_checkpoint(folder / pointer.read_text().strip())
-
-
-def read_checkpoint(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
+def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     """A checkpoint and its state.json; ValueError where there is none to read."""
     if not checkpoint.is_dir():
-        whole = sorted(state.parent.name for state in checkpoint.parent.glob("[!.]*/state.json"))
-        raise ValueError(
+        others = set(list_checkpoints(checkpoint.parent)) - {checkpoint.name}
+        raise Damaged(
             f"there is no checkpoint {checkpoint}; {checkpoint.parent} has: "
-            f"{', '.join(whole) or 'none'}"
+            f"{', '.join(sorted(others)) or 'none'}"
         )
     try:
         state = json.loads((checkpoint / "state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"checkpoint {checkpoint} cannot be read: {error}") from None
-    if state.get("format") != FORMAT:
+    except (OSError, ValueError) as error:
+        raise Damaged(f"checkpoint {checkpoint} cannot be read: {error}") from None
+    if not isinstance(state, dict) or "format" not in state:
+        raise Damaged(f"checkpoint {checkpoint} cannot be read: state.json is none of ours")
+    if state["format"] != FORMAT:
         raise ValueError(
-            f"checkpoint {checkpoint} is of format {state.get('format')}, "
+            f"checkpoint {checkpoint} is of format {state['format']}, "
             f"this program reads format {FORMAT}"
         )
+    if state.pop("sha256", None) != _sum_of_state(state):
+        raise Damaged(f"checkpoint {checkpoint} cannot be read: state.json is not as written")
     return checkpoint, state
+
+
+def read_latest(folder: Path) -> tuple[Path, State] | None:
+    """The newest checkpoint and its state.json, None where there is none."""
+    names = list_checkpoints(folder)
+    return read_checkpoint(folder / names[0]) if names else None
+
+
+def list_checkpoints(folder: Path) -> list[str]:
+    """Names, the one to go on from first: `latest`, then from new to old."""
+    pointer = folder / "latest"
+    if not folder.is_dir():
+        return []
+    folders = (path.name for path in folder.iterdir() if path.is_dir())
+    names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
+    if pointer.exists():
+        latest = pointer.read_text(errors="replace").strip()
+        return [latest, *(name for name in names if name != latest)]  # even if it is gone
+    return names
+
+
+def find_whole(folder: Path, world: World, say: Callable[[str], None]) -> tuple[Path, State] | None:
+    """The newest checkpoint that is as it was written, agreed on by all ranks.
+
+    Damaged ones are named and put aside. None where there never was one; ValueError where none is
+    left, and for a checkpoint of another format.
+    """
+    (names, *_) = gather_objects(world, list_checkpoints(folder) if world.is_coordinator else [])
+    damages = []
+    for name in names:
+        damage = find_damage(folder / name, world)
+        if not damage:
+            return read_checkpoint(folder / name)
+        damages.append(damage)
+        say(f"{damage}; trying the one before")
+        if world.is_coordinator:
+            _put_aside(folder / name)
+    if damages:
+        raise ValueError(
+            f"no checkpoint of {folder} is whole: {'; '.join(damages)}; to start anew, delete "
+            "the run folder or choose another name=..."
+        )
+    return None
+
+
+def find_damage(checkpoint: Path, world: World) -> str:
+    """What differs from what was written, in a sentence; each rank reads some of the files."""
+    try:
+        _, state = read_checkpoint(checkpoint)
+        mine = _compare_share(checkpoint, state["files"], world)
+    except Damaged as error:
+        mine = str(error)
+    return next((damage for damage in gather_objects(world, mine) if damage), "")
 
 
 def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
@@ -113,20 +177,91 @@ def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
         try:
             dcp.load(dict(tensors), storage_reader=reader, process_group=world.group)
         except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
-            causes = {str(wrapped[0]) for wrapped in error.failures.values()}
-            sentence = f"checkpoint {checkpoint} cannot be loaded: {'; '.join(sorted(causes))}"
+            sentence = f"checkpoint {checkpoint} cannot be loaded: {_causes(error)}"
             raise SharedFailure(sentence) from None
 
 
-def prune(folder: Path, keep: int, keep_always: set[str], world: World) -> None:
-    """Delete all but the newest `keep` checkpoints and the named ones."""
+def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: World) -> None:
+    """Delete all but the newest `keep` checkpoints and those that are kept always."""
     with failing_together(world, "deleting old checkpoints"):
         if world.is_coordinator:
-            whole = sorted(path for path in folder.iterdir() if (path / "state.json").exists())
-            whole = [path for path in whole if not path.name.startswith(".")]
-            for old in whole[: -keep or None]:
-                if old.name not in keep_always:
-                    shutil.rmtree(old)
+            for unfinished in folder.glob(".*.unfinished"):
+                shutil.rmtree(unfinished)
+            for old in list_checkpoints(folder)[keep:]:
+                if not keeps_always(old):
+                    shutil.rmtree(folder / old)
+
+
+def _check_space(folder: Path, tensors: Tensors) -> None:
+    needed = sum(t.numel() * t.element_size() for t in tensors.values()) + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"it takes {needed / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB left")
+
+
+def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) -> None:
+    writer = dcp.HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
+        except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
+            raise SharedFailure(f"writing checkpoint {name} failed: {_causes(error)}") from None
+
+
+def _causes(error: dcp.api.CheckpointException) -> str:
+    found = {f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items()}
+    return "; ".join(sorted(found))
+
+
+def _sums_of_share(unfinished: Path, world: World) -> dict[str, Any]:
+    """Size and sum of every so many files, which are on the disk then."""
+    files = sorted(unfinished.iterdir())[world.rank :: world.size]
+    for file in files:
+        _flush(file)
+    return {file.name: {"bytes": file.stat().st_size, "sha256": _sum_of(file)} for file in files}
+
+
+def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:
+    if unknown := {file.name for file in checkpoint.iterdir()} - {*files, "state.json"}:
+        return f"checkpoint {checkpoint} is damaged: {min(unknown)} does not belong to it"
+    for name in sorted(files)[world.rank :: world.size]:
+        file, entry = checkpoint / name, files[name]
+        try:
+            size = file.stat().st_size
+            if size != entry["bytes"]:
+                raise Damaged(f"it has {size:,} bytes instead of {entry['bytes']:,}")
+            if _sum_of(file) != entry["sha256"]:
+                raise Damaged("its content is not what was written")
+        except (OSError, Damaged) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            return f"checkpoint {checkpoint} is damaged: {name}: {why}"
+    return ""
+
+
+def _sum_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _sum_of_state(state: State) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _write_state(unfinished: Path, state: State) -> None:
+    plain = json.loads(json.dumps(state))
+    text = json.dumps({**plain, "sha256": _sum_of_state(plain)}, indent=1)
+    (unfinished / "state.json").write_text(text)
+    _flush(unfinished / "state.json")
+    _flush(unfinished)
+
+
+def _put_aside(checkpoint: Path) -> None:
+    """Under a name that is no checkpoint's, for someone to look at; where that can be done."""
+    try:
+        checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.damaged"))
+    except OSError:
+        return
 
 
 def _point_latest_at(folder: Path, name: str) -> None:

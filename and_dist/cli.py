@@ -1,18 +1,22 @@
 """`and-dist`, and `torchrun ... -m and_dist`: the commands of one rank.
 
-Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did.
+Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did, 75 for
+what was stopped and goes on when started again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from and_dist.config import Config, load_config
+from and_dist.guard import TRY_AGAIN, Guard, Stopped
 from and_dist.layout import SharedFailure, names_first_rank, read_layout
 
 app = typer.Typer(
@@ -21,6 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train image encoders without labels by Anchor Neighbourhood Discovery.",
 )
+
+SECONDS_BEYOND_STALL = 120.0
+"""A stall is noticed by the guard, before the ranks give up waiting for each other."""
+
+SECONDS_BEYOND_STALL = 120.0
+"""A stall is noticed by the guard, before the ranks give up waiting for each other."""
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -39,7 +49,8 @@ def about() -> None:
 @app.command()
 def train(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Train one run, or go on with it: the same command continues what was interrupted."""
-    run_training(load_config(config or [], overrides or []))
+    with Guard() as guard:
+        run_training(load_config(config or [], overrides or []), guard)
 
 
 @app.command()
@@ -61,7 +72,7 @@ def discover(
 
     size = read_layout().size
     study = plan_study(run, checkpoint, round_index, out, overrides or [], size)
-    with open_world(study.config.run.device, study.config.run.threads) as world:
+    with Guard(), open_world(study.config.run.device, study.config.run.threads) as world:
         run_study(study, world, Display(is_shown=world.is_coordinator))
 
 
@@ -102,7 +113,7 @@ def prepare(
         from and_dist.data.verify import find_undecodable
 
         check = find_undecodable
-    with Bars() as bars:
+    with Guard(), Bars() as bars:
         job = Job(source, out, options, policy, workers or os.cpu_count() or 1, bars)
         splits = prepare_images(job, check)
     for name, images in splits.items():
@@ -112,15 +123,41 @@ def prepare(
         typer.echo(f"left out, and why: {out / 'bad_images.txt'}")
 
 
-def run_training(config: Config) -> None:
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="torchvision, safetensors or onnx.")
+    ] = "safetensors",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
+    ] = None,
+    head: Annotated[bool, typer.Option(help="With the last layer, or what comes before.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder for encoder and card.")] = None,
+) -> None:
+    """Write the encoder of a checkpoint for other programs, with a card that says what it is."""
+    from and_dist.export import plan_export, run_export
+    from and_dist.world import open_world
+
+    planned = plan_export(run, checkpoint, format_name, head, out)
+    with open_world("cpu") as world:
+        run_export(planned, world)
+    typer.echo(f"written to {planned.out}")
+
+
+def run_training(config: Config, guard: Guard) -> None:
     """Everything that can be refused is, before anything is written."""
+    from and_dist.checkpoint import list_checkpoints
+    from and_dist.collectives import failing_together
     from and_dist.data.cache import check_cache
     from and_dist.data.datasets import load_train_and_test
     from and_dist.display import Display
-    from and_dist.encoders import ENCODERS
+    from and_dist.encoders import ENCODERS, build_encoder
     from and_dist.run_folder import check_run_folder, open_run_folder
+    from and_dist.run_lock import hold_lock
     from and_dist.summary import as_table, write_summary
     from and_dist.trainer import Trainer
+    from and_dist.weights import load_weights
     from and_dist.world import open_world
 
     if config.encoder.name not in ENCODERS:
@@ -132,7 +169,14 @@ def run_training(config: Config) -> None:
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
     check_cache(train.index, config.data)
-    with open_world(config.run.device, config.run.threads) as world:
+    if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
+        load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
+    timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
+    with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
+        with failing_together(world, "opening the run folder"):
+            if world.is_coordinator:
+                held.enter_context(hold_lock(config.folder))
+                open_run_folder(config, world)
         display = Display(is_shown=world.is_coordinator)
         display.say(
             f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
@@ -143,9 +187,7 @@ def run_training(config: Config) -> None:
             display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
         if train.labels_N is None:
             display.say("no labels: consistency and kNN accuracy are not available")
-        if world.is_coordinator:
-            open_run_folder(config, world)
-        Trainer(config, world, train, test, display).train()
+        Trainer(config, world, train, test, display, guard).train()
         if world.is_coordinator:
             display.show(as_table(write_summary(config.folder), config.name))
             display.say(f"run folder: {config.folder}")
@@ -173,6 +215,11 @@ def main() -> None:
         if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as request:
+        if names_first_rank():
+            sentence = f"stopped by {request}, saved; the same command goes on"
+            print(f"and-dist: {sentence}", file=sys.stderr)
+        sys.exit(TRY_AGAIN)
     except SharedFailure as error:
         if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)

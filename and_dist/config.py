@@ -6,6 +6,7 @@ This module reaches no torch, so a login node can check a config without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,6 +82,8 @@ class EncoderConfig(Section):
     """One of and_dist.encoders.ENCODERS."""
     feature_dim: PositiveInt = 128
     """D, the length of a feature and of a bank row."""
+    weights: str | None = None
+    """Start from these: a safetensors file, or a .pth of torchvision's or of the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of images and activations; bfloat16 trains by autocast, its weights stay float32."""
 
@@ -162,6 +165,27 @@ class RunConfig(Section):
     """Steps between two looks at the loss."""
     keep: PositiveInt = 2
     """Newest checkpoints kept beside each round's last."""
+    save_minutes: Positive = 10.0
+    """Save this often within an epoch; the end of an epoch is saved always."""
+    time_limit: str | None = None
+    """Save and end in time before this much has passed since the start, as SLURM writes it:
+    minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds."""
+    stall_seconds: Positive = 600.0
+    """Without progress for so long, every rank writes its stacks down and ends."""
+    non_finite: Literal["stop", "roll_back"] = "stop"
+    """What a loss or gradient that is no number does: end the run, or go on without that batch."""
+    most_roll_backs: PositiveInt = 3
+    """Batches that may be left out so."""
+
+    @property
+    def time_limit_seconds(self) -> float | None:
+        return None if self.time_limit is None else parse_duration(self.time_limit)
+
+    @pydantic.model_validator(mode="after")
+    def check_time_limit(self) -> RunConfig:
+        if self.time_limit is not None:
+            parse_duration(self.time_limit)
+        return self
 
 
 class Config(Section):
@@ -203,6 +227,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 FREE_OF_IDENTITY = ("name", "run", "evaluation")
 """Sections a resumed run may change: they do not touch what is trained."""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration as SLURM writes it; ValueError for anything else."""
+    match = re.fullmatch(
+        r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
+        r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))",
+        text,
+    )
+    found = {name: int(n) for name, n in match.groupdict().items() if n} if match else {}
+    minutes = found.get("minutes", 0) + found.get("m", 0) + found.get("only", 0)
+    hours = 24 * found.get("days", 0) + found.get("hours", 0) + found.get("h", 0)
+    seconds = 3600 * hours + 60 * minutes + found.get("seconds", 0) + found.get("s", 0)
+    if seconds == 0:
+        raise ValueError(
+            f"run.time_limit = {text!r} is no duration; right are 90 (minutes), 90:00, 1:30:00, "
+            "2-12 (days-hours) or 2-12:30:00"
+        )
+    return float(seconds)
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:

@@ -1,10 +1,13 @@
-"""Layout: which rank torchrun made this process. The only reader of RANK & co.; no torch."""
+"""Layout: which rank of which job this process is, and since when. The only reader of RANK & co.;
+no torch."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,32 @@ def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
 def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all, however broken the rest of the layout is."""
     return environ.get("RANK", "0") == "0"
+
+
+def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The same for every start of one job: SLURM's job and step, or torchrun's --rdzv-id."""
+    if "SLURM_JOB_ID" in environ:
+        return f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_STEP_ID', 'batch')}"
+    name = environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name
+
+
+def process_start(pid: int) -> float | None:
+    """Seconds from the machine's start to the process's; None for one that is gone."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    after_name = status.rpartition(")")[2].split()
+    if after_name[0] == "Z":
+        return None
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def seconds_since_start(pid: int) -> float:
+    """How long a process has been running; 0 for one that is gone."""
+    started = process_start(pid)
+    return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 class SharedFailure(RuntimeError):

@@ -13,9 +13,31 @@ class LossMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._recent_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._first_bad = torch.tensor(-1, device=device)
+        self.clear()
+
+    def clear(self) -> None:
+        """For the next epoch."""
+        self._recent_sum.zero_()
+        self._first_bad.fill_(-1)
         self._recent_images = 0
         self._earlier_sum, self._earlier_images = 0.0, 0
-        self._first_bad = torch.tensor(-1, device=device)
+
+    def plain(self) -> dict[str, float]:
+        """What restore() goes on from."""
+        return {
+            "recent_sum": float(self._recent_sum.item()),
+            "recent_images": self._recent_images,
+            "earlier_sum": self._earlier_sum,
+            "earlier_images": self._earlier_images,
+        }
+
+    def restore(self, plain: dict[str, float]) -> None:
+        self._recent_sum.fill_(plain["recent_sum"])
+        self._first_bad.fill_(-1)
+        self._recent_images = int(plain["recent_images"])
+        self._earlier_sum = plain["earlier_sum"]
+        self._earlier_images = int(plain["earlier_images"])
 
     def add(self, loss: Tensor, step: int, images: int) -> None:
         is_first_bad = ~loss.isfinite() & (self._first_bad < 0)
@@ -28,18 +50,18 @@ class LossMeter:
         step = int(self._first_bad.item())
         return step if step >= 0 else None
 
-    def recent(self) -> float:
-        """Mean over the images since the last call."""
+    def recent(self) -> float | None:
+        """Mean over the images since the last call; None where there were none."""
         total, images = float(self._recent_sum.item()), self._recent_images
         self._earlier_sum += total
         self._earlier_images += images
         self._recent_sum.zero_()
         self._recent_images = 0
-        return total / images
+        return total / images if images else None
 
-    def mean(self) -> float:
+    def mean(self) -> float | None:
         """Mean over all images up to the last call of recent()."""
-        return self._earlier_sum / self._earlier_images
+        return self._earlier_sum / self._earlier_images if self._earlier_images else None
 
 
 class StepClock:

@@ -11,14 +11,23 @@ from typing import Any
 class MetricsFile:
     """One JSON object a line. Only the coordinator has one that writes."""
 
-    def __init__(self, path: Path, keep_bytes: int, is_writer: bool) -> None:
-        """Continue a file from where its checkpoint left it; later lines are forgotten."""
+    def __init__(self, path: Path, is_writer: bool) -> None:
         self.path = path
-        self._file = None
-        if is_writer:
-            path.touch()
-            os.truncate(path, keep_bytes)
-            self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8") if is_writer else None
+
+    def go_back_to(self, num_bytes: int) -> int:
+        """Forget all lines but the first so many bytes; gives the last step there was."""
+        if not self._file:
+            return 0
+        size = self.path.stat().st_size
+        if size < num_bytes:
+            raise RuntimeError(
+                f"{self.path} has {size:,} bytes, but had {num_bytes:,} when the checkpoint was "
+                "made; put it back, or start anew under another name"
+            )
+        last_step = _last_step(self.path)
+        self._file.truncate(num_bytes)
+        return last_step
 
     def write(self, event: str, **values: Any) -> None:
         if self._file:
@@ -30,7 +39,7 @@ class MetricsFile:
         if not self._file:
             return 0
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return os.fstat(self._file.fileno()).st_size
 
     def read(self, event: str) -> list[dict[str, Any]]:
         return read_metrics(self.path, event)
@@ -45,3 +54,13 @@ def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     return [record for record in records if record["event"] == event]
+
+
+def _last_step(path: Path) -> int:
+    """Of a file whose last line may be torn."""
+    last = 0
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith('{"event": "step"') and line.endswith("}\n"):
+                last = json.loads(line)["step"]
+    return int(last)

@@ -26,13 +26,16 @@ class GlobalBatch(NamedTuple):
     features_GD: Tensor
     rows_G: Tensor
     neighbours_GK: Tensor
+    requests_G: Tensor
+    """What each query's rank has been asked to do; see guard.py."""
 
 
 def gather_global_batch(
-    features_BD: Tensor, rows_B: Tensor, neighbours_BK: Tensor, world: World
+    features_BD: Tensor, rows_B: Tensor, neighbours_BK: Tensor, world: World, request: int = 0
 ) -> GlobalBatch:
     """One collective; B is the same on every rank."""
-    return GlobalBatch(*gather_batch(world, [features_BD, rows_B, neighbours_BK]))
+    requests_B = torch.full_like(rows_B, request, dtype=torch.uint8)
+    return GlobalBatch(*gather_batch(world, [features_BD, rows_B, neighbours_BK, requests_B]))
 
 
 def neighbourhood_nll(

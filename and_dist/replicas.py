@@ -1,14 +1,17 @@
-"""One encoder on many ranks: DDP, made to sum alike in every step."""
+"""One encoder on many ranks: DDP, made to sum and to draw alike in every step."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from and_dist.collectives import broadcast_from_coordinator
+from and_dist.counter import derive_key
 from and_dist.encoders import Encoder
 from and_dist.world import World
 
@@ -30,6 +33,19 @@ def replicate(encoder: Encoder, world: World, image_size: int) -> nn.Module:
     )
     _settle_buckets(network, encoder, image_size, world)
     return network
+
+
+def synchronise_buffers(encoder: Encoder, world: World) -> None:
+    """Running statistics are the coordinator's, as in DDP, but sent when they are needed."""
+    if world.size > 1:
+        for buffer in encoder.buffers():
+            broadcast_from_coordinator(world, buffer)
+
+
+def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
+    """What an encoder draws at random (dropout) follows from the step, not from the past."""
+    key = derive_key(seed, "step", epoch_number, step, rank)
+    torch.manual_seed(int(key >> np.uint64(1)))
 
 
 def _settle_buckets(network: nn.Module, encoder: Encoder, image_size: int, world: World) -> None:

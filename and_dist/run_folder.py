@@ -2,7 +2,7 @@
 
 RUN/config.yaml       the resolved config
 RUN/environment.json  versions, revision and machine of each start
-RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/
+RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/  RUN/lock  RUN/stalls/
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_run_folder(config: Config) -> None:
                 f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
                 "choose another name=... or delete the folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name != "lock" for path in folder.iterdir()):
         raise ValueError(
             f"run folder {folder} is not empty and holds no run of ours (no config.yaml); "
             "choose another name=..."
@@ -54,6 +54,14 @@ def open_run_folder(config: Config, world: World) -> None:
     starts = config.folder / "environment.json"
     history = json.loads(starts.read_text()) if starts.exists() else []
     replace_file(starts, json.dumps([*history, describe_environment(world)], indent=1))
+
+
+def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
+    """What the start that was written down last goes on from, and how much of it is done again."""
+    path = folder / "environment.json"
+    *earlier, latest = json.loads(path.read_text())
+    latest |= {"continued_from": checkpoint, "steps_again": steps_again}
+    replace_file(path, json.dumps([*earlier, latest], indent=1))
 
 
 def describe_environment(world: World) -> dict[str, Any]:

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from and_dist.bank import BankShard, shard_range
-from and_dist.checkpoint import as_sharded, load_tensors, local_rows, read_checkpoint, read_latest
+from and_dist.checkpoint import (
+    as_sharded,
+    find_damage,
+    load_tensors,
+    local_rows,
+    read_checkpoint,
+    read_latest,
+)
 from and_dist.collectives import failing_together
 from and_dist.config import Config, differing_keys, load_config
 from and_dist.curriculum import Neighbourhoods, num_anchors
@@ -82,6 +89,8 @@ def plan_study(
 def run_study(study: Study, world: World, display: Display) -> None:
     """The same discovery as inside training, at any number of ranks."""
     config = study.config
+    if damage := find_damage(study.checkpoint, world):
+        raise ValueError(f"{damage}; --checkpoint takes another")
     bank, previous_S = _load_bank(study, world)
     started = time.monotonic()
     with display.phase(f"discovery of round {study.round_index}") as advance:

@@ -23,6 +23,8 @@ class World:
     local_size: int
     device: torch.device
     group: dist.ProcessGroup
+    side_group: dist.ProcessGroup
+    """The same ranks by gloo, for a thread beside training: their collectives never meet."""
 
     @property
     def is_coordinator(self) -> bool:
@@ -59,9 +61,13 @@ def open_world(
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
         dist.init_process_group(backend, timeout=timeout)
-    group = dist.group.WORLD
+    group, side_group = dist.group.WORLD, dist.new_group(backend="gloo")
     assert group is not None
+    assert isinstance(side_group, dist.ProcessGroup)
     try:
-        yield World(layout.rank, layout.size, layout.local_rank, layout.local_size, chosen, group)
+        yield World(
+            layout.rank, layout.size, layout.local_rank, layout.local_size, chosen, group,
+            side_group,
+        )  # fmt: skip
     finally:
         dist.destroy_process_group()

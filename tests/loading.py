@@ -16,7 +16,8 @@ CPU = torch.device("cpu")
 
 def world_of(rank: int = 0, size: int = 1) -> World:
     """Its group has no backend: to communicate is an error."""
-    return World(rank, size, rank, size, CPU, dist.ProcessGroup(rank, size))
+    group = dist.ProcessGroup(rank, size)
+    return World(rank, size, rank, size, CPU, group, group)
 
 
 def kept(batches: Iterable[Batch]) -> list[Batch]:

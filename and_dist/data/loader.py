@@ -180,16 +180,16 @@ class FeatureLoader:
         bad: BadImages,
     ) -> None:
         self.device = device
+        self.batch_size = batch_size
         self._index = index
         self._config = config
-        self._batch_size = batch_size
         spec = GraphSpec(
             config, index.store.kind, False, batch_size, torch.get_num_threads(), device
         )
         self._stream = BatchStream(index, spec, bad)
 
     def batches(self, rows: Rows) -> Iterator[Batch]:
-        size = self._batch_size
+        size = self.batch_size
 
         def plan(step: int) -> LocalRows:
             piece = rows[step * size : (step + 1) * size]

@@ -5,23 +5,28 @@ N all rows, S rows of this shard, M test images of this rank, D feature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from and_dist.bank import BankShard, shard_range
+from and_dist.bank import BankShard, all_shards, shard_range
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
+from and_dist.display import Advance
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import evaluate_knn
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
+Phase = Callable[[str], AbstractContextManager[Advance]]
+"""Around work that takes a while: what it is called -> whom to tell of its progress."""
 
 
 class Evaluator:
@@ -34,24 +39,27 @@ class Evaluator:
         test: LabelledImages | None,
         world: World,
         bad: BadImages,
+        phase: Phase,
     ) -> None:
         self._config = config
+        self._phase = phase
         self._world = world
         self._labels_N = None if train.labels_N is None else torch.from_numpy(train.labels_N)
         self._train_loader = self._loader(train, bad)
         self._test_loader: FeatureLoader | None = None
-        self._test_range = (0, 0)
         self._num_rows = len(train.index)
         if test is not None and test.labels_N is not None and self._labels_N is not None:
-            self._test_range = shard_range(len(test.index), world.rank, world.size)
-            self._test_labels_M = torch.from_numpy(test.labels_N[slice(*self._test_range)])
+            self._num_test = len(test.index)
+            start, stop = shard_range(self._num_test, world.rank, world.size)
+            self._test_labels_M = torch.from_numpy(test.labels_N[start:stop])
             bad_test = BadImages(test.index, config.data.bad_images)
             self._test_loader = self._loader(test, bad_test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
         """[S, dim] of this rank's rows."""
-        start, stop = shard_range(self._num_rows, self._world.rank, self._world.size)
-        return extract_features(network, self._train_loader, start, stop, dim)
+        return self._features(
+            network, self._train_loader, self._num_rows, dim, "features of the training images"
+        )
 
     def knn(self, network: nn.Module) -> float | None:
         """kNN accuracy with the training images' features computed anew."""
@@ -87,13 +95,25 @@ class Evaluator:
 
     def _test_features(self, network: nn.Module, dim: int) -> Tensor:
         assert self._test_loader is not None
-        return extract_features(network, self._test_loader, *self._test_range, dim)
+        return self._features(
+            network, self._test_loader, self._num_test, dim, "features of the test images"
+        )
+
+    def _features(
+        self, network: nn.Module, loader: FeatureLoader, num_images: int, dim: int, what: str
+    ) -> Tensor:
+        """Of this rank's share of the images."""
+        (_, longest), *_ = all_shards(num_images, self._world.size)
+        start, stop = shard_range(num_images, self._world.rank, self._world.size)
+        with self._phase(what) as advance:
+            return extract_features(network, loader, start, stop, dim, longest, advance)
 
     def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
         assert self._labels_N is not None
         start, _ = shard_range(self._num_rows, self._world.rank, self._world.size)
         settings = self._config.evaluation
-        return evaluate_knn(
-            features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
-            self._world, settings.knn, settings.knn_temperature,
-        )  # fmt: skip
+        with self._phase("kNN") as advance:
+            return evaluate_knn(
+                features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
+                self._world, settings.knn, settings.knn_temperature, advance,
+            )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from and_dist.collectives import equal_blocks, failing_together, reduce_sum, take_rows
+from and_dist.display import Advance, silently
 from and_dist.neighbours import Nearest, ShardSearch, search_shards
 from and_dist.world import World
 
@@ -24,6 +25,7 @@ def evaluate_knn(
     world: World,
     num_neighbours: int,
     temperature: float,
+    advance: Advance = silently,
 ) -> float:
     """Top-1 accuracy over all ranks' queries against all ranks' rows; labels of rows are global.
 
@@ -44,6 +46,7 @@ def evaluate_knn(
         is_real_Q = positions_Q.cpu() >= 0
         is_right_Q = is_real_Q & (guesses_Q == take_rows(labels_M, positions_Q.cpu()))
         counts += torch.stack([is_right_Q.sum(), is_real_Q.sum()]).to(world.device)
+        advance(int(is_real_Q.sum()) / max(1, len(queries_MD)))
     right, total = reduce_sum(world, counts).tolist()
     return float(right / total)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.guard import Guard
 from tests.ranks.runs import debug_config
 
 STARVED = Path(__file__).with_name("starved.py")
@@ -25,7 +26,7 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("wide"), "encoder.feature_dim=4096", "data.limit=2000",
         "curriculum.rounds=1", "curriculum.epochs=1", "evaluation.baselines=false",
     )  # fmt: skip
-    run_training(config)
+    run_training(config, Guard())
     return config.folder
 
 

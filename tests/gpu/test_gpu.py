@@ -18,6 +18,7 @@ from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.discovery import discover
 from and_dist.faiss_index import EXACT
+from and_dist.guard import Guard
 from and_dist.partition import log_partition
 from and_dist.world import open_world
 from tests.loading import CPU, images_by_row, world_of
@@ -99,7 +100,7 @@ def test_a_run_follows_the_cpu(tmp_path: Path) -> None:
     on_cpu = debug_config(tmp_path, "name=cpu", "run.device=cpu")
     on_gpu = debug_config(tmp_path, "name=gpu", "run.device=cuda")
     for config in (on_cpu, on_gpu):
-        run_training(config)
+        run_training(config, Guard())
     first_round = slice(0, 15)
     difference = losses_of(on_gpu.folder)[first_round] - losses_of(on_cpu.folder)[first_round]
     assert difference.abs().max() < 0.05

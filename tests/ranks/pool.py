@@ -77,12 +77,14 @@ def _serve(rank: int, port: int, pipe: Connection) -> None:
         timeout=timedelta(seconds=SECONDS_TO_ANSWER),
     )
     groups = {size: dist.new_group(list(range(size))) for size in SIZES}
+    side_groups = {size: dist.new_group(list(range(size))) for size in SIZES}
     while True:
         try:
             size, call = pipe.recv()
         except EOFError:
             return
-        world = World(rank, size, rank, size, torch.device("cpu"), groups[size])
+        cpu = torch.device("cpu")
+        world = World(rank, size, rank, size, cpu, groups[size], side_groups[size])
         try:
             function, arguments = pickle.loads(call)
             pipe.send((True, pickle.dumps(function(world, *arguments))))

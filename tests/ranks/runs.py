@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from and_dist.config import Config, load_config
 from and_dist.data.datasets import load_train_and_test
-from and_dist.display import Display
+from and_dist.data.loader import Batch
+from and_dist.display import Advance, Display
+from and_dist.guard import SIGNAL, Guard, Stopped
 from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
 from and_dist.world import World
 
 TIMINGS = ("seconds", "images_per_s")
+ABOUT_SAVING = "checkpoint"
+"""The one event that depends on when something was saved."""
 
 
 def debug_config(root: Path, *overrides: str) -> Config:
@@ -28,7 +36,7 @@ def train(world: World, config: Config) -> None:
     if world.is_coordinator:
         open_run_folder(config, world)
     images, test_images = load_train_and_test(config.data)
-    Trainer(config, world, images, test_images, Display(is_shown=False)).train()
+    Trainer(config, world, images, test_images, Display(is_shown=False), Guard()).train()
 
 
 class InterruptedTrainer(Trainer):
@@ -47,7 +55,9 @@ def train_until(world: World, config: Config, epochs: int) -> None:
     if world.is_coordinator:
         open_run_folder(config, world)
     images, test_images = load_train_and_test(config.data)
-    trainer = InterruptedTrainer(config, world, images, test_images, Display(is_shown=False))
+    trainer = InterruptedTrainer(
+        config, world, images, test_images, Display(is_shown=False), Guard()
+    )
     trainer.die_at = epochs
     try:
         trainer.train()
@@ -57,9 +67,13 @@ def train_until(world: World, config: Config, epochs: int) -> None:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl, the timings left out."""
+    """All lines of metrics.jsonl but those about saving, the timings left out."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in records]
+    return [
+        {k: v for k, v in record.items() if k not in TIMINGS}
+        for record in records
+        if record["event"] != ABOUT_SAVING
+    ]
 
 
 def losses_of(folder: Path) -> Tensor:
@@ -84,3 +98,75 @@ def assert_equal_to_the_bit(ours: Path, theirs: Path) -> None:
     assert our_tensors.keys() == their_tensors.keys()
     for name, tensor in our_tensors.items():
         assert torch.equal(tensor.nan_to_num(7.0), their_tensors[name].nan_to_num(7.0)), name
+
+
+class Asked(Guard):
+    """As if this process had been sent SIGTERM."""
+
+    is_asked = False
+
+    def request(self) -> int:
+        return SIGNAL + signal.SIGTERM if self.is_asked else super().request()
+
+
+class AskedTrainer(Trainer):
+    """One rank is asked to stop at a step, or within a phase between steps."""
+
+    guard: Asked
+    at_step = -1
+    in_phase = ""
+
+    def train_step(self, batch: Batch) -> Tensor:
+        self.guard.is_asked |= self.at_step == 0
+        self.at_step -= 1
+        return super().train_step(batch)
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[Advance]:
+        with super().phase(what) as advance:
+            self.guard.is_asked |= what == self.in_phase
+            yield advance
+
+
+def train_until_asked(world: World, config: Config, step: int, phase: str = "") -> str:
+    """The last rank is asked to stop; gives the name of the newest checkpoint then."""
+    if world.is_coordinator:
+        open_run_folder(config, world)
+    images, test_images = load_train_and_test(config.data)
+    display = Display(is_shown=False)
+    trainer = AskedTrainer(config, world, images, test_images, display, Asked())
+    if world.rank == world.size - 1:
+        trainer.at_step, trainer.in_phase = step, phase
+    with pytest.raises(Stopped, match="SIGTERM"):
+        trainer.train()
+    latest = config.folder / "checkpoints" / "latest"
+    return latest.read_text().strip() if latest.exists() else ""
+
+
+class PoisonedTrainer(Trainer):
+    """One batch has an image that is no number, or makes a gradient that is none."""
+
+    poisoned = (1, 1, 2)
+    """Round, epoch and step."""
+    spoils = "loss"
+
+    def train_step(self, batch: Batch) -> Tensor:
+        at = self.progress
+        if (at.round_index, at.epochs, at.step) != self.poisoned:
+            return super().train_step(batch)
+        if self.spoils == "loss":
+            return super().train_step(batch._replace(images_BCHW=batch.images_BCHW * torch.nan))
+        hook = self.encoder.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        loss = super().train_step(batch)
+        hook.remove()
+        return loss
+
+
+def train_poisoned(world: World, config: Config, spoils: str) -> None:
+    if world.is_coordinator:
+        open_run_folder(config, world)
+    images, test_images = load_train_and_test(config.data)
+    display = Display(is_shown=False)
+    trainer = PoisonedTrainer(config, world, images, test_images, display, Guard())
+    trainer.spoils = spoils
+    trainer.train()

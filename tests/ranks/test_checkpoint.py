@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from and_dist.bank import BankShard, shard_range
-from and_dist.checkpoint import as_sharded, load_tensors, prune, read_latest, save_checkpoint
+from and_dist.checkpoint import (
+    as_sharded,
+    find_whole,
+    load_tensors,
+    prune,
+    read_latest,
+    save_checkpoint,
+)
+from and_dist.layout import SharedFailure
 from and_dist.world import World
-from tests.ranks.pool import SIZES, RankPool
+from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
 
 BANK_ND = torch.arange(41 * 3, dtype=torch.float32).view(41, 3)
 
 
-def save_here(world: World, folder: Path, name: str, bank_ND: Tensor) -> None:
+def save_here(world: World, folder: Path, name: str, bank_ND: Tensor, epoch: int = 1) -> None:
     bank = shard_of(bank_ND, world)
     tensors = {
         "bank": as_sharded(bank, world),
@@ -26,7 +38,7 @@ def save_here(world: World, folder: Path, name: str, bank_ND: Tensor) -> None:
         "counter": torch.tensor(3),
         "nothing": torch.empty(0, dtype=torch.int64),
     }
-    save_checkpoint(folder, name, tensors, {"epoch": 1}, world)
+    save_checkpoint(folder, name, tensors, {"epoch": epoch}, world)
 
 
 def load_here(world: World, checkpoint: Path, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +76,7 @@ def test_no_file_of_a_checkpoint_is_a_pickle(ranks: RankPool, tmp_path: Path) ->
 
 
 def prune_here(world: World, folder: Path, keep: int, always: set[str]) -> None:
-    prune(folder, keep, always, world)
+    prune(folder, keep, always.__contains__, world)
 
 
 def test_pruning_keeps_the_newest_and_the_named(ranks: RankPool, tmp_path: Path) -> None:
@@ -79,7 +91,7 @@ def test_a_checkpoint_of_another_format_is_refused(ranks: RankPool, tmp_path: Pa
     ranks.run(1, save_here, tmp_path, "one", BANK_ND)
     state = tmp_path / "one" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": 0}))
-    with pytest.raises(ValueError, match="is of format 0, this program reads format 1"):
+    with pytest.raises(ValueError, match="is of format 0, this program reads format 2"):
         read_latest(tmp_path)
     state.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -91,3 +103,144 @@ def test_an_unfinished_checkpoint_is_not_seen(ranks: RankPool, tmp_path: Path) -
     (tmp_path / ".two.unfinished").mkdir()
     checkpoint, _ = read_latest(tmp_path) or pytest.fail("nothing was saved")
     assert checkpoint.name == "one"
+
+
+def flip_a_bit(checkpoint: Path) -> str:
+    shard = shards_of(checkpoint)[0]
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 4
+    shard.write_bytes(content)
+    return "its content is not what was written"
+
+
+def cut_a_shard(checkpoint: Path) -> str:
+    shard = shards_of(checkpoint)[-1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    return "bytes instead of"
+
+
+def lose_a_shard(checkpoint: Path) -> str:
+    shards_of(checkpoint)[-1].unlink()
+    return "No such file"
+
+
+def add_a_shard(checkpoint: Path) -> str:
+    (checkpoint / "shard-9.safetensors").write_bytes(shards_of(checkpoint)[0].read_bytes())
+    return "shard-9.safetensors does not belong to it"
+
+
+def change_the_state(checkpoint: Path) -> str:
+    state = checkpoint / "state.json"
+    state.write_text(state.read_text().replace('"epoch": 2', '"epoch": 3'))
+    return "state.json is not as written"
+
+
+def cut_the_state(checkpoint: Path) -> str:
+    state = checkpoint / "state.json"
+    state.write_text(state.read_text()[:40])
+    return "cannot be read"
+
+
+def lose_the_state(checkpoint: Path) -> str:
+    (checkpoint / "state.json").unlink()
+    return "cannot be read"
+
+
+def lose_everything(checkpoint: Path) -> str:
+    shutil.rmtree(checkpoint)
+    return "there is no checkpoint"
+
+
+DAMAGES = (
+    flip_a_bit, cut_a_shard, lose_a_shard, add_a_shard, change_the_state, cut_the_state,
+    lose_the_state, lose_everything,
+)  # fmt: skip
+
+
+def shards_of(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.glob("*.safetensors"))
+
+
+def find_here(world: World, folder: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
+    said: list[str] = []
+    found = find_whole(folder, world, said.append)
+    return ("", None, said) if found is None else (found[0].name, found[1], said)
+
+
+def save_two(ranks: RankPool, folder: Path) -> None:
+    for epoch, name in enumerate(("r00-e0001", "r00-e0002"), 1):
+        ranks.run(2, save_here, folder, name, BANK_ND * epoch, epoch)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    ranks: RankPool, tmp_path: Path, damage: Callable[[Path], str], size: int
+) -> None:
+    save_two(ranks, tmp_path)
+    assert ranks.run(size, find_here, tmp_path)[0][0] == "r00-e0002"
+    why = damage(tmp_path / "r00-e0002")
+    for name, state, said in ranks.run(size, find_here, tmp_path):
+        assert name == "r00-e0001"
+        assert state is not None
+        assert state["epoch"] == 1
+        (sentence,) = said
+        assert why in sentence
+        assert "r00-e0002" in sentence
+    results = ranks.run(size, load_here, tmp_path / "r00-e0001", 41)
+    assert torch.equal(torch.cat([bank for bank, _, _ in results]), BANK_ND)
+    if damage is not lose_everything:
+        assert (tmp_path / ".r00-e0002.damaged").is_dir(), "it can still be looked at"
+
+
+def test_without_a_whole_checkpoint_nothing_starts_anew(ranks: RankPool, tmp_path: Path) -> None:
+    save_two(ranks, tmp_path)
+    flip_a_bit(tmp_path / "r00-e0001")
+    cut_a_shard(tmp_path / "r00-e0002")
+    with pytest.raises(RankError, match=r"no checkpoint of .* is whole") as refused:
+        ranks.run(2, find_here, tmp_path)
+    assert all(isinstance(error, ValueError) for error in refused.value.errors.values())
+
+
+def test_an_older_format_is_refused_and_left_alone(ranks: RankPool, tmp_path: Path) -> None:
+    save_two(ranks, tmp_path)
+    state = tmp_path / "r00-e0002" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "format": 1}))
+    with pytest.raises(RankError, match="is of format 1, this program reads format 2"):
+        ranks.run(2, find_here, tmp_path)
+    assert state.exists()
+
+
+def test_where_nothing_was_saved_nothing_is_found(ranks: RankPool, tmp_path: Path) -> None:
+    assert ranks.run(2, find_here, tmp_path / "checkpoints") == [("", None, [])] * 2
+
+
+def save_in_too_small_a_place(world: World, folder: Path) -> str:
+    bank = shard_of(torch.zeros(400_000, 3), world)
+    with pytest.raises(SharedFailure) as failed:
+        save_checkpoint(folder, "large", {"bank": as_sharded(bank, world)}, {}, world)
+    return str(failed.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder])
+    if mounted.returncode:
+        pytest.skip("only root mounts a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_where_there_is_no_room_a_sentence_says_how_much_it_takes(
+    ranks: RankPool, small_disk: Path
+) -> None:
+    ranks.run(2, save_here, small_disk, "small", BANK_ND)
+    (sentence, other) = ranks.run(2, save_in_too_small_a_place, small_disk)
+    assert "making room for checkpoint large failed on rank 0" in sentence
+    assert "it takes 6 MB" in sentence
+    assert other == sentence
+    assert ranks.run(2, find_here, small_disk)[0][0] == "small"
+    assert sorted(path.name for path in small_disk.iterdir()) == ["latest", "small"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from and_dist.config import Config
+from and_dist.data.order import Order
 from and_dist.world import World
 from tests.ranks.pool import RankError, RankPool
 from tests.ranks.runs import (
@@ -18,7 +19,9 @@ from tests.ranks.runs import (
     losses_of,
     metrics_of,
     train,
+    train_poisoned,
     train_until,
+    train_until_asked,
 )
 
 GOLDEN = Path(__file__).with_name("golden_debug_losses.json")
@@ -106,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(ranks: RankPool, tmp_path: Path
         ranks.run(2, train, config)
     assert sorted(caught.value.errors) == [0, 1]
     sentence = str(caught.value.errors[1])
-    assert "the loss is not finite at round 0, epoch 0, step" in sentence
+    assert "the loss or a gradient is not finite at round 0, epoch 0, step" in sentence
     (record,) = [r for r in metrics_of(config.folder) if r["event"] == "non_finite"]
     assert str(record["rows"][0]) in sentence
     assert len(record["rows"]) == 48
@@ -136,3 +139,99 @@ def test_other_images_are_refused(ranks: RankPool, tmp_path: Path) -> None:
     other = debug_config(tmp_path, "curriculum.epochs=1", "curriculum.rounds=1", "data.limit=199")
     with pytest.raises(RankError, match="was trained on other images"):
         ranks.run(1, train, other)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [(2, "r00-e0000-s000004"), (11, "r00-e0002-s000003"), (17, "r01-e0000-s000004")],
+)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, size: int, step: int, name: str
+) -> None:
+    """Five steps are an epoch; a request is carried out a step after the one it was heard in."""
+    whole, broken = debug_config(tmp_path, "name=whole"), debug_config(tmp_path, "name=broken")
+    ranks.run(size, train, whole)
+    assert ranks.run(size, train_until_asked, broken, step) == [name] * size
+    ranks.run(size, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [
+        ("features of the training images", ""),
+        ("discovery of round 1", "r00-e0003"),
+        ("discovery of round 2", "r01-e0003"),
+        ("kNN", ""),
+    ],
+)
+def test_a_run_stopped_between_epochs_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, size: int, phase: str, name: str
+) -> None:
+    whole, broken = debug_config(tmp_path, "name=whole"), debug_config(tmp_path, "name=broken")
+    ranks.run(size, train, whole)
+    assert ranks.run(size, train_until_asked, broken, -1, phase) == [name] * size
+    ranks.run(size, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+@pytest.mark.parametrize("phase", ["features of the test images", "kNN"])
+def test_a_run_stopped_in_the_evaluation_of_an_epoch_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, phase: str
+) -> None:
+    """All steps of the epoch are done and saved, its line in the metrics is not written."""
+    options = ("evaluation.every=2", "evaluation.baselines=false", "bank.init=uniform")
+    whole = debug_config(tmp_path, "name=whole", *options)
+    broken = debug_config(tmp_path, "name=broken", *options)
+    ranks.run(2, train, whole)
+    assert ranks.run(2, train_until_asked, broken, -1, phase) == ["r00-e0001-s000005"] * 2
+    ranks.run(2, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+def test_a_run_goes_on_within_an_epoch_at_any_number_of_ranks(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    """The bound is the one between worlds that were never interrupted."""
+    config = debug_config(tmp_path)
+    for size, step in ((4, 3), (1, 8), (3, 8), (2, 9)):
+        ranks.run(size, train_until_asked, config, step)
+    ranks.run(4, train, config)
+    golden = torch.tensor(json.loads(GOLDEN.read_text())["loss"])
+    losses = losses_of(config.folder)
+    assert losses.shape == golden.shape
+    assert ((losses - golden).abs() / golden).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("spoils", ["loss", "gradient"])
+def test_a_batch_that_is_not_finite_is_rolled_back_and_left_out(
+    ranks: RankPool, tmp_path: Path, size: int, spoils: str
+) -> None:
+    config = debug_config(tmp_path, "run.non_finite=roll_back", "run.log_every=3")
+    ranks.run(size, train_poisoned, config, spoils)
+    (found,) = [e for e in metrics_of(config.folder) if e["event"] == "rolled_back"]
+    order = Order(200, 48, 0)
+    assert found["rows"] == order.global_rows(3 + 1, 2).tolist()
+    assert (found["round"], found["epoch"], found["step"]) == (1, 1, 2)
+    assert losses_of(config.folder).isfinite().all()
+    assert all(tensor.isfinite().all() for tensor in checkpoint_of(config.folder).values())
+    epochs = [e for e in metrics_of(config.folder) if e["event"] == "epoch"]
+    assert len(epochs) == 9
+    before = metrics_of(config.folder)
+    ranks.run(size, train, config)  # and it stays left out where a checkpoint knows of it
+    assert metrics_of(config.folder) == before
+
+
+@pytest.mark.parametrize("spoils", ["loss", "gradient"])
+@pytest.mark.parametrize("policy", ["run.non_finite=stop", "run.non_finite=roll_back"])
+def test_what_is_never_finite_ends_the_run_and_is_not_saved(
+    ranks: RankPool, tmp_path: Path, spoils: str, policy: str
+) -> None:
+    config = debug_config(tmp_path, policy, "optim.lr=1e30", "optim.milestones=[2]")
+    with pytest.raises(RankError, match="the loss or a gradient is not finite at round 0"):
+        ranks.run(2, train_poisoned, config, spoils)
+    tensors = checkpoint_of(config.folder)
+    assert all(t.isfinite().all() for name, t in tensors.items() if name.startswith("encoder."))

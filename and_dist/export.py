@@ -1,0 +1,239 @@
+"""`and-dist export`: the encoder of a checkpoint for other programs, and a card about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.checkpoint import State, find_damage, load_tensors, read_checkpoint, read_latest
+from and_dist.config import Config, load_config
+from and_dist.display import percent
+from and_dist.encoders import Encoder, build_encoder
+from and_dist.metrics import read_metrics
+from and_dist.run_folder import replace_file
+from and_dist.world import World
+
+Format = Literal["torchvision", "safetensors", "onnx"]
+FILES: dict[Format, str] = {
+    "torchvision": "encoder.pth", "safetensors": "encoder.safetensors", "onnx": "encoder.onnx"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be written, all of it checked."""
+
+    config: Config
+    run: Path
+    checkpoint: Path
+    state: State
+    format: Format
+    has_head: bool
+    out: Path
+
+    @property
+    def file(self) -> Path:
+        return self.out / FILES[self.format]
+
+
+def plan_export(
+    run: Path, checkpoint: str | None, format_name: str, has_head: bool, out: Path | None
+) -> Export:
+    """ValueError for what cannot be; nothing is written."""
+    chosen = next((known for known in FILES if known == format_name), None)
+    if chosen is None:
+        raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    config = load_config([run / "config.yaml"])
+    if chosen == "torchvision" and _torchvision_head(config.encoder.name) is None:
+        raise ValueError(
+            f"encoder.name={config.encoder.name} is no model of torchvision's; "
+            "safetensors and onnx take every encoder"
+        )
+    if chosen == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
+        raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
+    folder = run / "checkpoints"
+    found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint yet")
+    path, state = found
+    head = "" if has_head else "-headless"
+    default = run / "export" / f"{path.name}-{chosen}{head}"
+    return Export(config, run, path, state, chosen, has_head, out or default)
+
+
+def run_export(export: Export, world: World) -> None:
+    """In a world of one."""
+    if damage := find_damage(export.checkpoint, world):
+        raise ValueError(damage)
+    encoder = build_encoder(export.config.encoder, export.config.seed)
+    tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
+    load_tensors(export.checkpoint, tensors, world)
+    encoder.eval()
+    export.out.mkdir(parents=True, exist_ok=True)
+    if export.format == "torchvision":
+        torch.save(
+            as_torchvision(encoder, export.config.encoder.name, export.has_head), export.file
+        )
+    elif export.format == "safetensors":
+        save_file(_plain_weights(encoder, export.has_head), export.file, _metadata(export))
+    else:
+        _write_onnx(encoder, export)
+    replace_file(export.out / "README.md", describe_model(export))
+
+
+def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
+    """A state dict under torchvision's names; our head is its last layer."""
+    head = _torchvision_head(name)
+    assert head is not None
+    weights = {k.removeprefix("trunk."): v for k, v in _plain_weights(encoder, False).items()}
+    if has_head:
+        weights |= {head + k: v for k, v in encoder.head.state_dict().items()}
+    return weights
+
+
+class Pixels(nn.Module):
+    """What leaves as ONNX: normalised images -> features of unit norm, or what the trunk gives."""
+
+    def __init__(self, encoder: Encoder, has_head: bool) -> None:
+        super().__init__()
+        self.trunk = encoder.trunk
+        self.head = encoder.head if has_head else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.trunk(images)
+        return features if self.head is None else functional.normalize(self.head(features), dim=1)
+
+
+def describe_model(export: Export) -> str:
+    """The card: what it is, how to feed it, what it was trained on and how well it does."""
+    config, progress, images = export.config, export.state["progress"], export.state["images"]
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).strip()
+    paragraphs = [
+        f"# {config.name}: {config.encoder.name}",
+        "Trained without labels by Anchor Neighbourhood Discovery with and-dist; checkpoint "
+        f"{export.checkpoint.name}, after {progress['epochs']} of {config.curriculum.epochs} "
+        f"epochs of round {progress['round_index']} of {config.curriculum.rounds}.",
+        f"- file: `{export.file.name}`, {_describe_output(export)}\n"
+        f"- input: {_describe_input(config)}\n"
+        f"- trained on: {config.data.train}, {images['rows']:,} images, "
+        f"manifest hash `{images['content_hash']}`",
+        _how_to_load(export),
+        _table_of_rounds(export),
+        "Consistency and kNN come from labels that training has not seen; - where there are none.",
+        f"## Config\n\n```yaml\n{settings}\n```",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _describe_output(export: Export) -> str:
+    if export.has_head:
+        return f"with its head: features of unit norm, {export.config.encoder.feature_dim} long"
+    return "without its head: what the trunk gives"
+
+
+def _describe_input(config: Config) -> str:
+    data = config.data
+    cut = f"shorter side to {data.test_resize}, centre crop" if data.test_resize else "whole image"
+    return (
+        f"RGB in 0..1, {data.image_size} x {data.image_size} ({cut}), minus {list(data.mean)}, "
+        f"divided by {list(data.std)}"
+    )
+
+
+def _table_of_rounds(export: Export) -> str:
+    lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
+    for r in read_metrics(export.run / "metrics.jsonl", "round"):
+        if r["round"] <= export.state["progress"]["round_index"]:
+            shares = [percent(r[key]) for key in ("consistency", "knn_bank", "knn")]
+            lines.append(f"| {r['round']} | {r['anchors']:,} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def _torchvision_head(name: str) -> str | None:
+    """What torchvision calls the last layer; None where the trunk is no model of its."""
+    if "resnet" in name:
+        return "fc."
+    return "classifier.6." if name == "torchvision_alexnet" else None
+
+
+def _how_to_load(export: Export) -> str:
+    encoder = export.config.encoder
+    lines = {
+        "onnx": _LOAD_ONNX,
+        "safetensors": _LOAD_SAFETENSORS.format(name=encoder.name, dim=encoder.feature_dim),
+        "torchvision": _load_torchvision(encoder.name, encoder.feature_dim, export.has_head),
+    }[export.format]
+    return f"```python\n{lines}\n```"
+
+
+_LOAD_ONNX = """\
+session = onnxruntime.InferenceSession("encoder.onnx")
+(features,) = session.run(None, {"images": images})  # float32, B x 3 x H x W"""
+
+_LOAD_SAFETENSORS = """\
+from and_dist.config import EncoderConfig
+from and_dist.display import percent
+from and_dist.encoders import build_encoder
+from and_dist.weights import load_weights
+
+encoder = build_encoder(EncoderConfig(name="{name}", feature_dim={dim}), seed=0)
+load_weights(encoder, Path("encoder.safetensors"))
+
+# or train on from it: and-dist train ... encoder.weights=encoder.safetensors"""
+
+
+def _load_torchvision(name: str, dim: int, has_head: bool) -> str:
+    """Lines that make the model the state dict fits."""
+    is_alexnet = name == "torchvision_alexnet"
+    model = name.removeprefix("cifar_").removeprefix("torchvision_")
+    lines = [f"model = torchvision.models.{model}()"]
+    if name.startswith("cifar_"):
+        lines.append("model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)")
+        lines.append("model.maxpool = torch.nn.Identity()")
+    last = "model.classifier[6]" if is_alexnet else "model.fc"
+    layer = f"torch.nn.Linear({last}.in_features, {dim})" if has_head else "torch.nn.Identity()"
+    lines.append(f"{last} = {layer}")
+    lines.append('model.load_state_dict(torch.load("encoder.pth", weights_only=True))')
+    if has_head:
+        lines.append("features = torch.nn.functional.normalize(model(images), dim=1)")
+    return "\n".join(lines)
+
+
+def _plain_weights(encoder: Encoder, has_head: bool) -> dict[str, Tensor]:
+    weights = encoder.state_dict()
+    return {k: v.contiguous() for k, v in weights.items() if has_head or k.startswith("trunk.")}
+
+
+def _metadata(export: Export) -> dict[str, str]:
+    """Text alone, as safetensors has it."""
+    return {
+        "format": "pt",
+        "config": json.dumps(export.config.model_dump(mode="json")),
+        "checkpoint": export.checkpoint.name,
+        "content_hash": export.state["images"]["content_hash"],
+    }
+
+
+def _write_onnx(encoder: Encoder, export: Export) -> None:
+    side = export.config.data.image_size
+    torch.onnx.export(
+        Pixels(encoder, export.has_head).eval(),
+        (torch.zeros(2, 3, side, side),),
+        str(export.file),
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )

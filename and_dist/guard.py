@@ -1,0 +1,163 @@
+"""One thread a process that hears signals, knows the time limit, and notices when nothing moves.
+
+Signals reach it through a pipe, so it hears them while the main thread waits in a collective. Until
+`watch()` a request to stop ends the process at once: there is nothing to save yet. After it, the
+request is a number for all ranks to agree on, and only a second one ends at once. No torch.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple
+
+from and_dist.layout import read_layout, seconds_since_start
+
+TRY_AGAIN = 75
+"""Exit status of what ended early and may be started again (EX_TEMPFAIL)."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+ECHO_SECONDS = 3.0
+"""A scheduler signals every process and torchrun passes it on: one request arrives as several."""
+TICK_SECONDS = 0.5
+LEAST_MARGIN = 5.0
+
+NOTHING, SAVE, TIME_LIMIT, LAUNCHER_GONE, SIGNAL = 0, 1, 2, 3, 64
+"""Requests, from the least urgent on; SIGNAL + n is signal n. All but SAVE are to stop."""
+
+
+class Stopped(Exception):
+    """All ranks have agreed to stop, and what is worth keeping is saved."""
+
+
+class Watch(NamedTuple):
+    """What a run asks the guard to look after."""
+
+    folder: Path
+    stall_seconds: float
+    time_limit: float | None
+    """In seconds since the launcher, or this process where there is none, was started."""
+
+
+class Guard:
+    """Around everything a process does that may be asked to stop."""
+
+    def __init__(self) -> None:
+        layout = read_layout()
+        self.seconds_to_save = 0.0
+        self._rank = layout.rank
+        self._launcher = None if layout.is_alone else os.getppid()
+        self._watch: Watch | None = None
+        self._heard = NOTHING
+        self._first_heard = 0.0
+        self._still_seconds = 0.0
+        self._ours, self._theirs = socket.socketpair()
+        self._thread = threading.Thread(target=self._listen, name="guard", daemon=True)
+        self._before: dict[int, Any] = {}
+        self._wakeup_before = -1
+
+    def __enter__(self) -> Guard:
+        self._theirs.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        self._before = {s: signal.signal(s, _leave_it_to_the_thread) for s in SIGNALS}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._theirs.close()
+        self._thread.join()
+        self._ours.close()
+
+    def watch(self, folder: Path, stall_seconds: float, time_limit: float | None) -> None:
+        """From now on requests wait to be carried out."""
+        self._still_seconds = 0.0
+        self._watch = Watch(folder, stall_seconds, time_limit)
+
+    def beat(self) -> None:
+        """Something has moved."""
+        self._still_seconds = 0.0
+
+    def request(self) -> int:
+        """What this rank has been asked to do, by a signal or by the time."""
+        if not self._heard and self._watch and self._watch.time_limit is not None:
+            margin = LEAST_MARGIN + 2 * self.seconds_to_save
+            if seconds_since_start(self._launcher or os.getpid()) > self._watch.time_limit - margin:
+                self._heard = TIME_LIMIT
+        return self._heard
+
+    def _listen(self) -> None:
+        before = time.monotonic()
+        while True:
+            readable, _, _ = select.select([self._ours], [], [], TICK_SECONDS)
+            if readable:
+                numbers = self._ours.recv(64)
+                if not numbers:
+                    return
+                self._hear([number for number in numbers if number in SIGNALS])
+            now = time.monotonic()
+            # While the whole job was suspended this thread was too: that is no stall.
+            self._look_for_stall(min(now - before, 2 * TICK_SECONDS))
+            before = now
+            if self._launcher is not None and os.getppid() != self._launcher:
+                self._ask(LAUNCHER_GONE)
+
+    def _hear(self, numbers: list[int]) -> None:
+        for number in numbers:
+            now = time.monotonic()
+            if self._heard < SIGNAL:
+                self._first_heard = now
+                self._ask(SIGNAL + number)
+            elif now - self._first_heard > ECHO_SECONDS:
+                self._end("a second signal: stopped at once, the last checkpoint is whole")
+
+    def _ask(self, request: int) -> None:
+        self._heard = max(self._heard, request)
+        if self._watch is None:
+            self._end(f"stopped by {describe(request)}; the same command goes on")
+
+    def _look_for_stall(self, seconds: float) -> None:
+        self._still_seconds += seconds
+        if self._watch is None or self._still_seconds < self._watch.stall_seconds:
+            return
+        path = self._watch.folder / "stalls" / f"rank-{self._rank}.txt"
+        still = f"nothing has moved for {self._still_seconds:.0f} s"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')}: {still}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            self._end(f"{still}; its stacks cannot be written: {error}")
+        self._end(f"{still}; the stacks of all threads are in {path}")
+
+    def _end(self, sentence: str) -> None:
+        """From this thread: nothing is unwound, so nothing waits for a rank that is gone."""
+        shows_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+        print(f"{shows_cursor}and-dist: rank {self._rank}: {sentence}", file=sys.stderr, flush=True)
+        os._exit(TRY_AGAIN)
+
+
+def describe(request: int) -> str:
+    if request >= SIGNAL:
+        return signal.Signals(request - SIGNAL).name
+    return {TIME_LIMIT: "the time limit", LAUNCHER_GONE: "the end of its launcher"}[request]
+
+
+def _leave_it_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """Python tells the pipe only of signals that have a handler."""

@@ -1,0 +1,134 @@
+"""Keeper: what a run goes on from is saved while it trains, and found again when it starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from and_dist.checkpoint import State, find_whole
+from and_dist.collectives import failing_together
+from and_dist.config import Config
+from and_dist.data.bad_images import BadImages
+from and_dist.data.index import ImageIndex
+from and_dist.display import Display
+from and_dist.guard import Guard
+from and_dist.layout import SharedFailure
+from and_dist.metrics import MetricsFile
+from and_dist.run_state import Progress, RunState
+from and_dist.saving import Saver
+from and_dist.world import World
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on, and how far its metrics had come."""
+
+    checkpoint: Path
+    last_step: int
+    """The last one in metrics.jsonl before that went back; on the coordinator."""
+
+
+class Keeper:
+    """Between a run's state and its folder; holds metrics.jsonl, which goes back with it."""
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        state: RunState,
+        index: ImageIndex,
+        bad_images: BadImages,
+        display: Display,
+        guard: Guard,
+    ) -> None:
+        self.folder = config.folder / "checkpoints"
+        self.metrics = MetricsFile(config.folder / "metrics.jsonl", world.is_coordinator)
+        self._config = config
+        self._world = world
+        self._state = state
+        self._index = index
+        self._bad_images = bad_images
+        self._display = display
+        self._guard = guard
+        self._saver = Saver(self.folder, world, config.run.keep, self._ends_a_round)
+        self._saved_name = ""
+        self._last_save = time.monotonic()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._saver.close(in_trouble=error is not None)
+        self.metrics.close()
+
+    def is_time_to_save(self) -> bool:
+        return time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
+
+    def save(self) -> None:
+        """Begin to write a checkpoint, unless there is nothing new since the last one."""
+        progress = self._state.progress
+        if not progress.is_begun or progress.checkpoint_name == self._saved_name:
+            return
+        self.finish()
+        plain = {
+            **self._state.plain(),
+            "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
+            "config": self._config.model_dump(mode="json"),
+            "bad_images": self._bad_images.reasons,
+            "metrics_bytes": self.metrics.flushed_size(),
+        }
+        self._saved_name = progress.checkpoint_name
+        self._saver.start(self._saved_name, self._state.tensors(), self._state.bank, plain)
+        self._last_save = time.monotonic()
+
+    def finish(self, must_succeed: bool = False) -> None:
+        """Wait for the checkpoint that is being written, if one is."""
+        saved = self._saver.finish()
+        if saved is None:
+            return
+        if saved.failure and must_succeed:
+            raise SharedFailure(saved.failure)
+        if saved.failure:
+            self._saved_name = ""
+            self._display.say(f"{saved.failure}; training goes on and will save again")
+            return
+        self._guard.seconds_to_save = saved.took
+        self.metrics.write(
+            "checkpoint", name=saved.name, seconds=saved.took, waited_seconds=saved.waited
+        )
+
+    def resume(self) -> Resumed | None:
+        """Go on from the newest whole checkpoint, if there is one; its metrics with it."""
+        self.finish()
+        found = find_whole(self.folder, self._world, self._display.say)
+        if found is None:
+            self.metrics.go_back_to(0)
+            return None
+        checkpoint, plain = found
+        self._refuse_other_images(plain)
+        self._state.load(checkpoint, plain, self._world)
+        self._bad_images.reasons = {int(row): why for row, why in plain["bad_images"].items()}
+        self._saved_name = self._state.progress.checkpoint_name
+        self._last_save = time.monotonic()
+        with failing_together(self._world, "going back to the metrics of the checkpoint"):
+            last_step = self.metrics.go_back_to(plain["metrics_bytes"])
+        return Resumed(checkpoint, last_step)
+
+    def _refuse_other_images(self, plain: State) -> None:
+        images = plain["images"]
+        if images["content_hash"] != self._index.content_hash:
+            raise ValueError(
+                f"run folder {self._config.folder} was trained on other images than "
+                f"data.train={self._config.data.train} holds now "
+                f"({images['rows']} rows then, {len(self._index)} now)"
+            )
+
+    def _ends_a_round(self, name: str) -> bool:
+        rounds, epochs = self._config.curriculum.rounds, self._config.curriculum.epochs
+        return name in {Progress(r, epochs).checkpoint_name for r in range(rounds + 1)}

@@ -1,0 +1,141 @@
+"""RUN/lock: one job at a time trains a run. Who holds it, and whether they still live. No torch.
+
+The holder touches the file now and then. A lock is stale if its process is gone from this machine,
+if it belongs to this very job, which was moved to another one, or if nobody has touched it lately.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from and_dist.layout import job_id, process_start
+
+SECONDS_BETWEEN_TOUCHES = 20.0
+SECONDS_UNTIL_STALE = 120.0
+
+
+@contextmanager
+def hold_lock(folder: Path) -> Iterator[None]:
+    """RuntimeError, which names the holder, if another job trains in this folder."""
+    path = folder / "lock"
+    mine = json.dumps(
+        {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "job": job_id(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _take(path, mine)
+    done = threading.Event()
+    toucher = threading.Thread(target=_keep_touching, args=(path, mine, done), daemon=True)
+    toucher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        toucher.join()
+        if _read(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, mine: str) -> None:
+    while not _create(path, mine):
+        theirs = _read(path)
+        if theirs is None:
+            continue
+        if not _is_stale(path, theirs):
+            raise RuntimeError(_sentence(path, theirs))
+        _remove(path, theirs)
+
+
+def _create(path: Path, content: str) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(path: Path, stale: str) -> None:
+    """Unless someone has taken it in the meantime."""
+    aside = path.with_name(f".lock-stale-{platform.node()}-{os.getpid()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if (theirs := _read(aside)) != stale and theirs is not None:
+        _create(path, theirs)
+    aside.unlink()
+
+
+def _is_stale(path: Path, content: str) -> bool:
+    holder = _parse(content)
+    if holder.get("host") == platform.node():
+        return process_start(holder.get("pid", 0)) != holder.get("process_start")
+    if holder.get("job") is not None and holder.get("job") == job_id():
+        return True
+    try:
+        return _now_at(path.parent) - path.stat().st_mtime > SECONDS_UNTIL_STALE
+    except FileNotFoundError:
+        return True
+
+
+def _now_at(folder: Path) -> float:
+    """By the clock of the file system, which may be another machine's."""
+    probe = folder / f".clock-{platform.node()}-{os.getpid()}"
+    probe.write_text("")
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _sentence(path: Path, content: str) -> str:
+    holder = _parse(content)
+    job = f", job {holder['job']}" if holder.get("job") else ""
+    return (
+        f"{path.parent} is being trained by process {holder.get('pid')} on {holder.get('host')}"
+        f"{job}, since {holder.get('since')}; wait for it, end it, or choose another name=... "
+        f"(its lock {path} counts as left behind {SECONDS_UNTIL_STALE:.0f} s after its last sign "
+        "of life)"
+    )
+
+
+def _parse(content: str) -> dict[str, Any]:
+    try:
+        holder = json.loads(content)
+    except json.JSONDecodeError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _keep_touching(path: Path, mine: str, done: threading.Event) -> None:
+    while not done.wait(SECONDS_BETWEEN_TOUCHES):
+        try:
+            if _read(path) == mine:
+                os.utime(path)
+                continue
+        except OSError:
+            continue  # a file system may be away for a while
+        print(f"and-dist: {path} was taken over by another job", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: what this process would save is no longer its to save

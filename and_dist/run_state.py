@@ -1,0 +1,106 @@
+"""Everything a run goes on from: as it lies in memory, as tensors by name, as plain data.
+
+Random states are not among it: order, augmentation and dropout are functions of the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from and_dist.bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.checkpoint import Tensors, as_sharded, load_tensors, local_rows
+from and_dist.config import Config
+from and_dist.curriculum import Neighbourhoods, all_instances
+from and_dist.encoders import Encoder
+from and_dist.meters import LossMeter
+from and_dist.world import World
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is finished: `epochs` epochs and `step` steps of round `round_index`."""
+
+    round_index: int = 0
+    epochs: int = 0
+    step: int = 0
+    is_begun: bool = False
+    """Whether the round has its neighbourhoods, and round 0 its baselines and first bank."""
+    seconds: float = 0.0
+    """Spent on this round."""
+
+    @property
+    def checkpoint_name(self) -> str:
+        steps = f"-s{self.step:06}" if self.step else ""
+        return f"r{self.round_index:02}-e{self.epochs:04}{steps}"
+
+
+@dataclass
+class RunState:
+    """Of one rank; `bank` is its shard, everything else is the same on all ranks."""
+
+    encoder: Encoder
+    optimiser: torch.optim.SGD
+    bank: BankShard
+    neighbourhoods: Neighbourhoods
+    losses: LossMeter
+    """Of the epoch under way."""
+    progress: Progress = Progress()
+    skipped: list[list[int]] = field(default_factory=list)
+    """[epoch over all rounds, step] of batches that made the loss or a gradient not finite."""
+
+    def tensors(self) -> Tensors:
+        """All but the bank."""
+        momentum = {
+            f"momentum.{name}": self.optimiser.state[parameter]["momentum_buffer"]
+            for name, parameter in self.encoder.named_parameters()
+            if "momentum_buffer" in self.optimiser.state[parameter]
+        }
+        encoder = {f"encoder.{name}": t for name, t in self.encoder.state_dict().items()}
+        table = self.neighbourhoods
+        return {
+            **encoder,
+            **momentum,
+            "neighbours": table.neighbours_NK,
+            "entropy": table.entropy_N,
+            "anchors": table.anchors_S,
+        }
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "progress": asdict(self.progress),
+            "num_anchors": len(self.neighbourhoods.anchors_S),
+            "losses": self.losses.plain(),
+            "skipped": self.skipped,
+        }
+
+    def load(self, checkpoint: Path, plain: dict[str, Any], world: World) -> None:
+        """What plain() and tensors() have given."""
+        anchors_S = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
+        self.neighbourhoods = replace(self.neighbourhoods, anchors_S=anchors_S)
+        tensors = self.tensors() | {"bank": as_sharded(self.bank, world)}
+        load_tensors(checkpoint, tensors, world)
+        self.bank.features_SD.copy_(local_rows(tensors["bank"]))
+        self.losses.restore(plain["losses"])
+        self.progress = Progress(**plain["progress"])
+        self.skipped = [list(step) for step in plain["skipped"]]
+
+
+def build_state(
+    config: Config, num_rows: int, encoder: Encoder, optimiser: torch.optim.SGD, world: World
+) -> RunState:
+    """As it is before the first step."""
+    start, stop = shard_range(num_rows, world.rank, world.size)
+    rows_SD = draw_uniform_rows(start, stop, config.encoder.feature_dim, config.seed)
+    bank = BankShard(
+        rows_SD.to(world.device, getattr(torch, config.bank.dtype)),
+        start,
+        num_rows,
+        config.bank.update_rate,
+        config.bank.renormalise,
+    )
+    table = all_instances(num_rows, config.curriculum.neighbours, world.device)
+    return RunState(encoder, optimiser, bank, table, LossMeter(world.device))

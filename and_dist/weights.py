@@ -1,0 +1,115 @@
+"""Weights from a file into an encoder: ours, torchvision's, or the published code's.
+
+Never executed: safetensors, or torch.load with weights_only. Names are brought to ours first:
+
+    ours                    trunk.layer1.0.conv1.weight             head.weight
+    torchvision             layer1.0.conv1.weight                   fc.weight, classifier.6.weight
+    the published code      net: module.layer1.0.conv1.weight       linear.weight
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from and_dist.encoders import Encoder
+
+WRAPPERS = ("net", "state_dict", "model", "encoder")
+"""Keys under which others keep the weights beside the rest of a checkpoint."""
+HEADS = ("linear.", "fc.", "classifier.6.")
+"""What others call the last layer."""
+
+
+def load_weights(encoder: Encoder, file: Path) -> str:
+    """Fill the encoder; a head of other classes, or none, leaves ours fresh. Says what was read.
+
+    ValueError for what does not fit.
+    """
+    theirs = _to_our_names(_read(file))
+    ours = encoder.state_dict()
+    is_headless = any(
+        key not in theirs or theirs[key].shape != ours[key].shape
+        for key in ours
+        if key.startswith("head.")
+    )
+    wanted = {k: v for k, v in ours.items() if not (is_headless and k.startswith("head."))}
+    theirs = {k: v for k, v in theirs.items() if not (is_headless and k.startswith("head."))}
+    _refuse_what_does_not_fit(wanted, theirs, file)
+    encoder.load_state_dict({**ours, **theirs})
+    return f"weights of {file}" + (", with a fresh head" if is_headless else "")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise ValueError(f"encoder.weights={file} is no file")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"encoder.weights={file} cannot be read as tensors alone, and nothing else in it is "
+            f"ever run: {reason}"
+        ) from None
+    return _unwrap(content, file)
+
+
+def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        if content and all(isinstance(v, Tensor) for v in content.values()):
+            return {str(name): value for name, value in content.items()}
+    raise ValueError(
+        f"encoder.weights={file} holds no weights: neither names with tensors, nor such under "
+        f"{', '.join(WRAPPERS)}"
+    )
+
+
+def _to_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    named = {}
+    for name, tensor in theirs.items():
+        name = name.removeprefix("module.").replace(".module.", ".")
+        if not name.startswith(("trunk.", "head.")):
+            name = _from_foreign(name)
+        named[name] = tensor
+    return named
+
+
+def _from_foreign(name: str) -> str:
+    for head in HEADS:
+        if name.startswith(head):
+            return "head." + name.removeprefix(head)
+    return "trunk." + name.replace(".shortcut.", ".downsample.")
+
+
+def _refuse_what_does_not_fit(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], file: Path
+) -> None:
+    optional = ("num_batches_tracked",)  # older than some published weights
+    lacking = sorted(k for k in ours.keys() - theirs.keys() if not k.endswith(optional))
+    unknown = sorted(theirs.keys() - ours.keys())
+    misshapen = sorted(
+        f"{k} {tuple(theirs[k].shape)} for {tuple(ours[k].shape)}"
+        for k in ours.keys() & theirs.keys()
+        if ours[k].shape != theirs[k].shape
+    )
+    for problem, names in (
+        ("lacks", lacking), ("has unknown", unknown), ("has other shapes:", misshapen)
+    ):  # fmt: skip
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"encoder.weights={file} does not fit the encoder: it {problem} "
+                f"{', '.join(names[:3])}{more}"
+            )

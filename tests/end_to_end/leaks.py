@@ -1,0 +1,78 @@
+"""python leaks.py ROOT: memory, files and threads of one process over 2,000 steps and 20 restarts.
+
+Prints JSON: what there was after every epoch of one long run, then after every restart of another.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+from and_dist.config import Config, load_config
+from and_dist.data.datasets import load_train_and_test
+from and_dist.display import Display
+from and_dist.guard import Guard
+from and_dist.run_folder import open_run_folder
+from and_dist.trainer import Trainer
+from and_dist.world import World, open_world
+
+RESTARTS = 20
+Usage = dict[str, float]
+
+
+def usage() -> Usage:
+    gc.collect()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    resident = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return {
+        "resident_mb": resident / 1000,
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "python_threads": threading.active_count(),
+    }
+
+
+class MeasuredTrainer(Trainer):
+    """Looks at itself after every epoch."""
+
+    seen: list[Usage]
+
+    def train_epoch(self, round_index: int, epoch: int) -> None:
+        super().train_epoch(round_index, epoch)
+        self.seen.append(usage())
+
+
+def train(world: World, config: Config) -> list[Usage]:
+    images, test_images = load_train_and_test(config.data)
+    display = Display(is_shown=False)
+    open_run_folder(config, world)
+    trainer = MeasuredTrainer(config, world, images, test_images, display, Guard())
+    trainer.seen = []
+    trainer.train()
+    return trainer.seen
+
+
+def main(root: str) -> None:
+    common = [
+        f"run.root={root}", "data.limit=160", "data.limit_test=32", "optim.batch_size=16",
+        "curriculum.rounds=1", "optim.milestones=[1]", "evaluation.baselines=false",
+    ]  # fmt: skip
+    debug = ["configs/debug.yaml"]
+    with open_world("cpu", threads=1) as world:
+        long = load_config(debug, [*common, "name=long", "curriculum.epochs=100"])
+        over_steps = train(world, long)
+        over_restarts = []
+        for restart in range(RESTARTS):
+            epochs = [f"curriculum.epochs={1}", "name=restarted"]
+            train(world, load_config(debug, [*common, *epochs]))
+            del restart
+            over_restarts.append(usage())
+    print(json.dumps({"over_steps": over_steps, "over_restarts": over_restarts}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

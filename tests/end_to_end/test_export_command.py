@@ -1,0 +1,163 @@
+"""What leaves for other programs gives them what we see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.config import load_config
+from and_dist.encoders import Encoder, build_encoder
+from and_dist.weights import load_weights
+from tests.end_to_end.conftest import Cli
+from tests.end_to_end.processes import train
+from tests.ranks.runs import checkpoint_of
+
+QUICK = ("curriculum.epochs=1", "curriculum.rounds=1", "data.limit=48", "data.limit_test=32")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    train(*QUICK, f"run.root={root}", "encoder.name=cifar_resnet18", "encoder.feature_dim=16")
+    return root / "debug"
+
+
+@pytest.fixture(scope="module")
+def encoder(run: Path) -> Encoder:
+    """As the run has left it, read another way."""
+    config = load_config([run / "config.yaml"])
+    encoder = build_encoder(config.encoder, 1)
+    saved = checkpoint_of(run)
+    encoder.load_state_dict(
+        {name.removeprefix("encoder."): t for name, t in saved.items() if "encoder." in name}
+    )
+    return encoder.eval()
+
+
+@pytest.fixture(scope="module")
+def images_BCHW() -> Tensor:
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_torchvision_computes_our_features(
+    run: Path, encoder: Encoder, images_BCHW: Tensor, cli: Cli
+) -> None:
+    status, said, _ = cli("export", run, "--format", "torchvision")
+    folder = run / "export" / "r01-e0001-torchvision"
+    assert (status, f"written to {folder}" in said) == (0, True)
+    model = torchvision.models.resnet18(num_classes=16)
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = torch.nn.Identity()
+    model.load_state_dict(torch.load(folder / "encoder.pth", weights_only=True))
+    features_BD = functional.normalize(model.eval()(images_BCHW), dim=1)
+    torch.testing.assert_close(features_BD, encoder(images_BCHW))
+
+
+@torch.no_grad()
+def test_the_lines_of_the_card_load_the_model(
+    run: Path, encoder: Encoder, images_BCHW: Tensor, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("export", run, "--format", "torchvision", "--no-head", "--out", run / "headless")
+    card = (run / "headless" / "README.md").read_text()
+    lines = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run / "headless")
+    names = {"torch": torch, "torchvision": torchvision}
+    exec(lines, names)
+    model = names["model"]
+    assert isinstance(model, torch.nn.Module)
+    torch.testing.assert_close(model.eval()(images_BCHW), encoder.trunk(images_BCHW))
+
+
+@torch.no_grad()
+def test_safetensors_come_back_and_know_where_they_are_from(
+    run: Path, encoder: Encoder, images_BCHW: Tensor, cli: Cli
+) -> None:
+    assert cli("export", run)[0] == 0
+    file = run / "export" / "r01-e0001-safetensors" / "encoder.safetensors"
+    ours = build_encoder(load_config([run / "config.yaml"]).encoder, 7).eval()
+    load_weights(ours, file)
+    assert torch.equal(ours(images_BCHW), encoder(images_BCHW))
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    state = json.loads((run / "checkpoints" / "r01-e0001" / "state.json").read_text())
+    assert about["content_hash"] == state["images"]["content_hash"]
+    assert json.loads(about["config"])["encoder"]["name"] == "cifar_resnet18"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["--head", "--no-head"])
+def test_onnx_computes_our_features_for_any_number_of_images(
+    run: Path, encoder: Encoder, images_BCHW: Tensor, cli: Cli, head: str
+) -> None:
+    out = run / f"onnx{head}"
+    status, _, said = cli("export", run, "--format", "onnx", head, "--out", out)
+    assert status == 0, said
+    session = onnxruntime.InferenceSession(out / "encoder.onnx")
+    for count in (1, 5):
+        images = images_BCHW[:count]
+        (features,) = session.run(None, {"images": images.numpy()})
+        expected = encoder(images) if head == "--head" else encoder.trunk(images)
+        np.testing.assert_allclose(features, expected.numpy(), atol=2e-5)
+
+
+def test_the_card_says_what_it_is(run: Path, cli: Cli) -> None:
+    cli("export", run, "--out", run / "card")
+    card = (run / "card" / "README.md").read_text()
+    state = json.loads((run / "checkpoints" / "r01-e0001" / "state.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert state["images"]["content_hash"] in card
+    assert "after 1 of 1 epochs of round 1 of 1" in card
+    assert f"| 1 | 48 | {100 * summary['rounds'][1]['consistency']:.1f} |" in card
+    assert "  name: cifar_resnet18" in card
+
+
+def test_a_run_starts_from_exported_weights(run: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("export", run, "--out", tmp_path / "weights")
+    file = tmp_path / "weights" / "encoder.safetensors"
+    arguments = (
+        "train", "--config", "configs/debug.yaml", *QUICK, f"run.root={tmp_path}",
+        "encoder.name=cifar_resnet18", "encoder.feature_dim=16", "optim.lr=1e-9",
+        f"encoder.weights={file}",
+    )  # fmt: skip
+    status, said, _ = cli(*arguments)
+    assert (status, f"weights of {file}" in said) == (0, True)
+    before, after = checkpoint_of(run), checkpoint_of(tmp_path / "debug")
+    name = "encoder.trunk.conv1.weight"
+    assert (before[name] - after[name]).abs().max() < 1e-6
+    status, _, said = cli(*arguments[:-3], "name=other", "encoder.name=small", arguments[-1])
+    assert (status, "does not fit the encoder" in said) == (2, True)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere is no run folder"),
+        (["RUN", "--format", "keras"], "--format keras is not one of: torchvision, safetensors"),
+        (["RUN", "--checkpoint", "r09-e0001"], "there is no checkpoint"),
+    ],
+)
+def test_what_cannot_be_exported_gets_a_sentence(
+    run: Path, cli: Cli, arguments: list[str], sentence: str
+) -> None:
+    given = [str(run) if argument == "RUN" else argument for argument in arguments]
+    status, _, said = cli("export", *given)
+    assert status == 2
+    assert sentence in said
+
+
+def test_an_encoder_torchvision_does_not_have_is_refused_to_it(tmp_path: Path, cli: Cli) -> None:
+    train(*QUICK, f"run.root={tmp_path}")
+    status, _, said = cli("export", tmp_path / "debug", "--format", "torchvision")
+    assert (status, "encoder.name=tiny is no model of torchvision's" in said) == (2, True)
+    assert not (tmp_path / "debug" / "export").exists()
