@@ -196,7 +196,7 @@ def _check_space(folder: Path, tensors: Tensors) -> None:
     needed = sum(t.numel() * t.element_size() for t in tensors.values()) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(f"it takes {needed / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB left")
+        raise OSError(f"it takes {needed / 1e6:,.1f} MB and {folder} has {free / 1e6:,.1f} MB left")
 
 
 def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) -> None:

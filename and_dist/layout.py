@@ -19,6 +19,8 @@ class Layout:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    restarts: int = 0
+    """How often torchrun has started these ranks anew."""
 
 
 def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
@@ -39,6 +41,7 @@ def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
         size,
         number("LOCAL_RANK", 0),
         number("LOCAL_WORLD_SIZE", 1),
+        number("TORCHELASTIC_RESTART_COUNT", 0),
     )
     if layout.rank >= size:
         raise ValueError(f"RANK={layout.rank} in the environment is not below WORLD_SIZE={size}")

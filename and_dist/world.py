@@ -60,7 +60,13 @@ def open_world(
     if layout.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        dist.init_process_group(backend, timeout=timeout)
+        # torch 2.15's agent keeps one store over restarts; what the last start left in it would
+        # be taken for this one's addresses.
+        shared, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        store = dist.PrefixStore(f"start {layout.restarts}", shared)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timeout
+        )  # fmt: skip
     group, side_group = dist.group.WORLD, dist.new_group(backend="gloo")
     assert group is not None
     assert isinstance(side_group, dist.ProcessGroup)

@@ -31,7 +31,7 @@ from tests.ranks.runs import checkpoint_of, metrics_of
 
 RANKS = 2
 MOST_STARTS = 6
-SECONDS_A_START = 120
+SECONDS_A_START = 60
 SETTINGS = (
     "data.limit=400", "data.limit_test=200", "optim.batch_size=32", "curriculum.epochs=2",
     "optim.milestones=[1]", "run.threads=1", "run.keep=2", "run.save_minutes=0.005",

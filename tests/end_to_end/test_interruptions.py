@@ -136,7 +136,8 @@ def test_a_rank_that_does_not_move_is_noticed_and_its_stacks_are_kept(tmp_path: 
     assert status == TRY_AGAIN
     assert "nothing has moved for 3 s; the stacks of all threads are in" in output
     stacks = (tmp_path / "debug" / "stalls" / "rank-0.txt").read_text()
-    assert "train_step" in stacks
+    assert "and_dist/collectives.py" in stacks, "the other rank is waited for"
+    assert "and_dist/trainer.py" in stacks
     ranks[1].send_signal(signal.SIGCONT)
     status, output = finish(ranks[1])
     assert status != 0
@@ -223,12 +224,13 @@ def test_a_lost_node_is_trained_on_without_and_taken_back(tmp_path: Path) -> Non
         wait_until(lambda: steps(folder) >= again + 20, agents[0])
         agents[1] = _start_agent(tmp_path, port, is_host=False)
         wait_until(lambda: [s["world_size"] for s in starts(folder)] == [2, 1, 2], agents[0])
-        assert starts(folder)[-1]["steps_again"] == 0, "growing is announced, and saved before"
         again = steps(folder)
         wait_until(lambda: steps(folder) >= again + 20, agents[0])
+        assert starts(folder)[-1]["steps_again"] == 0, "growing is announced, and saved before"
     finally:
         for agent in agents:
-            os.killpg(agent.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()
     assert [event["step"] for event in events(folder) if event["event"] == "step"] == list(
         range(1, steps(folder) + 1)
@@ -236,26 +238,28 @@ def test_a_lost_node_is_trained_on_without_and_taken_back(tmp_path: Path) -> Non
 
 
 def _start_agent(root: Path, port: int, is_host: bool) -> subprocess.Popen[str]:
-    """In a session of its own, whose workers die with it."""
+    """torch 2.15 shares one store between rounds of a rendezvous, and a node that comes later waits
+    for an address that nobody writes again; without sharing it is written in every round."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
         "--max-restarts=5", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
-        "--rdzv-id=elastic", f"--rdzv-conf=is_host={is_host},last_call_timeout=3",
+        "--rdzv-id=elastic",
+        f"--rdzv-conf=is_host={is_host},last_call_timeout=3,keep_alive_interval=1",
         "--local-addr=127.0.0.1", "-m", "and_dist", *DEBUG, *ENDLESS, f"run.root={root}",
     ]  # fmt: skip
     with (root / f"agent-{is_host}.log").open("a") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=log, text=True, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )  # fmt: skip
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
+    """A file system of 6 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder]).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", folder]).returncode:
         pytest.skip("only root mounts a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -278,7 +282,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_room_lets_it_go_on(
     fill_up(ballast)
     status, output = finish(process)
     assert status == 1
-    assert "No space left" in output or "has 0 MB left" in output
+    assert "No space left" in output or "has 0.0 MB left" in output
     assert "Traceback" not in output
     ballast.unlink()
     train(*SHORT, f"run.root={small_disk}")
