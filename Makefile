@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-control test test-gpu check ci clean
+.PHONY: setup demo demo-control test faults test-gpu check ci clean
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ demo-control: setup
 test: setup
 	$(BIN)/python -m pytest --ignore=tests/gpu
 
+# Thirty runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
+faults: setup
+	$(BIN)/python -m tests.faults --trials 30 --seed 0
+
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
 
@@ -32,7 +36,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ci: check test
+ci: check test faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

@@ -47,10 +47,9 @@ def about() -> None:
 
 
 @app.command()
-def train(config: ConfigFiles = None, overrides: Overrides = None) -> None:
+def train(context: typer.Context, config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Train one run, or go on with it: the same command continues what was interrupted."""
-    with Guard() as guard:
-        run_training(load_config(config or [], overrides or []), guard)
+    run_training(load_config(config or [], overrides or []), context.obj)
 
 
 @app.command()
@@ -72,7 +71,7 @@ def discover(
 
     size = read_layout().size
     study = plan_study(run, checkpoint, round_index, out, overrides or [], size)
-    with Guard(), open_world(study.config.run.device, study.config.run.threads) as world:
+    with open_world(study.config.run.device, study.config.run.threads) as world:
         run_study(study, world, Display(is_shown=world.is_coordinator))
 
 
@@ -113,7 +112,7 @@ def prepare(
         from and_dist.data.verify import find_undecodable
 
         check = find_undecodable
-    with Guard(), Bars() as bars:
+    with Bars() as bars:
         job = Job(source, out, options, policy, workers or os.cpu_count() or 1, bars)
         splits = prepare_images(job, check)
     for name, images in splits.items():
@@ -210,15 +209,15 @@ def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
 
 def main() -> None:
     try:
-        app()
+        with Guard() as guard:
+            app(obj=guard)
     except ValueError as error:
         if names_first_rank():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as request:
         if names_first_rank():
-            sentence = f"stopped by {request}, saved; the same command goes on"
-            print(f"and-dist: {sentence}", file=sys.stderr)
+            print(f"and-dist: stopped by {request}; the same command goes on", file=sys.stderr)
         sys.exit(TRY_AGAIN)
     except SharedFailure as error:
         if names_first_rank():

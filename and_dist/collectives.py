@@ -17,7 +17,7 @@ from torch import Tensor
 from and_dist.layout import SharedFailure
 from and_dist.world import World
 
-MESSAGE_BYTES = 480
+MESSAGE_BYTES = 960
 T = TypeVar("T")
 
 

@@ -70,6 +70,9 @@ class Keeper:
     def is_time_to_save(self) -> bool:
         return time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
 
+    def describe_last_save(self) -> str:
+        return f"saved as {self._saved_name}" if self._saved_name else "with nothing to save yet"
+
     def save(self) -> None:
         """Begin to write a checkpoint, unless there is nothing new since the last one."""
         progress = self._state.progress

@@ -57,9 +57,10 @@ def open_run_folder(config: Config, world: World) -> None:
 
 
 def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
-    """What the start that was written down last goes on from, and how much of it is done again."""
+    """What the start that was written down last goes on from, and how much it does again."""
     path = folder / "environment.json"
     *earlier, latest = json.loads(path.read_text())
+    steps_again += latest.get("steps_again", 0)  # of roll-backs
     latest |= {"continued_from": checkpoint, "steps_again": steps_again}
     replace_file(path, json.dumps([*earlier, latest], indent=1))
 

@@ -216,8 +216,8 @@ class Trainer:
             return
         self.save()
         if request > SAVE:
-            self.keeper.finish()
-            raise Stopped(describe(request))
+            self.keeper.finish(must_succeed=True)
+            raise Stopped(f"{describe(request)}, {self.keeper.describe_last_save()}")
 
     @contextmanager
     def phase(self, what: str) -> Iterator[Advance]:

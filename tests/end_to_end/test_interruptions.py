@@ -57,10 +57,11 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
     process.send_signal(number)
     status, output = finish(process)
     assert status == TRY_AGAIN
-    assert f"and-dist: stopped by {number.name}, saved; the same command goes on" in output
+    latest = (folder / "checkpoints" / "latest").read_text().strip()
+    sentence = f"stopped by {number.name}, saved as {latest}; the same command goes on"
+    assert f"and-dist: {sentence}" in output
     assert "Traceback" not in output
     done = steps(folder)
-    latest = (folder / "checkpoints" / "latest").read_text().strip()
     assert done % 7 == 0 or latest.endswith(f"-s{done % 7:06}"), "seven steps are an epoch"
     train(*SHORT, f"run.root={tmp_path}")
     assert starts(folder)[-1] == starts(folder)[-1] | {
@@ -75,7 +76,7 @@ def test_two_ranks_stop_together_when_one_is_told(tmp_path: Path) -> None:
     ranks[1].send_signal(signal.SIGUSR2)
     (first, said), (second, silent) = (finish(rank) for rank in ranks)
     assert (first, second) == (TRY_AGAIN, TRY_AGAIN)
-    assert "stopped by SIGUSR2, saved" in said
+    assert "stopped by SIGUSR2, saved as r00-" in said
     assert "stopped" not in silent
 
 
@@ -116,6 +117,26 @@ def test_a_second_signal_ends_at_once_and_the_last_checkpoint_is_whole(
     assert (losses_of(folder) - losses_of(whole)).abs().max() < 1e-4
 
 
+def test_a_run_goes_on_at_eight_and_at_five_ranks(tmp_path: Path) -> None:
+    options = (*DEBUG, "curriculum.epochs=8", "evaluation.baselines=false")
+    status, output = finish(start(*options, f"run.root={tmp_path}", "name=whole"))
+    assert status == 0, output
+    folder = tmp_path / "moved"
+    for size in (4, 8):
+        before = steps(folder)
+        ranks = start_ranks(size, *options, f"run.root={tmp_path}", "name=moved")
+        wait_until(lambda seen=before: steps(folder) > seen, ranks[0])
+        ranks[-1].send_signal(signal.SIGTERM)
+        assert [finish(rank)[0] for rank in ranks] == [TRY_AGAIN] * size
+    for rank in start_ranks(5, *options, f"run.root={tmp_path}", "name=moved"):
+        status, output = finish(rank)
+        assert status == 0, output
+    assert [entry["world_size"] for entry in starts(folder)] == [4, 8, 5]
+    expected = losses_of(tmp_path / "whole")
+    assert losses_of(folder).shape == expected.shape
+    assert ((losses_of(folder) - expected).abs() / expected).max() < 1e-4
+
+
 def test_a_run_ends_in_time_before_its_limit(tmp_path: Path) -> None:
     limit = 20
     begun = time.monotonic()
@@ -123,7 +144,7 @@ def test_a_run_ends_in_time_before_its_limit(tmp_path: Path) -> None:
     status, output = finish(process)
     took = time.monotonic() - begun
     assert status == TRY_AGAIN
-    assert "stopped by the time limit, saved" in output
+    assert "stopped by the time limit, saved as r00-" in output
     assert limit - 2 * LEAST_MARGIN < took < limit
 
 
