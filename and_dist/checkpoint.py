@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -74,8 +75,11 @@ def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, wor
             unfinished.mkdir()
     try:
         _write_tensors(unfinished, name, tensors, world)
+        # Listed once: a network file system may show something else elsewhere.
+        names = sorted(os.listdir(unfinished)) if world.is_coordinator else []
+        (names, *_) = gather_objects(world, names)
         with failing_together(world, f"flushing checkpoint {name}"):
-            mine = _sums_of_share(unfinished, world)
+            mine = _sums_of(unfinished, names[world.rank :: world.size])
         files = {
             file: entry for share in gather_objects(world, mine) for file, entry in share.items()
         }
@@ -124,15 +128,23 @@ def read_latest(folder: Path) -> tuple[Path, State] | None:
 
 def list_checkpoints(folder: Path) -> list[str]:
     """Names, the one to go on from first: `latest`, then from new to old."""
-    pointer = folder / "latest"
     if not folder.is_dir():
         return []
     folders = (path.name for path in folder.iterdir() if path.is_dir())
     names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
-    if pointer.exists():
-        latest = pointer.read_text(errors="replace").strip()
-        return [latest, *(name for name in names if name != latest)]  # even if it is gone
-    return names
+    latest = _read_pointer(folder)
+    if latest is None:
+        return names
+    return [latest, *(name for name in names if name != latest)]  # even if it is gone
+
+
+def _read_pointer(folder: Path) -> str | None:
+    """What `latest` names, if that can be a checkpoint of ours."""
+    try:
+        name = (folder / "latest").read_text(errors="replace").strip()
+    except OSError:
+        return None
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) else None
 
 
 def find_whole(folder: Path, world: World, say: Callable[[str], None]) -> tuple[Path, State] | None:
@@ -151,6 +163,8 @@ def find_whole(folder: Path, world: World, say: Callable[[str], None]) -> tuple[
         say(f"{damage}; trying the one before")
         if world.is_coordinator:
             _put_aside(folder / name)
+    (aside, *_) = gather_objects(world, [path.name for path in folder.glob(".*.damaged")])
+    damages += [f"{name} was put aside" for name in aside]
     if damages:
         raise ValueError(
             f"no checkpoint of {folder} is whole: {'; '.join(damages)}; to start anew, delete "
@@ -164,7 +178,7 @@ def find_damage(checkpoint: Path, world: World) -> str:
     try:
         _, state = read_checkpoint(checkpoint)
         mine = _compare_share(checkpoint, state["files"], world)
-    except Damaged as error:
+    except (Damaged, OSError) as error:
         mine = str(error)
     return next((damage for damage in gather_objects(world, mine) if damage), "")
 
@@ -186,10 +200,10 @@ def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: W
     with failing_together(world, "deleting old checkpoints"):
         if world.is_coordinator:
             for unfinished in folder.glob(".*.unfinished"):
-                shutil.rmtree(unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
             for old in list_checkpoints(folder)[keep:]:
-                if not keeps_always(old):
-                    shutil.rmtree(folder / old)
+                if not keeps_always(old):  # someone may be reading it; the next save tries again
+                    shutil.rmtree(folder / old, ignore_errors=True)
 
 
 def _check_space(folder: Path, tensors: Tensors) -> None:
@@ -214,9 +228,9 @@ def _causes(error: dcp.api.CheckpointException) -> str:
     return "; ".join(sorted(found))
 
 
-def _sums_of_share(unfinished: Path, world: World) -> dict[str, Any]:
-    """Size and sum of every so many files, which are on the disk then."""
-    files = sorted(unfinished.iterdir())[world.rank :: world.size]
+def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
+    """Size and sum of some files, which are on the disk then."""
+    files = [unfinished / name for name in names]
     for file in files:
         _flush(file)
     return {file.name: {"bytes": file.stat().st_size, "sha256": _sum_of(file)} for file in files}

@@ -17,7 +17,7 @@ import typer
 
 from and_dist.config import Config, load_config
 from and_dist.guard import TRY_AGAIN, Guard, Stopped
-from and_dist.layout import SharedFailure, names_first_rank, read_layout
+from and_dist.layout import SharedFailure, end_launcher, names_first_rank, read_layout
 
 app = typer.Typer(
     add_completion=False,
@@ -25,9 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train image encoders without labels by Anchor Neighbourhood Discovery.",
 )
-
-SECONDS_BEYOND_STALL = 120.0
-"""A stall is noticed by the guard, before the ranks give up waiting for each other."""
 
 SECONDS_BEYOND_STALL = 120.0
 """A stall is noticed by the guard, before the ranks give up waiting for each other."""
@@ -218,6 +215,8 @@ def main() -> None:
     except Stopped as request:
         if names_first_rank():
             print(f"and-dist: stopped by {request}; the same command goes on", file=sys.stderr)
+        if request.ends_the_job:
+            end_launcher()
         sys.exit(TRY_AGAIN)
     except SharedFailure as error:
         if names_first_rank():

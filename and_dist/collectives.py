@@ -80,14 +80,16 @@ def gather_objects(world: World, value: T) -> list[T]:
     return [v for v in values if v is not None]
 
 
-def equal_blocks(world: World, rows_X: Tensor, size: int) -> Iterator[Tensor]:
+def equal_blocks(world: World, rows_X: Tensor, size: int) -> list[Tensor]:
     """This rank's rows in blocks, padded with -1: as many, as long blocks on every rank."""
     count = torch.tensor([[len(rows_X)]], device=rows_X.device)
     most = int(gather_batch(world, [count])[0].max())
+    blocks = []
     for at in range(0, most, size):
         block_Q = rows_X[at : at + size]
         padding = min(size, most - at) - len(block_Q)
-        yield torch.cat([block_Q, block_Q.new_full((padding,), -1)])
+        blocks.append(torch.cat([block_Q, block_Q.new_full((padding,), -1)]))
+    return blocks
 
 
 def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:

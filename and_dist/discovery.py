@@ -62,7 +62,7 @@ def discover(
 ) -> Neighbourhoods:
     """Neighbourhoods of round `round_index` of `num_rounds`, equal on all ranks.
 
-    `advance` is told on every rank.
+    `advance` is told on every rank as often, between collectives: it may hold one of its own.
     """
     dim = bank.features_SD.shape[1]
     check_discovery(bank.num_rows, dim, world.size, num_neighbours, search, memory_bytes)
@@ -168,14 +168,15 @@ class _Phase:
             shard = ShardSearch(
                 bank.features_SD, bank.start, self.num_neighbours, self.memory_bytes, approximate
             )
-        for positions_Q in equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK):
+        blocks = equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK)
+        for positions_Q in blocks:
             is_real_Q = positions_Q >= 0
             rows_Q = (positions_Q + bank.start).where(is_real_Q, -1)
             queries_QD = take_rows(bank.features_SD, positions_Q)
             nearest = search_shards(shard, queries_QD, rows_Q, self.world)
             table_SK[positions_Q[is_real_Q]] = nearest.rows_QK[is_real_Q]
-            self.advance(share * int(is_real_Q.sum()) / max(1, len(mine_S)))
-        if len(mine_S) == 0:
+            self.advance(share / len(blocks))
+        if not blocks:  # on no rank
             self.advance(share)
         return table_SK
 

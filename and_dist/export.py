@@ -153,8 +153,12 @@ def _describe_input(config: Config) -> str:
 
 def _table_of_rounds(export: Export) -> str:
     lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
+    progress, curriculum = export.state["progress"], export.config.curriculum
+    is_whole = progress["epochs"] == curriculum.epochs
     for r in read_metrics(export.run / "metrics.jsonl", "round"):
-        if r["round"] <= export.state["progress"]["round_index"]:
+        if r["round"] < progress["round_index"] or (
+            r["round"] == progress["round_index"] and is_whole
+        ):
             shares = [percent(r[key]) for key in ("consistency", "knn_bank", "knn")]
             lines.append(f"| {r['round']} | {r['anchors']:,} | {' | '.join(shares)} |")
     return "\n".join(lines)
@@ -182,6 +186,8 @@ session = onnxruntime.InferenceSession("encoder.onnx")
 (features,) = session.run(None, {"images": images})  # float32, B x 3 x H x W"""
 
 _LOAD_SAFETENSORS = """\
+from pathlib import Path
+
 from and_dist.config import EncoderConfig
 from and_dist.display import percent
 from and_dist.encoders import build_encoder

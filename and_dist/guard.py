@@ -36,6 +36,11 @@ NOTHING, SAVE, TIME_LIMIT, LAUNCHER_GONE, SIGNAL = 0, 1, 2, 3, 64
 class Stopped(Exception):
     """All ranks have agreed to stop, and what is worth keeping is saved."""
 
+    def __init__(self, request: int, what_is_saved: str) -> None:
+        super().__init__(f"{describe(request)}, {what_is_saved}")
+        # SIGTERM is how torchrun starts ranks anew when a node joins.
+        self.ends_the_job = request not in (SIGNAL + signal.SIGTERM, LAUNCHER_GONE)
+
 
 class Watch(NamedTuple):
     """What a run asks the guard to look after."""
@@ -58,6 +63,7 @@ class Guard:
         self._heard = NOTHING
         self._first_heard = 0.0
         self._still_seconds = 0.0
+        self._last_beat, self._longest_gap = time.monotonic(), 0.0
         self._ours, self._theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._listen, name="guard", daemon=True)
         self._before: dict[int, Any] = {}
@@ -78,24 +84,27 @@ class Guard:
     ) -> None:
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # The echo of a request that was carried out is not to end what is ending already.
+            signal.signal(number, signal.SIG_IGN if isinstance(error, Stopped) else handler)
         self._theirs.close()
         self._thread.join()
         self._ours.close()
 
     def watch(self, folder: Path, stall_seconds: float, time_limit: float | None) -> None:
         """From now on requests wait to be carried out."""
-        self._still_seconds = 0.0
+        self._still_seconds, self._last_beat = 0.0, time.monotonic()
         self._watch = Watch(folder, stall_seconds, time_limit)
 
     def beat(self) -> None:
         """Something has moved."""
-        self._still_seconds = 0.0
+        now = time.monotonic()
+        self._longest_gap = max(self._longest_gap, now - self._last_beat)
+        self._still_seconds, self._last_beat = 0.0, now
 
     def request(self) -> int:
         """What this rank has been asked to do, by a signal or by the time."""
         if not self._heard and self._watch and self._watch.time_limit is not None:
-            margin = LEAST_MARGIN + 2 * self.seconds_to_save
+            margin = LEAST_MARGIN + 2 * self.seconds_to_save + 2 * self._longest_gap
             if seconds_since_start(self._launcher or os.getpid()) > self._watch.time_limit - margin:
                 self._heard = TIME_LIMIT
         return self._heard
@@ -148,9 +157,11 @@ class Guard:
 
     def _end(self, sentence: str) -> None:
         """From this thread: nothing is unwound, so nothing waits for a rank that is gone."""
-        shows_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-        print(f"{shows_cursor}and-dist: rank {self._rank}: {sentence}", file=sys.stderr, flush=True)
-        os._exit(TRY_AGAIN)
+        try:
+            cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+            print(f"{cursor}and-dist: rank {self._rank}: {sentence}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(TRY_AGAIN)  # whether there is still someone to read that or not
 
 
 def describe(request: int) -> str:

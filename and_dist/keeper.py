@@ -84,10 +84,11 @@ class Keeper:
             "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
             "config": self._config.model_dump(mode="json"),
             "bad_images": self._bad_images.reasons,
-            "metrics_bytes": self.metrics.flushed_size(),
+            "metrics_bytes": self.metrics.size(),
         }
         self._saved_name = progress.checkpoint_name
-        self._saver.start(self._saved_name, self._state.tensors(), self._state.bank, plain)
+        tensors, flush = self._state.tensors(), self.metrics.flush
+        self._saver.start(self._saved_name, tensors, self._state.bank, plain, flush)
         self._last_save = time.monotonic()
 
     def finish(self, must_succeed: bool = False) -> None:
@@ -116,7 +117,8 @@ class Keeper:
         checkpoint, plain = found
         self._refuse_other_images(plain)
         self._state.load(checkpoint, plain, self._world)
-        self._bad_images.reasons = {int(row): why for row, why in plain["bad_images"].items()}
+        known = {int(row): why for row, why in plain["bad_images"].items()}
+        self._bad_images.reasons = known | self._bad_images.reasons  # filling a cache found some
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
         with failing_together(self._world, "going back to the metrics of the checkpoint"):

@@ -4,6 +4,7 @@ no torch."""
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Layout:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
-    """How often torchrun has started these ranks anew."""
+    """How often this node's torchrun has started its ranks anew after a failure."""
 
 
 def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
@@ -54,11 +55,17 @@ def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The same for every start of one job: SLURM's job and step, or torchrun's --rdzv-id."""
+    """SLURM's job and step, the same for every start of one job; torchrun's --rdzv-id."""
     if "SLURM_JOB_ID" in environ:
         return f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_STEP_ID', 'batch')}"
     name = environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if name == "none" else name
+    return None if name == "none" else f"torchrun {name}"
+
+
+def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
+    """Where torchrun is it: to it, every end but status 0 is a failure to start anew after."""
+    if "TORCHELASTIC_RUN_ID" in environ and read_layout(environ).local_rank == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def process_start(pid: int) -> float | None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 
 class MetricsFile:
-    """One JSON object a line. Only the coordinator has one that writes."""
+    """One JSON object a line. Only the coordinator has one that writes.
+
+    Lines that a full disk does not take are held back, and written when there is room.
+    """
 
     def __init__(self, path: Path, is_writer: bool) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8") if is_writer else None
+        self._file = path.open("ab", buffering=0) if is_writer else None
+        self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
 
     def go_back_to(self, num_bytes: int) -> int:
         """Forget all lines but the first so many bytes; gives the last step there was."""
@@ -27,26 +35,59 @@ class MetricsFile:
             )
         last_step = _last_step(self.path)
         self._file.truncate(num_bytes)
+        self._waiting.clear()
         return last_step
 
     def write(self, event: str, **values: Any) -> None:
-        if self._file:
-            self._file.write(json.dumps({"event": event, **values}) + "\n")
-            self._file.flush()
+        if not self._file:
+            return
+        with self._lock:
+            self._waiting.append(json.dumps({"event": event, **values}).encode() + b"\n")
+        with contextlib.suppress(NoRoom):  # a save will say so
+            self._write_waiting()
 
-    def flushed_size(self) -> int:
-        """Bytes that are safely on disk, for a checkpoint to remember."""
+    def size(self) -> int:
+        """Bytes so far, for a checkpoint to remember; once flush() was called they are there."""
         if not self._file:
             return 0
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        with self._lock:
+            return os.fstat(self._file.fileno()).st_size + sum(map(len, self._waiting))
+
+    def flush(self) -> None:
+        """Puts all lines on the disk, from any thread."""
+        if self._file:
+            self._write_waiting()
+            os.fsync(self._file.fileno())
 
     def read(self, event: str) -> list[dict[str, Any]]:
         return read_metrics(self.path, event)
 
     def close(self) -> None:
         if self._file:
+            with contextlib.suppress(NoRoom):
+                self._write_waiting()
             self._file.close()
+
+    def _write_waiting(self) -> None:
+        """Whole lines, in order."""
+        assert self._file is not None
+        with self._lock:
+            while self._waiting:
+                size = os.fstat(self._file.fileno()).st_size
+                try:
+                    is_whole = self._file.write(self._waiting[0]) == len(self._waiting[0])
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    is_whole = False
+                if not is_whole:
+                    self._file.truncate(size)
+                    raise NoRoom(errno.ENOSPC, f"no room for another line in {self.path}")
+                del self._waiting[0]
+
+
+class NoRoom(OSError):
+    """The disk is full."""
 
 
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:

@@ -68,7 +68,8 @@ def scan_pairs(
         positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
         found = _Found.empty(len(positions_S), num_candidates, scale, positions_S)
         tiles = _Tiles(bank, scale, found, size)
-    for block, positions_Q in enumerate(equal_blocks(world, positions_S, size)):
+    blocks = equal_blocks(world, positions_S, size)
+    for block, positions_Q in enumerate(blocks):
         rows_QD = take_rows(bank.features_SD, positions_Q)
         floor_Q = take_rows(found.floor(), positions_Q)
         everyone_GD, floor_G = gather_batch(world, [rows_QD, floor_Q])
@@ -80,7 +81,7 @@ def scan_pairs(
                 tiles.meet(pair)
         positions_Q = positions_Q[positions_Q >= 0]
         found.take_back(positions_Q, _Found(*exchange_parts(world, list(about_G))))
-        advance(len(positions_Q) / max(1, len(positions_S)))
+        advance(1 / len(blocks))
     return found.result(scale)
 
 

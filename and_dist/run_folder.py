@@ -39,7 +39,7 @@ def check_run_folder(config: Config) -> None:
                 f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
                 "choose another name=... or delete the folder"
             )
-    elif folder.exists() and any(path.name != "lock" for path in folder.iterdir()):
+    elif folder.exists() and any(_is_anothers(path) for path in folder.iterdir()):
         raise ValueError(
             f"run folder {folder} is not empty and holds no run of ours (no config.yaml); "
             "choose another name=..."
@@ -52,14 +52,14 @@ def open_run_folder(config: Config, world: World) -> None:
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     replace_file(config.folder / "config.yaml", text)
     starts = config.folder / "environment.json"
-    history = json.loads(starts.read_text()) if starts.exists() else []
-    replace_file(starts, json.dumps([*history, describe_environment(world)], indent=1))
+    history = [*_read_starts(starts), describe_environment(world)]
+    replace_file(starts, json.dumps(history, indent=1))
 
 
 def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
     """What the start that was written down last goes on from, and how much it does again."""
     path = folder / "environment.json"
-    *earlier, latest = json.loads(path.read_text())
+    *earlier, latest = _read_starts(path) or [{}]
     steps_again += latest.get("steps_again", 0)  # of roll-backs
     latest |= {"continued_from": checkpoint, "steps_again": steps_again}
     replace_file(path, json.dumps([*earlier, latest], indent=1))
@@ -93,7 +93,23 @@ def git_revision() -> str | None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file so that it is never half there."""
+    """Write a file so that it is never half there, not even where the power fails."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     unfinished.replace(path)
+
+
+def _is_anothers(path: Path) -> bool:
+    """Not what a start of ours leaves behind that was ended before it had written config.yaml."""
+    return path.name != "lock" and not path.name.startswith(".")
+
+
+def _read_starts(path: Path) -> list[dict[str, Any]]:
+    """For people alone, so a damaged one is begun anew."""
+    try:
+        return list(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return []

@@ -1,7 +1,8 @@
 """RUN/lock: one job at a time trains a run. Who holds it, and whether they still live. No torch.
 
 The holder touches the file now and then. A lock is stale if its process is gone from this machine,
-if it belongs to this very job, which was moved to another one, or if nobody has touched it lately.
+if it belongs to this very SLURM job, which was moved, or if nobody has touched it lately. For one
+of their own torchrun launch, whose node may be lost, workers wait that long.
 """
 
 from __future__ import annotations
@@ -51,21 +52,29 @@ def hold_lock(folder: Path) -> Iterator[None]:
 
 
 def _take(path: Path, mine: str) -> None:
+    patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
     while not _create(path, mine):
         theirs = _read(path)
         if theirs is None:
             continue
-        if not _is_stale(path, theirs):
+        if _is_stale(path, theirs):
+            _remove(path, theirs)
+        elif _is_of_this_launch(theirs) and time.monotonic() < patience:
+            time.sleep(1)  # its node is lost, or it is about to end
+        else:
             raise RuntimeError(_sentence(path, theirs))
-        _remove(path, theirs)
 
 
 def _create(path: Path, content: str) -> bool:
+    """Whole or not at all."""
+    draft = path.with_name(f".lock-{platform.node()}-{os.getpid()}")
     try:
-        with path.open("x") as file:
-            file.write(content)
+        draft.write_text(content)
+        os.link(draft, path)
     except FileExistsError:
         return False
+    finally:
+        draft.unlink(missing_ok=True)
     return True
 
 
@@ -85,12 +94,17 @@ def _is_stale(path: Path, content: str) -> bool:
     holder = _parse(content)
     if holder.get("host") == platform.node():
         return process_start(holder.get("pid", 0)) != holder.get("process_start")
-    if holder.get("job") is not None and holder.get("job") == job_id():
-        return True
+    if _is_of_this_launch(content) and not str(holder["job"]).startswith("torchrun"):
+        return True  # SLURM starts a job again only where it has ended elsewhere
     try:
         return _now_at(path.parent) - path.stat().st_mtime > SECONDS_UNTIL_STALE
     except FileNotFoundError:
         return True
+
+
+def _is_of_this_launch(content: str) -> bool:
+    job = _parse(content).get("job")
+    return job is not None and job == job_id()
 
 
 def _now_at(folder: Path) -> float:
@@ -137,5 +151,7 @@ def _keep_touching(path: Path, mine: str, done: threading.Event) -> None:
                 continue
         except OSError:
             continue  # a file system may be away for a while
-        print(f"and-dist: {path} was taken over by another job", file=sys.stderr, flush=True)
-        os._exit(1)  # at once: what this process would save is no longer its to save
+        try:
+            print(f"and-dist: {path} was taken over by another job", file=sys.stderr, flush=True)
+        finally:
+            os._exit(1)  # at once: what this process would save is no longer its to save

@@ -17,6 +17,7 @@ import torch
 
 from and_dist.bank import BankShard
 from and_dist.checkpoint import Tensors, as_sharded, prune, save_checkpoint
+from and_dist.collectives import failing_together
 from and_dist.layout import SharedFailure
 from and_dist.world import World
 
@@ -50,8 +51,18 @@ class Saver:
         self._num_failures = 0
         self._name, self._waited, self._started, self._took = "", 0.0, 0.0, 0.0
 
-    def start(self, name: str, tensors: Tensors, bank: BankShard, state: dict[str, Any]) -> None:
-        """Once the one before is finished, copy everything and return."""
+    def start(
+        self,
+        name: str,
+        tensors: Tensors,
+        bank: BankShard,
+        state: dict[str, Any],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Once the one before is finished, copy everything and return.
+
+        The thread calls `before` first: what the checkpoint relies on has to be on the disk.
+        """
         assert self._thread is None
         self._name, self._started = name, time.monotonic()
         self._copy(tensors | {"bank": bank.features_SD})
@@ -59,7 +70,7 @@ class Saver:
         staged = self._copies | {"bank": as_sharded(shard, self._world)}
         self._waited = time.monotonic() - self._started
         self._thread = threading.Thread(
-            target=self._write, args=(name, staged, state), name="saver", daemon=True
+            target=self._write, args=(name, staged, state, before), name="saver", daemon=True
         )
         self._thread.start()
 
@@ -102,8 +113,12 @@ class Saver:
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
 
-    def _write(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
+    def _write(
+        self, name: str, tensors: Tensors, state: dict[str, Any], before: Callable[[], None]
+    ) -> None:
         try:
+            with failing_together(self._world, f"flushing the metrics before checkpoint {name}"):
+                before()
             save_checkpoint(self._folder, name, tensors, state, self._world)
             prune(self._folder, self._keep, self._keeps_always, self._world)
         except BaseException as error:  # raised by the next finish()

@@ -29,7 +29,7 @@ from and_dist.display import Advance, Display, format_seconds, percent
 from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
-from and_dist.guard import NOTHING, SAVE, Guard, Stopped, describe
+from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.keeper import Keeper
 from and_dist.layout import SharedFailure
 from and_dist.meters import StepClock
@@ -84,6 +84,7 @@ class Trainer:
         self.keeper = Keeper(
             config, world, self.state, train.index, self.bad_images, display, guard
         )
+        self.rolled_back: list[dict[str, Any]] = []
         self.resume()
         self._last_look = time.monotonic()
 
@@ -217,7 +218,7 @@ class Trainer:
         self.save()
         if request > SAVE:
             self.keeper.finish(must_succeed=True)
-            raise Stopped(f"{describe(request)}, {self.keeper.describe_last_save()}")
+            raise Stopped(request, self.keeper.describe_last_save())
 
     @contextmanager
     def phase(self, what: str) -> Iterator[Advance]:
@@ -306,21 +307,27 @@ class Trainer:
             self.metrics.write("non_finite", **record)
             raise SharedFailure(f"{sentence}; the last checkpoint is whole: {self.keeper.folder}")
         self.display.say(f"{sentence}; back to the last checkpoint, without them")
-        self.resume()
+        self.rolled_back.append(record)
+        if not self.resume():
+            raise SharedFailure(f"{sentence}, and there is no checkpoint to go back to")
         self.state.skipped = skipped
-        self.metrics.write("rolled_back", **record)
+        if self.world.is_coordinator:  # the metrics have gone back too
+            known = self.metrics.read("rolled_back")
+            for lost in [r for r in self.rolled_back if {"event": "rolled_back", **r} not in known]:
+                self.metrics.write("rolled_back", **lost)
         self._last_look = time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Go on from the newest checkpoint, if there is one."""
         found = self.keeper.resume()
         if found is None:
-            return
+            return False
         again = max(0, found.last_step - self._steps_done())
         lost = f", {again} steps are done again" if again else ""
         self.display.say(f"continuing from {found.checkpoint}{lost}")
         if self.world.is_coordinator:
             note_resumption(self.config.folder, found.checkpoint.name, again)
+        return True
 
     def say_aloud(self, text: str) -> None:
         """What any rank has to say, not the coordinator alone."""

@@ -60,10 +60,12 @@ def open_world(
     if layout.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        # torch 2.15's agent keeps one store over restarts; what the last start left in it would
-        # be taken for this one's addresses.
-        shared, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-        store = dist.PrefixStore(f"start {layout.restarts}", shared)
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        if layout.local_size == layout.size:
+            # torch 2.15's agent keeps one store over restarts; what the last start left in it
+            # would be taken for this one's addresses. Agents of many nodes count apart, and have
+            # to be told to keep none (README).
+            store = dist.PrefixStore(f"start {layout.restarts}", store)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timeout
         )  # fmt: skip

@@ -32,6 +32,10 @@ from tests.ranks.runs import checkpoint_of, metrics_of
 RANKS = 2
 MOST_STARTS = 6
 SECONDS_A_START = 60
+HUNG = -1
+"""In place of an exit status."""
+MOST_DRAWS = 5
+"""A fault may come too late for its run, or hit a process that has just ended: it is drawn anew."""
 SETTINGS = (
     "data.limit=400", "data.limit_test=200", "optim.batch_size=32", "curriculum.epochs=2",
     "optim.milestones=[1]", "run.threads=1", "run.keep=2", "run.save_minutes=0.005",
@@ -44,6 +48,7 @@ class Trial:
 
     fault: str
     moment: str
+    is_struck: bool = False
     starts: int = 0
     exits: list[int] = field(default_factory=list)
     is_finished: bool = False
@@ -91,12 +96,11 @@ class Run:
         except subprocess.TimeoutExpired:
             self.kill_all()
             self.agent.wait()
-            return -1
+            return HUNG
 
-    def kill_all(self) -> None:
+    def kill_all(self) -> bool:
         assert self.agent is not None
-        for pid in [self.agent.pid, *self.workers()]:
-            _signal(pid, signal.SIGKILL)
+        return self.is_running() and _signal([self.agent.pid, *self.workers()], signal.SIGKILL)
 
     def events(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -118,51 +122,63 @@ def _command_of(pid: int) -> bytes:
         return b""
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _signal(pids: list[int], *numbers: signal.Signals) -> bool:
+    """False if there was nobody left to hear one."""
+    heard = False
+    for pid in pids:
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                heard = True
+    return heard
 
 
-def kill_worker(run: Run, chance: random.Random) -> None:
-    _signal(chance.choice(run.workers()), signal.SIGKILL)
+def kill_worker(run: Run, chance: random.Random) -> bool:
+    workers = run.workers()
+    return bool(workers) and _signal([chance.choice(workers)], signal.SIGKILL)
 
 
-def kill_all(run: Run, chance: random.Random) -> None:
+def kill_all(run: Run, chance: random.Random) -> bool:
     del chance
-    run.kill_all()
+    return run.kill_all()
 
 
-def end_agent(run: Run, chance: random.Random) -> None:
+def end_agent(run: Run, chance: random.Random) -> bool:
     del chance
     assert run.agent is not None
-    _signal(run.agent.pid, signal.SIGTERM)
+    return run.is_running() and _signal([run.agent.pid], signal.SIGTERM)
 
 
-def warn_workers(run: Run, chance: random.Random) -> None:
+def warn_workers(run: Run, chance: random.Random) -> bool:
     """As a scheduler does before a time limit."""
-    number = chance.choice([signal.SIGUSR1, signal.SIGUSR2])
-    for pid in run.workers():
-        _signal(pid, number)
+    return _signal(run.workers(), chance.choice([signal.SIGUSR1, signal.SIGUSR2]))
 
 
-def freeze_worker(run: Run, chance: random.Random) -> None:
-    pid = chance.choice(run.workers())
-    _signal(pid, signal.SIGSTOP)
+def freeze_worker(run: Run, chance: random.Random) -> bool:
+    workers = run.workers()
+    if not workers:
+        return False
+    pid = chance.choice(workers)
+    _signal([pid], signal.SIGSTOP)
     time.sleep(chance.uniform(0.5, 4))
-    _signal(pid, signal.SIGCONT)
+    return _signal([pid], signal.SIGCONT)
 
 
-def kill_agent(run: Run, chance: random.Random) -> None:
-    """Its workers find themselves alone."""
+def kill_agent(run: Run, chance: random.Random) -> bool:
+    """Its workers find themselves alone, and are to end by themselves."""
     del chance
     assert run.agent is not None
     workers = run.workers()
-    _signal(run.agent.pid, signal.SIGKILL)
+    if not run.is_running() or not _signal([run.agent.pid], signal.SIGKILL):
+        return False
+    deadline = time.monotonic() + SECONDS_A_START
     while any(_command_of(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers live on without their agent"
         time.sleep(0.05)
+    return True
 
 
-FAULTS: dict[str, Callable[[Run, random.Random], None]] = {
+FAULTS: dict[str, Callable[[Run, random.Random], bool]] = {
     "SIGKILL to a worker": kill_worker,
     "SIGKILL to all": kill_all,
     "SIGTERM to the agent": end_agent,
@@ -170,6 +186,7 @@ FAULTS: dict[str, Callable[[Run, random.Random], None]] = {
     "SIGSTOP for a while": freeze_worker,
     "SIGKILL to the agent": kill_agent,
 }
+"""Each says whether it has struck."""
 
 
 def during_training(run: Run, chance: random.Random) -> bool:
@@ -247,11 +264,11 @@ def carry_out(trial: Trial, root: Path, name: str, chance: random.Random, whole:
     run.start()
     trial.starts = 1
     if MOMENTS[trial.moment](run, chance):
-        FAULTS[trial.fault](run, chance)
+        trial.is_struck = FAULTS[trial.fault](run, chance)
         trial.exits.append(_until_done(trial, run, time.monotonic(), run.num_starts()))
     else:
         trial.exits.append(run.wait())
-    trial.is_finished = trial.exits[-1] == 0
+    trial.is_finished = trial.exits[-1] == 0 and HUNG not in trial.exits
     if trial.is_finished:
         trial.difference = difference(run.folder, whole.folder)
         trial.is_equal = not trial.difference
@@ -307,16 +324,22 @@ def run_campaign(num_trials: int, seed: int, root: Path) -> dict[str, Any]:
     order = [pair for _ in range(-(-num_trials // len(pairs))) for pair in chance.sample(pairs, 30)]
     trials = [Trial(*pair) for pair in order[:num_trials]]
     for number, trial in enumerate(trials):
-        carry_out(trial, root, f"trial{number:03}", random.Random(f"{seed}/{number}"), whole)
+        for draw in range(MOST_DRAWS):
+            name = f"trial{number:03}-{draw}"
+            carry_out(trial, root, name, random.Random(f"{seed}/{number}/{draw}"), whole)
+            if trial.is_struck or not trial.is_equal:
+                break
+            trials[number] = trial = Trial(trial.fault, trial.moment)
         print(f"{number + 1}/{num_trials} {_in_one_line(trial)}", flush=True)
         if trial.is_equal:
-            shutil.rmtree(root / f"trial{number:03}")
+            shutil.rmtree(root / name)
     return _figures(trials, num_steps, seed)
 
 
 def _in_one_line(trial: Trial) -> str:
     recovery = "" if trial.recovery_s is None else f", next step after {trial.recovery_s:.1f} s"
     outcome = "equal" if trial.is_equal else trial.difference or "NOT FINISHED"
+    outcome += "" if trial.is_struck else " BUT NOT STRUCK"
     return (
         f"{trial.fault}, {trial.moment}: {outcome}, exits {trial.exits}, "
         f"{trial.steps_again} steps again{recovery}"
@@ -329,6 +352,7 @@ def _figures(trials: list[Trial], num_steps: int, seed: int) -> dict[str, Any]:
     recoveries = [trial.recovery_s for trial in trials if trial.recovery_s is not None]
     return {
         "trials": len(trials),
+        "struck": sum(trial.is_struck for trial in trials),
         "finished": sum(trial.is_finished for trial in trials),
         "equal": sum(trial.is_equal for trial in trials),
         "goodput": useful / (useful + again),
@@ -355,7 +379,7 @@ def main() -> None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(text + "\n")
     print(json.dumps({k: v for k, v in figures.items() if k != "each"}, indent=1))
-    sys.exit(0 if figures["equal"] == figures["trials"] else 1)
+    sys.exit(0 if figures["equal"] == figures["struck"] == figures["trials"] else 1)
 
 
 if __name__ == "__main__":

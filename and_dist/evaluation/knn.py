@@ -37,7 +37,8 @@ def evaluate_knn(
     num_classes = int(labels_N.max()) + 1
     counts = torch.zeros(2, dtype=torch.int64, device=world.device)
     positions_M = torch.arange(len(queries_MD), device=queries_MD.device)
-    for positions_Q in equal_blocks(world, positions_M, QUERIES_PER_BLOCK):
+    blocks = equal_blocks(world, positions_M, QUERIES_PER_BLOCK)
+    for positions_Q in blocks:
         queries_QD = take_rows(queries_MD, positions_Q)
         no_rows_Q = torch.full_like(positions_Q, -1)
         found = search_shards(shard, queries_QD, no_rows_Q, world)
@@ -46,7 +47,7 @@ def evaluate_knn(
         is_real_Q = positions_Q.cpu() >= 0
         is_right_Q = is_real_Q & (guesses_Q == take_rows(labels_M, positions_Q.cpu()))
         counts += torch.stack([is_right_Q.sum(), is_real_Q.sum()]).to(world.device)
-        advance(int(is_real_Q.sum()) / max(1, len(queries_MD)))
+        advance(1 / len(blocks))
     right, total = reduce_sum(world, counts).tolist()
     return float(right / total)
 

@@ -5,17 +5,23 @@ Prints JSON: what there was after every epoch of one long run, then after every 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from and_dist.config import Config, load_config
 from and_dist.data.datasets import load_train_and_test
+from and_dist.data.loader import Batch
 from and_dist.display import Display
-from and_dist.guard import Guard
+from and_dist.guard import Guard, Stopped
 from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
 from and_dist.world import World, open_world
@@ -37,23 +43,35 @@ def usage() -> Usage:
 
 
 class MeasuredTrainer(Trainer):
-    """Looks at itself after every epoch."""
+    """Looks at itself after every epoch, and stops itself after so many steps."""
 
     seen: list[Usage]
+    steps_left = -1
 
     def train_epoch(self, round_index: int, epoch: int) -> None:
         super().train_epoch(round_index, epoch)
         self.seen.append(usage())
 
+    def train_step(self, batch: Batch) -> Tensor:
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().train_step(batch)
 
-def train(world: World, config: Config) -> list[Usage]:
+
+def train(world: World, config: Config, steps: int = -1) -> list[Usage]:
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
     open_run_folder(config, world)
-    trainer = MeasuredTrainer(config, world, images, test_images, display, Guard())
-    trainer.seen = []
-    trainer.train()
+    with contextlib.suppress(Stopped), Guard() as guard:
+        trainer = MeasuredTrainer(config, world, images, test_images, display, guard)
+        trainer.seen, trainer.steps_left = [], steps
+        trainer.train()
     return trainer.seen
+
+
+def starts_of(config: Config) -> list[dict[str, Any]]:
+    return list(json.loads((config.folder / "environment.json").read_text()))
 
 
 def main(root: str) -> None:
@@ -66,11 +84,12 @@ def main(root: str) -> None:
         long = load_config(debug, [*common, "name=long", "curriculum.epochs=100"])
         over_steps = train(world, long)
         over_restarts = []
-        for restart in range(RESTARTS):
-            epochs = [f"curriculum.epochs={1}", "name=restarted"]
-            train(world, load_config(debug, [*common, *epochs]))
-            del restart
+        many = load_config(debug, [*common, "name=restarted", "curriculum.epochs=100"])
+        for _ in range(RESTARTS):
+            train(world, many, steps=25)
             over_restarts.append(usage())
+        assert len(starts_of(many)) == RESTARTS
+        assert [start.get("steps_again") for start in starts_of(many)] == [None] + [0] * 19
     print(json.dumps({"over_steps": over_steps, "over_restarts": over_restarts}))
 
 

@@ -193,6 +193,27 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
         assert (tmp_path / ".r00-e0002.damaged").is_dir(), "it can still be looked at"
 
 
+@pytest.mark.parametrize("text", ["", ".", "..", "/tmp", "r00-e0001/..", "a\0b", "\n\n"])
+def test_a_pointer_that_names_no_checkpoint_is_passed_over(
+    ranks: RankPool, tmp_path: Path, text: str
+) -> None:
+    save_two(ranks, tmp_path)
+    (tmp_path / "latest").write_text(text)
+    assert [found[::2] for found in ranks.run(2, find_here, tmp_path)] == [("r00-e0002", [])] * 2
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "r00-e0001", "r00-e0002",
+    ]  # fmt: skip
+
+
+def test_what_was_put_aside_is_not_forgotten(ranks: RankPool, tmp_path: Path) -> None:
+    """The first start names the damage; the next must not begin anew as if nothing had been."""
+    ranks.run(2, save_here, tmp_path, "r00-e0001", BANK_ND)
+    flip_a_bit(tmp_path / "r00-e0001")
+    for sentence in ("its content is not what was written", "r00-e0001.damaged was put aside"):
+        with pytest.raises(RankError, match=sentence):
+            ranks.run(2, find_here, tmp_path)
+
+
 def test_without_a_whole_checkpoint_nothing_starts_anew(ranks: RankPool, tmp_path: Path) -> None:
     save_two(ranks, tmp_path)
     flip_a_bit(tmp_path / "r00-e0001")
