@@ -171,7 +171,8 @@ class RunConfig(Section):
     """Save and end in time before this much has passed since the start, as SLURM writes it:
     minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds."""
     stall_seconds: Positive = 600.0
-    """Without progress for so long, every rank writes its stacks down and ends."""
+    """Without progress for so long, every rank writes its stacks down and ends; longer than a
+    checkpoint takes to write."""
     non_finite: Literal["stop", "roll_back"] = "stop"
     """What a loss or gradient that is no number does: end the run, or go on without that batch."""
     most_roll_backs: PositiveInt = 3

@@ -83,7 +83,7 @@ class Keeper:
             **self._state.plain(),
             "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
             "config": self._config.model_dump(mode="json"),
-            "bad_images": self._bad_images.reasons,
+            "bad_images": dict(self._bad_images.reasons),
             "metrics_bytes": self.metrics.size(),
         }
         self._saved_name = progress.checkpoint_name

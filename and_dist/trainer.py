@@ -127,7 +127,8 @@ class Trainer:
         if round_index == 0:
             self.initialise_encoder()
             self.initialise_bank()
-            self.evaluate_baselines()
+            if self.config.evaluation.baselines:
+                self.metrics.write("baselines", **self.evaluator.baselines(self.encoder))
         elif self.config.method == "and":
             self.state.neighbourhoods = self.discover(round_index)
 
@@ -252,17 +253,6 @@ class Trainer:
             dim = self.config.encoder.feature_dim
             features_SD = self.evaluator.train_features(self.encoder, dim)
             self.state.bank.features_SD.copy_(features_SD)
-
-    def evaluate_baselines(self) -> None:
-        """What the untrained network and the pixels themselves are worth."""
-        if self.config.evaluation.baselines:
-            started = time.monotonic()
-            pixels = self.evaluator.knn_of_raw_pixels()
-            untrained = self.evaluator.knn(self.encoder)
-            self.metrics.write(
-                "baselines", raw_pixels=pixels, random=untrained,
-                seconds=time.monotonic() - started,
-            )  # fmt: skip
 
     def evaluate_round(self, round_index: int) -> None:
         knn_bank, knn = self._knn_of_bank(), self.evaluator.knn(self.encoder)

@@ -5,6 +5,7 @@ N all rows, S rows of this shard, M test images of this rank, D feature.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -73,6 +74,13 @@ class Evaluator:
         if self._test_loader is None:
             return None
         return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
+
+    def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
+        """What the pixels themselves and the untrained network are worth."""
+        started = time.monotonic()
+        pixels, random = self.knn_of_raw_pixels(), self.knn(untrained)
+        seconds = time.monotonic() - started
+        return {"raw_pixels": pixels, "random": random, "seconds": seconds}
 
     def knn_of_raw_pixels(self) -> float | None:
         pixels, dim = RawPixels(), 3 * self._config.data.image_size**2
