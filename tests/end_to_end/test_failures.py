@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.guard import Guard
+from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
 from tests.ranks.runs import debug_config
 
 STARVED = Path(__file__).with_name("starved.py")
@@ -62,3 +64,25 @@ def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
     assert "emory" in ours[0] or "bad_alloc" in ours[0]
     assert said_at is not None
     assert time.monotonic() - said_at < SECONDS_TO_END
+
+
+@pytest.mark.parametrize("reason", ["the time limit", "SIGUSR2"])
+def test_torchrun_does_not_start_anew_what_was_told_to_end(tmp_path: Path, reason: str) -> None:
+    limit = "0:20" if reason == "the time limit" else "1:00:00"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "--max-restarts=3", "-m", "and_dist", *DEBUG, *ENDLESS, f"run.root={tmp_path}",
+        f"run.time_limit={limit}", "run.threads=1",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        if reason == "SIGUSR2":
+            wait_until(lambda: steps(tmp_path / "debug") > 5, process)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            os.kill(int(children.split()[-1]), signal.SIGUSR2)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"stopped by {reason}, saved as r00-" in output
+    assert len(starts(tmp_path / "debug")) == 1

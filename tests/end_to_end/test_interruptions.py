@@ -286,10 +286,10 @@ def _start_agent(root: Path, port: int, is_host: bool) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB."""
+    """A file system of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", folder]).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder]).returncode:
         pytest.skip("only root mounts a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -317,6 +317,26 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_room_lets_it_go_on(
     ballast.unlink()
     train(*SHORT, f"run.root={small_disk}")
     assert_equal_to_the_bit(folder, whole)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_run(small_disk: Path) -> None:
+    slow = ("data.limit=2000", "optim.batch_size=8", "run.save_minutes=60")
+    process = start(*DEBUG, *ENDLESS, *slow, f"run.root={small_disk}")
+    folder = small_disk / "debug"
+    latest = folder / "checkpoints" / "latest"
+    wait_until(latest.exists, process)
+    ballast = small_disk / "ballast"
+    fill_up(ballast)
+    assert process.stdout is not None
+    sentence = next(line for line in process.stdout if "training goes on" in line)
+    assert "failed on rank 0" in sentence
+    ballast.unlink()
+    before = latest.read_text()
+    wait_until(lambda: latest.read_text() > before, process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == TRY_AGAIN
+    logged = [event["step"] for event in events(folder) if event["event"] == "step"]
+    assert logged == list(range(1, len(logged) + 1)), "no line was lost"
 
 
 def test_a_read_only_folder_gets_a_sentence(small_disk: Path) -> None:
