@@ -12,14 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.data.headers import (
-    HEAD_BYTES,
-    Unreadable,
-    refuse_bombs,
-    size_of_bytes,
-    size_of_file,
-    size_of_head,
-)
+from and_dist.data.headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file, size_of_head
 from and_dist.data.importers.listing import Files, Members
 from and_dist.data.processes import open_processes
 from and_dist.data.stores import FileReader, Names
@@ -122,7 +115,7 @@ def _measure_members(
         file, offset, length = place
         try:
             size = size_of_head(reader.read(file, offset, min(length, HEAD_BYTES)))
-            size = refuse_bombs(size) if size else size_of_bytes(reader.read(file, offset, length))
+            size = size or size_of_bytes(reader.read(file, offset, length))
             found_X3[at] = length, *_checked(*size)
         except (Unreadable, OSError) as error:
             reasons[at] = str(error)
