@@ -167,7 +167,7 @@ class RunConfig(Section):
     """Newest checkpoints kept beside each round's last."""
     save_minutes: Positive = 10.0
     """Save this often within an epoch; the end of an epoch is saved always."""
-    time_limit: str | None = None
+    time_limit: str | PositiveInt | None = None
     """Save and end in time before this much has passed since the start, as SLURM writes it:
     minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds."""
     stall_seconds: Positive = 600.0
@@ -180,12 +180,12 @@ class RunConfig(Section):
 
     @property
     def time_limit_seconds(self) -> float | None:
-        return None if self.time_limit is None else parse_duration(self.time_limit)
+        return None if self.time_limit is None else parse_duration(str(self.time_limit))
 
     @pydantic.model_validator(mode="after")
     def check_time_limit(self) -> RunConfig:
         if self.time_limit is not None:
-            parse_duration(self.time_limit)
+            parse_duration(str(self.time_limit))
         return self
 
 

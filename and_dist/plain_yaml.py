@@ -66,7 +66,7 @@ def as_mapping(values: Any, where: str) -> dict[str, Any]:
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """Plain data only, repeated keys refused, and `1e-3` read as a number."""
+    """Plain data only, repeated keys refused; 1e-3 is a number, 1:30:00 is text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -78,11 +78,20 @@ class ConfigLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def add_float_resolver() -> None:
+def add_number_resolvers() -> None:
+    """YAML 1.1 takes 1:30:00 for a number to base 60; here it is a duration."""
+    ConfigLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:int"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    whole = r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][\d_]*)$"
+    ConfigLoader.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile(whole), list("-+0123456789")
+    )
     pattern = r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"
     ConfigLoader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(pattern), list("-+.0123456789")
     )
 
 
-add_float_resolver()
+add_number_resolvers()

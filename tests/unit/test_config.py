@@ -154,3 +154,30 @@ def test_every_field_says_what_it_is() -> None:
     for section in Config.model_fields.values():
         fields = getattr(section.annotation, "model_fields", {})
         assert all(field.description for field in fields.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400), ("90:00", 5400), ("1:30:00", 5400), ("0:20", 20), ("01:00:00", 3600),
+        ("2-12", 216_000), ("2-12:30:00", 217_800), ("23:50:00", 85_800),
+    ],
+)  # fmt: skip
+def test_durations_are_read_as_slurm_writes_them(tmp_path: Path, text: str, seconds: int) -> None:
+    assert load_config([], [f"run.time_limit={text}"]).run.time_limit_seconds == seconds
+    (tmp_path / "limit.yaml").write_text(f"run:\n  time_limit: {text}\n")
+    assert load_config([tmp_path / "limit.yaml"]).run.time_limit_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-5", "1:2:3:4", "0", "1h", "''"])
+def test_what_is_no_duration_gets_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"run\.time_limit"):
+        load_config([], [f"run.time_limit={text}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("17", 17), ("1_000", 1000), ("0x1f", 31), ("9223372036854775807", 2**63 - 1)],
+)
+def test_whole_numbers_stay_numbers(text: str, value: int) -> None:
+    assert load_config([], [f"seed={text}"]).seed == value
