@@ -113,7 +113,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     if state["format"] != FORMAT:
         raise ValueError(
             f"checkpoint {checkpoint} is of format {state['format']}, "
-            f"this program reads format {FORMAT}"
+            f"this program reads format {FORMAT}; start anew under another name=..."
         )
     if state.pop("sha256", None) != _sum_of_state(state):
         raise Damaged(f"checkpoint {checkpoint} cannot be read: state.json is not as written")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -143,7 +143,7 @@ def export(
 
 def run_training(config: Config, guard: Guard) -> None:
     """Everything that can be refused is, before anything is written."""
-    from and_dist.checkpoint import list_checkpoints
+    from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
     from and_dist.collectives import failing_together
     from and_dist.data.cache import check_cache
     from and_dist.data.datasets import load_train_and_test
@@ -162,6 +162,8 @@ def run_training(config: Config, guard: Guard) -> None:
         )
     layout = read_layout()
     check_run_folder(config)
+    with suppress(Damaged):  # which is looked into by all ranks together
+        read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
     check_cache(train.index, config.data)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -282,17 +281,6 @@ def _start_agent(root: Path, port: int, is_host: bool) -> subprocess.Popen[str]:
             command, stdout=log, stderr=log, text=True, start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )  # fmt: skip
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder]).returncode:
-        pytest.skip("only root mounts a small file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def fill_up(ballast: Path) -> None:
