@@ -171,16 +171,19 @@ def run_training(config: Config, guard: Guard) -> None:
         load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
+        changed: list[str] = []
         with failing_together(world, "opening the run folder"):
             if world.is_coordinator:
                 held.enter_context(hold_lock(config.folder))
-                open_run_folder(config, world)
+                changed = open_run_folder(config, world.size, world.device.type)
         display = Display(is_shown=world.is_coordinator)
         display.say(
             f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
             f"{world.size} rank(s) on {world.device.type}, "
             f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs"
         )
+        if changed:
+            display.say(f"not as at its last start: {', '.join(changed)}")
         if train.left_out:
             display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
         if train.labels_N is None:

@@ -109,6 +109,9 @@ class CurriculumConfig(Section):
     """R, the rounds after round 0; R = 1 is one-off discovery."""
     epochs: PositiveInt = 200
     """Epochs of every round, round 0 included."""
+    start: Literal["instance", "random"] = "instance"
+    """Round 0: instance learning, or nothing, so that round 1 discovers in a random network's
+    features (the paper's random start; with bank.init=features)."""
     neighbours: Annotated[int, Field(ge=1, le=100)] = 1
     """k, neighbours of an anchor."""
 
@@ -168,8 +171,8 @@ class RunConfig(Section):
     save_minutes: Positive = 10.0
     """Save this often within an epoch; the end of an epoch is saved always."""
     time_limit: str | PositiveInt | None = None
-    """Save and end in time before this much has passed since the start, as SLURM writes it:
-    minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds."""
+    """Save and end in time before this much has passed since the start: 2d12h, 90m, or as SLURM
+    writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
     stall_seconds: Positive = 600.0
     """Without progress for so long, every rank writes its stacks down and ends; longer than a
     checkpoint takes to write."""
@@ -180,12 +183,13 @@ class RunConfig(Section):
 
     @property
     def time_limit_seconds(self) -> float | None:
-        return None if self.time_limit is None else parse_duration(str(self.time_limit))
+        if self.time_limit is None:
+            return None
+        return parse_duration(str(self.time_limit), "run.time_limit")
 
     @pydantic.model_validator(mode="after")
     def check_time_limit(self) -> RunConfig:
-        if self.time_limit is not None:
-            parse_duration(str(self.time_limit))
+        assert self.time_limit_seconds != 0
         return self
 
 
@@ -212,6 +216,15 @@ class Config(Section):
     def folder(self) -> Path:
         return Path(self.run.root) / self.name
 
+    @pydantic.model_validator(mode="after")
+    def check_start(self) -> Config:
+        if self.curriculum.start == "random" and self.bank.init != "features":
+            raise ValueError(
+                "curriculum.start=random discovers in the first rows of the bank: it needs "
+                "bank.init=features"
+            )
+        return self
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "code": {
@@ -230,21 +243,24 @@ FREE_OF_IDENTITY = ("name", "run", "evaluation")
 """Sections a resumed run may change: they do not touch what is trained."""
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a duration as SLURM writes it; ValueError for anything else."""
-    match = re.fullmatch(
-        r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
-        r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))",
-        text,
-    )
-    found = {name: int(n) for name, n in match.groupdict().items() if n} if match else {}
-    minutes = found.get("minutes", 0) + found.get("m", 0) + found.get("only", 0)
-    hours = 24 * found.get("days", 0) + found.get("hours", 0) + found.get("h", 0)
-    seconds = 3600 * hours + 60 * minutes + found.get("seconds", 0) + found.get("s", 0)
+DURATIONS = (
+    r"(?P<d>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?",
+    r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)",
+    r"(?P<m>\d+)",
+    r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?",
+)
+
+
+def parse_duration(text: str, name: str) -> float:
+    """Seconds of a duration; ValueError for anything else."""
+    matches = [found for form in DURATIONS if (found := re.fullmatch(form, text))]
+    units = matches[0].groupdict() if matches else {}
+    lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    seconds = sum(lengths[unit] * int(number or 0) for unit, number in units.items())
     if seconds == 0:
         raise ValueError(
-            f"run.time_limit = {text!r} is no duration; right are 90 (minutes), 90:00, 1:30:00, "
-            "2-12 (days-hours) or 2-12:30:00"
+            f"{name} = {text!r} is no duration; right are 2d12h, 90m, 90 (minutes), 90:00, "
+            "1:30:00, 2-12 (days-hours) or 2-12:30:00"
         )
     return float(seconds)
 
@@ -291,24 +307,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe(error: Any) -> str:
+def describe(error: Any, root: type[Section] = Config) -> str:
     """One validation error as a sentence that lists what would have been right."""
     *parents, key = [str(part) for part in error["loc"]] or [""]
     path = ".".join([*parents, key])
     if error["type"] == "extra_forbidden":
-        section = section_at(parents)
+        section = section_at(parents, root)
         owner = ".".join(parents) or "the top level"
         return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
     if error["type"] in ("model_type", "model_attributes_type"):
-        section = section_at([*parents, key])
+        section = section_at([*parents, key], root)
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
 
 
-def section_at(keys: Sequence[str]) -> type[Section]:
-    section: type[Section] = Config
+def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:
+    section = root
     for key in keys:
         annotation = section.model_fields[key].annotation
         assert isinstance(annotation, type)

@@ -73,6 +73,8 @@ class Guard:
         self._theirs.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._before = {s: signal.signal(s, _leave_it_to_the_thread) for s in SIGNALS}
+        # Who started this process may have held signals back until it hears them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._thread.start()
         return self
 

@@ -1,9 +1,10 @@
-"""Layout: which rank of which job this process is, and since when. The only reader of RANK & co.;
-no torch."""
+"""Layout: which rank of which job this process is, and since when. The only reader of RANK & co.,
+and of what srun says where there is no torchrun; no torch."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -22,36 +23,81 @@ class Layout:
     local_size: int = 1
     restarts: int = 0
     """How often this node's torchrun has started its ranks anew after a failure."""
+    meeting: str = ""
+    """host:port where the ranks meet, where srun started them; torchrun's know it themselves."""
 
 
 def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
     """ValueError for a layout that cannot be."""
-
-    def number(name: str, default: int) -> int:
-        text = environ.get(name, str(default))
-        if not text.isdecimal():
-            raise ValueError(f"{name}={text!r} in the environment is not a whole number")
-        return int(text)
-
-    size = number("WORLD_SIZE", 1)
+    if "WORLD_SIZE" not in environ and _is_task_of_srun(environ):
+        return _read_srun(environ)
+    size = _number(environ, "WORLD_SIZE", 1)
     if size < 1:
         raise ValueError("WORLD_SIZE=0 in the environment: a world needs at least one rank")
     layout = Layout(
         "WORLD_SIZE" not in environ,
-        number("RANK", 0),
+        _number(environ, "RANK", 0),
         size,
-        number("LOCAL_RANK", 0),
-        number("LOCAL_WORLD_SIZE", 1),
-        number("TORCHELASTIC_RESTART_COUNT", 0),
+        _number(environ, "LOCAL_RANK", 0),
+        _number(environ, "LOCAL_WORLD_SIZE", 1),
+        _number(environ, "TORCHELASTIC_RESTART_COUNT", 0),
     )
     if layout.rank >= size:
         raise ValueError(f"RANK={layout.rank} in the environment is not below WORLD_SIZE={size}")
     return layout
 
 
+def _is_task_of_srun(environ: Mapping[str, str]) -> bool:
+    """A batch script has no SLURM_STEP_NODELIST, and is alone whatever its job's size."""
+    return "SLURM_STEP_NODELIST" in environ and _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1
+
+
+def _read_srun(environ: Mapping[str, str]) -> Layout:
+    """One task of srun is one rank."""
+    host = environ.get("MASTER_ADDR") or first_node(environ["SLURM_STEP_NODELIST"])
+    port = environ.get("MASTER_PORT") or port_of(
+        _number(environ, "SLURM_JOB_ID", 0), _number(environ, "SLURM_STEP_ID", 0)
+    )
+    tasks_of_nodes = expand_counts(environ["SLURM_STEP_TASKS_PER_NODE"])
+    return Layout(
+        False,
+        _number(environ, "SLURM_PROCID", 0),
+        _number(environ, "SLURM_STEP_NUM_TASKS", 1),
+        _number(environ, "SLURM_LOCALID", 0),
+        tasks_of_nodes[_number(environ, "SLURM_NODEID", 0)],
+        meeting=f"{host}:{port}",
+    )
+
+
+def first_node(nodes: str) -> str:
+    """Of a SLURM node list: n[01-04,7],m -> n01."""
+    outside_brackets = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    assert outside_brackets
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", outside_brackets.group())
+
+
+def expand_counts(counts: str) -> list[int]:
+    """2(x3),1 -> 2, 2, 2, 1."""
+    numbers = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, times in numbers for _ in range(int(times or 1))]
+
+
+def port_of(job: int, step: int = 0) -> int:
+    """Another one for each job that may share a node, below those the kernel hands out."""
+    return 10_000 + (job * 10 + step) % 20_000
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"{name}={text!r} in the environment is not a whole number")
+    return int(text)
+
+
 def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all, however broken the rest of the layout is."""
-    return environ.get("RANK", "0") == "0"
+    of_srun = environ.get("SLURM_PROCID", "0") if _is_task_of_srun(environ) else "0"
+    return environ.get("RANK", of_srun) == "0"
 
 
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -63,21 +109,32 @@ def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
-    """Where torchrun is it: to it, every end but status 0 is a failure to start anew after."""
-    if "TORCHELASTIC_RUN_ID" in environ and read_layout(environ).local_rank == 0:
+    """Where torchrun is it and would start its ranks anew after every status but 0."""
+    starts_anew = _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
+    if "TORCHELASTIC_RUN_ID" in environ and starts_anew and read_layout(environ).local_rank == 0:
         os.kill(os.getppid(), signal.SIGTERM)
 
 
 def process_start(pid: int) -> float | None:
     """Seconds from the machine's start to the process's; None for one that is gone."""
+    status = _read_status(pid)
+    if status is None or status[0] == "Z":
+        return None
+    return int(status[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def parent_of(pid: int) -> int | None:
+    """None for a process that is gone."""
+    status = _read_status(pid)
+    return None if status is None else int(status[1])
+
+
+def _read_status(pid: int) -> list[str] | None:
+    """/proc/PID/stat from the state on; a name may hold spaces."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    after_name = status.rpartition(")")[2].split()
-    if after_name[0] == "Z":
-        return None
-    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def seconds_since_start(pid: int) -> float:

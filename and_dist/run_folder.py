@@ -3,16 +3,21 @@
 RUN/config.yaml       the resolved config
 RUN/environment.json  versions, revision and machine of each start
 RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/  RUN/lock  RUN/stalls/
+RUN/jobs/  RUN/logs/  of those that are started by and-launch
+
+No torch: a login node checks a run folder too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,9 +26,10 @@ import yaml
 
 from and_dist.config import Config, differing_keys
 from and_dist.plain_yaml import read_yaml
-from and_dist.world import World
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
+REVISION_FILE = "revision.txt"
+"""Beside the packages, in a copy of the code that is no checkout."""
 
 
 def check_run_folder(config: Config) -> None:
@@ -46,42 +52,73 @@ def check_run_folder(config: Config) -> None:
         )
 
 
-def open_run_folder(config: Config, world: World) -> None:
-    """Write down config and environment; the coordinator's business."""
-    config.folder.mkdir(parents=True, exist_ok=True)
+def write_config(config: Config, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    replace_file(config.folder / "config.yaml", text)
+    replace_file(folder / "config.yaml", text)
+
+
+def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
+    """Write down config and environment, the coordinator's business; gives what is not as it was
+    at the last start."""
+    write_config(config, config.folder)
     starts = config.folder / "environment.json"
-    history = [*_read_starts(starts), describe_environment(world)]
-    replace_file(starts, json.dumps(history, indent=1))
+    history, now = read_starts(config.folder), describe_environment(world_size, device)
+    replace_file(starts, json.dumps([*history, now], indent=1))
+    return changed_environment(history[-1], now) if history else []
 
 
 def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
     """What the start that was written down last goes on from, and how much it does again."""
-    path = folder / "environment.json"
-    *earlier, latest = _read_starts(path) or [{}]
+    *earlier, latest = read_starts(folder) or [{}]
     steps_again += latest.get("steps_again", 0)  # of roll-backs
     latest |= {"continued_from": checkpoint, "steps_again": steps_again}
-    replace_file(path, json.dumps([*earlier, latest], indent=1))
+    replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
 
 
-def describe_environment(world: World) -> dict[str, Any]:
+def describe_environment(world_size: int, device: str) -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "world_size": world.size,
-        "device": world.device.type,
+        "world_size": world_size,
+        "device": device,
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "revision": git_revision(),
+        "packages": package_versions(),
+        "revision": revision(),
         "command": sys.argv,
     }
 
 
-def git_revision() -> str | None:
+def package_versions() -> dict[str, str]:
+    """Of those that matter and are installed; a login node may lack some."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`torch: 2.11.0 -> 2.15.0`, for whatever may change what is computed."""
+
+    def flat(start: Mapping[str, Any]) -> dict[str, Any]:
+        keys = ("world_size", "device", "python", "revision")
+        return {**{key: start.get(key) for key in keys}, **start.get("packages", {})}
+
+    was, is_now = flat(before), flat(now)
+    return [
+        f"{key}: {was.get(key)} -> {is_now.get(key)}"
+        for key in sorted(was.keys() | is_now.keys())
+        if was.get(key) != is_now.get(key)
+    ]
+
+
+def revision() -> str | None:
     """Commit of the source tree, `-dirty` appended if it was changed; None outside a checkout."""
     here = Path(__file__).parent
+    with contextlib.suppress(FileNotFoundError):
+        return (here.parent / REVISION_FILE).read_text().strip() or None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -107,9 +144,9 @@ def _is_anothers(path: Path) -> bool:
     return path.name != "lock" and not path.name.startswith(".")
 
 
-def _read_starts(path: Path) -> list[dict[str, Any]]:
+def read_starts(folder: Path) -> list[dict[str, Any]]:
     """For people alone, so a damaged one is begun anew."""
     try:
-        return list(json.loads(path.read_text()))
+        return list(json.loads((folder / "environment.json").read_text()))
     except (OSError, ValueError):
         return []

@@ -114,7 +114,7 @@ class Trainer:
             self.begin_round(round_index)
             self.proceed(is_begun=True)
             self.save()
-        for epoch in range(self.progress.epochs, self.config.curriculum.epochs):
+        for epoch in range(self.progress.epochs, self._epochs_of(round_index)):
             self.train_epoch(round_index, epoch)
             self.proceed(epochs=epoch + 1, step=0)
             self.state.losses.clear()
@@ -335,7 +335,11 @@ class Trainer:
 
     def _epoch_number(self, round_index: int, epoch: int) -> int:
         """Epochs counted over all rounds: what order and augmentation follow from."""
-        return round_index * self.config.curriculum.epochs + epoch
+        return sum(map(self._epochs_of, range(round_index))) + epoch
+
+    def _epochs_of(self, round_index: int) -> int:
+        curriculum = self.config.curriculum
+        return 0 if round_index == 0 and curriculum.start == "random" else curriculum.epochs
 
     def _steps_before(self, round_index: int, epoch: int = 0) -> int:
         return self._epoch_number(round_index, epoch) * self.order.steps_per_epoch

@@ -73,7 +73,9 @@ def open_world(
     if layout.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        place = f"tcp://{layout.meeting}?rank={layout.rank}&world_size={layout.size}"
+        where = place if layout.meeting else "env://"
+        store, rank, size = next(dist.rendezvous(where, timeout=timeout))
         if layout.local_size == layout.size:
             # torch 2.15's agent keeps one store over restarts; what the last start left in it
             # would be taken for this one's addresses. Agents of many nodes count apart, and have

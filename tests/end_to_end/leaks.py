@@ -62,7 +62,7 @@ class MeasuredTrainer(Trainer):
 def train(world: World, config: Config, steps: int = -1) -> list[Usage]:
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
-    open_run_folder(config, world)
+    open_run_folder(config, world.size, world.device.type)
     with contextlib.suppress(Stopped), Guard() as guard:
         trainer = MeasuredTrainer(config, world, images, test_images, display, guard)
         trainer.seen, trainer.steps_left = [], steps

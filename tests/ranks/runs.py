@@ -34,7 +34,7 @@ def debug_config(root: Path, *overrides: str) -> Config:
 
 def train(world: World, config: Config) -> None:
     if world.is_coordinator:
-        open_run_folder(config, world)
+        open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     Trainer(config, world, images, test_images, Display(is_shown=False), Guard()).train()
 
@@ -53,7 +53,7 @@ class InterruptedTrainer(Trainer):
 
 def train_until(world: World, config: Config, epochs: int) -> None:
     if world.is_coordinator:
-        open_run_folder(config, world)
+        open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     trainer = InterruptedTrainer(
         config, world, images, test_images, Display(is_shown=False), Guard()
@@ -131,7 +131,7 @@ class AskedTrainer(Trainer):
 def train_until_asked(world: World, config: Config, step: int, phase: str = "") -> str:
     """The last rank is asked to stop; gives the name of the newest checkpoint then."""
     if world.is_coordinator:
-        open_run_folder(config, world)
+        open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
     trainer = AskedTrainer(config, world, images, test_images, display, Asked())
@@ -164,7 +164,7 @@ class PoisonedTrainer(Trainer):
 
 def train_poisoned(world: World, config: Config, spoils: str) -> None:
     if world.is_coordinator:
-        open_run_folder(config, world)
+        open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
     trainer = PoisonedTrainer(config, world, images, test_images, display, Guard())

@@ -1,0 +1,125 @@
+"""The sbatch script of a job, written and submitted by submitit.
+
+One task a node (task.NodeTask), then one line that decides what comes next (task.main).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from launcher import scheduler
+from launcher.jobs import write_id
+from launcher.node import environment_of
+from launcher.request import Request
+from launcher.task import run_node
+
+
+class _Executor(SlurmExecutor):
+    """Writes a script where there is no SLURM, too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def script_of(job: Path, request: Request, name: str, after: str | None = None) -> str:
+    """What `submit` hands to sbatch."""
+    executor = _make_executor(job, [job], request, name, after)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def submit(
+    job: Path,
+    request: Request,
+    name: str,
+    after: str | None = None,
+    task: Callable[[str], None] = run_node,
+) -> str:
+    """The job's id; ValueError with SLURM's words, and what would have been right, if refused."""
+    (job_id,) = _submit([job], _make_executor(job, [job], request, name, after), task)
+    return job_id
+
+
+def submit_array(
+    folder: Path, jobs: Sequence[Path], request: Request, name: str, parallel: int
+) -> list[str]:
+    """The ids of an array's members; at most so many run at once."""
+    executor = _make_executor(folder, jobs, request, name, None)
+    executor.update_parameters(array_parallelism=parallel)
+    return _submit(jobs, executor, run_node)
+
+
+def _submit(
+    jobs: Sequence[Path], executor: SlurmExecutor, task: Callable[[str], None]
+) -> list[str]:
+    parameters = executor.parameters
+    try:
+        submitted = executor.map_array(task, [str(job) for job in jobs])
+    except FailedSubmissionError as error:
+        said = scheduler.in_few_words(str(error.__cause__ or error))
+        raise ValueError(f"sbatch refused the job: {said}{_hint(said, parameters)}") from None
+    ids = [member.job_id for member in submitted]
+    for job, job_id in zip(jobs, ids, strict=True):
+        write_id(job, job_id)
+    return ids
+
+
+def _hint(said: str, parameters: dict[str, Any]) -> str:
+    if "partition" in said:
+        wanted = parameters.get("partition", "the default one")
+        return f" (partition={wanted}; there are {', '.join(scheduler.partitions())})"
+    return ""
+
+
+def _make_executor(
+    folder: Path, jobs: Sequence[Path], request: Request, name: str, after: str | None
+) -> SlurmExecutor:
+    executor = _Executor(folder, python=request.python)
+    executor.update_parameters(**_parameters(jobs, request, name, after))
+    return executor
+
+
+def _parameters(
+    jobs: Sequence[Path], request: Request, name: str, after: str | None
+) -> dict[str, Any]:
+    profile = request.profile
+    cpus = profile.cpus_per_node or (profile.cpus_per_gpu or 0) * request.gpus or None
+    more: dict[str, Any] = {"requeue": True, **profile.sbatch}
+    if after is not None:
+        more["dependency"] = f"afterany:{after}"
+    wanted = {
+        "job_name": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "exclusive": profile.exclusive or None,
+        "mem": f"{profile.memory_gb}GB" if profile.memory_gb else None,
+        "nodes": request.nodes,
+        "ntasks_per_node": 1,
+        "gpus_per_node": request.gpus or None,
+        "cpus_per_task": cpus,
+        "time": request.minutes,
+        "signal_delay_s": profile.signal_lead,
+        "stderr_to_stdout": True,
+        "setup": [*profile.setup, *_exports(request)],
+        # srun of SLURM 22.05 and later does not take this from sbatch.
+        "srun_args": ["--kill-on-bad-exit=1", *_cpus_of_srun(cpus), *profile.srun],
+        "teardown": [f"{request.python} -m launcher.task {shlex.join(map(str, jobs))}"],
+        "additional_parameters": more,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _exports(request: Request) -> list[str]:
+    return [f"export {k}={shlex.quote(v)}" for k, v in environment_of(request).items()]
+
+
+def _cpus_of_srun(cpus: int | None) -> list[str]:
+    return [] if cpus is None else [f"--cpus-per-task={cpus}"]

@@ -1,0 +1,270 @@
+"""`and-launch`: submit, sweep, local, status, logs, cancel, requeue, doctor.
+
+Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did or
+how a run failed, 75 for one that was stopped and goes on when started again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher import scheduler, submission
+from launcher.jobs import job_folders, read_end, read_id, starts
+from launcher.logs import Follower, read_failure, read_tail
+from launcher.profile import Profile, load_profile
+from launcher.request import Size
+from launcher.status import as_lines, is_active, look_at
+from launcher.verdict import TRY_AGAIN
+from launcher.worker import log_of
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Take a config to many nodes, and see it through to its end.",
+)
+POLL_SECONDS = 2.0
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="YAML file; several merge from left to right."),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as for and-dist train.")]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", help="Cluster profile, such as slurm/example.yaml.")
+]
+Nodes = Annotated[int, typer.Option(help="Nodes.")]
+Gpus = Annotated[int, typer.Option(help="GPUs of a node, a rank on each; 0 trains on CPUs.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Ranks of a node, where that is not its number of GPUs.")
+]
+TimeLimit = Annotated[
+    str, typer.Option("--time", help="Limit of one start: 2d, 36h, 90m, or as SLURM writes it.")
+]
+Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
+
+
+@app.command()
+def submit(
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    cluster: ClusterFile = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    workers: Workers = None,
+    limit: TimeLimit = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and submit nothing.")] = False,
+    after: Annotated[str | None, typer.Option(help="Start when this job has ended.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its log until it ends.")] = False,
+) -> None:
+    """Submit a run to SLURM. It goes on by itself until it is trained to its end."""
+    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
+    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    if dry_run:
+        for line in submission.describe_dry(wanted, after):
+            typer.echo(line)
+        return
+    scheduler.check_slurm()
+    active = is_active(wanted.config.folder)
+    if active is not None:
+        raise ValueError(
+            f"{wanted.config.folder} is in the hands of job {active}; and-launch cancel it first"
+        )
+    for line in submission.describe(wanted):
+        typer.echo(line)
+    job_id = submission.submit(wanted, after)
+    run = wanted.config.folder
+    typer.echo(f"job {job_id}: submitted")
+    typer.echo(f"  state  and-launch status {run}")
+    typer.echo(f"  logs   and-launch logs -f {run}     ({run}/logs/)")
+    typer.echo(f"  stop   and-launch cancel {run}     (the same command goes on)")
+    if follow:
+        sys.exit(_follow(run, 0))
+
+
+@app.command()
+def local(
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    cluster: ClusterFile = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    workers: Workers = None,
+    limit: TimeLimit = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and start nothing.")] = False,
+) -> None:
+    """Run the same on this machine; every node is a process here."""
+    from launcher.local import run_here
+
+    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
+    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    for line in submission.describe(wanted):
+        typer.echo(line)
+    if dry_run:
+        typer.echo(submission.command_of_one_node(wanted))
+        return
+    end = run_here(submission.write_down(wanted, has_time_limit=True))
+    typer.echo(f"and-launch: {end.state}, {end.why}")
+    if end.state == "failed":
+        _say_failure(wanted.config.folder, end.rank)
+    sys.exit({"finished": 0, "stopped": TRY_AGAIN}.get(end.state, 1))
+
+
+@app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a sweep.")],
+) -> None:
+    """State, nodes, place in the queue, progress, restarts, and why it ended."""
+    from launcher.sweep import is_sweep, table_of
+
+    for run in runs:
+        if is_sweep(run):
+            typer.echo(table_of(run))
+            continue
+        for line in as_lines(look_at(run)):
+            typer.echo(line)
+
+
+@app.command()
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
+    rank: Annotated[int, typer.Option(help="Whose.")] = 0,
+    lines: Annotated[int, typer.Option(help="How many of the last.")] = 40,
+) -> None:
+    """What a rank said; after a failure, first the traceback of the rank that failed."""
+    found = look_at(run)
+    if found.last_end is not None and found.last_end.rank is not None:
+        typer.echo(f"{found.last_end.state}: {found.last_end.why}")
+        _say_failure(run, found.last_end.rank)
+    log = log_of(run, rank)
+    text = read_tail(log, lines) if log.exists() else _said_before_ranks(run)
+    for line in text or [f"rank {rank} has said nothing yet"]:
+        typer.echo(line)
+    if follow:
+        sys.exit(_follow(run, rank))
+
+
+@app.command()
+def cancel(run: Run) -> None:
+    """End a run's job. What is not saved goes on from the last checkpoint."""
+    job_id = _active_job(run)
+    scheduler.cancel(job_id)
+    typer.echo(f"job {job_id} is cancelled; the same and-launch submit goes on")
+
+
+@app.command()
+def requeue(run: Run) -> None:
+    """Let a running job save, end and start again, or start one again that is over."""
+    jobs = job_folders(run)
+    job_id = read_id(jobs[-1]) if jobs else None
+    known = scheduler.find_job(job_id) if job_id else None
+    if job_id is None or known is None:
+        raise ValueError(f"SLURM knows no job of {run}; and-launch submit it again, it goes on")
+    if known.state == "PENDING":
+        raise ValueError(f"job {job_id} waits already ({known.reason})")
+    if known.state == "RUNNING":
+        scheduler.cancel(job_id, "USR2")
+        typer.echo(f"job {job_id} was told to save, and will start again")
+        return
+    scheduler.requeue(job_id)
+    typer.echo(f"job {job_id} is queued again")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Sweep file, such as configs/sweeps/demo.yaml.")],
+    cluster: ClusterFile = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    workers: Workers = None,
+    limit: TimeLimit = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and submit nothing.")] = False,
+    here: Annotated[bool, typer.Option("--local", help="One after the other, here.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait, and show the table.")] = False,
+) -> None:
+    """Submit a grid or list of overrides as one job array; again, for what is missing."""
+    from launcher.sweep import run_sweep
+
+    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
+    way = "dry" if dry_run else "here" if here else "slurm"
+    sys.exit(run_sweep(file, _profile(cluster), size, way, follow, typer.echo))
+
+
+@app.command()
+def doctor(
+    cluster: ClusterFile = None,
+    nodes: Nodes = 2,
+    gpus: Gpus = 0,
+    folder: Annotated[Path, typer.Option(help="A shared folder, where runs will lie.")] = Path(
+        "runs"
+    ),
+    patience: Annotated[int, typer.Option(help="Seconds to wait for the job to start.")] = 600,
+) -> None:
+    """Try a cluster profile with a job of a minute that sums numbers over its nodes."""
+    from launcher.doctor import examine
+
+    size = Size(nodes=nodes, gpus=gpus, time="1m")
+    sys.exit(examine(_profile(cluster), size, folder, patience, typer.echo))
+
+
+def _profile(cluster: Path | None) -> Profile:
+    return load_profile(cluster) if cluster else Profile()
+
+
+def _active_job(run: Path) -> str:
+    job_id = is_active(run)
+    if job_id is None:
+        raise ValueError(f"no job of {run} waits or runs: {as_lines(look_at(run))[0]}")
+    return job_id
+
+
+def _say_failure(run: Path, rank: int | None) -> None:
+    if rank is None:
+        return
+    typer.echo(f"rank {rank} said last ({log_of(run, rank)}):")
+    for line in read_failure(log_of(run, rank)):
+        typer.echo(f"  {line}")
+
+
+def _said_before_ranks(run: Path) -> list[str]:
+    """What the batch script and srun said."""
+    files = [file for job in job_folders(run)[-1:] for file in sorted(job.glob("*_log.out"))]
+    return [f"{file.name}: {line}" for file in files for line in read_tail(file, 20)]
+
+
+def _follow(run: Path, rank: int) -> int:
+    """Until the run's job is over; 0 if it is finished."""
+    follower = Follower(log_of(run, rank))
+    said = ""
+    while True:
+        found = look_at(run)
+        follower.show_more()
+        if found.state != said:
+            said = found.state
+            typer.echo(f"and-launch: {as_lines(found)[0]}")
+        job = job_folders(run)[-1:]
+        is_over = found.slurm is None or found.slurm.is_over
+        if not job or is_over:
+            ends = [read_end(job[0], start) for start in starts(job[0])] if job else []
+            end = ends[-1] if ends else None
+            if end is not None and end.why:
+                typer.echo(f"and-launch: {end.state}, {end.why}")
+            return 0 if end is not None and end.state == "finished" else 1
+        time.sleep(POLL_SECONDS)
+
+
+def main() -> None:
+    try:
+        app()
+    except ValueError as error:
+        print(f"and-launch: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, OSError) as error:
+        print(f"and-launch: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,29 @@
+"""What each rank of the doctor's job runs: a sum over all ranks.
+
+python -m launcher.collective FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=45))
+    one = torch.ones(1, device=device)
+    dist.all_reduce(one)
+    (folder / f"sum-{dist.get_rank()}").write_text(f"{one.item():.0f}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""`and-launch doctor`: tries a cluster profile with a short job, and says what is wrong with it.
+
+The job goes the way of every other: through sbatch, submitit, torchrun and a meeting of all ranks.
+Only what the ranks run is another thing, and each node looks around first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from and_dist.run_folder import package_versions, replace_file
+from launcher import batch, scheduler
+from launcher.jobs import (
+    new_job_folder,
+    read_json,
+    read_node_ends,
+    take_snapshot,
+    write_request,
+)
+from launcher.logs import list_ranks, read_failure, read_tail
+from launcher.node import LOOK_SECONDS
+from launcher.profile import Profile
+from launcher.request import Request, Size, check_writable
+from launcher.submission import python_of, refuse_what_never_starts
+from launcher.task import run_node
+from launcher.worker import log_of
+
+SECONDS = 120.0
+SIGNAL_LEAD = 20
+POLL_SECONDS = 1.0
+SECONDS_TO_SEE = 20.0
+"""A file of another node on a shared file system."""
+MODULES = ("torch", "nvidia.dali", "faiss", "pydantic", "submitit")
+
+
+class Report:
+    """Findings as they come; the job of a sick profile ends at the first that matters."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.is_healthy = True
+
+    def well(self, what: str) -> None:
+        self._say(f"  ok     {what}")
+
+    def ill(self, what: str) -> None:
+        self.is_healthy = False
+        self._say(f"  WRONG  {what}")
+
+
+def examine(
+    profile: Profile, size: Size, folder: Path, patience: float, say: Callable[[str], None]
+) -> int:
+    """0 for a profile that works."""
+    scheduler.check_slurm()
+    check_writable(folder)
+    report = Report(say)
+    partition = profile.partition or "(default)"
+    say(f"partition {partition}, {size.nodes} node(s) of {size.gpus} GPU(s)")
+    run = folder.absolute() / f"doctor-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    try:
+        job_id = _submit(run, profile, size)
+    except ValueError as error:
+        report.ill(str(error))
+        shutil.rmtree(run, ignore_errors=True)
+        return 1
+    report.well(f"SLURM took the job: {job_id}")
+    try:
+        if _wait(job_id, patience, report):
+            _look_at_nodes(run, size, profile, report)
+    finally:
+        scheduler.cancel_quietly(job_id)
+    say("this profile works" if report.is_healthy else f"this profile does not work; see {run}")
+    if report.is_healthy:
+        shutil.rmtree(run, ignore_errors=True)
+    return 0 if report.is_healthy else 1
+
+
+def _submit(run: Path, profile: Profile, size: Size) -> str:
+    job = new_job_folder(run)
+    take_snapshot(job / "code")
+    seen = f"touch {run}/seen-by-batch-script"
+    tried = profile.model_copy(
+        update={"signal_lead": SIGNAL_LEAD, "requeues": False, "setup": (seen, *profile.setup)}
+    )
+    request = Request(
+        run=str(run),
+        command=("launcher.collective", str(run)),
+        nodes=size.nodes,
+        workers=size.ranks_of_a_node,
+        gpus=size.gpus,
+        seconds=SECONDS,
+        python=python_of(profile),
+        code=str(job / "code"),
+        profile=tried,
+        packages=package_versions(),
+    )
+    write_request(job, request)
+    job_id = batch.submit(job, request, "and-launch-doctor", None, run_probe)
+    refuse_what_never_starts(job_id, request)
+    return job_id
+
+
+def run_probe(folder: str) -> None:
+    """On each node, by submitit: look around, then do what every job does."""
+    job = Path(folder)
+    run, node = job.parents[1], int(os.environ["SLURM_NODEID"])
+    names = [run / f"node-{n}.json" for n in range(int(os.environ["SLURM_JOB_NUM_NODES"]))]
+    found = _look_around()
+    replace_file(names[node], json.dumps(found))
+    deadline = time.monotonic() + SECONDS_TO_SEE
+    while not all(path.exists() for path in names) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    found["sees"] = sum(path.exists() for path in names)
+    replace_file(names[node], json.dumps(found))
+    run_node(folder)
+
+
+def _look_around() -> dict[str, Any]:
+    return {
+        "name": os.environ.get("SLURMD_NODENAME", platform.node()),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "missing": [name for name in MODULES if not _can_be_found(name)],
+        "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "gpus": _count_gpus(),
+    }
+
+
+def _can_be_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _count_gpus() -> int:
+    """As torch will see them."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()
+
+
+def _wait(job_id: str, patience: float, report: Report) -> bool:
+    """Until it has ended; False if it never began."""
+    deadline = time.monotonic() + patience
+    while True:
+        known = scheduler.find_job(job_id)
+        if known is None or known.is_over:
+            return True
+        if known.state == "PENDING" and time.monotonic() > deadline:
+            report.ill(
+                f"the job did not start in {patience:.0f} s, it waits for {known.reason}; ask for "
+                "less, or be more patient with --patience"
+            )
+            return False
+        time.sleep(POLL_SECONDS)
+
+
+def _look_at_nodes(run: Path, size: Size, profile: Profile, report: Report) -> None:
+    job = run / "jobs" / "001"
+    said = [line for file in sorted(job.glob("*_log.out")) for line in read_tail(file, 6)]
+    if not (run / "seen-by-batch-script").exists():
+        report.ill(f"the nodes do not see {run.parent}: choose a --folder that is shared with them")
+        return
+    report.well(f"the nodes write to {run.parent}")
+    nodes = [read_json(path) for path in sorted(run.glob("node-*.json"))]
+    if not nodes:
+        report.ill("Python did not start on the nodes: " + " | ".join(said))
+        return
+    for node in nodes:
+        for problem in _problems(node, nodes[0], size, profile):
+            report.ill(f"{node['name']} {problem}")
+    if report.is_healthy:
+        names = ", ".join(node["name"] for node in nodes)
+        report.well(f"Python {nodes[0]['python']} and what it needs are on {names}")
+    _look_at_sums(run, job, size, report)
+
+
+def _problems(
+    node: dict[str, Any], first: dict[str, Any], size: Size, profile: Profile
+) -> list[str]:
+    found = []
+    if node.get("sees", size.nodes) < size.nodes:
+        found.append(
+            f"sees files of {node['sees']} of {size.nodes} nodes: the folder is not shared"
+        )
+    if node["missing"]:
+        found.append(f"lacks Python packages: {', '.join(node['missing'])}")
+    if node["packages"] != first["packages"] or node["python"] != first["python"]:
+        found.append(f"has another Python environment than {first['name']}")
+    if profile.interface and profile.interface not in node["interfaces"]:
+        has = ", ".join(node["interfaces"])
+        found.append(f"has no network interface {profile.interface}; it has {has}")
+    if node["gpus"] < size.gpus:
+        found.append(f"shows torch {node['gpus']} GPU(s), {size.gpus} were asked for")
+    return found
+
+
+def _look_at_sums(run: Path, job: Path, size: Size, report: Report) -> None:
+    """Whether all ranks met."""
+    wanted = size.nodes * size.ranks_of_a_node
+    sums = [path.read_text() for path in run.glob("sum-*")]
+    if len(sums) == wanted and set(sums) == {str(wanted)}:
+        report.well(f"{wanted} ranks on {size.nodes} node(s) met and summed")
+        return
+    problems = [end.problem for end in read_node_ends(job, 0).values() if end.problem]
+    ranks = [rank for rank in list_ranks(run) if not (run / f"sum-{rank}").exists()]
+    words = problems or [read_failure(log_of(run, rank))[-1] for rank in ranks[:1]]
+    words = words or read_tail(run / "logs" / "node-0.log", 1) or ["they never came up"]
+    report.ill(f"the ranks did not meet: {words[0]}")

@@ -1,0 +1,194 @@
+"""One task a node: starts torchrun for its ranks, hears what SLURM says, writes down how it ended.
+
+SLURM's signals reach every process of the step. The ranks save by themselves; torchrun is started
+with these signals held back, which its ranks inherit until they can hear them. So this task has
+only to wait, and to see to it that a start ends as a whole, and in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from and_dist.layout import parent_of
+from launcher.jobs import (
+    NodeEnd,
+    read_json,
+    read_node_ends,
+    read_request,
+    start_folder,
+    write_node_end,
+)
+from launcher.place import Place
+from launcher.request import Request
+from launcher.worker import STOP
+
+ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2)
+LOOK_SECONDS = 0.25
+GRACE_SECONDS = 3.0
+"""Ranks of other nodes notice a failure by themselves, mostly: then the log says how."""
+LAST_SECONDS = 5.0
+SECONDS_FOR_ORPHANS = 10.0
+"""Ranks that lost their torchrun save and end."""
+
+
+@dataclass
+class Node:
+    job: Path
+    place: Place
+    on_asked: Callable[[str], None]
+    """Told each signal once it was heard."""
+    passes_on: bool = False
+    """Whether ranks hear of a signal only from here; SLURM tells them itself."""
+    heard: list[str] = field(default_factory=list)
+
+    def run(self) -> int:
+        """0 if the ranks trained to the end; how they ended is written down."""
+        request = read_request(self.job)
+        folder = start_folder(self.job, self.place.start)
+        folder.mkdir(parents=True, exist_ok=True)
+        adopt_orphans()
+        with ExitStack() as stack:
+            for number in ASKED:
+                stack.callback(signal.signal, number, signal.signal(number, self._hear))
+            agent = self._start_agent(request)
+            self._wait(agent)
+        end_orphans(SECONDS_FOR_ORPHANS)
+        codes = exit_codes_file(self.job, self.place)
+        end = NodeEnd(
+            node=self.place.name,
+            exit_codes=read_exit_codes(codes),
+            launcher=agent.returncode,
+            heard=tuple(self.heard),
+        )
+        write_node_end(self.job, self.place.start, self.place.node, end)
+        return agent.returncode
+
+    def _start_agent(self, request: Request) -> subprocess.Popen[bytes]:
+        log = self.job.parents[1] / "logs" / f"node-{self.place.node}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab", buffering=0) as output:
+            output.write(
+                f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {self.place.job}, start "
+                f"{self.place.start}: node {self.place.node} of {self.place.num_nodes}, "
+                f"{self.place.name}, {request.workers} ranks\n".encode()
+            )
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+            try:
+                return subprocess.Popen(
+                    command_of(self.job, request, self.place),
+                    stdout=output, stderr=output, start_new_session=True,
+                )  # fmt: skip
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if name not in self.heard:
+            self.heard.append(name)
+
+    def _wait(self, agent: subprocess.Popen[bytes]) -> None:
+        num_told, deadline = 0, math.inf
+        while agent.poll() is None:
+            time.sleep(LOOK_SECONDS)
+            for name in self.heard[num_told:]:
+                num_told += 1
+                (start_folder(self.job, self.place.start) / STOP).touch()
+                if self.passes_on:
+                    agent.terminate()
+                self.on_asked(name)
+            if deadline == math.inf and self._others_failed():
+                deadline = time.monotonic() + GRACE_SECONDS
+            if time.monotonic() > deadline:
+                agent.terminate()
+                _wait_or_kill(agent, LAST_SECONDS)
+
+    def _others_failed(self) -> bool:
+        ends = read_node_ends(self.job, self.place.start)
+        return any(end.launcher != 0 for end in ends.values())
+
+
+def exit_codes_file(job: Path, place: Place) -> Path:
+    """Where torchrun writes down how its ranks ended."""
+    return start_folder(job, place.start) / f"ranks-of-node-{place.node}.json"
+
+
+def read_exit_codes(path: Path) -> dict[int, int]:
+    """By rank; none where torchrun had nothing to write down."""
+    codes = read_json(path) if path.exists() else {}
+    return {int(rank): int(code) for rank, code in codes.items()}
+
+
+def command_of(job: Path, request: Request, place: Place) -> list[str]:
+    """torchrun's command line on one node."""
+    return [
+        *shlex.split(request.python), "-m", "launcher.agent", str(exit_codes_file(job, place)),
+        f"--nnodes={place.num_nodes}", f"--nproc-per-node={request.workers}",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint={place.meeting}",
+        f"--rdzv-id={place.job}.{place.start}", f"--local-addr={place.address}",
+        "--max-restarts=0",
+        "-m", "launcher.worker", str(job), str(place.start), *request.command,
+    ]  # fmt: skip
+
+
+def environment_of(request: Request) -> dict[str, str]:
+    """The code as it was at submission, on the network that the profile names."""
+    interface = request.profile.interface
+    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface else ()
+    return {
+        "PYTHONPATH": request.code,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        # torch 2.15's ranks would look for the store of the first start on a node that is gone.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        **{variable: str(interface) for variable in variables},
+        **request.profile.environment,
+    }
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def adopt_orphans() -> None:
+    """Be the parent of those whose parent dies: of the ranks of a killed torchrun."""
+    set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+
+
+def end_orphans(seconds: float) -> None:
+    """Ranks that lost their torchrun save and end by themselves, or are ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if ended:
+            continue
+        if time.monotonic() > deadline:
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(LOOK_SECONDS)
+
+
+def _children() -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if parent_of(pid) == os.getpid()]

@@ -1,0 +1,77 @@
+"""Where one node's share of a start runs: which node of how many, and where they all meet."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from and_dist.layout import first_node, port_of
+
+
+@dataclass(frozen=True)
+class Place:
+    job: str
+    start: int
+    """How often the job was started before."""
+    node: int
+    num_nodes: int
+    name: str
+    address: str
+    """Of this node, for the others."""
+    meeting: str
+    """host:port, on the first node."""
+
+
+def read_place(environ: Mapping[str, str] = os.environ) -> Place:
+    """From what SLURM told this task; RuntimeError if the first node cannot be found."""
+    job = environ["SLURM_JOB_ID"]
+    name = environ.get("SLURMD_NODENAME") or socket.gethostname()
+    first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
+    return Place(
+        job,
+        int(environ.get("SLURM_RESTART_COUNT", "0")),
+        int(environ["SLURM_NODEID"]),
+        int(environ["SLURM_JOB_NUM_NODES"]),
+        name,
+        find_address(name, name),
+        f"{first}:{port_of(int(job))}",
+    )
+
+
+def find_address(node: str, here: str) -> str:
+    """The node's name where it resolves to more than this machine itself, else what SLURM calls
+    its address; RuntimeError where neither can be reached."""
+    addresses = []
+    for address in (node, _address_of_slurm(node)):
+        addresses.append(address)
+        if address is not None and _resolves(address):
+            return address
+    raise RuntimeError(
+        f"cannot find {node} from {here}: neither its name nor its SLURM address "
+        f"({addresses[-1] or 'unknown'}) resolves; add it to DNS or /etc/hosts of the nodes"
+    )
+
+
+def _resolves(address: str) -> bool:
+    """Not to a loopback address: other nodes are told it."""
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(not str(info[4][0]).startswith(("127.", "::1")) for info in found)
+
+
+def _address_of_slurm(node: str) -> str | None:
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "node", node, "--oneliner"],
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\bNodeAddr=(\S+)", shown)
+    return found.group(1) if found else None

@@ -1,0 +1,64 @@
+"""A cluster profile, slurm/*.yaml: what this cluster wants of every job. No site's defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import Field, PositiveInt, ValidationError
+
+from and_dist.config import Section, describe
+from and_dist.plain_yaml import read_yaml
+
+Line = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Profile(Section):
+    """What is left out is left to SLURM."""
+
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    """Such as a100|h100."""
+    exclusive: bool = False
+    """Whole nodes, shared with nobody."""
+    memory_gb: PositiveInt | None = None
+    """Of a node."""
+    cpus_per_gpu: PositiveInt | None = None
+    cpus_per_node: PositiveInt | None = None
+    """Wins over cpus_per_gpu, and is what CPU-only nodes take."""
+    gpu: Line | None = None
+    """Which GPUs these are, for predictions: a name of and_dist.plan.GPUS."""
+    signal_lead: Annotated[int, Field(ge=20, le=3600)] = 120
+    """Seconds between SLURM's signal and the time limit: enough to save a checkpoint."""
+    requeues: bool = True
+    """Whether this cluster lets a job requeue itself."""
+    most_ends_without_progress: PositiveInt = 3
+    """A job that ends so often in a row without a new checkpoint is given up."""
+    interface: Line | None = None
+    """Network interface between nodes, such as ib0; none lets gloo and NCCL find one."""
+    python: Line | None = None
+    """Command that is Python on a node, such as `apptainer exec --nv img.sif python`; none takes
+    the one that submits."""
+    setup: tuple[Line, ...] = ()
+    """Shell lines before anything starts, such as `module load cuda`; what they export reaches
+    every node."""
+    srun: tuple[Line, ...] = ()
+    """More arguments of srun, such as --container-image=..."""
+    environment: dict[Variable, str] = Field(default_factory=dict)
+    """Variables of every process."""
+    sbatch: dict[Line, str | int | bool] = Field(default_factory=dict)
+    """More options of sbatch, by their long names: mail-type: END."""
+
+
+def load_profile(path: Path) -> Profile:
+    """ValueError says what would have been right."""
+    values = read_yaml(path)
+    try:
+        return Profile.model_validate_json(pydantic.TypeAdapter(object).dump_json(values))
+    except ValidationError as error:
+        sentences = [describe(e, Profile) for e in error.errors()]
+        raise ValueError("\n".join(f"{path}: {s}" for s in sentences)) from None

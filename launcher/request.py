@@ -1,0 +1,105 @@
+"""What a user asks for: a config on so many nodes for so long. Checked before anything is written.
+
+It is written down as JOB/request.json, which the nodes read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from and_dist.config import Config, Section, load_config, parse_duration
+from and_dist.run_folder import check_run_folder
+from launcher.profile import Profile
+
+
+class Request(Section):
+    run: str
+    """Folder of the run, absolute."""
+    command: tuple[str, ...]
+    """What each rank runs after `python -m`."""
+    nodes: PositiveInt
+    workers: PositiveInt
+    """Ranks of a node: one a GPU."""
+    gpus: Annotated[int, Field(ge=0)]
+    """GPUs of a node."""
+    seconds: Annotated[float, Field(ge=60)]
+    """Time limit of one start."""
+    python: str
+    code: str
+    """Folder of the packages as they were at submission."""
+    profile: Profile
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Versions in the environment that submitted."""
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.workers
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run)
+
+    @property
+    def minutes(self) -> int:
+        return max(1, round(self.seconds / 60))
+
+
+class Size(Section):
+    """How much of a cluster."""
+
+    nodes: PositiveInt = 1
+    gpus: Annotated[int, Field(ge=0)] = 0
+    workers: PositiveInt | None = None
+    time: str = "1d"
+
+    @property
+    def ranks_of_a_node(self) -> int:
+        return self.workers or self.gpus or 1
+
+    def check(self, profile: Profile) -> None:
+        """ValueError for what cannot be."""
+        if self.gpus and self.workers and self.workers > self.gpus:
+            raise ValueError(
+                f"--workers {self.workers} on --gpus {self.gpus}: a rank needs a GPU of its own; "
+                "leave --workers out, or --gpus for CPU-only nodes"
+            )
+        seconds = parse_duration(self.time, "--time")
+        if seconds < 60:
+            raise ValueError(f"--time {self.time} is less than SLURM's shortest, a minute")
+        if seconds < 60 + profile.signal_lead and profile.signal_lead > 60:
+            raise ValueError(
+                f"--time {self.time} leaves nothing before the signal, which comes "
+                f"signal_lead={profile.signal_lead} s before its end; ask for longer or set "
+                "signal_lead in the cluster profile"
+            )
+
+
+def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
+    """The config of one run, which its folder accepts; nothing is written."""
+    config = load_config(files, overrides)
+    check_run_folder(config)
+    check_writable(config.folder)
+    return config
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError unless a folder can be made, or written into."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"run folder {folder} cannot be written: {there} does not let {_user()} write; choose "
+            "another run.root=..."
+        )
+    if os.statvfs(there).f_bavail == 0:
+        raise ValueError(f"run folder {folder} cannot be written: no room is left on its disk")
+
+
+def _user() -> str:
+    return os.environ.get("USER") or f"user {os.getuid()}"

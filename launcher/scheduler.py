@@ -1,0 +1,135 @@
+"""What SLURM knows and does: squeue, scontrol, sinfo, scancel. Works without accounting (sacct)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NEVER = {
+    "AccountNotAllowed": "the account may not use this partition",
+    "AssociationJobLimit": "",
+    "BadConstraints": "no node has what is asked for",
+    "InvalidAccount": "the account is not known",
+    "InvalidQOS": "the QOS is not known",
+    "NodeDown": "a node it asked for is down",
+    "PartitionConfig": "the partition does not take such jobs",
+    "PartitionDown": "the partition is down",
+    "PartitionInactive": "the partition is inactive",
+    "PartitionNodeLimit": "it asks for more nodes than the partition gives",
+    "PartitionTimeLimit": "it asks for more time than the partition gives",
+    "QOSNotAllowed": "the QOS may not be used here",
+    "DependencyNeverSatisfied": "what it waits for will never come",
+}
+"""Reasons for which a job would wait for ever."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """As slurmctld sees it now."""
+
+    id: str
+    state: str
+    reason: str
+    nodes: str
+    partition: str
+    restarts: int
+    seconds: str
+    limit: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in {
+            "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "RESIZING",
+            "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SIGNALING",
+        }  # fmt: skip
+
+
+def check_slurm() -> None:
+    """RuntimeError where there is none."""
+    missing = [program for program in ("sbatch", "squeue", "scontrol") if not shutil.which(program)]
+    if missing:
+        raise RuntimeError(
+            f"{missing[0]} is not on PATH: this machine submits to no SLURM. `and-launch local` "
+            "runs the same here, --dry-run shows what would be submitted"
+        )
+
+
+def ask(*command: str, seconds: float = 60) -> str:
+    """What SLURM answers; RuntimeError with its own words where it refuses."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except FileNotFoundError:
+        raise RuntimeError(f"{command[0]} is not on PATH: this machine has no SLURM") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{command[0]} has not answered for {seconds:.0f} s") from None
+    if answer.returncode:
+        raise RuntimeError(f"{command[0]}: {in_few_words(answer.stderr or answer.stdout)}")
+    return answer.stdout
+
+
+def in_few_words(said: str) -> str:
+    """The last thing said, without a program's name before it."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it says nothing"]
+    return re.sub(r"^(\w+: )?(error: )?", "", lines[-1])
+
+
+def find_job(job_id: str) -> SlurmJob | None:
+    """None for one that slurmctld has forgotten."""
+    try:
+        shown = ask("scontrol", "show", "job", job_id, "--oneliner")
+    except RuntimeError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    found = dict(re.findall(r"(\w+)=(\S*)", shown))
+    return SlurmJob(
+        job_id,
+        found.get("JobState", "UNKNOWN"),
+        found.get("Reason", "None"),
+        found.get("NodeList", "").replace("(null)", ""),
+        found.get("Partition", ""),
+        int(found.get("Restarts", "0")),
+        found.get("RunTime", ""),
+        found.get("TimeLimit", ""),
+    )
+
+
+def place_in_queue(job: SlurmJob) -> tuple[int, int]:
+    """(place from 1, how many wait) among the waiting jobs of its partition, by priority."""
+    listed = ask(
+        "squeue", "--noheader", "--array", "--states=PENDING", f"--partition={job.partition}",
+        "--sort=-p,i", "--format=%i",
+    ).split()  # fmt: skip
+    return (listed.index(job.id) + 1 if job.id in listed else 0), len(listed)
+
+
+def partitions() -> list[str]:
+    return sorted({name.rstrip("*") for name in ask("sinfo", "--noheader", "--format=%P").split()})
+
+
+def cancel(job_id: str, signal_name: str | None = None) -> None:
+    options = [] if signal_name is None else [f"--signal={signal_name}"]
+    ask("scancel", *options, job_id)
+
+
+def cancel_quietly(job_id: str) -> None:
+    """One that may be over."""
+    with contextlib.suppress(RuntimeError):
+        cancel(job_id)
+
+
+def requeue(job_id: str) -> None:
+    ask("scontrol", "requeue", job_id)
+
+
+def refuse_what_never_starts(job: SlurmJob, wanted: Sequence[str]) -> None:
+    """ValueError for a job that would wait for ever."""
+    if job.state == "PENDING" and job.reason in NEVER:
+        raise ValueError(
+            f"SLURM took job {job.id}, but would never start it: {job.reason}, "
+            f"{NEVER[job.reason]} (asked for: {', '.join(wanted)}); it is cancelled again"
+        )

@@ -1,0 +1,126 @@
+"""What is known of a run: from SLURM while it remembers, from the run folder ever after."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from and_dist.run_folder import read_starts
+from launcher import scheduler
+from launcher.jobs import End, job_folders, read_end, read_id, read_request, starts
+from launcher.request import Request
+
+
+@dataclass(frozen=True)
+class Status:
+    run: Path
+    state: str
+    """not submitted, PENDING and other words of SLURM's, finished, stopped, failed, cancelled."""
+    job_id: str | None = None
+    slurm: scheduler.SlurmJob | None = None
+    request: Request | None = None
+    queue: tuple[int, int] | None = None
+    num_starts: int = 0
+    last_end: End | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    """The last step, and the last of the rounds that are done."""
+    goodput: float | None = None
+    """Steps that count, of all that were trained."""
+
+
+def look_at(run: Path) -> Status:
+    """ValueError for a folder that holds no run of ours."""
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"{run} holds no run: it has no config.yaml")
+    jobs = job_folders(run)
+    training = read_training(run)
+    if not jobs:
+        return Status(run, "not submitted", training=training, goodput=goodput(run, training))
+    job = jobs[-1]
+    ends = [end for start in starts(job) if (end := read_end(job, start))]
+    last = ends[-1] if ends else None
+    job_id = read_id(job)
+    slurm = scheduler.find_job(job_id) if job_id else None
+    state = _state(job_id, slurm, last)
+    queue = None
+    if slurm is not None and slurm.state == "PENDING":
+        queue = scheduler.place_in_queue(slurm)
+    return Status(
+        run, state, job_id, slurm, read_request(job), queue, len(starts(job)), last, training,
+        goodput(run, training),
+    )  # fmt: skip
+
+
+def _state(job_id: str | None, slurm: scheduler.SlurmJob | None, last: End | None) -> str:
+    if slurm is not None and not slurm.is_over:
+        return slurm.state
+    if last is not None and last.state != "goes on":
+        return last.state
+    if slurm is not None:
+        return slurm.state
+    if job_id is None:
+        return "runs on this machine, or was ended there"
+    return f"forgotten by SLURM; the last start {'went on' if last else 'left no word'}"
+
+
+def is_active(run: Path) -> str | None:
+    """Id of the run's job that waits or runs."""
+    for job in reversed(job_folders(run)):
+        job_id = read_id(job)
+        known = scheduler.find_job(job_id) if job_id else None
+        if known is not None and not known.is_over:
+            return job_id
+    return None
+
+
+def read_training(run: Path) -> dict[str, Any]:
+    """From a file that someone may be writing."""
+    found: dict[str, Any] = {}
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return found
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.endswith("}\n") and line.startswith(('{"event": "step"', '{"event": "round"')):
+                event = json.loads(line)
+                found[event["event"]] = event
+    return found
+
+
+def goodput(run: Path, training: dict[str, Any]) -> float | None:
+    steps = training.get("step", {}).get("step", 0)
+    again = sum(start.get("steps_again", 0) for start in read_starts(run))
+    return steps / (steps + again) if steps else None
+
+
+def as_lines(status: Status) -> list[str]:
+    """For people."""
+    lines = [f"{status.run}: {status.state}" + (f", job {status.job_id}" if status.job_id else "")]
+    slurm, request, step = status.slurm, status.request, status.training.get("step")
+    if slurm is not None and slurm.state == "PENDING":
+        place, waiting = status.queue or (0, 0)
+        lines.append(f"  waits for {slurm.reason}, {place}. of {waiting} in {slurm.partition}")
+    elif slurm is not None and slurm.nodes:
+        lines.append(
+            f"  on {slurm.nodes} in {slurm.partition}, for {slurm.seconds} of {slurm.limit}"
+        )
+    if request is not None:
+        lines.append(
+            f"  {request.nodes} node(s) of {request.workers} rank(s), {max(status.num_starts, 1)} "
+            "start(s)"
+        )
+    if step is not None:
+        lines.append(
+            f"  round {step['round']} epoch {step['epoch'] + 1}, step {step['step']:,}: loss "
+            f"{step['loss']:.3f}, {step['images_per_s']:,.0f} images/s"
+        )
+    done = status.training.get("round")
+    if done is not None and done.get("knn") is not None:
+        lines.append(f"  round {done['round']} done: kNN {100 * done['knn']:.1f} %")
+    if status.goodput is not None:
+        lines.append(f"  goodput {status.goodput:.3f}: the share of its steps that count")
+    if status.last_end is not None:
+        lines.append(f"  last end: {status.last_end.state}, {status.last_end.why}")
+    return lines

@@ -1,0 +1,171 @@
+"""From what a user asks for to a job: check everything, then write it down, then submit."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from and_dist.config import Config, parse_duration
+from and_dist.plan import Plan, make_plan
+from and_dist.run_folder import package_versions, write_config
+from launcher import batch, scheduler
+from launcher.jobs import new_job_folder, take_snapshot, write_request
+from launcher.node import command_of
+from launcher.place import Place
+from launcher.profile import Profile
+from launcher.request import Request, Size, load_run
+
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that can be submitted."""
+
+    config: Config
+    profile: Profile
+    size: Size
+    plan: Plan
+
+    def request(self, job: Path, code: Path) -> Request:
+        size = self.size
+        return Request(
+            run=str(self.config.folder.absolute()),
+            command=("and_dist", "train", "--config", str(job / "config.yaml")),
+            nodes=size.nodes,
+            workers=size.ranks_of_a_node,
+            gpus=size.gpus,
+            seconds=parse_duration(size.time, "--time"),
+            python=python_of(self.profile),
+            code=str(code),
+            profile=self.profile,
+            packages=package_versions(),
+        )
+
+
+def python_of(profile: Profile) -> str:
+    """Python on a node, as a command."""
+    return profile.python or shlex.quote(sys.executable)
+
+
+def prepare(
+    files: Sequence[str | Path], overrides: Sequence[str], profile: Profile, size: Size
+) -> Wanted:
+    """ValueError for anything that is known to go wrong; nothing is written."""
+    size.check(profile)
+    config = load_run(files, overrides)
+    ranks = size.ranks_of_a_node
+    cores = max(1, (profile.cpus_per_node or ranks) // ranks)
+    rate = profile.gpu if size.gpus else "cpu"
+    plan = make_plan(config, size.nodes * ranks, rate, cores)
+    if profile.memory_gb is not None and config.data.cache_gb > profile.memory_gb:
+        raise ValueError(
+            f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "
+            f"{profile.memory_gb} in the cluster profile"
+        )
+    return Wanted(config, profile, size, plan)
+
+
+def describe(wanted: Wanted) -> list[str]:
+    size, plan, config = wanted.size, wanted.plan, wanted.config
+    images = "unknown images" if plan.num_rows is None else f"{plan.num_rows:,} images"
+    lines = [
+        f"{config.name}: {images}, {config.encoder.name}, {size.nodes} node(s) of "
+        f"{size.ranks_of_a_node} {'GPU' if size.gpus else 'CPU rank'}(s), "
+        f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs",
+        f"  a rank holds {in_bytes(plan.rank_bytes)}: bank {in_bytes(plan.bank_bytes)}, encoder "
+        f"{in_bytes(plan.encoder_bytes)}, neighbours {in_bytes(plan.table_bytes)}",
+    ]
+    if plan.epoch_seconds is None:
+        return [*lines, f"  no epoch time predicted: {plan.source}"]
+    epochs = (config.curriculum.rounds + 1) * config.curriculum.epochs
+    return [
+        *lines,
+        f"  predicted: {in_time(plan.epoch_seconds)} an epoch, "
+        f"{in_time(epochs * plan.epoch_seconds)} in all, from {plan.source}",
+    ]
+
+
+def in_bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def in_time(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def write_down(wanted: Wanted, has_time_limit: bool = False) -> Path:
+    """The job's folder, with everything its nodes need."""
+    config = wanted.config
+    write_config(config, config.folder)
+    job = new_job_folder(config.folder.absolute())
+    fill(job, wanted, job / "code", has_time_limit)
+    take_snapshot(job / "code")
+    return job
+
+
+def fill(job: Path, wanted: Wanted, code: Path, has_time_limit: bool = False) -> None:
+    config = wanted.config
+    if has_time_limit and config.run.time_limit is None:  # nobody else ends it in time
+        run = config.run.model_copy(update={"time_limit": wanted.size.time})
+        config = config.model_copy(update={"run": run})
+    write_config(config, job)
+    write_request(job, wanted.request(job, code))
+
+
+def submit(wanted: Wanted, after: str | None) -> str:
+    """The job's id; nothing is left behind where SLURM refuses it."""
+    is_new = not wanted.config.folder.exists()
+    job = write_down(wanted)
+    request = wanted.request(job, job / "code")
+    try:
+        job_id = batch.submit(job, request, wanted.config.name, after)
+        refuse_what_never_starts(job_id, request)
+    except (ValueError, RuntimeError):
+        shutil.rmtree(wanted.config.folder if is_new else job)
+        raise
+    return job_id
+
+
+def refuse_what_never_starts(job_id: str, request: Request) -> None:
+    """SLURM queues some jobs that it would never start; ValueError, and they are cancelled."""
+    known = scheduler.find_job(job_id)
+    if known is None:
+        return
+    profile = request.profile
+    wanted = [f"{key}={value}" for key in ("partition", "account", "qos", "constraint")
+              if (value := getattr(profile, key)) is not None]  # fmt: skip
+    wanted += [f"--nodes {request.nodes}", f"--gpus {request.gpus}", f"{request.minutes} minutes"]
+    try:
+        scheduler.refuse_what_never_starts(known, wanted)
+    except ValueError:
+        scheduler.cancel(job_id)
+        raise
+
+
+def describe_dry(wanted: Wanted, after: str | None) -> list[str]:
+    """What would be submitted; nothing is written."""
+    job = wanted.config.folder.absolute() / "jobs" / "NEXT"
+    with tempfile.TemporaryDirectory() as folder:  # submitit makes its folder at once
+        request = wanted.request(job, job / "code")
+        script = batch.script_of(Path(folder), request, wanted.config.name, after)
+        script = script.replace(folder, str(job))
+    return [*describe(wanted), "", script, "", "# on each node", command_of_one_node(wanted)]
+
+
+def command_of_one_node(wanted: Wanted) -> str:
+    job = wanted.config.folder.absolute() / "jobs" / "NEXT"
+    place = Place("JOB", 0, 0, wanted.size.nodes, "NODE", "NODE", "FIRST_NODE:PORT")
+    command = command_of(job, wanted.request(job, job / "code"), place)
+    return shlex.join(command)

@@ -1,0 +1,228 @@
+"""Many runs of one kind: a grid or a list of overrides as one job array, and a table at its end.
+
+    name: neighbours
+    config: [configs/demo.yaml]
+    overrides: [run.save_minutes=5]       # of all
+    grid: {curriculum.neighbours: [1, 10], seed: [0, 1, 2]}
+    runs: [{curriculum.rounds: 1}]        # beside the grid
+    parallel: 4
+
+Every run lives in ROOT/NAME/, named by what makes it differ. Submitted again, only those that are
+missing are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from and_dist.config import Section, describe
+from and_dist.plain_yaml import read_yaml
+from and_dist.run_folder import replace_file, write_config
+from launcher import batch, scheduler, submission
+from launcher.jobs import job_folders, new_job_folder, read_ends, take_snapshot
+from launcher.profile import Profile
+from launcher.request import Size
+from launcher.status import is_active, look_at
+from launcher.submission import Wanted
+
+Value = bool | int | float | str | None | list[Any]
+POLL_SECONDS = 5.0
+LIST = "sweep.json"
+
+
+class Sweep(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    config: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    """key=value for every run."""
+    grid: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
+    """All combinations of these."""
+    runs: tuple[dict[str, Value], ...] = ()
+    """And these, one by one."""
+    parallel: PositiveInt = 4
+    """So many at once."""
+
+    @property
+    def members(self) -> list[dict[str, Value]]:
+        combined = product(*self.grid.values()) if self.grid else []
+        return [dict(zip(self.grid, values, strict=True)) for values in combined] + list(self.runs)
+
+
+def load_sweep(path: Path) -> Sweep:
+    values = read_yaml(path)
+    try:
+        loaded = Sweep.model_validate_json(pydantic.TypeAdapter(object).dump_json(values))
+    except ValidationError as error:
+        sentences = [describe(e, Sweep) for e in error.errors()]
+        raise ValueError("\n".join(f"{path}: {s}" for s in sentences)) from None
+    if not loaded.members:
+        raise ValueError(f"{path} names no runs: give grid or runs")
+    return loaded
+
+
+def name_of(member: Mapping[str, Value]) -> str:
+    """neighbours-10_seed-0: the last parts of the keys, and the values."""
+    parts = [f"{key.rpartition('.')[2]}-{json.dumps(value)}" for key, value in member.items()]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).strip("-.") or "run"
+
+
+def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[Wanted]:
+    """Every run, checked; ValueError names the run that will not do."""
+    names = [name_of(member) for member in sweep.members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"sweep {sweep.name}: two runs would be called {twice[0]}")
+    wanted = []
+    root = _root(sweep)
+    for name, member in zip(names, sweep.members, strict=True):
+        own = [f"{key}={_as_yaml(value)}" for key, value in member.items()]
+        where = [f"name={name}", f"run.root={root / sweep.name}"]
+        try:
+            run = submission.prepare(sweep.config, [*sweep.overrides, *own, *where], profile, size)
+        except ValueError as error:
+            raise ValueError(f"sweep {sweep.name}, run {name}: {error}") from None
+        wanted.append(run)
+    return wanted
+
+
+def _root(sweep: Sweep) -> Path:
+    from and_dist.config import load_config
+
+    return Path(load_config(sweep.config, sweep.overrides).run.root)
+
+
+def _as_yaml(value: Value) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def run_sweep(
+    file: Path,
+    profile: Profile,
+    size: Size,
+    way: str,
+    follow: bool,
+    say: Callable[[str], None],
+) -> int:
+    """0 if all that is known of is well."""
+    sweep = load_sweep(file)
+    members = load_members(sweep, profile, size)
+    folder = _root(sweep) / sweep.name
+    if way == "slurm":
+        scheduler.check_slurm()
+    missing = [run for run in members if not _is_done(run) and _not_on_its_way(run)]
+    say(f"{sweep.name}: {len(members)} runs, {len(missing)} to do, {sweep.parallel} at once")
+    if way == "dry":
+        for run in missing:
+            say(f"  {run.config.name}")
+        return 0
+    _write_list(folder, sweep, members)
+    if missing and way == "here":
+        _run_all_here(missing, say)
+    elif missing:
+        ids = _submit(folder, sweep, missing)
+        say(f"job {ids[0].partition('_')[0]}: submitted as an array of {len(ids)}")
+        say(f"  table  and-launch status {folder}")
+    if follow or way == "here":
+        while way != "here" and any(is_active(run.config.folder) for run in members):
+            time.sleep(POLL_SECONDS)
+        say(table_of(folder))
+        return 0 if all(_is_done(run) for run in members) else 1
+    return 0
+
+
+def _is_done(run: Wanted) -> bool:
+    return (run.config.folder / "summary.json").exists()
+
+
+def _not_on_its_way(run: Wanted) -> bool:
+    return is_active(run.config.folder) is None
+
+
+def _write_list(folder: Path, sweep: Sweep, members: Sequence[Wanted]) -> None:
+    """What the table is made from; runs of earlier versions of the file stay in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = json.loads((folder / LIST).read_text()) if (folder / LIST).exists() else {}
+    names = [run.config.name for run in members]
+    known |= dict(zip(names, sweep.members, strict=True))
+    replace_file(folder / LIST, json.dumps(known, indent=1))
+
+
+def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> list[str]:
+    whole = new_job_folder(folder.absolute())
+    take_snapshot(whole / "code")
+    jobs = []
+    for run in missing:
+        job = new_job_folder(run.config.folder.absolute())
+        submission.fill(job, run, whole / "code")
+        write_config(run.config, run.config.folder)
+        jobs.append(job)
+    request = missing[0].request(whole, whole / "code")
+    ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
+    submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
+    return ids
+
+
+def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None:
+    from launcher.local import run_here
+
+    for number, run in enumerate(missing, 1):
+        say(f"{number} of {len(missing)}: {run.config.name}")
+        end = run_here(submission.write_down(run, has_time_limit=True))
+        say(f"and-launch: {end.state}, {end.why}")
+        if end.state == "stopped":
+            return
+
+
+def is_sweep(folder: Path) -> bool:
+    return (folder / LIST).exists()
+
+
+def table_of(folder: Path) -> str:
+    """What was varied, state and last kNN of every run."""
+    members: dict[str, dict[str, Value]] = json.loads((folder / LIST).read_text())
+    keys = list(dict.fromkeys(key for member in members.values() for key in member))
+    table = Table(title=str(folder), title_justify="left")
+    for key in keys:
+        table.add_column(key.rpartition(".")[2])
+    for column in ("state", "bank-kNN %", "kNN %", "minutes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, member in members.items():
+        varied = [_as_yaml(member[key]) if key in member else "-" for key in keys]
+        table.add_row(*varied, *_results(folder / name))
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
+
+
+def _results(run: Path) -> tuple[str, ...]:
+    summary = run / "summary.json"
+    if not summary.exists():
+        return _state(run), "-", "-", "-"
+    found = json.loads(summary.read_text())
+    last = found["rounds"][-1]
+    figures = [
+        "-" if last[key] is None else f"{100 * last[key]:.1f}" for key in ("knn_bank", "knn")
+    ]
+    return "finished", *figures, f"{found['seconds'] / 60:.1f}"
+
+
+def _state(run: Path) -> str:
+    if not (run / "config.yaml").exists():
+        return "not submitted"
+    jobs = job_folders(run)
+    ends = list(read_ends(jobs[-1])) if jobs else []
+    state = look_at(run).state
+    return f"{state} ({ends[-1].why})" if ends and state == "failed" else state

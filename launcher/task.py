@@ -1,0 +1,162 @@
+"""What submitit runs, one task a node, and what the batch script runs when all have ended.
+
+Who decides how a start ended and whether the job goes on: the batch script, after srun. Where
+it cannot, because it was killed or because the time is nearly over, the first node's task does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from and_dist.layout import parent_of
+from launcher import scheduler
+from launcher.jobs import (
+    End,
+    NodeEnd,
+    claim_end,
+    newest_checkpoint,
+    read_end,
+    read_node_ends,
+    read_request,
+    starts,
+    write_end,
+    write_node_end,
+)
+from launcher.node import GRACE_SECONDS, LAST_SECONDS, Node
+from launcher.place import Place, read_place
+from launcher.verdict import judge
+
+SPARE_SECONDS = 15.0
+"""Before the time limit: what is not saved by then goes on from the checkpoint before."""
+
+
+def run_node(folder: str) -> None:
+    """Called by submitit on every node."""
+    job = Path(folder)
+    try:
+        place = read_place()
+        status = Node(job, place, lambda name: _on_asked(job, place, name)).run()
+    except Exception as error:  # whatever it is, who asks for the logs has to see it
+        _note_problem(job, f"{type(error).__name__}: {error}")
+        raise
+    if status != 0:
+        # srun ends all tasks when one fails; the others are given time to see for themselves.
+        time.sleep(GRACE_SECONDS + LAST_SECONDS)
+        sys.exit(1)
+
+
+def _note_problem(job: Path, problem: str) -> None:
+    environ = os.environ
+    end = NodeEnd(node=environ.get("SLURMD_NODENAME", "?"), problem=problem)
+    start = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    write_node_end(job, start, int(environ["SLURM_NODEID"]), end)
+
+
+def _on_asked(job: Path, place: Place, name: str) -> None:
+    """On the first node: see to it that what was asked to end goes on, if nobody else will."""
+    if place.node != 0:
+        return
+    action = _settle_killed if name == "SIGTERM" else _settle_late
+    threading.Thread(target=action, args=(job, place), daemon=True).start()
+
+
+def _settle_late(job: Path, place: Place) -> None:
+    """SLURM said the time is nearly over."""
+    request = read_request(job)
+    time.sleep(max(1.0, request.profile.signal_lead - SPARE_SECONDS))
+    if read_end(job, place.start) is None and request.profile.requeues:
+        settle(job, place.job, place.start, "it was told to end, and had not in time")
+
+
+def _settle_killed(job: Path, place: Place) -> None:
+    """Why all got SIGTERM is for slurmctld to say."""
+    known = scheduler.find_job(place.job)
+    if known is None or known.state == "RUNNING":
+        return  # preemption: the batch script is alive, and decides
+    if known.restarts > place.start:
+        why = "it was requeued by hand"
+        _note_end(job, place.start, "goes on", why)
+    elif known.reason == "None":
+        _note_end(job, place.start, "cancelled", "it was cancelled")
+    else:
+        why = f"SLURM ended it ({known.reason}), and its batch script with it"
+        settle(job, place.job, place.start, why)
+
+
+def _note_end(job: Path, start: int, state: str, why: str) -> None:
+    """What SLURM has decided."""
+    if not claim_end(job, start):
+        return
+    before = _end_before(job, start)
+    end = End(
+        state=state, why=why, checkpoint=newest_checkpoint(job.parents[1]), when=time.time(),
+        without_progress=before.without_progress if before else 0,
+    )  # fmt: skip
+    write_end(job, start, end)
+
+
+def _end_before(job: Path, start: int) -> End | None:
+    ends = [read_end(job, earlier) for earlier in starts(job) if earlier < start]
+    return next((end for end in reversed(ends) if end is not None), None)
+
+
+def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
+    """Decide how a start ended; requeue the job if it goes on."""
+    request = read_request(job)
+    end = judge(
+        read_node_ends(job, start),
+        request.nodes,
+        _end_before(job, start),
+        newest_checkpoint(request.folder),
+        request.profile.most_ends_without_progress,
+        told,
+    )
+    end = end.model_copy(update={"when": time.time()})
+    if end.state == "goes on" and not request.profile.requeues:
+        end = _stopped(end, "requeues is false in the cluster profile")
+    if not claim_end(job, start):
+        return read_end(job, start) or end
+    write_end(job, start, end)
+    print(f"and-launch: start {start} of job {job_id}: {end.state}, {end.why}", flush=True)
+    if end.state == "goes on":
+        try:
+            scheduler.requeue(job_id)  # which ends this process
+        except RuntimeError as error:
+            end = _stopped(end, str(error))
+            write_end(job, start, end)
+    return end
+
+
+def _stopped(end: End, why_not: str) -> End:
+    why = f"{end.why}; not requeued ({why_not}): submit the same again, and it goes on"
+    return end.model_copy(update={"state": "stopped", "why": why})
+
+
+def _has_lost_slurm() -> bool:
+    """Whether the step daemon over this batch script is gone, so that SLURM hears of no end."""
+    pid = parent_of(os.getpid())
+    while pid is not None and pid > 1:
+        if "slurmstepd" in Path(f"/proc/{pid}/comm").read_text():
+            return False
+        pid = parent_of(pid)
+    return True
+
+
+def main() -> int:
+    """The last line of the batch script: python -m launcher.task JOB, or one JOB for each member
+    of an array."""
+    environ = os.environ
+    job_id = environ["SLURM_JOB_ID"]
+    job = Path(sys.argv[1 + int(environ.get("SLURM_ARRAY_TASK_ID", "0"))])
+    end = settle(job, job_id, int(environ.get("SLURM_RESTART_COUNT", "0")))
+    if end.state != "goes on" and _has_lost_slurm():
+        scheduler.cancel(job_id)
+    return 0 if end.state == "finished" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

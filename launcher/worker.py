@@ -1,0 +1,53 @@
+"""What torchrun starts for each rank: sends its output to RUN/logs/rank-R.log, then becomes it.
+
+The file is the rank's own, so nothing is lost or mixed, whoever dies.
+
+    python -m launcher.worker JOB START and_dist train --config ...
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from launcher.jobs import start_folder
+from launcher.verdict import TRY_AGAIN
+
+STOP = "stop"
+"""A file in the start's folder: ranks that come up after the signal have not heard it."""
+
+
+def log_of(run: Path, rank: int) -> Path:
+    return run / "logs" / f"rank-{rank}.log"
+
+
+def main() -> None:
+    job, start, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    rank = int(os.environ["RANK"])
+    log = log_of(job.parents[1], rank)
+    log.parent.mkdir(exist_ok=True)
+    into = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(into, 1)
+    os.dup2(into, 2)
+    print(mark(job, start, rank), flush=True)
+    if (start_folder(job, start) / STOP).exists():
+        print("told to end before it began", flush=True)
+        sys.exit(TRY_AGAIN)
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def mark(job: Path, start: int, rank: int) -> str:
+    environ = os.environ
+    return (
+        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {environ.get('SLURM_JOB_ID', job.name)}, "
+        f"start {start}: rank {rank} of {environ['WORLD_SIZE']} on {platform.node()}, "
+        f"local rank {environ['LOCAL_RANK']} of {environ['LOCAL_WORLD_SIZE']}, "
+        f"meeting at {environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
