@@ -21,7 +21,6 @@ from launcher.profile import Profile
 from launcher.request import Request, Size, load_run
 
 
-
 @dataclass(frozen=True)
 class Wanted:
     """A run that can be submitted."""
