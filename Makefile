@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-control test faults test-gpu check ci clean
+.PHONY: setup demo demo-control test test-slurm faults test-gpu check ci clean
 
 setup: .venv/ready
 
@@ -19,13 +19,19 @@ demo-control: setup
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml \
 		name=demo-control method=instance
 
-# Everything that needs no GPU and no root.
+# Everything that needs no GPU and no SLURM.
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/gpu
+	$(BIN)/python -m pytest --ignore=tests/gpu --ignore=tests/slurm
 
-# Thirty runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
+# Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
+test-slurm: setup
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(BIN)/python slurm/testcluster/cluster.py $(BIN)/python -m pytest -s tests/slurm; \
+	else echo "test-slurm: skipped, the test cluster needs root"; fi
+
+# Runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
 faults: setup
-	$(BIN)/python -m tests.faults --trials 30 --seed 0
+	$(BIN)/python -m tests.faults --trials 10 --seed 0
 
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
@@ -36,7 +42,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ci: check test faults
+ci: check test test-slurm faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

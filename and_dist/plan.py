@@ -59,6 +59,10 @@ RATES = {
 """By the `gpu` of a cluster profile; cpu is one core."""
 
 
+SECONDS_OF_A_STEP = 0.01
+"""Beside its arithmetic: launches, collectives, the loader's hand-over. Rough."""
+
+
 @dataclass(frozen=True)
 class Plan:
     num_rows: int | None
@@ -132,7 +136,8 @@ def _predict_epoch(
     # Two products over the shard for log Z and its gradient.
     shard = math.ceil(num_rows / world_size)
     partition = 4 * config.optim.batch_size * shard * config.encoder.feature_dim
-    step = (encoder + partition) / (rate.per_second * (cores if rate_name == "cpu" else 1))
+    per_second = rate.per_second * (cores if rate_name == "cpu" else 1)
+    step = SECONDS_OF_A_STEP + (encoder + partition) / per_second
     return step * math.ceil(num_rows / config.optim.batch_size), rate.source
 
 

@@ -71,10 +71,12 @@ def _submit(
 
 
 def _hint(said: str, parameters: dict[str, Any]) -> str:
-    if "partition" in said:
-        wanted = parameters.get("partition", "the default one")
-        return f" (partition={wanted}; there are {', '.join(scheduler.partitions())})"
-    return ""
+    if "invalid partition" in said:
+        there = ", ".join(scheduler.partitions())
+        return f" (partition={parameters.get('partition')}; there are {there})"
+    names = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node", "mem", "time")
+    wanted = [f"{name}={parameters[name]}" for name in names if name in parameters]
+    return f" (asked for: {', '.join(wanted)})"
 
 
 def _make_executor(
@@ -118,7 +120,9 @@ def _parameters(
 
 
 def _exports(request: Request) -> list[str]:
-    return [f"export {k}={shlex.quote(v)}" for k, v in environment_of(request).items()]
+    lines = [f"export {k}={shlex.quote(v)}" for k, v in environment_of(request).items()]
+    code = shlex.quote(request.code)
+    return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
 def _cpus_of_srun(cpus: int | None) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from launcher import scheduler, submission
-from launcher.jobs import job_folders, read_end, read_id, starts
+from launcher.jobs import job_folders, read_end, starts
 from launcher.logs import Follower, read_failure, read_tail
 from launcher.profile import Profile, load_profile
 from launcher.request import Size
@@ -38,10 +38,10 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as for a
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster profile, such as slurm/example.yaml.")
 ]
-Nodes = Annotated[int, typer.Option(help="Nodes.")]
-Gpus = Annotated[int, typer.Option(help="GPUs of a node, a rank on each; 0 trains on CPUs.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Nodes.")]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs of a node, a rank on each; 0 trains on CPUs.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Ranks of a node, where that is not its number of GPUs.")
+    int | None, typer.Option(min=1, help="Ranks of a node, where that is not its number of GPUs.")
 ]
 TimeLimit = Annotated[
     str, typer.Option("--time", help="Limit of one start: 2d, 36h, 90m, or as SLURM writes it.")
@@ -161,9 +161,8 @@ def cancel(run: Run) -> None:
 @app.command()
 def requeue(run: Run) -> None:
     """Let a running job save, end and start again, or start one again that is over."""
-    jobs = job_folders(run)
-    job_id = read_id(jobs[-1]) if jobs else None
-    known = scheduler.find_job(job_id) if job_id else None
+    found = look_at(run)
+    job_id, known = found.job_id, found.slurm
     if job_id is None or known is None:
         raise ValueError(f"SLURM knows no job of {run}; and-launch submit it again, it goes on")
     if known.state == "PENDING":

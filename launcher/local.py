@@ -57,10 +57,13 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     with socket.socket() as free:
         free.bind((HOST, 0))
         meeting = f"{HOST}:{free.getsockname()[1]}"
+    environment = {**os.environ, **environment_of(request)}
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [request.code, *others]))
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "launcher.local", str(job), str(start), str(node), meeting],
-            env={**os.environ, **environment_of(request)},
+            env=environment,
             start_new_session=True,  # the terminal's Ctrl-C is passed on once
         )
         for node in range(request.nodes)

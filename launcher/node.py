@@ -144,11 +144,10 @@ def command_of(job: Path, request: Request, place: Place) -> list[str]:
 
 
 def environment_of(request: Request) -> dict[str, str]:
-    """The code as it was at submission, on the network that the profile names."""
+    """Variables of every process, beside PYTHONPATH, which begins with the submitted code."""
     interface = request.profile.interface
     variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface else ()
     return {
-        "PYTHONPATH": request.code,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         # torch 2.15's ranks would look for the store of the first start on a node that is gone.

@@ -74,8 +74,12 @@ def load_sweep(path: Path) -> Sweep:
 
 def name_of(member: Mapping[str, Value]) -> str:
     """neighbours-10_seed-0: the last parts of the keys, and the values."""
-    parts = [f"{key.rpartition('.')[2]}-{json.dumps(value)}" for key, value in member.items()]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).strip("-.") or "run"
+    parts = [f"{key.rpartition('.')[2]}-{_in_a_name(value)}" for key, value in member.items()]
+    return "_".join(parts) or "run"
+
+
+def _in_a_name(value: Value) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", _as_yaml(value)).strip("-.")
 
 
 def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[Wanted]:

@@ -124,6 +124,7 @@ class Cluster:
             run("ip", "-n", space, "link", "set", "lo", "up")
             run("ip", "-n", space, "addr", "add", f"{NETWORK}.{name[1:]}/24", "dev", "eth0")
             run("ip", "-n", space, "link", "set", "eth0", "up")
+        self.heal(name)
         with (self.folder / "log" / f"init-{name}.log").open("ab") as log:
             node = subprocess.Popen(
                 [
@@ -136,7 +137,8 @@ class Cluster:
         (self.folder / f"{name}.pid").write_text(str(node.pid))
 
     def crash(self, name: str) -> None:
-        """The node and all its processes die at once."""
+        """The node and all its processes die at once, and nobody hears of it."""
+        self.cut(name)
         os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGKILL)
 
     def cut(self, name: str) -> None:

@@ -20,10 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tests.faults.disturb import FAULTS, HUNG, MOMENTS, SECONDS_A_START, Run
-from tests.ranks.runs import checkpoint_of, metrics_of
+from tests.ranks.runs import difference
 
 MOST_STARTS = 6
 MOST_DRAWS = 5
@@ -83,23 +81,6 @@ def _until_done(trial: Trial, run: Run, struck: float, starts_before: int) -> in
         trial.exits.append(status)
         run.start()
         trial.starts += 1
-
-
-def difference(ours: Path, theirs: Path) -> str:
-    """What is not equal to the bit, in a few words."""
-    metrics, expected = metrics_of(ours), metrics_of(theirs)
-    for mine, other in zip(metrics, expected, strict=False):
-        if mine != other:
-            return f"metrics: {mine} instead of {other}"
-    if len(metrics) != len(expected):
-        return f"{len(metrics)} lines of metrics instead of {len(expected)}"
-    tensors, wanted = checkpoint_of(ours), checkpoint_of(theirs)
-    if tensors.keys() != wanted.keys():
-        return f"tensors {sorted(tensors.keys() ^ wanted.keys())}"
-    for name, tensor in tensors.items():
-        if not torch.equal(tensor.nan_to_num(7.0), wanted[name].nan_to_num(7.0)):
-            return f"tensor {name}"
-    return ""
 
 
 def run_campaign(num_trials: int, seed: int, root: Path) -> dict[str, Any]:

@@ -92,12 +92,25 @@ def checkpoint_of(folder: Path) -> dict[str, Tensor]:
     }
 
 
+def difference(ours: Path, theirs: Path) -> str:
+    """What is not equal to the bit, in a few words."""
+    metrics, expected = metrics_of(ours), metrics_of(theirs)
+    for mine, other in zip(metrics, expected, strict=False):
+        if mine != other:
+            return f"metrics: {mine} instead of {other}"
+    if len(metrics) != len(expected):
+        return f"{len(metrics)} lines of metrics instead of {len(expected)}"
+    tensors, wanted = checkpoint_of(ours), checkpoint_of(theirs)
+    if tensors.keys() != wanted.keys():
+        return f"tensors {sorted(tensors.keys() ^ wanted.keys())}"
+    for name, tensor in tensors.items():
+        if not torch.equal(tensor.nan_to_num(7.0), wanted[name].nan_to_num(7.0)):
+            return f"tensor {name}"
+    return ""
+
+
 def assert_equal_to_the_bit(ours: Path, theirs: Path) -> None:
-    assert metrics_of(ours) == metrics_of(theirs)
-    our_tensors, their_tensors = checkpoint_of(ours), checkpoint_of(theirs)
-    assert our_tensors.keys() == their_tensors.keys()
-    for name, tensor in our_tensors.items():
-        assert torch.equal(tensor.nan_to_num(7.0), their_tensors[name].nan_to_num(7.0)), name
+    assert difference(ours, theirs) == ""
 
 
 class Asked(Guard):

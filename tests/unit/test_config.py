@@ -160,7 +160,8 @@ def test_every_field_says_what_it_is() -> None:
     ("text", "seconds"),
     [
         ("90", 5400), ("90:00", 5400), ("1:30:00", 5400), ("0:20", 20), ("01:00:00", 3600),
-        ("2-12", 216_000), ("2-12:30:00", 217_800), ("23:50:00", 85_800),
+        ("2-12", 216_000), ("2-12:30:00", 217_800), ("23:50:00", 85_800), ("2d", 172_800),
+        ("36h", 129_600), ("1h30m", 5400), ("45s", 45), ("1d2h3m4s", 93_784),
     ],
 )  # fmt: skip
 def test_durations_are_read_as_slurm_writes_them(tmp_path: Path, text: str, seconds: int) -> None:
@@ -169,7 +170,7 @@ def test_durations_are_read_as_slurm_writes_them(tmp_path: Path, text: str, seco
     assert load_config([tmp_path / "limit.yaml"]).run.time_limit_seconds == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "-5", "1:2:3:4", "0", "1h", "''"])
+@pytest.mark.parametrize("text", ["soon", "-5", "1:2:3:4", "0", "1w", "''", "0d", "1m1h", "1.5h"])
 def test_what_is_no_duration_gets_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"run\.time_limit"):
         load_config([], [f"run.time_limit={text}"])

@@ -1,0 +1,197 @@
+"""and-launch on this machine: what needs no SLURM. Jobs on a real one are in tests/slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.jobs import job_folders, read_ends
+from launcher.status import look_at, read_training
+from tests.ranks.runs import difference
+
+CONFIG = (
+    "--config", "configs/debug.yaml", "curriculum.rounds=1", "curriculum.epochs=30",
+    "optim.milestones=[20]", "evaluation.baselines=false", "run.threads=1",
+)  # fmt: skip
+SECONDS = 120
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launcher", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def launch(*arguments: object) -> tuple[int, str]:
+    process = start(*arguments)
+    said, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, said
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while read_training(run).get("step", {}).get("step", 0) < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Processes that train this run."""
+    pattern = f"-m and_dist train --config {run}/jobs".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if pattern in (path / "cmdline").read_bytes().replace(b"\0", b" "):
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two nodes of one rank, undisturbed."""
+    root = tmp_path_factory.mktemp("whole")
+    status, said = launch("local", *CONFIG, f"run.root={root}", "name=whole", "--nodes", 2)
+    assert status == 0, said
+    assert "round 1 done" in said
+    assert "finished, trained to its end" in said
+    return root / "whole"
+
+
+def test_two_nodes_here_equal_torchrun_alone(whole: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+            "-m", "and_dist", "train", *CONFIG, f"run.root={tmp_path}", "name=alone",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    assert difference(whole, tmp_path / "alone") == ""
+
+
+def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    process = start("local", *CONFIG, f"run.root={tmp_path}", "name=killed", "--nodes", 2)
+    wait_for_step(run, 40)
+    os.kill(ranks_of(run)[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said
+    assert "was killed by SIGKILL; once more" in said
+    assert difference(run, whole) == ""
+    assert look_at(run).num_starts == 2
+
+
+def test_control_c_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    given = ("local", *CONFIG, f"run.root={tmp_path}", "name=stopped", "--nodes", 2)
+    process = start(*given)
+    wait_for_step(run, 40)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, said
+    assert "stopped, it was told to end by SIGINT" in said
+    assert ranks_of(run) == []
+    starts = json.loads((run / "environment.json").read_text())
+    assert len(starts) == 1
+    status, said = launch(*given)
+    assert status == 0, said
+    assert difference(run, whole) == ""
+    assert [folder.name for folder in job_folders(run)] == ["001", "002"]
+
+
+def test_a_refusal_of_the_ranks_is_shown_and_not_tried_again(tmp_path: Path) -> None:
+    status, said = launch(
+        "local", *CONFIG, f"run.root={tmp_path}", "name=refused", "data.train=nowhere"
+    )
+    assert status == 1
+    assert "failed, rank 0 refused what it was given" in said
+    assert "data.train=nowhere" in said.splitlines()[-1]
+    assert len(list(read_ends(tmp_path / "refused" / "jobs" / "001"))) == 1
+    first_lines = launch("logs", tmp_path / "refused")[1].splitlines()[:5]
+    assert "data.train=nowhere" in "".join(first_lines)
+
+
+def test_a_sweep_here_runs_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "name: seeds\nconfig: [configs/debug.yaml]\n"
+        f"overrides: [run.root={tmp_path}, curriculum.rounds=1, curriculum.epochs=1, "
+        "'optim.milestones=[1]', evaluation.baselines=false]\ngrid: {seed: [0, 1]}\n"
+    )
+    status, said = launch("sweep", tmp_path / "sweep.yaml", "--local")
+    assert status == 0, said
+    assert "2 runs, 2 to do" in said
+    assert said.count("finished") >= 4
+    first = tmp_path / "seeds" / "seed-0" / "summary.json"
+    first.unlink()
+    status, said = launch("sweep", tmp_path / "sweep.yaml", "--local")
+    assert "2 runs, 1 to do" in said
+    assert first.exists()
+
+
+def test_a_dry_run_shows_all_and_writes_nothing(tmp_path: Path) -> None:
+    status, said = launch(
+        "submit", *CONFIG, f"run.root={tmp_path}/runs", "--cluster", "slurm/example.yaml",
+        "--nodes", 4, "--gpus", 8, "--time", "2d", "--dry-run", "--after", 12,
+    )  # fmt: skip
+    assert status == 0, said
+    for words in (
+        "4 node(s) of 8 GPU(s)", "predicted:", "#SBATCH --time=2880", "--dependency=afterany:12",
+        "# on each node", "launcher.agent", "--nnodes=4 --nproc-per-node=8",
+    ):  # fmt: skip
+        assert words in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["submit", *CONFIG, "--cluster", "nowhere.yaml"], "cannot read config nowhere.yaml"),
+        (["submit", *CONFIG, "optim.lr=fast"], "optim.lr = 'fast' will not do"),
+        (["submit", *CONFIG, "--time", "soon"], "--time = 'soon' is no duration"),
+        (["submit", *CONFIG, "--nodes", "0"], "0 is not in the range"),
+        (["submit", *CONFIG, "--nodes", "300"], "has 200 images for 300 ranks"),
+        (["status", "nowhere"], "nowhere holds no run"),
+        (["logs", "nowhere"], "nowhere holds no run"),
+        (["cancel", "configs"], "configs holds no run"),
+        (["requeue", "nowhere"], "nowhere holds no run"),
+        (["sweep", "configs/debug.yaml"], "unknown key 'data'"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    if arguments[0] == "submit":
+        arguments = [*arguments, f"run.root={tmp_path}"]
+    status, said = launch(*arguments)
+    assert status == 2, said
+    assert sentence in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_slurm_submitting_says_what_to_do_instead(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "launcher", "submit", *CONFIG, f"run.root={tmp_path}"],
+        capture_output=True, text=True, env={**os.environ, "PATH": "/nowhere"},
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert "sbatch is not on PATH" in said.stderr
+    assert "and-launch local" in said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_login_node_needs_no_torch() -> None:
+    code = (
+        "import sys, runpy\n"
+        "for name in ('torch', 'faiss', 'nvidia'): sys.modules[name] = None\n"
+        "sys.argv = ['and-launch', 'submit', *sys.argv[1:], '--dry-run']\n"
+        "runpy.run_module('launcher', run_name='__main__')"
+    )
+    subprocess.run([sys.executable, "-c", code, *CONFIG], check=True, capture_output=True)

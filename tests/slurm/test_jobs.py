@@ -1,0 +1,147 @@
+"""Jobs that nobody disturbs: submitted, followed, by hand, many at once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.jobs import job_folders
+from launcher.status import look_at
+from slurm.testcluster.cluster import output, wait_until
+from tests.ranks.runs import difference
+from tests.slurm.jobs import (
+    CONFIG,
+    REPOSITORY,
+    SHORT,
+    ends_of,
+    launch,
+    pids_of,
+    submit,
+    wait_for_end,
+    worker_of,
+)
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
+    run = submit("job")
+    status = wait_for_end(run)
+    assert status.state == "finished"
+    assert difference(run, whole) == ""
+    marks = [(run / "logs" / f"rank-{rank}.log").read_text().splitlines()[0] for rank in (0, 1)]
+    layouts = [re.search(r"rank (\d) of 2 on (n\d), local rank 0 of 1", mark) for mark in marks]
+    assert [layout[1] for layout in layouts if layout] == ["0", "1"]
+    assert {layout[2] for layout in layouts if layout} == {"n1", "n2"}
+    said = launch("status", run)[1]
+    for words in ("finished, job", "n[1-2] in main", "2 node(s) of 1 rank(s), 1 start(s)", "loss"):
+        assert words in said
+    assert "goodput 1.000" in said
+    assert "round 1 done" in launch("logs", run)[1]
+    assert "rank 1 of 2" in launch("logs", run, "--rank", 1)[1]
+
+
+def test_a_submission_is_followed_to_its_end() -> None:
+    status, said = launch(
+        "submit", *SHORT, "name=followed", "--cluster", "cluster.yaml", "--workers", 2,
+        "--time", "5m", "--follow",
+    )  # fmt: skip
+    assert status == 0
+    for words in ("predicted:", "submitted", "and-launch status runs/followed", "RUNNING",
+                  "round 1 done", "finished, trained to its end"):  # fmt: skip
+        assert words in said
+
+
+def test_two_jobs_share_the_nodes_and_a_third_waits_for_one(whole: Path) -> None:
+    first, second = submit("first"), submit("second")
+    third = submit("third", "--after", look_at(first).job_id, config=SHORT)
+    status = look_at(third)
+    assert status.slurm is not None
+    assert (status.slurm.state, status.slurm.reason) == ("PENDING", "Dependency")
+    assert "waits for Dependency, 1. of 1 in main" in launch("status", third)[1]
+    for run in (first, second):
+        assert wait_for_end(run).state == "finished"
+        assert difference(run, whole) == ""
+    assert wait_for_end(third).state == "finished"
+
+
+def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) -> None:
+    """The snapshot is changed instead of the checkout: only who runs it notices."""
+    (home / "held.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\nsbatch: {hold: true}\n")
+    run = submit("broken", "--cluster", "held.yaml")
+    trainer = job_folders(run)[-1] / "code" / "and_dist" / "trainer.py"
+    text = trainer.read_text()
+    place = "        loss.backward()\n"
+    assert text.count(place) == 1
+    boom = "        if self.world.rank == 1 and self._steps_done() == 7: raise KeyError('boom')\n"
+    trainer.write_text(text.replace(place, boom + place))
+    job_id = look_at(run).job_id
+    subprocess.run(["scontrol", "release", str(job_id)], check=True)
+    wait_until(lambda: bool(pids_of(worker_of(run))), "ranks", 60)
+    log = run / "logs" / "rank-1.log"
+    wait_until(lambda: "boom" in log.read_text(), "the failure", 60)
+    wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks", 15)
+    status = wait_for_end(run, 20)
+    # 7 steps are one epoch and its checkpoint: once more from there, then no more.
+    said = launch("logs", run)[1].splitlines()
+    assert "rank 1" in said[0]
+    assert any("KeyError: 'boom'" in line for line in said[:30])
+    assert "Traceback (most recent call last)" in said[2]
+    while status.state != "failed":
+        status = wait_for_end(run)
+    assert [end.state for end in ends_of(run) if end] == ["goes on", "failed"]
+    assert status.last_end is not None
+    assert re.search(r"rank 1 on n\d failed with status 1", status.last_end.why)
+
+
+def test_plain_srun_is_a_world_of_its_tasks(home: Path, whole: Path) -> None:
+    subprocess.run(
+        [
+            "srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1",
+            sys.executable, "-m", "and_dist", "train", *CONFIG, "name=srun",
+        ],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert difference(home / "runs" / "srun", whole) == ""
+
+
+def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None:
+    script = home / "train.sbatch"
+    shutil.copy(REPOSITORY / "slurm" / "train.sbatch", script)
+    job_id = output(
+        "sbatch", "--parsable", "--nodes=2", f"--export=ALL,PYTHON={sys.executable},RANKS=1",
+        str(script), *CONFIG, "name=hand",
+    ).strip()  # fmt: skip
+    run = home / "runs" / "hand"
+    metrics = run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and '"step": 100,' in metrics.read_text(), "a step", 90)
+    subprocess.run(["scancel", "--signal=USR2", job_id], check=True)
+    wait_until(lambda: (run / "summary.json").exists(), "the end of the run", 120)
+    wait_until(lambda: "COMPLETED" in output("scontrol", "show", "job", job_id), "its job's end")
+    assert difference(run, whole) == ""
+    log = (home / f"and-dist-{job_id}.log").read_text()
+    assert "start 0" in log
+    assert "start 1" in log
+    assert not list(home.glob(".and-dist-*"))
+
+
+def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
+    (home / "cluster.yaml").write_text("cpus_per_node: 16\nsignal_lead: 30\n")
+    runs = []
+    for number in range(20):
+        status, said = launch(
+            "submit", *SHORT, f"name=burst-{number}", "--cluster", "cluster.yaml", "--time", "10m"
+        )
+        assert status == 0, said
+        runs.append(home / "runs" / f"burst-{number}")
+    waiting = [look_at(run) for run in runs]
+    places = [status.queue[0] for status in waiting if status.queue]
+    assert places == sorted(places)
+    assert len({status.job_id for status in waiting}) == 20
+    for run in runs:
+        assert wait_for_end(run, 400).state == "finished"

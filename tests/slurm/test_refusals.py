@@ -1,0 +1,95 @@
+"""What cannot run is said before or right after sbatch, and leaves no job and no folder behind."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slurm.testcluster.cluster import Cluster, output
+from tests.ranks.runs import difference
+from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) -> None:
+    (home / "wrong.yaml").write_text(profile)
+    status, said = launch(
+        "submit", *SHORT, "name=refused", "--cluster", "wrong.yaml", "--time", "10m", *arguments
+    )
+    assert status == 2, said
+    assert sentence in said
+    assert "Traceback" not in said
+    assert output("squeue", "-h", "-t", "PD,R", "-o", "%i") == ""
+    assert not (home / "runs" / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "arguments", "sentence"),
+    [
+        ("partition: gpu", [], "(partition=gpu; there are low, main, paid, short)"),
+        ("partition: paid\naccount: nobody", [], "account=nobody"),
+        ("", ["--gpus", 9], "sbatch refused the job"),
+        ("", ["--nodes", 5], "sbatch refused the job"),
+        ("memory_gb: 4000", [], "sbatch refused the job"),
+        ("constraint: h100", [], "sbatch refused the job"),
+        ("partition: short", ["--time", "1h"], "would never start it: PartitionTimeLimit"),
+        ("sbatch: {no-such-option: 1}", [], "sbatch refused the job"),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_a_sentence(
+    home: Path, profile: str, arguments: list[object], sentence: str
+) -> None:
+    assert_refused(home, profile, sentence, *arguments)
+
+
+def test_a_shared_folder_that_cannot_be_written_is_a_sentence(home: Path) -> None:
+    (home / "locked").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "locked"], check=True)
+    try:
+        assert_refused(home, "", "cannot be written", "run.root=locked")
+    finally:
+        subprocess.run(["umount", "locked"], check=True)
+
+
+def test_a_full_shared_folder_is_a_sentence(home: Path) -> None:
+    (home / "full").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "full"], check=True)
+    try:
+        (home / "full" / "ballast").write_bytes(bytes(65_536))
+        assert_refused(home, "", "no room is left", "run.root=full")
+    finally:
+        subprocess.run(["umount", "full"], check=True)
+
+
+def test_the_folder_of_another_run_is_a_sentence(home: Path) -> None:
+    (home / "runs" / "taken").mkdir(parents=True)
+    (home / "runs" / "taken" / "config.yaml").write_text("seed: 9\n")
+    status, said = launch("submit", *SHORT, "name=taken")
+    assert status == 2
+    assert "belongs to another config" in said
+    assert not (home / "runs" / "taken" / "jobs").exists()
+
+
+def test_a_node_whose_name_does_not_resolve_is_found_by_its_address(
+    whole: Path, cluster: Cluster
+) -> None:
+    hosts = cluster.folder / "etc" / "hosts"
+    before = hosts.read_text()
+    hosts.write_text("".join(line for line in before.splitlines(True) if " n" not in line))
+    try:
+        run = submit("nameless")
+        assert wait_for_end(run).state == "finished"
+        assert "meeting at 10.77.0." in (run / "logs" / "rank-1.log").read_text()
+        assert difference(run, whole) == ""
+    finally:
+        hosts.write_text(before)
+
+
+def test_a_config_that_is_wrong_never_reaches_sbatch(home: Path) -> None:
+    status, said = launch("submit", *CONFIG, "optim.learning_rate=1", "name=refused")
+    assert status == 2
+    assert "unknown key 'optim.learning_rate'" in said
+    assert not (home / "runs").exists()

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from launcher.place import find_address
+
+
+def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> None:
+    with pytest.raises(RuntimeError, match="cannot find localhost from n1"):
+        find_address("localhost", "n1")
+
+
+def test_an_address_is_an_address() -> None:
+    assert find_address("10.1.2.3", "n1") == "10.1.2.3"
+
+
+def test_a_name_that_does_not_resolve_is_a_sentence() -> None:
+    name = f"no-such-node-of-{socket.gethostname()}"
+    with pytest.raises(RuntimeError, match=r"neither its name nor its SLURM address \(unknown\)"):
+        find_address(name, "n1")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.jobs import (
+    End,
+    NodeEnd,
+    claim_end,
+    job_folders,
+    new_job_folder,
+    newest_checkpoint,
+    read_end,
+    read_node_ends,
+    take_snapshot,
+    write_end,
+    write_node_end,
+)
+from launcher.profile import Profile
+from launcher.request import Size, check_writable, load_run
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        (Size(gpus=2, workers=4), "a rank needs a GPU of its own"),
+        (Size(time="soon"), "--time = 'soon' is no duration"),
+        (Size(time="30s"), "less than SLURM's shortest"),
+        (Size(time="2m"), "leaves nothing before the signal"),
+    ],
+)
+def test_a_size_that_cannot_be_is_a_sentence(size: Size, sentence: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        size.check(Profile())
+    assert sentence in str(refused.value)
+
+
+def test_ranks_follow_from_gpus_or_workers() -> None:
+    assert Size(gpus=8).ranks_of_a_node == 8
+    assert Size(workers=2).ranks_of_a_node == 2
+    assert Size().ranks_of_a_node == 1
+
+
+def test_a_run_folder_of_another_config_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "debug").mkdir()
+    (tmp_path / "debug" / "config.yaml").write_text("seed: 7\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="belongs to another config"):
+        load_run(["configs/debug.yaml"], [f"run.root={tmp_path}"])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        check_writable(tmp_path / "file" / "run")
+    check_writable(tmp_path / "new" / "run")
+
+
+def test_a_file_system_that_is_read_only_is_a_sentence(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a file system")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
+    try:
+        with pytest.raises(ValueError, match="cannot be written"):
+            check_writable(tmp_path / "run")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_full_file_system_is_a_sentence(small_disk: Path) -> None:
+    with (small_disk / "ballast").open("wb") as file:
+        file.truncate(0)
+        file.write(bytes(16_777_216 - 4096))
+        file.flush()
+    with pytest.raises(ValueError, match="no room is left"):
+        check_writable(small_disk / "run")
+
+
+def test_job_folders_are_numbered_and_never_shared(tmp_path: Path) -> None:
+    assert [new_job_folder(tmp_path).name for _ in range(3)] == ["001", "002", "003"]
+    assert [folder.name for folder in job_folders(tmp_path)] == ["001", "002", "003"]
+
+
+def test_what_nodes_leave_is_read_back(tmp_path: Path) -> None:
+    ends = {
+        0: NodeEnd(node="n1", exit_codes={0: -9, 10: 1}, launcher=1, heard=("SIGUSR2",)),
+        11: NodeEnd(node="n12", problem="cannot find n1"),
+    }
+    for number, end in ends.items():
+        write_node_end(tmp_path, 2, number, end)
+    assert read_node_ends(tmp_path, 2) == ends
+    assert read_node_ends(tmp_path, 1) == {}
+
+
+def test_one_process_decides_how_a_start_ended(tmp_path: Path) -> None:
+    end = End(state="goes on", why="it was preempted", checkpoint="r01-e0003")
+    assert read_end(tmp_path, 0) is None
+    assert [claim_end(tmp_path, 0) for _ in range(3)] == [True, False, False]
+    write_end(tmp_path, 0, end)
+    assert read_end(tmp_path, 0) == end
+    assert claim_end(tmp_path, 1)
+
+
+def test_the_newest_checkpoint_is_what_latest_names(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) == ""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest").write_text("r00-e0002\n")
+    assert newest_checkpoint(tmp_path) == "r00-e0002"
+
+
+def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
+    take_snapshot(tmp_path / "code")
+    for file in ("and_dist/cli.py", "and_dist/data/pipeline.py", "launcher/node.py"):
+        assert (tmp_path / "code" / file).read_bytes() == Path(file).read_bytes()
+    assert not list((tmp_path / "code").rglob("__pycache__"))
+    program = "from and_dist.run_folder import revision; print(revision())"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+    assert said.stdout == (tmp_path / "code" / "revision.txt").read_text()
