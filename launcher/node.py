@@ -37,6 +37,8 @@ from launcher.worker import STOP
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2)
 LOOK_SECONDS = 0.25
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At what other nodes have left in the shared folder."""
 GRACE_SECONDS = 3.0
 """Ranks of other nodes notice a failure by themselves, mostly: then the log says how."""
 LAST_SECONDS = 5.0
@@ -100,7 +102,7 @@ class Node:
             self.heard.append(name)
 
     def _wait(self, agent: subprocess.Popen[bytes]) -> None:
-        num_told, deadline = 0, math.inf
+        num_told, deadline, next_look = 0, math.inf, 0.0
         while agent.poll() is None:
             time.sleep(LOOK_SECONDS)
             for name in self.heard[num_told:]:
@@ -109,9 +111,11 @@ class Node:
                 if self.passes_on:
                     agent.terminate()
                 self.on_asked(name)
-            if deadline == math.inf and self._others_failed():
-                deadline = time.monotonic() + GRACE_SECONDS
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if deadline == math.inf and now > next_look:
+                next_look = now + SECONDS_BETWEEN_LOOKS
+                deadline = now + GRACE_SECONDS if self._others_failed() else math.inf
+            if now > deadline:
                 agent.terminate()
                 _wait_or_kill(agent, LAST_SECONDS)
 

@@ -71,6 +71,8 @@ def _look_at(
     for node in nodes.values():
         if node.launcher is not None and node.launcher < 0 and not node.heard:
             return "goes on", f"torchrun on {node.node} was killed by {_name(-node.launcher)}", None
+    if len(nodes) < num_nodes:
+        return "goes on", f"{num_nodes - len(nodes)} of {num_nodes} nodes were lost", None
     for rank, code in sorted(codes.items()):
         if code not in (TRY_AGAIN, TERMINATED):
             state = "goes on" if is_new else "failed"
@@ -78,11 +80,10 @@ def _look_at(
     heard = sorted({name for node in nodes.values() for name in node.heard})
     if heard:
         return "goes on", f"it was told to end by {' and '.join(heard)}", None
-    if TRY_AGAIN in codes.values():
-        first = min(rank for rank, code in codes.items() if code == TRY_AGAIN)
-        return "goes on", f"rank {first} ended early, to go on", first
-    lost = num_nodes - len(nodes)
-    return "goes on", f"{lost} of {num_nodes} nodes were lost", None
+    early = [rank for rank, code in codes.items() if code == TRY_AGAIN]
+    if early:
+        return "goes on", f"rank {min(early)} ended early, to go on", min(early)
+    return "goes on", "torchrun ended, no rank says why", None
 
 
 def _name(number: int) -> str:

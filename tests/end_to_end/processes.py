@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -77,3 +78,9 @@ def steps(folder: Path) -> int:
 def starts(folder: Path) -> list[dict[str, Any]]:
     path = folder / "environment.json"
     return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def fill_up(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

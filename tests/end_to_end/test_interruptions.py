@@ -20,6 +20,7 @@ from tests.end_to_end.processes import (
     DEBUG,
     ENDLESS,
     events,
+    fill_up,
     finish,
     start,
     start_ranks,
@@ -281,12 +282,6 @@ def _start_agent(root: Path, port: int, is_host: bool) -> subprocess.Popen[str]:
             command, stdout=log, stderr=log, text=True, start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )  # fmt: skip
-
-
-def fill_up(ballast: Path) -> None:
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence_and_room_lets_it_go_on(

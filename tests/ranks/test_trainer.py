@@ -49,6 +49,26 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert_equal_to_the_bit(broken.folder, whole.folder)
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_random_start_discovers_before_it_has_trained(
+    ranks: RankPool, tmp_path: Path, epochs: int
+) -> None:
+    """The paper's comparison of initial features; it goes on like every other run."""
+    start = ("curriculum.start=random", "bank.init=features")
+    whole = debug_config(tmp_path, "name=whole", *start)
+    broken = debug_config(tmp_path, "name=broken", *start)
+    ranks.run(2, train, whole)
+    metrics = metrics_of(whole.folder)
+    trained = [(r["round"], r["epoch"]) for r in metrics if r["event"] == "epoch"]
+    assert trained == [(round_index, epoch) for round_index in (1, 2) for epoch in range(3)]
+    found = [r["round"] for r in metrics if r["event"] == "discovery"]
+    assert found == [1, 2]
+    assert [r["step"] for r in metrics if r["event"] == "step"] == list(range(1, 31))
+    ranks.run(2, train_until, broken, epochs)
+    ranks.run(2, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
 def test_two_runs_are_equal_to_the_bit(ranks: RankPool, tmp_path: Path) -> None:
     first, second = debug_config(tmp_path, "name=first"), debug_config(tmp_path, "name=second")
     for config in (first, second):

@@ -22,6 +22,7 @@ from launcher.jobs import (
 )
 from launcher.profile import Profile
 from launcher.request import Size, check_writable, load_run
+from tests.end_to_end.processes import fill_up
 
 
 @pytest.mark.parametrize(
@@ -75,10 +76,7 @@ def test_a_file_system_that_is_read_only_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_full_file_system_is_a_sentence(small_disk: Path) -> None:
-    with (small_disk / "ballast").open("wb") as file:
-        file.truncate(0)
-        file.write(bytes(16_777_216 - 4096))
-        file.flush()
+    fill_up(small_disk / "ballast")
     with pytest.raises(ValueError, match="no room is left"):
         check_writable(small_disk / "run")
 
