@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from launcher import scheduler
@@ -61,8 +61,8 @@ def _submit(
     parameters = executor.parameters
     try:
         submitted = executor.map_array(task, [str(job) for job in jobs])
-    except FailedSubmissionError as error:
-        said = scheduler.in_few_words(str(error.__cause__ or error))
+    except (FailedSubmissionError, FailedJobError) as error:
+        said = scheduler.in_few_words(str(error))
         raise ValueError(f"sbatch refused the job: {said}{_hint(said, parameters)}") from None
     ids = [member.job_id for member in submitted]
     for job, job_id in zip(jobs, ids, strict=True):
@@ -71,7 +71,7 @@ def _submit(
 
 
 def _hint(said: str, parameters: dict[str, Any]) -> str:
-    if "invalid partition" in said:
+    if "invalid partition" in said.lower():
         there = ", ".join(scheduler.partitions())
         return f" (partition={parameters.get('partition')}; there are {there})"
     names = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node", "mem", "time")

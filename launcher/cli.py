@@ -139,9 +139,9 @@ def logs(
 ) -> None:
     """What a rank said; after a failure, first the traceback of the rank that failed."""
     found = look_at(run)
-    if found.last_end is not None and found.last_end.rank is not None:
+    if found.last_end is not None and found.failed_rank is not None:
         typer.echo(f"{found.last_end.state}: {found.last_end.why}")
-        _say_failure(run, found.last_end.rank)
+        _say_failure(run, found.failed_rank)
     log = log_of(run, rank)
     text = read_tail(log, lines) if log.exists() else _said_before_ranks(run)
     for line in text or [f"rank {rank} has said nothing yet"]:

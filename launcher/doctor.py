@@ -22,6 +22,7 @@ from launcher.jobs import (
     new_job_folder,
     read_json,
     read_node_ends,
+    read_request,
     take_snapshot,
     write_request,
 )
@@ -121,7 +122,9 @@ def run_probe(folder: str) -> None:
         time.sleep(LOOK_SECONDS)
     found["sees"] = sum(path.exists() for path in names)
     replace_file(names[node], json.dumps(found))
-    run_node(folder)
+    wanted = read_request(job)
+    if not _problems(found, found, wanted.nodes, wanted.gpus, wanted.profile):
+        run_node(folder)
 
 
 def _look_around() -> dict[str, Any]:
@@ -179,22 +182,20 @@ def _look_at_nodes(run: Path, size: Size, profile: Profile, report: Report) -> N
         report.ill("Python did not start on the nodes: " + " | ".join(said))
         return
     for node in nodes:
-        for problem in _problems(node, nodes[0], size, profile):
+        for problem in _problems(node, nodes[0], size.nodes, size.gpus, profile):
             report.ill(f"{node['name']} {problem}")
     if report.is_healthy:
         names = ", ".join(node["name"] for node in nodes)
         report.well(f"Python {nodes[0]['python']} and what it needs are on {names}")
-    _look_at_sums(run, job, size, report)
+        _look_at_sums(run, job, size, report)
 
 
 def _problems(
-    node: dict[str, Any], first: dict[str, Any], size: Size, profile: Profile
+    node: dict[str, Any], first: dict[str, Any], num_nodes: int, num_gpus: int, profile: Profile
 ) -> list[str]:
     found = []
-    if node.get("sees", size.nodes) < size.nodes:
-        found.append(
-            f"sees files of {node['sees']} of {size.nodes} nodes: the folder is not shared"
-        )
+    if node.get("sees", num_nodes) < num_nodes:
+        found.append(f"sees files of {node['sees']} of {num_nodes} nodes: the folder is not shared")
     if node["missing"]:
         found.append(f"lacks Python packages: {', '.join(node['missing'])}")
     if node["packages"] != first["packages"] or node["python"] != first["python"]:
@@ -202,8 +203,8 @@ def _problems(
     if profile.interface and profile.interface not in node["interfaces"]:
         has = ", ".join(node["interfaces"])
         found.append(f"has no network interface {profile.interface}; it has {has}")
-    if node["gpus"] < size.gpus:
-        found.append(f"shows torch {node['gpus']} GPU(s), {size.gpus} were asked for")
+    if node["gpus"] < num_gpus:
+        found.append(f"shows torch {node['gpus']} GPU(s), {num_gpus} were asked for")
     return found
 
 

@@ -55,6 +55,7 @@ class Node:
     passes_on: bool = False
     """Whether ranks hear of a signal only from here; SLURM tells them itself."""
     heard: list[str] = field(default_factory=list)
+    _num_told: int = 0
 
     def run(self) -> int:
         """0 if the ranks trained to the end; how they ended is written down."""
@@ -67,6 +68,7 @@ class Node:
                 stack.callback(signal.signal, number, signal.signal(number, self._hear))
             agent = self._start_agent(request)
             self._wait(agent)
+            self._tell(agent)
         end_orphans(SECONDS_FOR_ORPHANS)
         codes = exit_codes_file(self.job, self.place)
         end = NodeEnd(
@@ -102,15 +104,10 @@ class Node:
             self.heard.append(name)
 
     def _wait(self, agent: subprocess.Popen[bytes]) -> None:
-        num_told, deadline, next_look = 0, math.inf, 0.0
+        deadline, next_look = math.inf, 0.0
         while agent.poll() is None:
             time.sleep(LOOK_SECONDS)
-            for name in self.heard[num_told:]:
-                num_told += 1
-                (start_folder(self.job, self.place.start) / STOP).touch()
-                if self.passes_on:
-                    agent.terminate()
-                self.on_asked(name)
+            self._tell(agent)
             now = time.monotonic()
             if deadline == math.inf and now > next_look:
                 next_look = now + SECONDS_BETWEEN_LOOKS
@@ -118,6 +115,15 @@ class Node:
             if now > deadline:
                 agent.terminate()
                 _wait_or_kill(agent, LAST_SECONDS)
+
+    def _tell(self, agent: subprocess.Popen[bytes]) -> None:
+        """Whom it concerns of what was heard since the last time."""
+        for name in self.heard[self._num_told :]:
+            self._num_told += 1
+            (start_folder(self.job, self.place.start) / STOP).touch()
+            if self.passes_on:
+                agent.terminate()
+            self.on_asked(name)
 
     def _others_failed(self) -> bool:
         ends = read_node_ends(self.job, self.place.start)

@@ -6,12 +6,12 @@ import contextlib
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 NEVER = {
     "AccountNotAllowed": "the account may not use this partition",
-    "AssociationJobLimit": "",
     "BadConstraints": "no node has what is asked for",
     "InvalidAccount": "the account is not known",
     "InvalidQOS": "the QOS is not known",
@@ -25,6 +25,9 @@ NEVER = {
     "DependencyNeverSatisfied": "what it waits for will never come",
 }
 """Reasons for which a job would wait for ever."""
+
+
+SECONDS_TO_SCHEDULE = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ def ask(*command: str, seconds: float = 60) -> str:
 
 
 def in_few_words(said: str) -> str:
-    """The last thing said, without a program's name before it."""
+    """The last error it names, or the first thing it says, without its name before it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it says nothing"]
-    return re.sub(r"^(\w+: )?(error: )?", "", lines[-1])
+    errors = [line for line in lines if "error: " in line]
+    return re.sub(r"^(\w+: )?(error: )?", "", errors[-1] if errors else lines[0])
 
 
 def find_job(job_id: str) -> SlurmJob | None:
@@ -96,6 +100,17 @@ def find_job(job_id: str) -> SlurmJob | None:
         found.get("RunTime", ""),
         found.get("TimeLimit", ""),
     )
+
+
+def find_scheduled_job(job_id: str) -> SlurmJob | None:
+    """Once slurmctld has looked whether it can start, which takes a moment."""
+    deadline = time.monotonic() + SECONDS_TO_SCHEDULE
+    while True:
+        job = find_job(job_id)
+        is_new = job is not None and (job.state, job.reason) == ("PENDING", "None")
+        if not is_new or time.monotonic() > deadline:
+            return job
+        time.sleep(0.2)
 
 
 def place_in_queue(job: SlurmJob) -> tuple[int, int]:
@@ -128,8 +143,10 @@ def requeue(job_id: str) -> None:
 
 def refuse_what_never_starts(job: SlurmJob, wanted: Sequence[str]) -> None:
     """ValueError for a job that would wait for ever."""
-    if job.state == "PENDING" and job.reason in NEVER:
+    words = job.reason.replace("_", " ")
+    if job.state == "PENDING" and (job.reason in NEVER or "can't use" in words):
+        meaning = f", {NEVER[job.reason]}" if job.reason in NEVER else ""
         raise ValueError(
-            f"SLURM took job {job.id}, but would never start it: {job.reason}, "
-            f"{NEVER[job.reason]} (asked for: {', '.join(wanted)}); it is cancelled again"
+            f"SLURM took job {job.id}, but would never start it: {words}{meaning} "
+            f"(asked for: {', '.join(wanted)}); it is cancelled again"
         )

@@ -24,6 +24,8 @@ class Status:
     queue: tuple[int, int] | None = None
     num_starts: int = 0
     last_end: End | None = None
+    failed_rank: int | None = None
+    """Whose log says why the newest start ended, if it has."""
     training: dict[str, Any] = field(default_factory=dict)
     """The last step, and the last of the rounds that are done."""
     goodput: float | None = None
@@ -39,8 +41,9 @@ def look_at(run: Path) -> Status:
     if not jobs:
         return Status(run, "not submitted", training=training, goodput=goodput(run, training))
     job = jobs[-1]
-    ends = [end for start in starts(job) if (end := read_end(job, start))]
-    last = ends[-1] if ends else None
+    ends = [read_end(job, start) for start in starts(job)]
+    last = next((end for end in reversed(ends) if end is not None), None)
+    failed_rank = ends[-1].rank if ends and ends[-1] is not None else None
     job_id = read_id(job)
     slurm = scheduler.find_job(job_id) if job_id else None
     state = _state(job_id, slurm, last)
@@ -48,8 +51,8 @@ def look_at(run: Path) -> Status:
     if slurm is not None and slurm.state == "PENDING":
         queue = scheduler.place_in_queue(slurm)
     return Status(
-        run, state, job_id, slurm, read_request(job), queue, len(starts(job)), last, training,
-        goodput(run, training),
+        run, state, job_id, slurm, read_request(job), queue, len(ends), last, failed_rank,
+        training, goodput(run, training),
     )  # fmt: skip
 
 

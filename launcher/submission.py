@@ -139,7 +139,7 @@ def submit(wanted: Wanted, after: str | None) -> str:
 
 def refuse_what_never_starts(job_id: str, request: Request) -> None:
     """SLURM queues some jobs that it would never start; ValueError, and they are cancelled."""
-    known = scheduler.find_job(job_id)
+    known = scheduler.find_scheduled_job(job_id)
     if known is None:
         return
     profile = request.profile

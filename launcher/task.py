@@ -73,30 +73,33 @@ def _settle_late(job: Path, place: Place) -> None:
 
 
 def _settle_killed(job: Path, place: Place) -> None:
-    """Why all got SIGTERM is for slurmctld to say."""
-    known = scheduler.find_job(place.job)
+    """All got SIGTERM."""
+    settle_what_slurm_ended(job, place.job, place.start)
+
+
+def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
+    """None where SLURM has ended nothing: in preemption the batch script lives, and decides."""
+    known = scheduler.find_job(job_id)
     if known is None or known.state == "RUNNING":
-        return  # preemption: the batch script is alive, and decides
-    if known.restarts > place.start:
-        why = "it was requeued by hand"
-        _note_end(job, place.start, "goes on", why)
-    elif known.reason == "None":
-        _note_end(job, place.start, "cancelled", "it was cancelled")
-    else:
-        why = f"SLURM ended it ({known.reason}), and its batch script with it"
-        settle(job, place.job, place.start, why)
+        return None
+    if known.restarts > start:
+        return _note_end(job, start, "goes on", "it was requeued by hand")
+    if known.reason == "None":
+        return _note_end(job, start, "cancelled", "it was cancelled")
+    why = f"SLURM ended it ({known.reason}), and its batch script with it"
+    return settle(job, job_id, start, why)
 
 
-def _note_end(job: Path, start: int, state: str, why: str) -> None:
+def _note_end(job: Path, start: int, state: str, why: str) -> End:
     """What SLURM has decided."""
-    if not claim_end(job, start):
-        return
     before = _end_before(job, start)
     end = End(
         state=state, why=why, checkpoint=newest_checkpoint(job.parents[1]), when=time.time(),
         without_progress=before.without_progress if before else 0,
     )  # fmt: skip
-    write_end(job, start, end)
+    if claim_end(job, start):
+        write_end(job, start, end)
+    return end
 
 
 def _end_before(job: Path, start: int) -> End | None:
@@ -152,7 +155,8 @@ def main() -> int:
     environ = os.environ
     job_id = environ["SLURM_JOB_ID"]
     job = Path(sys.argv[1 + int(environ.get("SLURM_ARRAY_TASK_ID", "0"))])
-    end = settle(job, job_id, int(environ.get("SLURM_RESTART_COUNT", "0")))
+    start = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    end = settle_what_slurm_ended(job, job_id, start) or settle(job, job_id, start)
     if end.state != "goes on" and _has_lost_slurm():
         scheduler.cancel(job_id)
     return 0 if end.state == "finished" else 1

@@ -32,10 +32,10 @@ def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) 
         ("partition: gpu", [], "(partition=gpu; there are low, main, paid, short)"),
         ("partition: paid\naccount: nobody", [], "account=nobody"),
         ("", ["--gpus", 9], "sbatch refused the job"),
-        ("", ["--nodes", 5], "sbatch refused the job"),
+        ("", ["--nodes", 5], "would never start it: PartitionConfig"),
         ("memory_gb: 4000", [], "sbatch refused the job"),
         ("constraint: h100", [], "sbatch refused the job"),
-        ("partition: short", ["--time", "1h"], "would never start it: PartitionTimeLimit"),
+        ("partition: short", ["--time", "1h"], "would never start it: PartitionConfig"),
         ("sbatch: {no-such-option: 1}", [], "sbatch refused the job"),
     ],
 )
