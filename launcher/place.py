@@ -28,18 +28,24 @@ class Place:
 
 def read_place(environ: Mapping[str, str] = os.environ) -> Place:
     """From what SLURM told this task; RuntimeError if the first node cannot be found."""
-    job = environ["SLURM_JOB_ID"]
     name = environ.get("SLURMD_NODENAME") or socket.gethostname()
     first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
     return Place(
-        job,
+        job_id_of(environ),
         int(environ.get("SLURM_RESTART_COUNT", "0")),
         int(environ["SLURM_NODEID"]),
         int(environ["SLURM_JOB_NUM_NODES"]),
         name,
         find_address(name, name),
-        f"{first}:{port_of(int(job))}",
+        f"{first}:{port_of(int(environ['SLURM_JOB_ID']))}",
     )
+
+
+def job_id_of(environ: Mapping[str, str] = os.environ) -> str:
+    """What SLURM calls this job; a member of an array may share its number with the array."""
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ["SLURM_JOB_ID"]
 
 
 def find_address(node: str, here: str) -> str:

@@ -136,7 +136,8 @@ def run_sweep(
         _run_all_here(missing, say)
     elif missing:
         ids = _submit(folder, sweep, missing)
-        say(f"job {ids[0].partition('_')[0]}: submitted as an array of {len(ids)}")
+        array = ids[0].partition("_")[0]
+        say(f"job {array}: submitted, {len(ids)} run(s)")
         say(f"  table  and-launch status {folder}")
     if follow or way == "here":
         while way != "here" and any(is_active(run.config.folder) for run in members):
@@ -197,7 +198,7 @@ def table_of(folder: Path) -> str:
     """What was varied, state and last kNN of every run."""
     members: dict[str, dict[str, Value]] = json.loads((folder / LIST).read_text())
     keys = list(dict.fromkeys(key for member in members.values() for key in member))
-    table = Table(title=str(folder), title_justify="left")
+    table = Table(title=folder.name, title_justify="left")
     for key in keys:
         table.add_column(key.rpartition(".")[2])
     for column in ("state", "bank-kNN %", "kNN %", "minutes"):

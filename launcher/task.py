@@ -27,7 +27,7 @@ from launcher.jobs import (
     write_node_end,
 )
 from launcher.node import GRACE_SECONDS, LAST_SECONDS, Node
-from launcher.place import Place, read_place
+from launcher.place import Place, job_id_of, read_place
 from launcher.verdict import judge
 
 SPARE_SECONDS = 15.0
@@ -153,7 +153,7 @@ def main() -> int:
     """The last line of the batch script: python -m launcher.task JOB, or one JOB for each member
     of an array."""
     environ = os.environ
-    job_id = environ["SLURM_JOB_ID"]
+    job_id = job_id_of(environ)
     job = Path(sys.argv[1 + int(environ.get("SLURM_ARRAY_TASK_ID", "0"))])
     start = int(environ.get("SLURM_RESTART_COUNT", "0"))
     end = settle_what_slurm_ended(job, job_id, start) or settle(job, job_id, start)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from launcher.jobs import start_folder
+from launcher.place import job_id_of
 from launcher.verdict import TRY_AGAIN
 
 STOP = "stop"
@@ -42,11 +43,15 @@ def main() -> None:
 def mark(job: Path, start: int, rank: int) -> str:
     environ = os.environ
     return (
-        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {environ.get('SLURM_JOB_ID', job.name)}, "
+        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {_job_id(job)}, "
         f"start {start}: rank {rank} of {environ['WORLD_SIZE']} on {platform.node()}, "
         f"local rank {environ['LOCAL_RANK']} of {environ['LOCAL_WORLD_SIZE']}, "
         f"meeting at {environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
     )
+
+
+def _job_id(job: Path) -> str:
+    return job_id_of() if "SLURM_JOB_ID" in os.environ else job.name
 
 
 if __name__ == "__main__":
