@@ -20,7 +20,7 @@ from launcher.jobs import (
     read_request,
     write_end,
 )
-from launcher.logs import Follower
+from launcher.logs import Follower, suspicion
 from launcher.node import ASKED, LOOK_SECONDS, Node, environment_of
 from launcher.place import Place
 from launcher.verdict import judge
@@ -41,6 +41,7 @@ def run_here(job: Path) -> End:
             list(read_ends(job))[-1] if start else None,
             newest_checkpoint(request.folder),
             request.profile.most_ends_without_progress,
+            suspicion(request.folder),
         ).model_copy(update={"when": time.time()})
         if told and end.state == "goes on":
             end = end.model_copy(update={"state": "stopped"})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 MARK = "--- "
 TRACEBACK = "Traceback (most recent call last):"
 LAST_LINES = 20
+LOST_ANOTHER = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket")
 
 
 class Follower:
@@ -47,6 +49,18 @@ def read_failure(log: Path) -> list[str]:
     lines = read_last_start(log)
     found = [at for at, line in enumerate(lines) if TRACEBACK in line]
     return lines[found[-1] :] if found else lines[-LAST_LINES:]
+
+
+def suspicion(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
+    """A key that puts first, of ranks that failed, the one that did so by itself: the others
+    lost their connection to it."""
+
+    def key(rank: int) -> tuple[bool, bool, int]:
+        lines = read_failure(run / "logs" / f"rank-{rank}.log")
+        has_traceback = any(TRACEBACK in line for line in lines)
+        return not has_traceback, bool(LOST_ANOTHER.search(" ".join(lines[-3:]))), rank
+
+    return key
 
 
 def read_tail(log: Path, num_lines: int) -> list[str]:

@@ -26,11 +26,12 @@ from launcher.jobs import (
     write_end,
     write_node_end,
 )
+from launcher.logs import suspicion
 from launcher.node import GRACE_SECONDS, LAST_SECONDS, Node
 from launcher.place import Place, job_id_of, read_place
-from launcher.verdict import judge
+from launcher.verdict import TRY_AGAIN, judge
 
-SPARE_SECONDS = 15.0
+SPARE_SECONDS = 10.0
 """Before the time limit: what is not saved by then goes on from the checkpoint before."""
 
 
@@ -43,7 +44,8 @@ def run_node(folder: str) -> None:
     except Exception as error:  # whatever it is, who asks for the logs has to see it
         _note_problem(job, f"{type(error).__name__}: {error}")
         raise
-    if status != 0:
+    end = read_node_ends(job, place.start)[place.node]
+    if status != 0 and set(end.exit_codes.values()) != {TRY_AGAIN}:
         # srun ends all tasks when one fails; the others are given time to see for themselves.
         time.sleep(GRACE_SECONDS + LAST_SECONDS)
         sys.exit(1)
@@ -83,7 +85,9 @@ def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
     if known is None or known.state == "RUNNING":
         return None
     if known.restarts > start:
-        return _note_end(job, start, "goes on", "it was requeued by hand")
+        return _note_end(
+            job, start, "goes on", "SLURM queued it again: a node was lost, or someone asked for it"
+        )
     if known.reason == "None":
         return _note_end(job, start, "cancelled", "it was cancelled")
     why = f"SLURM ended it ({known.reason}), and its batch script with it"
@@ -116,6 +120,7 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
         _end_before(job, start),
         newest_checkpoint(request.folder),
         request.profile.most_ends_without_progress,
+        suspicion(request.folder),
         told,
     )
     end = end.model_copy(update={"when": time.time()})

@@ -16,7 +16,8 @@ and one that goes on, but has so often in a row left no new checkpoint, fails.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from launcher.jobs import End, NodeEnd
 
@@ -33,12 +34,14 @@ def judge(
     before: End | None,
     checkpoint: str,
     most_without_progress: int,
+    suspicion: Callable[[int], Any] = int,
     told: str = "",
 ) -> End:
-    """`told` is why SLURM ended it, where the nodes had no time to write down how they ended."""
+    """`suspicion` puts the rank first that failed first. `told` is why SLURM ended it, where the
+    nodes had no time to write down how they ended."""
     is_new = checkpoint != (before.checkpoint if before else "")
     idle = 0 if is_new else (before.without_progress if before else 0) + 1
-    state, why, rank = _look_at(nodes, num_nodes, is_new)
+    state, why, rank = _look_at(nodes, num_nodes, is_new, suspicion)
     if told and state != "finished":
         state, why, rank = "goes on", told, None
     if state == "goes on" and idle >= most_without_progress:
@@ -52,7 +55,10 @@ def judge(
 
 
 def _look_at(
-    nodes: Mapping[int, NodeEnd], num_nodes: int, is_new: bool
+    nodes: Mapping[int, NodeEnd],
+    num_nodes: int,
+    is_new: bool,
+    suspicion: Callable[[int], Any],
 ) -> tuple[str, str, int | None]:
     """State, reason, and the rank whose log says more."""
     for number, node in nodes.items():
@@ -73,10 +79,11 @@ def _look_at(
             return "goes on", f"torchrun on {node.node} was killed by {_name(-node.launcher)}", None
     if len(nodes) < num_nodes:
         return "goes on", f"{num_nodes - len(nodes)} of {num_nodes} nodes were lost", None
-    for rank, code in sorted(codes.items()):
-        if code not in (TRY_AGAIN, TERMINATED):
-            state = "goes on" if is_new else "failed"
-            return state, f"rank {rank} on {places[rank]} failed with status {code}", rank
+    failed = [rank for rank, code in codes.items() if code not in (TRY_AGAIN, TERMINATED)]
+    if failed:
+        first = min(failed, key=suspicion)
+        state = "goes on" if is_new else "failed"
+        return state, f"rank {first} on {places[first]} failed with status {codes[first]}", first
     heard = sorted({name for node in nodes.values() for name in node.heard})
     if heard:
         return "goes on", f"it was told to end by {' and '.join(heard)}", None

@@ -49,7 +49,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert_equal_to_the_bit(broken.folder, whole.folder)
 
 
-@pytest.mark.parametrize("epochs", [0, 2])
+@pytest.mark.parametrize("epochs", [0, 5])
 def test_a_random_start_discovers_before_it_has_trained(
     ranks: RankPool, tmp_path: Path, epochs: int
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_job_that_is_requeued_by_hand_goes_on(whole: Path) -> None:
     run = submit("requeued")
     wait_for_step(run, AT_STEP)
     subprocess.run(["scontrol", "requeue", job_id_of(run)], check=True)
-    assert_went_on(run, whole, "it was requeued by hand")
+    assert_went_on(run, whole, "SLURM queued it again")
 
 
 def test_a_cancelled_job_does_not_go_on_until_it_is_submitted_again(whole: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_job_of_a_crashed_node_goes_on_on_others(whole: Path, cluster: Clust
     wait_for_step(run, AT_STEP)
     cluster.crash("n2")
     try:
-        assert_went_on(run, whole, "lost|killed|failed")
+        assert_went_on(run, whole, "lost")
     finally:
         cluster.start("n2")
 

@@ -86,14 +86,13 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     log = run / "logs" / "rank-1.log"
     wait_until(lambda: "boom" in log.read_text(), "the failure", 60)
     wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks", 15)
-    status = wait_for_end(run, 20)
-    # 7 steps are one epoch and its checkpoint: once more from there, then no more.
+    wait_until(lambda: ends_of(run)[0] is not None, "a verdict", 20)
     said = launch("logs", run)[1].splitlines()
     assert "rank 1" in said[0]
-    assert any("KeyError: 'boom'" in line for line in said[:30])
     assert "Traceback (most recent call last)" in said[2]
-    while status.state != "failed":
-        status = wait_for_end(run)
+    assert any("KeyError: 'boom'" in line for line in said[:30])
+    # Seven steps are an epoch and its checkpoint: once more from there, then no more.
+    status = wait_for_end(run)
     assert [end.state for end in ends_of(run) if end] == ["goes on", "failed"]
     assert status.last_end is not None
     assert re.search(r"rank 1 on n\d failed with status 1", status.last_end.why)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from launcher.logs import Follower, list_ranks, read_failure, read_last_start, read_tail
+from launcher.logs import Follower, list_ranks, read_failure, read_last_start, read_tail, suspicion
 
 LOG = """\
 --- 2026-01-01 start 0
@@ -67,3 +67,18 @@ def test_ranks_are_those_with_a_log(tmp_path: Path) -> None:
         (tmp_path / "logs" / name).write_text("a\nb\n")
     assert list_ranks(tmp_path) == [2, 10]
     assert read_tail(tmp_path / "logs" / "rank-2.log", 1) == ["b"]
+
+
+def test_who_lost_a_connection_is_less_suspect_than_who_said_something_else(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "logs").mkdir()
+    said = {
+        0: "and-dist: rank 0: Connection closed by peer [10.0.0.2]:1234\n",
+        1: "and-dist: rank 1: No space left on device\n",
+        2: LOG,
+        3: "and-dist: rank 3: [gloo] Socket Timeout\n",
+    }
+    for rank, text in said.items():
+        (tmp_path / "logs" / f"rank-{rank}.log").write_text(text)
+    assert sorted(said, key=suspicion(tmp_path)) == [2, 1, 0, 3]

@@ -16,7 +16,7 @@ def judge_here(
     *nodes: NodeEnd, before: str = "", now: str = "r00-e0001", idle: int = 0, told: str = ""
 ) -> End:
     earlier = End(state="goes on", why="", checkpoint=before, without_progress=idle)
-    return judge(dict(enumerate(nodes)), 2, earlier, now, MOST, told)
+    return judge(dict(enumerate(nodes)), 2, earlier, now, MOST, told=told)
 
 
 FINISHED = node(launcher=0), node("n2", launcher=0)
@@ -84,3 +84,10 @@ def test_an_error_before_the_first_checkpoint_fails_at_once() -> None:
 def test_what_slurm_says_wins_over_nodes_that_had_no_time() -> None:
     assert judge_here(told="it was preempted").why == "it was preempted"
     assert judge_here(*FINISHED, told="it was preempted").state == "finished"
+
+
+def test_the_rank_that_failed_first_is_named_not_the_one_that_lost_it() -> None:
+    nodes = {0: node(exit_codes={0: 1}), 1: node("n2", exit_codes={3: 1})}
+    end = judge(nodes, 2, None, "r00-e0001", MOST, suspicion=lambda rank: -rank)
+    assert end.rank == 3
+    assert "rank 3 on n2" in end.why
