@@ -45,8 +45,11 @@ def look_at(run: Path) -> Status:
     last = next((end for end in reversed(ends) if end is not None), None)
     failed_rank = ends[-1].rank if ends and ends[-1] is not None else None
     job_id = read_id(job)
-    slurm = scheduler.find_job(job_id) if job_id else None
-    state = _state(job_id, slurm, last)
+    try:
+        slurm = scheduler.find_job(job_id) if job_id else None
+        state = _state(job_id, slurm, last)
+    except RuntimeError as error:  # logs and figures are worth showing all the same
+        slurm, state = None, f"unknown, {error}"
     queue = None
     if slurm is not None and slurm.state == "PENDING":
         queue = scheduler.place_in_queue(slurm)

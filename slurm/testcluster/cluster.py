@@ -61,7 +61,7 @@ SchedulerParameters=sched_interval=1,bf_interval=2
 # Preemption begins with the signal of sbatch --signal.
 SlurmctldParameters=preempt_send_user_signal
 KillWait=5
-SlurmdTimeout=30
+SlurmdTimeout=20
 SlurmctldTimeout=30
 MinJobAge=3600
 JobRequeue=1

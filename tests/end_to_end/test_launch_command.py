@@ -157,7 +157,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(tmp_path: Path) -> None:
         (["submit", *CONFIG, "--cluster", "nowhere.yaml"], "cannot read config nowhere.yaml"),
         (["submit", *CONFIG, "optim.lr=fast"], "optim.lr = 'fast' will not do"),
         (["submit", *CONFIG, "--time", "soon"], "--time = 'soon' is no duration"),
-        (["submit", *CONFIG, "--nodes", "0"], "0 is not in the range"),
+        (["submit", *CONFIG, "--nodes", "0"], "greater than or equal to 1"),
         (["submit", *CONFIG, "--nodes", "300"], "has 200 images for 300 ranks"),
         (["status", "nowhere"], "nowhere holds no run"),
         (["logs", "nowhere"], "nowhere holds no run"),

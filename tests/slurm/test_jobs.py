@@ -90,7 +90,7 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     said = launch("logs", run)[1].splitlines()
     assert "rank 1" in said[0]
     assert "Traceback (most recent call last)" in said[2]
-    assert any("KeyError: 'boom'" in line for line in said[:30])
+    assert any("KeyError: 'boom'" in line for line in said[:80])
     # Seven steps are an epoch and its checkpoint: once more from there, then no more.
     status = wait_for_end(run)
     assert [end.state for end in ends_of(run) if end] == ["goes on", "failed"]
