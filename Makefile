@@ -27,7 +27,7 @@ test: setup
 test-slurm: setup
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(BIN)/python slurm/testcluster/cluster.py $(BIN)/python -m pytest -s -o faulthandler_timeout=500 tests/slurm; \
-	else echo "test-slurm: skipped, the test cluster needs root"; fi
+	else echo "test-slurm: no job was tried on a real SLURM, only root can make its nodes"; fi
 
 # Runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
 faults: setup

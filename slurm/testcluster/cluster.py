@@ -29,6 +29,7 @@ NETWORK = "10.77.0"
 CONTROL = f"{NETWORK}.254"
 CPUS, GPUS, MEMORY_MB = 16, 8, 24_000
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "setpriv")
+PACKAGES = "apt-get install slurmctld slurmd slurm-client munge iproute2"
 FOLDER = "TESTCLUSTER_FOLDER"
 
 SLURM_CONF = """\
@@ -245,7 +246,7 @@ def main() -> int:
     options = parser.parse_args()
     missing = [program for program in NEEDED if shutil.which(program) is None]
     if os.geteuid() != 0 or missing or not options.command:
-        lacks = f"lacks {', '.join(missing)}" if missing else "needs root and a command"
+        lacks = f"{', '.join(missing)} missing: {PACKAGES}" if missing else "needs root, a command"
         print(f"testcluster: {lacks}", file=sys.stderr)
         return 2
     if not options.inside:

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from and_dist.config import load_config
+from and_dist.run_folder import REVISION_FILE, open_run_folder, read_starts, revision
+
+
+def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
+    config = load_config(["configs/debug.yaml"], [f"run.root={tmp_path}"])
+    assert open_run_folder(config, 2, "cpu") == []
+    assert open_run_folder(config, 2, "cpu") == []
+    starts = config.folder / "environment.json"
+    history = json.loads(starts.read_text())
+    history[-1]["packages"]["torch"] = "1.0"
+    history[-1]["packages"]["apex"] = "2.0"
+    starts.write_text(json.dumps(history))
+    changed = open_run_folder(config, 4, "cuda")
+    now = read_starts(config.folder)[-1]["packages"]["torch"]
+    assert changed == [
+        "apex: 2.0 -> None", "device: cpu -> cuda", f"torch: 1.0 -> {now}", "world_size: 2 -> 4",
+    ]  # fmt: skip
+    assert len(read_starts(config.folder)) == 3
+
+
+def test_a_damaged_history_is_begun_anew(tmp_path: Path) -> None:
+    config = load_config(["configs/debug.yaml"], [f"run.root={tmp_path}"])
+    open_run_folder(config, 1, "cpu")
+    (config.folder / "environment.json").write_text("{")
+    assert open_run_folder(config, 1, "cpu") == []
+    assert len(read_starts(config.folder)) == 1
+
+
+def test_a_copy_of_the_code_knows_its_revision(tmp_path: Path) -> None:
+    import and_dist.run_folder as room
+
+    (tmp_path / "and_dist").mkdir()
+    (tmp_path / REVISION_FILE).write_text("abc-dirty\n")
+    before, room.__file__ = room.__file__, str(tmp_path / "and_dist" / "run_folder.py")
+    try:
+        assert revision() == "abc-dirty"
+        (tmp_path / REVISION_FILE).write_text("\n")
+        assert revision() is None
+    finally:
+        room.__file__ = before
