@@ -4,34 +4,91 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.ranks.pool import free_port
+from and_dist.cli import main
+from tests.ranks.pool import PRELOAD, free_port
 
 SECONDS = 120
+multiprocessing.set_forkserver_preload(PRELOAD)
 DEBUG = ("train", "--config", "configs/debug.yaml")
 ENDLESS = ("curriculum.epochs=1000", "optim.milestones=[500]", "evaluation.baselines=false")
 
 
-def start(*arguments: object, **environment: object) -> subprocess.Popen[str]:
+class Started:
+    """One process of and-dist, forked from one that has imported everything: an import takes five
+    seconds of a core, and the tests start some hundred. The rest is as a shell would do it. Only
+    where torchrun starts the processes do they begin from nothing."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_become, args=(arguments, environment, theirs))
+        self._process.start()
+        theirs.close()
+        self.stdout = os.fdopen(os.dup(ours.fileno()), encoding="utf-8", errors="replace")
+        ours.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise TimeoutError(f"process {self.pid} has not ended in {timeout} s")
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """All it has said, once it has ended."""
+        with ThreadPoolExecutor(1) as reader:
+            said = reader.submit(self.stdout.read)
+            try:
+                self.wait(timeout)
+            except TimeoutError:
+                self.kill()
+                raise
+            return said.result(timeout), None
+
+
+def _become(arguments: list[str], environment: dict[str, str], out: Connection) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (1, 2):
+        os.dup2(out.fileno(), number)
+    out.close()
+    sys.argv = ["and-dist", *arguments]
+    main()
+
+
+def start(*arguments: object, **environment: object) -> Started:
     """One process of and-dist."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "and_dist", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in environment.items()}},
-        start_new_session=True,
-    )
+    told = {key: str(value) for key, value in environment.items()}
+    return Started([*map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1", **told})
 
 
-def start_ranks(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
+def start_ranks(size: int, *arguments: object) -> list[Started]:
     """As torchrun would, without its agent."""
     port = free_port()
     return [
@@ -43,7 +100,7 @@ def start_ranks(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Started) -> tuple[int, str]:
     """Exit status and what it said."""
     output, _ = process.communicate(timeout=SECONDS)
     return process.returncode, output
@@ -56,7 +113,7 @@ def train(*arguments: object) -> str:
     return output
 
 
-def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(is_time: Callable[[], bool], process: Started | subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + SECONDS
     while not is_time():
         assert time.monotonic() < deadline

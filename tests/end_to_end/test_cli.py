@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end import processes
 from tests.end_to_end.conftest import Cli
+from tests.end_to_end.processes import Started
 from tests.pictures import save_pictures
 from tests.ranks.runs import assert_equal_to_the_bit
 
@@ -96,13 +98,12 @@ def test_a_world_that_cannot_be_is_refused(
     assert not root.exists()
 
 
-def start(*arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "and_dist"]
-    if ranks > 1:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-        program = [*torchrun, "--standalone", "-m", "and_dist"]
+def start(*arguments: str, ranks: int = 1) -> Started | subprocess.Popen[str]:
+    if ranks == 1:
+        return processes.start(*arguments)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
-        [*program, *arguments],
+        [*torchrun, "--standalone", "-m", "and_dist", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -128,7 +128,9 @@ def test_what_is_found_can_be_chosen(run: Path, tmp_path: Path, cli: Cli) -> Non
     assert cli("discover", run, *chosen, *options, "--out", exact)[0] == 0
     summary = summary_of(out)
     assert (summary["anchors"], summary["round"], summary["temperature"]) == (150, 3, 0.2)
-    assert summary["curriculum"] == {"rounds": 4, "epochs": 3, "neighbours": 3}
+    assert summary["curriculum"] == {
+        "rounds": 4, "epochs": 3, "start": "instance", "neighbours": 3,
+    }  # fmt: skip
     assert summary["discovery"] == {"search": "fused", "recall": 0.98, "memory_mb": 64}
     neighbours = np.load(out / "neighbours.npy")
     assert neighbours.shape == (200, 3)

@@ -22,6 +22,7 @@ from and_dist.world import World
 
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 120
+PRELOAD = ["and_dist.discovery", "and_dist.trainer"]
 
 
 class RankError(AssertionError):
@@ -35,7 +36,7 @@ class RankError(AssertionError):
 class RankPool:
     def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["and_dist.discovery", "and_dist.trainer"])
+        context.set_forkserver_preload(PRELOAD)
         port = free_port()
         self._pipes: list[Connection] = []
         self._processes = []
