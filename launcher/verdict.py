@@ -75,7 +75,7 @@ def _look_at(
         if code < 0 and code != TERMINATED:
             return "goes on", f"rank {rank} on {places[rank]} was killed by {_name(-code)}", rank
     for node in nodes.values():
-        if node.launcher is not None and node.launcher < 0 and not node.heard:
+        if node.launcher is not None and node.launcher < 0 and node.launcher != TERMINATED:
             return "goes on", f"torchrun on {node.node} was killed by {_name(-node.launcher)}", None
     if len(nodes) < num_nodes:
         return "goes on", f"{num_nodes - len(nodes)} of {num_nodes} nodes were lost", None

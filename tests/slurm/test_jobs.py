@@ -48,7 +48,8 @@ def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
 
 def test_a_submission_is_followed_to_its_end() -> None:
     status, said = launch(
-        "submit", *SHORT, "name=followed", "--cluster", "cluster.yaml", "--workers", 2,
+        "submit", *SHORT, "name=followed", "--cluster", "cluster.yaml", "--nodes", 2,
+        "--workers", 2,
         "--time", "5m", "--follow",
     )  # fmt: skip
     assert status == 0
@@ -59,7 +60,7 @@ def test_a_submission_is_followed_to_its_end() -> None:
 
 def test_two_jobs_share_the_nodes_and_a_third_waits_for_one(whole: Path) -> None:
     first, second = submit("first"), submit("second")
-    third = submit("third", "--after", look_at(first).job_id, config=SHORT)
+    third = submit("third", "--after", look_at(first).job_id, "--nodes", 4, config=SHORT)
     status = look_at(third)
     assert status.slurm is not None
     assert (status.slurm.state, status.slurm.reason) == ("PENDING", "Dependency")

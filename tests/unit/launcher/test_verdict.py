@@ -24,7 +24,7 @@ SAVED = node(exit_codes={0: 75}, heard=("SIGUSR2",)), node("n2", exit_codes={1: 
 KILLED = node(exit_codes={0: -9, 1: -15}), node("n2", exit_codes={2: 1, 3: 1})
 RAISED = node(exit_codes={0: 1}), node("n2", exit_codes={1: -15})
 REFUSED = node(exit_codes={0: 2}), node("n2", exit_codes={1: 75})
-TORCHRUN = node(launcher=-9), node("n2", exit_codes={1: 75})
+TORCHRUN = node("n2", launcher=-15, exit_codes={1: 75}), node(launcher=-9)
 LOST = (node(exit_codes={0: 1}),)
 
 
