@@ -31,7 +31,7 @@ test-slurm: setup
 
 # Runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
 faults: setup
-	$(BIN)/python -m tests.faults --trials 10 --seed 0
+	$(BIN)/python -m tests.faults --trials 6 --seed 0
 
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu

@@ -232,8 +232,9 @@ def _say_failure(run: Path, rank: int | None) -> None:
 
 
 def _said_before_ranks(run: Path) -> list[str]:
-    """What the batch script and srun said."""
+    """What the batch script, srun and torchrun said."""
     files = [file for job in job_folders(run)[-1:] for file in sorted(job.glob("*_log.out"))]
+    files += sorted((run / "logs").glob("node-*.log"))
     return [f"{file.name}: {line}" for file in files for line in read_tail(file, 20)]
 
 

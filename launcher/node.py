@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import math
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from launcher.jobs import (
     start_folder,
     write_node_end,
 )
-from launcher.place import Place
+from launcher.place import Place, interface_of, resolves
 from launcher.request import Request
 from launcher.worker import STOP
 
@@ -94,6 +95,7 @@ class Node:
                 return subprocess.Popen(
                     command_of(self.job, request, self.place),
                     stdout=output, stderr=output, start_new_session=True,
+                    env={**network_of(self.place), **os.environ},
                 )  # fmt: skip
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -130,6 +132,13 @@ class Node:
         return any(end.launcher != 0 for end in ends.values())
 
 
+def network_of(place: Place) -> dict[str, str]:
+    """gloo looks for its interface by the host's name; where that resolves to nothing it is told.
+    A profile's own word wins."""
+    interface = None if resolves(platform.node()) else interface_of(place.address)
+    return {} if interface is None else {"GLOO_SOCKET_IFNAME": interface}
+
+
 def exit_codes_file(job: Path, place: Place) -> Path:
     """Where torchrun writes down how its ranks ended."""
     return start_folder(job, place.start) / f"ranks-of-node-{place.node}.json"
@@ -147,6 +156,7 @@ def command_of(job: Path, request: Request, place: Place) -> list[str]:
         *shlex.split(request.python), "-m", "launcher.agent", str(exit_codes_file(job, place)),
         f"--nnodes={place.num_nodes}", f"--nproc-per-node={request.workers}",
         "--rdzv-backend=c10d", f"--rdzv-endpoint={place.meeting}",
+        f"--rdzv-conf=is_host={int(place.node == 0)}",
         f"--rdzv-id={place.job}.{place.start}", f"--local-addr={place.address}",
         "--max-restarts=0",
         "-m", "launcher.worker", str(job), str(place.start), *request.command,

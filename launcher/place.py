@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
+import struct
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ def find_address(node: str, here: str) -> str:
     addresses = []
     for address in (node, _address_of_slurm(node)):
         addresses.append(address)
-        if address is not None and _resolves(address):
+        if address is not None and resolves(address):
             return address
     raise RuntimeError(
         f"cannot find {node} from {here}: neither its name nor its SLURM address "
@@ -62,13 +64,28 @@ def find_address(node: str, here: str) -> str:
     )
 
 
-def _resolves(address: str) -> bool:
+def resolves(address: str) -> bool:
     """Not to a loopback address: other nodes are told it."""
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
     return any(not str(info[4][0]).startswith(("127.", "::1")) for info in found)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has this IPv4 address."""
+    ask_for_address = 0x8915  # SIOCGIFADDR
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe, ask_for_address, request)
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None
 
 
 def _address_of_slurm(node: str) -> str | None:

@@ -90,7 +90,7 @@ def _look_at(
     early = [rank for rank, code in codes.items() if code == TRY_AGAIN]
     if early:
         return "goes on", f"rank {min(early)} ended early, to go on", min(early)
-    return "goes on", "torchrun ended, no rank says why", None
+    return "goes on", "torchrun failed, no rank says why: see RUN/logs/node-*.log", None
 
 
 def _name(number: int) -> str:

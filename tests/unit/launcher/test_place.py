@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from launcher.place import find_address
+from launcher.place import find_address, interface_of
 
 
 def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> None:
@@ -20,3 +20,8 @@ def test_a_name_that_does_not_resolve_is_a_sentence() -> None:
     name = f"no-such-node-of-{socket.gethostname()}"
     with pytest.raises(RuntimeError, match=r"neither its name nor its SLURM address \(unknown\)"):
         find_address(name, "n1")
+
+
+def test_an_interface_is_found_by_its_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") is None
