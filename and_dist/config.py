@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -29,6 +29,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
+
+
+S = TypeVar("S", bound=Section)
 
 
 class DataConfig(Section):
@@ -274,15 +277,17 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     preset = merged.get("preset", "code")
     if isinstance(preset, str) and preset in PRESETS:
         merged = merge(PRESETS[preset], merged)
-    return build_config(merged)
+    return build(Config, merged)
 
 
-def build_config(values: Mapping[str, Any]) -> Config:
+def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
+    """ValueError with a sentence for each value that will not do, after `where`."""
     try:
         # JSON mode: lists stand for tuples, yet "1" is no number and 1 no boolean.
-        return Config.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
+        return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
     except ValidationError as error:
-        raise ValueError("\n".join(describe(e) for e in error.errors())) from None
+        sentences = [where + describe(e, section) for e in error.errors()]
+        raise ValueError("\n".join(sentences)) from None
     except (RecursionError, PydanticSerializationError, UnicodeError) as error:
         raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
 
@@ -307,7 +312,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe(error: Any, root: type[Section] = Config) -> str:
+def describe(error: Any, root: type[Section]) -> str:
     """One validation error as a sentence that lists what would have been right."""
     *parents, key = [str(part) for part in error["loc"]] or [""]
     path = ".".join([*parents, key])

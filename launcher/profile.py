@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pydantic
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
-from and_dist.config import Section, describe
+from and_dist.config import Section, build
 from and_dist.plain_yaml import read_yaml
 
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
@@ -56,9 +55,4 @@ class Profile(Section):
 
 def load_profile(path: Path) -> Profile:
     """ValueError says what would have been right."""
-    values = read_yaml(path)
-    try:
-        return Profile.model_validate_json(pydantic.TypeAdapter(object).dump_json(values))
-    except ValidationError as error:
-        sentences = [describe(e, Profile) for e in error.errors()]
-        raise ValueError("\n".join(f"{path}: {s}" for s in sentences)) from None
+    return build(Profile, read_yaml(path), f"{path}: ")

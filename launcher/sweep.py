@@ -21,13 +21,12 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import pydantic
 import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from and_dist.config import Section, describe
+from and_dist.config import Section, build, load_config
 from and_dist.plain_yaml import read_yaml
 from and_dist.run_folder import replace_file, write_config
 from launcher import batch, scheduler, submission
@@ -61,12 +60,7 @@ class Sweep(Section):
 
 
 def load_sweep(path: Path) -> Sweep:
-    values = read_yaml(path)
-    try:
-        loaded = Sweep.model_validate_json(pydantic.TypeAdapter(object).dump_json(values))
-    except ValidationError as error:
-        sentences = [describe(e, Sweep) for e in error.errors()]
-        raise ValueError("\n".join(f"{path}: {s}" for s in sentences)) from None
+    loaded = build(Sweep, read_yaml(path), f"{path}: ")
     if not loaded.members:
         raise ValueError(f"{path} names no runs: give grid or runs")
     return loaded
@@ -102,8 +96,6 @@ def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[Wanted]:
 
 
 def _root(sweep: Sweep) -> Path:
-    from and_dist.config import load_config
-
     return Path(load_config(sweep.config, sweep.overrides).run.root)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -141,3 +142,16 @@ def fill_up(ballast: Path) -> None:
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+
+
+def pids_of(pattern: str) -> list[int]:
+    """Processes whose command line has this in it, on all nodes of a test cluster too."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if re.search(pattern, command) and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return sorted(found)

@@ -14,6 +14,7 @@ import pytest
 
 from launcher.jobs import job_folders, read_ends
 from launcher.status import look_at, read_training
+from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 
 CONFIG = (
@@ -45,15 +46,7 @@ def wait_for_step(run: Path, step: int) -> None:
 
 def ranks_of(run: Path) -> list[int]:
     """Processes that train this run."""
-    pattern = f"-m and_dist train --config {run}/jobs".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if pattern in (path / "cmdline").read_bytes().replace(b"\0", b" "):
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
+    return pids_of(rf"-m and_dist train --config {run}/jobs")
 
 
 @pytest.fixture(scope="module")

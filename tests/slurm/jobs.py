@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from launcher.jobs import End, job_folders, read_end, starts
 from launcher.status import Status, look_at, read_training
 from slurm.testcluster.cluster import wait_until
+from tests.end_to_end.processes import pids_of
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = (
@@ -70,19 +70,6 @@ def ends_of(run: Path) -> list[End | None]:
     """Of every start of its last job."""
     job = job_folders(run)[-1]
     return [read_end(job, start) for start in starts(job)]
-
-
-def pids_of(pattern: str) -> list[int]:
-    """Processes of all nodes whose command line has this in it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if re.search(pattern, command) and int(path.name) != os.getpid():
-            found.append(int(path.name))
-    return sorted(found)
 
 
 def kill_one(pattern: str) -> None:

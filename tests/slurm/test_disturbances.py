@@ -21,6 +21,7 @@ from and_dist.run_folder import read_starts
 from launcher.jobs import newest_checkpoint
 from launcher.status import look_at
 from slurm.testcluster.cluster import Cluster, wait_until
+from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
     CONFIG,
@@ -29,7 +30,6 @@ from tests.slurm.jobs import (
     ends_of,
     kill_one,
     launch,
-    pids_of,
     seconds_until,
     submit,
     wait_for_end,

@@ -13,6 +13,7 @@ import pytest
 from launcher.jobs import job_folders
 from launcher.status import look_at
 from slurm.testcluster.cluster import output, wait_until
+from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
     CONFIG,
@@ -20,7 +21,6 @@ from tests.slurm.jobs import (
     SHORT,
     ends_of,
     launch,
-    pids_of,
     submit,
     wait_for_end,
     worker_of,

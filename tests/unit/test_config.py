@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.config import Config, build_config, differing_keys, load_config
+from and_dist.config import Config, build, differing_keys, load_config
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(
@@ -30,7 +30,7 @@ def is_config_or_sentence(load: Callable[[], Config]) -> bool:
 
 @given(st.dictionaries(sections, values))
 def test_any_mapping_is_a_config_or_a_sentence(content: dict[str, object]) -> None:
-    assert is_config_or_sentence(lambda: build_config(content))
+    assert is_config_or_sentence(lambda: build(Config, content))
 
 
 @given(st.text() | values.map(lambda value: yaml.safe_dump(value, allow_unicode=True)))
