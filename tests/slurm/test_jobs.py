@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.jobs import job_folders
+from launcher.logs import read_tail
 from launcher.status import look_at
 from slurm.testcluster.cluster import output, wait_until
 from tests.end_to_end.processes import pids_of
@@ -85,7 +86,7 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     subprocess.run(["scontrol", "release", str(job_id)], check=True)
     wait_until(lambda: bool(pids_of(worker_of(run))), "ranks", 60)
     log = run / "logs" / "rank-1.log"
-    wait_until(lambda: "boom" in log.read_text(), "the failure", 60)
+    wait_until(lambda: "KeyError: 'boom'" in "".join(read_tail(log, 5)), "the failure", 60)
     wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks", 15)
     wait_until(lambda: ends_of(run)[0] is not None, "a verdict", 20)
     said = launch("logs", run)[1].splitlines()
