@@ -23,6 +23,7 @@ from launcher.jobs import (
 from launcher.logs import Follower, suspicion
 from launcher.node import ASKED, LOOK_SECONDS, Node, environment_of
 from launcher.place import Place
+from launcher.request import Request
 from launcher.verdict import judge
 from launcher.worker import log_of
 
@@ -64,7 +65,7 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "launcher.local", str(job), str(start), str(node), meeting],
-            env=environment,
+            env={**environment, **_gpus_of(node, request)},
             start_new_session=True,  # the terminal's Ctrl-C is passed on once
         )
         for node in range(request.nodes)
@@ -86,6 +87,13 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
         for number, handler in before.items():
             signal.signal(number, handler)
     return bool(heard)
+
+
+def _gpus_of(node: int, request: Request) -> dict[str, str]:
+    """Every node has its own, as on a cluster."""
+    first = node * request.gpus
+    gpus = range(first, first + request.gpus)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if request.nodes > 1 and gpus else {}
 
 
 def main() -> None:

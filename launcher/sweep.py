@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -166,8 +167,13 @@ def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> list[str]:
         write_config(run.config, run.config.folder)
         jobs.append(job)
     request = missing[0].request(whole, whole / "code")
-    ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
-    submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
+    try:
+        ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
+        submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
+    except (ValueError, RuntimeError):
+        for job in (whole, *jobs):
+            shutil.rmtree(job)
+        raise
     return ids
 
 
