@@ -165,6 +165,8 @@ def requeue(run: Run) -> None:
     job_id, known = found.job_id, found.slurm
     if job_id is None or known is None:
         raise ValueError(f"SLURM knows no job of {run}; and-launch submit it again, it goes on")
+    if found.state == "finished":
+        raise ValueError(f"{run} is trained to its end; there is nothing to go on with")
     if known.state == "PENDING":
         raise ValueError(f"job {job_id} waits already ({known.reason})")
     if known.state == "RUNNING":

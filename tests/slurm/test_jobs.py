@@ -43,6 +43,7 @@ def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
     for words in ("finished, job", "n[1-2] in main", "2 node(s) of 1 rank(s), 1 start(s)", "loss"):
         assert words in said
     assert "goodput 1.000" in said
+    assert launch("requeue", run)[0] == 2
     assert "round 1 done" in launch("logs", run)[1]
     assert "rank 1 of 2" in launch("logs", run, "--rank", 1)[1]
 
