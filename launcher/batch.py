@@ -76,6 +76,8 @@ def _hint(said: str, parameters: dict[str, Any]) -> str:
         return f" (partition={parameters.get('partition')}; there are {there})"
     names = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node", "mem", "time")
     wanted = [f"{name}={parameters[name]}" for name in names if name in parameters]
+    more = parameters["additional_parameters"]
+    wanted += [f"--after {more['dependency']}"] if "dependency" in more else []
     return f" (asked for: {', '.join(wanted)})"
 
 

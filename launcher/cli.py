@@ -13,13 +13,13 @@ from typing import Annotated
 
 import typer
 
+from and_dist.guard import TRY_AGAIN
 from launcher import scheduler, submission
 from launcher.jobs import job_folders, read_end, starts
-from launcher.logs import Follower, read_failure, read_tail
+from launcher.logs import Follower, list_ranks, read_failure, read_tail
 from launcher.profile import Profile, load_profile
 from launcher.request import Size
 from launcher.status import as_lines, is_active, look_at
-from launcher.verdict import TRY_AGAIN
 from launcher.worker import log_of
 
 app = typer.Typer(
@@ -135,15 +135,19 @@ def logs(
     run: Run,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
     rank: Annotated[int, typer.Option(help="Whose.")] = 0,
-    lines: Annotated[int, typer.Option(help="How many of the last.")] = 40,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last.")] = 40,
 ) -> None:
     """What a rank said; after a failure, first the traceback of the rank that failed."""
-    found = look_at(run)
+    found, ranks = look_at(run), list_ranks(run)
+    if found.request is not None and not 0 <= rank < found.request.world_size:
+        raise ValueError(
+            f"{run} has no rank {rank}: its ranks are 0 to {found.request.world_size - 1}"
+        )
     if found.last_end is not None and found.failed_rank is not None:
         typer.echo(f"{found.last_end.state}: {found.last_end.why}")
         _say_failure(run, found.failed_rank)
     log = log_of(run, rank)
-    text = read_tail(log, lines) if log.exists() else _said_before_ranks(run)
+    text = _said_before_ranks(run) if not ranks else read_tail(log, lines)
     for line in text or [f"rank {rank} has said nothing yet"]:
         typer.echo(line)
     if follow:

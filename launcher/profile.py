@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
+import pydantic
 from pydantic import Field, PositiveInt
 
 from and_dist.config import Section, build
@@ -51,6 +53,15 @@ class Profile(Section):
     """Variables of every process."""
     sbatch: dict[Line, str | int | bool] = Field(default_factory=dict)
     """More options of sbatch, by their long names: mail-type: END."""
+
+    @pydantic.field_validator("python")
+    @classmethod
+    def check_python(cls, command: str | None) -> str | None:
+        try:
+            shlex.split(command or "")
+        except ValueError as error:
+            raise ValueError(f"python = {command!r} is no command: {error}") from None
+        return command
 
 
 def load_profile(path: Path) -> Profile:

@@ -141,7 +141,7 @@ def requeue(job_id: str) -> None:
     ask("scontrol", "requeue", job_id)
 
 
-def refuse_what_never_starts(job: SlurmJob, wanted: Sequence[str]) -> None:
+def check_can_start(job: SlurmJob, wanted: Sequence[str]) -> None:
     """ValueError for a job that would wait for ever."""
     words = job.reason.replace("_", " ")
     if job.state == "PENDING" and (job.reason in NEVER or "can't use" in words):

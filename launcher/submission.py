@@ -147,7 +147,7 @@ def refuse_what_never_starts(job_id: str, request: Request) -> None:
               if (value := getattr(profile, key)) is not None]  # fmt: skip
     wanted += [f"--nodes {request.nodes}", f"--gpus {request.gpus}", f"{request.minutes} minutes"]
     try:
-        scheduler.refuse_what_never_starts(known, wanted)
+        scheduler.check_can_start(known, wanted)
     except ValueError:
         scheduler.cancel(job_id)
         raise

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from and_dist.guard import TRY_AGAIN
 from and_dist.layout import parent_of
 from launcher import scheduler
 from launcher.jobs import (
@@ -29,7 +30,7 @@ from launcher.jobs import (
 from launcher.logs import suspicion
 from launcher.node import GRACE_SECONDS, LAST_SECONDS, Node
 from launcher.place import Place, job_id_of, read_place
-from launcher.verdict import TRY_AGAIN, judge
+from launcher.verdict import judge
 
 SPARE_SECONDS = 10.0
 """Before the time limit: what is not saved by then goes on from the checkpoint before."""

@@ -19,10 +19,9 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from and_dist.guard import TRY_AGAIN
 from launcher.jobs import End, NodeEnd
 
-TRY_AGAIN = 75
-"""A rank's status for: stopped, and goes on when started again."""
 REFUSED = 2
 TERMINATED = -signal.SIGTERM
 """How torchrun ends the ranks beside one that failed: no cause."""

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+from and_dist.guard import TRY_AGAIN
 from launcher.jobs import start_folder
 from launcher.place import job_id_of
-from launcher.verdict import TRY_AGAIN
 
 STOP = "stop"
 """A file in the start's folder: ranks that come up after the signal have not heard it."""

@@ -44,6 +44,7 @@ def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
         assert words in said
     assert "goodput 1.000" in said
     assert launch("requeue", run)[0] == 2
+    assert "its ranks are 0 to 1" in launch("logs", run, "--rank", 99)[1]
     assert "round 1 done" in launch("logs", run)[1]
     assert "rank 1 of 2" in launch("logs", run, "--rank", 1)[1]
 

@@ -32,6 +32,7 @@ def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) 
         ("partition: gpu", [], "(partition=gpu; there are low, main, paid, short)"),
         ("partition: paid\naccount: nobody", [], "account=nobody"),
         ("", ["--gpus", 9], "sbatch refused the job"),
+        ("", ["--after", "nonsense"], "--after afterany:nonsense"),
         ("", ["--nodes", 5], "would never start it: PartitionConfig"),
         ("memory_gb: 4000", [], "sbatch refused the job"),
         ("constraint: h100", [], "sbatch refused the job"),

@@ -31,6 +31,7 @@ def test_an_empty_profile_leaves_all_to_slurm(tmp_path: Path) -> None:
         ("environment: {A-B: c}", "environment.A-B"),
         ('setup: ["a\\nb"]', "setup.0"),
         ("interface: 3", "interface = 3 will not do"),
+        ('python: "python \'x"', "is no command: No closing quotation"),
         ("- gpu", "is not a mapping"),
         ("partition: [", "is not plain YAML"),
     ],
