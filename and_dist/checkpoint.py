@@ -33,7 +33,7 @@ from and_dist.collectives import failing_together, gather_objects
 from and_dist.layout import SharedFailure
 from and_dist.world import World
 
-FORMAT = 2
+FORMAT = 3
 SPARE_BYTES = 1_000_000
 """For state.json, the headers of the shards, and a file system's own."""
 Tensors = dict[str, Tensor]

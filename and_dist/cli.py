@@ -143,6 +143,7 @@ def export(
 
 def run_training(config: Config, guard: Guard) -> None:
     """Everything that can be refused is, before anything is written."""
+    from and_dist.baselines import check_peer
     from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
     from and_dist.collectives import failing_together
     from and_dist.data.cache import check_cache
@@ -166,6 +167,7 @@ def run_training(config: Config, guard: Guard) -> None:
         read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
+    check_peer(config, len(train.index), train.labels_N is not None)
     check_cache(train.index, config.data)
     if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
         load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
@@ -180,7 +182,7 @@ def run_training(config: Config, guard: Guard) -> None:
         display.say(
             f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
             f"{world.size} rank(s) on {world.device.type}, "
-            f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs"
+            f"{describe_training(config)}"
         )
         if changed:
             display.say(f"not as at its last start: {', '.join(changed)}")
@@ -192,6 +194,12 @@ def run_training(config: Config, guard: Guard) -> None:
         if world.is_coordinator:
             display.show(as_table(write_summary(config.folder), config.name))
             display.say(f"run folder: {config.folder}")
+
+
+def describe_training(config: Config) -> str:
+    how = "" if config.method == "and" else f"method {config.method}, "
+    rounds, epochs = config.last_round + 1, config.epochs_of(config.last_round)
+    return f"{how}{rounds} round{'s' if rounds > 1 else ''} of {epochs} epochs"
 
 
 def check_sizes(config: Config, num_rows: int, world_size: int) -> None:

@@ -132,6 +132,22 @@ class DiscoveryConfig(Section):
         return self.memory_mb * 1_000_000
 
 
+class InstanceNceConfig(Section):
+    negatives: PositiveInt = 4096
+    """M, random rows that a query is told from."""
+    z: Literal["constant", "estimated"] = "constant"
+    """The normaliser of p: of the first step for ever, as published, or estimated at every step."""
+
+
+class DeepClusterConfig(Section):
+    clusters: Annotated[int, Field(ge=2)] = 10_000
+    """C, ten times the classes of ImageNet."""
+    components: PositiveInt = 256
+    """Directions that whitening keeps; more than encoder.feature_dim means all."""
+    iterations: PositiveInt = 20
+    """Rounds of Lloyd's algorithm before an epoch."""
+
+
 class OptimConfig(Section):
     batch_size: PositiveInt = 128
     """G, images of one step over all ranks."""
@@ -196,13 +212,24 @@ class RunConfig(Section):
         return self
 
 
+OWN_METHODS = ("and", "instance", "random")
+PEERS = {
+    "supervised": "supervised:Supervised",
+    "instance_nce": "instance_nce:InstanceNce",
+    "deepcluster": "deepcluster:DeepCluster",
+    "nat": "nat:Nat",
+}
+"""Methods to compare with -> the module of and_dist.baselines and its Peer."""
+
+
 class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run and of its folder."""
     preset: Literal["code", "paper"] = "code"
     """Where paper and published code differ: which one sets the defaults (see PRESETS)."""
-    method: Literal["and", "instance"] = "and"
-    """and discovers neighbourhoods between rounds; instance keeps every row an instance."""
+    method: str = "and"
+    """and discovers neighbourhoods between rounds; instance keeps every row an instance; random
+    trains nothing; or one of PEERS."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the bank, the order and the augmentation."""
     data: DataConfig = DataConfig()
@@ -211,6 +238,8 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
+    instance_nce: InstanceNceConfig = InstanceNceConfig()
+    deepcluster: DeepClusterConfig = DeepClusterConfig()
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
@@ -219,13 +248,34 @@ class Config(Section):
     def folder(self) -> Path:
         return Path(self.run.root) / self.name
 
+    @property
+    def last_round(self) -> int:
+        return 0 if self.method == "random" else self.curriculum.rounds
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(self.epochs_of(r) for r in range(self.last_round + 1))
+
+    def epochs_of(self, round_index: int) -> int:
+        is_untrained = round_index == 0 and self.curriculum.start == "random"
+        return 0 if is_untrained or self.method == "random" else self.curriculum.epochs
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def check_method(cls, method: str) -> str:
+        if method not in (*OWN_METHODS, *PEERS):
+            known = ", ".join((*OWN_METHODS, *PEERS))
+            raise ValueError(f"method = {method!r} is not one of: {known}")
+        return method
+
     @pydantic.model_validator(mode="after")
     def check_start(self) -> Config:
-        if self.curriculum.start == "random" and self.bank.init != "features":
-            raise ValueError(
-                "curriculum.start=random discovers in the first rows of the bank: it needs "
-                "bank.init=features"
-            )
+        first = {"curriculum.start=random": self.curriculum.start, "method=random": self.method}
+        for key, value in first.items():
+            if value == "random" and self.bank.init != "features":
+                raise ValueError(
+                    f"{key} looks at the first rows of the bank: it needs bank.init=features"
+                )
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,8 @@ from rich.table import Table
 SECONDS_BETWEEN_LINES = 15.0
 Advance = Callable[[float], None]
 """Is told of every further share of some work that is done."""
+Phase = Callable[[str], AbstractContextManager[Advance]]
+"""Around work that takes a while: what it is called -> whom to tell of its progress."""
 
 
 def silently(share: float) -> None:

@@ -118,12 +118,13 @@ class Pixels(nn.Module):
 def describe_model(export: Export) -> str:
     """The card: what it is, how to feed it, what it was trained on and how well it does."""
     config, progress, images = export.config, export.state["progress"], export.state["images"]
+    epochs = config.epochs_of(progress["round_index"])
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).strip()
     paragraphs = [
         f"# {config.name}: {config.encoder.name}",
-        "Trained without labels by Anchor Neighbourhood Discovery with and-dist; checkpoint "
-        f"{export.checkpoint.name}, after {progress['epochs']} of {config.curriculum.epochs} "
-        f"epochs of round {progress['round_index']} of {config.curriculum.rounds}.",
+        f"Trained with and-dist by {_describe_method(config.method)}; checkpoint "
+        f"{export.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
+        f"{progress['round_index']} of {config.last_round}.",
         f"- file: `{export.file.name}`, {_describe_output(export)}\n"
         f"- input: {_describe_input(config)}\n"
         f"- trained on: {config.data.train}, {images['rows']:,} images, "
@@ -134,6 +135,12 @@ def describe_model(export: Export) -> str:
         f"## Config\n\n```yaml\n{settings}\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _describe_method(method: str) -> str:
+    if method == "and":
+        return "Anchor Neighbourhood Discovery, without labels"
+    return f"method={method}, " + ("with labels" if method == "supervised" else "without labels")
 
 
 def _describe_output(export: Export) -> str:
@@ -153,8 +160,8 @@ def _describe_input(config: Config) -> str:
 
 def _table_of_rounds(export: Export) -> str:
     lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
-    progress, curriculum = export.state["progress"], export.config.curriculum
-    is_whole = progress["epochs"] == curriculum.epochs
+    progress = export.state["progress"]
+    is_whole = progress["epochs"] == export.config.epochs_of(progress["round_index"])
     for r in read_metrics(export.run / "metrics.jsonl", "round"):
         if r["round"] < progress["round_index"] or (
             r["round"] == progress["round_index"] and is_whole

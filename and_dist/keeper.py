@@ -135,5 +135,5 @@ class Keeper:
             )
 
     def _ends_a_round(self, name: str) -> bool:
-        rounds, epochs = self._config.curriculum.rounds, self._config.curriculum.epochs
-        return name in {Progress(r, epochs).checkpoint_name for r in range(rounds + 1)}
+        rounds, epochs_of = range(self._config.last_round + 1), self._config.epochs_of
+        return name in {Progress(r, epochs_of(r)).checkpoint_name for r in rounds}

@@ -63,34 +63,51 @@ def sharded_nll(
     Its gradient in features_BD is multiplied by the world's size, because DDP averages parameter
     gradients over ranks: after DDP they are those of one process with the whole batch.
     """
-    loss: Tensor = _ShardedNLL.apply(features_BD, batch, bank, world, temperature)
-    return loss
+    over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
+    gradient_BD = (over_all.mean - over_positives.mean) / temperature
+    return mean_over_batch(
+        features_BD, over_all.log_z - over_positives.log_z, gradient_BD, batch, world
+    )
 
 
-class _ShardedNLL(torch.autograd.Function):
+def mean_over_batch(
+    features_BD: Tensor, loss_B: Tensor, gradient_BD: Tensor, batch: GlobalBatch, world: World
+) -> Tensor:
+    """The mean of all ranks' losses over the real queries, whose gradients are already known."""
+    mine = slice(len(features_BD) * world.rank, len(features_BD) * (world.rank + 1))
+    is_real_B = batch.rows_G[mine] >= 0
+    num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(loss_B.dtype)
+    loss = reduce_sum(world, loss_B.where(is_real_B, 0).sum()) / num_real
+    gradient_BD = gradient_BD.where(is_real_B[:, None], 0) * (world.size / num_real)
+    known: Tensor = _Known.apply(features_BD, loss, gradient_BD.to(features_BD.dtype))
+    return known
+
+
+def everyones_features(features_BD: Tensor, batch: GlobalBatch, world: World) -> Tensor:
+    """[G, D] of all ranks; a gradient goes through to this rank's, times the world's size as above.
+
+    So a loss that every rank forms of all features alike gives every rank the whole gradient of
+    what else it is made of, with no traffic.
+    """
+    mine_BD = features_BD.clone()
+    mine_BD.register_hook(lambda gradient_BD: gradient_BD * world.size)
+    before = len(features_BD) * world.rank
+    after = before + len(features_BD)
+    return torch.cat([batch.features_GD[:before], mine_BD, batch.features_GD[after:]])
+
+
+class _Known(torch.autograd.Function):
+    """A loss and its gradient, both found without autograd."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        features_BD: Tensor,
-        batch: GlobalBatch,
-        bank: BankShard,
-        world: World,
-        temperature: float,
-    ) -> Tensor:
-        over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
-        num_local = len(features_BD)
-        is_real_B = batch.rows_G[num_local * world.rank :][:num_local] >= 0
-        num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(over_all.mean.dtype)
-        loss_B = (over_all.log_z - over_positives.log_z).where(is_real_B, 0)
-        gradient_BD = (over_all.mean - over_positives.mean).where(is_real_B[:, None], 0)
-        gradient_BD *= world.size / temperature / num_real
-        ctx.save_for_backward(gradient_BD.to(features_BD.dtype))
-        return reduce_sum(world, loss_B.sum()) / num_real
+    def forward(ctx: Any, features_BD: Tensor, loss: Tensor, gradient_BD: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(gradient_BD)
+        return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient_BD,) = ctx.saved_tensors
-        return grad_outputs[0] * gradient_BD, None, None, None, None
+        return grad_outputs[0] * gradient_BD, None, None
 
 
 def _partitions_of_my_queries(

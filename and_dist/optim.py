@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from and_dist.config import OptimConfig
 
 
-def build_optimiser(encoder: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD over every parameter, its momentum buffers present from the start.
+def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.SGD:
+    """SGD over every parameter of some modules, its momentum buffers present from the start.
 
     A buffer of zeros is what the first step would make of none, and a checkpoint then has the same
     tensors whenever it is taken.
     """
+    parameters = [parameter for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.SGD(
-        encoder.parameters(),
+        parameters,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
         weight_decay=config.weight_decay,
     )
     if config.momentum > 0:
-        for parameter in encoder.parameters():
+        for parameter in parameters:
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimiser
+
+
+def parameters_of(optimiser: torch.optim.SGD) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def learning_rate(config: OptimConfig, epoch: int) -> float:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.baselines.peer import Peer
 from and_dist.checkpoint import Tensors, as_sharded, load_tensors, local_rows
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
+from and_dist.optim import build_optimiser
 from and_dist.world import World
 
 
@@ -48,22 +51,35 @@ class RunState:
     neighbourhoods: Neighbourhoods
     losses: LossMeter
     """Of the epoch under way."""
+    peer: Peer | None = None
+    """What trains in place of neighbourhoods."""
     progress: Progress = Progress()
     skipped: list[list[int]] = field(default_factory=list)
     """[epoch over all rounds, step] of batches that made the loss or a gradient not finite."""
 
     def tensors(self) -> Tensors:
         """All but the bank."""
+        modules: dict[str, nn.Module] = {"encoder": self.encoder}
+        others = {}
+        if self.peer is not None:
+            modules["peer.head"] = self.peer.head
+            others = {f"peer.{name}": t for name, t in self.peer.tensors().items()}
+        weights = {
+            f"{at}.{name}": tensor
+            for at, module in modules.items()
+            for name, tensor in module.state_dict().items()
+        }
         momentum = {
-            f"momentum.{name}": self.optimiser.state[parameter]["momentum_buffer"]
-            for name, parameter in self.encoder.named_parameters()
+            f"momentum.{at}.{name}": self.optimiser.state[parameter]["momentum_buffer"]
+            for at, module in modules.items()
+            for name, parameter in module.named_parameters()
             if "momentum_buffer" in self.optimiser.state[parameter]
         }
-        encoder = {f"encoder.{name}": t for name, t in self.encoder.state_dict().items()}
         table = self.neighbourhoods
         return {
-            **encoder,
+            **weights,
             **momentum,
+            **others,
             "neighbours": table.neighbours_NK,
             "entropy": table.entropy_N,
             "anchors": table.anchors_S,
@@ -89,18 +105,28 @@ class RunState:
         self.skipped = [list(step) for step in plain["skipped"]]
 
 
-def build_state(
-    config: Config, num_rows: int, encoder: Encoder, optimiser: torch.optim.SGD, world: World
-) -> RunState:
-    """As it is before the first step."""
+def build_bank(config: Config, num_rows: int, world: World) -> BankShard:
+    """This rank's shard of the first bank."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     rows_SD = draw_uniform_rows(start, stop, config.encoder.feature_dim, config.seed)
-    bank = BankShard(
+    return BankShard(
         rows_SD.to(world.device, getattr(torch, config.bank.dtype)),
         start,
         num_rows,
         config.bank.update_rate,
         config.bank.renormalise,
     )
-    table = all_instances(num_rows, config.curriculum.neighbours, world.device)
-    return RunState(encoder, optimiser, bank, table, LossMeter(world.device))
+
+
+def build_state(
+    config: Config,
+    encoder: Encoder,
+    bank: BankShard,
+    world: World,
+    peer: Peer | None = None,
+) -> RunState:
+    """As it is before the first step."""
+    modules = [encoder] if peer is None else [encoder, peer.head]
+    optimiser = build_optimiser(modules, config.optim)
+    table = all_instances(bank.num_rows, config.curriculum.neighbours, world.device)
+    return RunState(encoder, optimiser, bank, table, LossMeter(world.device), peer)

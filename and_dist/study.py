@@ -135,7 +135,7 @@ def _labels(study: Study, display: Display) -> Tensor | None:
     if images.index.content_hash != study.state["images"]["content_hash"]:
         display.say(f"no labels: data.train={data.train} holds other images now")
         return None
-    return None if images.labels_N is None else torch.from_numpy(images.labels_N)
+    return None if images.labels_N is None else torch.tensor(images.labels_N)
 
 
 def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from and_dist.agreement import Agreement, agree_now
+from and_dist.baselines import build_peer
+from and_dist.baselines.peer import Setting
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
@@ -34,11 +36,11 @@ from and_dist.keeper import Keeper
 from and_dist.layout import SharedFailure
 from and_dist.meters import StepClock
 from and_dist.metrics import MetricsFile
-from and_dist.objective import gather_global_batch, sharded_nll
-from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
+from and_dist.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.replicas import replicate, seed_step, synchronise_buffers
 from and_dist.run_folder import note_resumption
-from and_dist.run_state import Progress, build_state
+from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.weights import load_weights
 from and_dist.world import World
 
@@ -79,8 +81,12 @@ class Trainer:
         )
         self.evaluator = Evaluator(config, train, test, world, self.bad_images, self.phase)
         self.network = replicate(self.encoder, world, config.data.image_size)
-        optimiser = build_optimiser(self.encoder, config.optim)
-        self.state = build_state(config, self.num_rows, self.encoder, optimiser, world)
+        bank = build_bank(config, self.num_rows, world)
+        labels_N = train.labels_N if config.method == "supervised" else None
+        self.peer = build_peer(
+            Setting(config, world, bank, labels_N, self.features_of_shard, self.phase)
+        )
+        self.state = build_state(config, self.encoder, bank, world, self.peer)
         self.keeper = Keeper(
             config, world, self.state, train.index, self.bad_images, display, guard
         )
@@ -97,11 +103,11 @@ class Trainer:
         return self.keeper.metrics
 
     def train(self) -> None:
-        total = self._steps_before(self.config.curriculum.rounds + 1)
+        total = self._steps_before(self.config.last_round + 1)
         limit = self.config.run.time_limit_seconds
         self.guard.watch(self.config.folder, self.config.run.stall_seconds, limit)
         with self.display.training(total, self._steps_done()), self.keeper:
-            while self.progress.round_index <= self.config.curriculum.rounds:
+            while self.progress.round_index <= self.config.last_round:
                 try:
                     self.train_round(self.progress.round_index)
                 except NotFinite as found:
@@ -114,7 +120,7 @@ class Trainer:
             self.begin_round(round_index)
             self.proceed(is_begun=True)
             self.save()
-        for epoch in range(self.progress.epochs, self._epochs_of(round_index)):
+        for epoch in range(self.progress.epochs, self.config.epochs_of(round_index)):
             self.train_epoch(round_index, epoch)
             self.proceed(epochs=epoch + 1, step=0)
             self.state.losses.clear()
@@ -154,6 +160,8 @@ class Trainer:
         set_learning_rate(self.state.optimiser, rate)
         clock, first = StepClock(), self.progress.step
         number = self._epoch_number(round_index, epoch)
+        if self.peer is not None and first == 0:
+            self.peer.begin_epoch(number, self.state.optimiser)
         for step, batch in enumerate(self.loader.batches(number, first), first):
             self.guard.beat()
             if [number, step] not in self.state.skipped:
@@ -186,16 +194,22 @@ class Trainer:
         everyone = gather_global_batch(
             features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
         )
-        temperature = self.config.objective.temperature
-        loss = sharded_nll(features_BD, everyone, self.state.bank, self.world, temperature)
+        loss = self.loss(features_BD, everyone)
         loss.backward()
-        gradients = [p.grad for p in self.encoder.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]
         is_finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
         self.state.optimiser.step()
         self.state.optimiser.zero_grad()
         self.state.bank.update(everyone.rows_G, everyone.features_GD)
         self.agreement.hear(everyone.requests_G)
         return loss.detach().where(is_finite, torch.nan)
+
+    def loss(self, features_BD: Tensor, everyone: GlobalBatch) -> Tensor:
+        """Of neighbourhoods and instances (Eq. 7), or a competitor's."""
+        if self.peer is not None:
+            return self.peer.loss(features_BD, everyone)
+        temperature = self.config.objective.temperature
+        return sharded_nll(features_BD, everyone, self.state.bank, self.world, temperature)
 
     def look(self, clock: StepClock, rate: float) -> None:
         """At the loss, now and then: write it down, show it."""
@@ -208,8 +222,10 @@ class Trainer:
             "step", round=at.round_index, epoch=at.epochs, step=done, loss=loss, lr=rate,
             images_per_s=images_per_s,
         )  # fmt: skip
-        total = self._steps_before(self.config.curriculum.rounds + 1)
-        where = f"round {at.round_index} epoch {at.epochs + 1}/{self.config.curriculum.epochs}"
+        total = self._steps_before(self.config.last_round + 1)
+        where = (
+            f"round {at.round_index} epoch {at.epochs + 1}/{self.config.epochs_of(at.round_index)}"
+        )
         self.display.step(done, total, where, loss, images_per_s)
 
     def answer(self, request: int) -> None:
@@ -250,9 +266,11 @@ class Trainer:
     def initialise_bank(self) -> None:
         """`bank.init: features` starts from what the fresh network makes of every image."""
         if self.config.bank.init == "features":
-            dim = self.config.encoder.feature_dim
-            features_SD = self.evaluator.train_features(self.encoder, dim)
-            self.state.bank.features_SD.copy_(features_SD)
+            self.state.bank.features_SD.copy_(self.features_of_shard())
+
+    def features_of_shard(self) -> Tensor:
+        """[S, D] of this rank's rows, by the network as it is and the test transform."""
+        return self.evaluator.train_features(self.encoder, self.config.encoder.feature_dim)
 
     def evaluate_round(self, round_index: int) -> None:
         knn_bank, knn = self._knn_of_bank(), self.evaluator.knn(self.encoder)
@@ -335,11 +353,7 @@ class Trainer:
 
     def _epoch_number(self, round_index: int, epoch: int) -> int:
         """Epochs counted over all rounds: what order and augmentation follow from."""
-        return sum(map(self._epochs_of, range(round_index))) + epoch
-
-    def _epochs_of(self, round_index: int) -> int:
-        curriculum = self.config.curriculum
-        return 0 if round_index == 0 and curriculum.start == "random" else curriculum.epochs
+        return sum(map(self.config.epochs_of, range(round_index))) + epoch
 
     def _steps_before(self, round_index: int, epoch: int = 0) -> int:
         return self._epoch_number(round_index, epoch) * self.order.steps_per_epoch

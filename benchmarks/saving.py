@@ -20,8 +20,7 @@ import torch
 from and_dist.checkpoint import as_sharded, find_damage, find_whole, save_checkpoint
 from and_dist.config import load_config
 from and_dist.encoders import build_encoder
-from and_dist.optim import build_optimiser
-from and_dist.run_state import RunState, build_state
+from and_dist.run_state import RunState, build_bank, build_state
 from and_dist.saving import Saver
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, Result, add_arguments
@@ -33,7 +32,7 @@ ROWS = 640_000
 def build(rows: int, world: World) -> RunState:
     config = load_config([], ["encoder.name=resnet50"])
     encoder = build_encoder(config.encoder, 0)
-    return build_state(config, rows, encoder, build_optimiser(encoder, config.optim), world)
+    return build_state(config, encoder, build_bank(config, rows, world), world)
 
 
 def save_and_wait(state: RunState, folder: Path, world: World) -> float:

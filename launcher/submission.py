@@ -75,17 +75,16 @@ def describe(wanted: Wanted) -> list[str]:
     lines = [
         f"{config.name}: {images}, {config.encoder.name}, {size.nodes} node(s) of "
         f"{size.ranks_of_a_node} {'GPU' if size.gpus else 'CPU rank'}(s), "
-        f"{config.curriculum.rounds + 1} rounds of {config.curriculum.epochs} epochs",
+        f"{config.num_epochs} epochs of training in {config.last_round + 1} round(s)",
         f"  a rank holds {in_bytes(plan.rank_bytes)}: bank {in_bytes(plan.bank_bytes)}, encoder "
         f"{in_bytes(plan.encoder_bytes)}, neighbours {in_bytes(plan.table_bytes)}",
     ]
     if plan.epoch_seconds is None:
         return [*lines, f"  no epoch time predicted: {plan.source}"]
-    epochs = (config.curriculum.rounds + 1) * config.curriculum.epochs
     return [
         *lines,
         f"  predicted: {in_time(plan.epoch_seconds)} an epoch, "
-        f"{in_time(epochs * plan.epoch_seconds)} in all, from {plan.source}",
+        f"{in_time(config.num_epochs * plan.epoch_seconds)} in all, from {plan.source}",
     ]
 
 

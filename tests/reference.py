@@ -6,7 +6,10 @@ N rows, B batch, D feature, K neighbours.
 
 from __future__ import annotations
 
-from torch import Tensor
+from itertools import permutations
+
+import torch
+from torch import Tensor, nn
 
 
 def loss(
@@ -71,3 +74,82 @@ def knn_votes(
         label = int(labels_N[row])
         votes[label] = votes.get(label, 0.0) + float((cosine_N[row] / temperature).exp())
     return votes
+
+
+def nce_loss(
+    features_BD: Tensor,
+    rows_B: Tensor,
+    negatives_BM: Tensor,
+    bank_ND: Tensor,
+    temperature: float,
+    z: float,
+) -> Tensor:
+    """Mean of -log h(i) - sum of log(1 - h(j)), h = p / (p + M / N), p = exp(x . m / tau) / z."""
+    total, count = features_BD.new_zeros(()), 0
+    for x_D, row, negatives_M in zip(features_BD, rows_B.tolist(), negatives_BM, strict=True):
+        if row < 0:
+            continue
+        chance = len(negatives_M) / len(bank_ND)
+        p_N = (bank_ND @ x_D / temperature).exp() / z
+        h_N = p_N / (p_N + chance)
+        total = total - h_N[row].log() - sum((1 - h_N[j]).log() for j in negatives_M.tolist())
+        count += 1
+    return total / count
+
+
+def nce_normaliser(
+    features_BD: Tensor,
+    rows_B: Tensor,
+    negatives_BM: Tensor,
+    bank_ND: Tensor,
+    temperature: float,
+) -> float:
+    """N times the mean of exp(x . m / tau) over all negatives of the batch."""
+    drawn = [
+        (bank_ND[j] @ x_D / temperature).exp().item()
+        for x_D, row, negatives_M in zip(features_BD, rows_B.tolist(), negatives_BM, strict=True)
+        for j in negatives_M.tolist()
+        if row >= 0
+    ]
+    return len(bank_ND) * sum(drawn) / len(drawn)
+
+
+def best_assignment(cosine_UU: Tensor) -> tuple[int, ...]:
+    """The permutation of the largest sum, of all there are."""
+    size = range(len(cosine_UU))
+    return max(permutations(size), key=lambda p: sum(cosine_UU[at, p[at]].item() for at in size))
+
+
+def weighted_cross_entropy(
+    features_BD: Tensor,
+    rows_B: Tensor,
+    labels_N: Tensor,
+    weights_C: Tensor,
+    classifier: nn.Linear,
+    temperature: float,
+) -> Tensor:
+    """Mean of -w log p(label) over the rows that are none of -1."""
+    terms = []
+    for x_D, row in zip(features_BD, rows_B.tolist(), strict=True):
+        if row >= 0:
+            p_C = classifier(x_D / temperature).softmax(dim=0)
+            terms.append(-weights_C[labels_N[row]] * p_C[labels_N[row]].log())
+    return torch.stack(terms).mean()
+
+
+def whitened(rows_ND: Tensor, num_components: int) -> Tensor:
+    """Unit rows whose components, before, have variance 1 and are uncorrelated; signs are free."""
+    centred_ND = rows_ND - rows_ND.mean(dim=0)
+    left_NE, _, _ = torch.linalg.svd(centred_ND, full_matrices=False)
+    scores_NE = left_NE[:, :num_components]
+    return scores_NE / scores_NE.norm(dim=1, keepdim=True)
+
+
+def lloyd(rows_NE: Tensor, centres_CE: Tensor, iterations: int) -> list[int]:
+    """Spherical k-means by loops, for centres that never lose all their rows."""
+    for _ in range(iterations):
+        clusters = [int((centres_CE @ row_E).argmax()) for row_E in rows_NE]
+        for c in range(len(centres_CE)):
+            sum_E = sum(row_E for row_E, at in zip(rows_NE, clusters, strict=True) if at == c)
+            centres_CE[c] = sum_E / sum_E.norm()
+    return [int((centres_CE @ row_E).argmax()) for row_E in rows_NE]

@@ -6,8 +6,6 @@ N all rows, S rows of this shard, M test images of this rank, D feature.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,15 +17,13 @@ from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
-from and_dist.display import Advance
+from and_dist.display import Phase
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import evaluate_knn
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
-Phase = Callable[[str], AbstractContextManager[Advance]]
-"""Around work that takes a while: what it is called -> whom to tell of its progress."""
 
 
 class Evaluator:
@@ -45,14 +41,14 @@ class Evaluator:
         self._config = config
         self._phase = phase
         self._world = world
-        self._labels_N = None if train.labels_N is None else torch.from_numpy(train.labels_N)
+        self._labels_N = None if train.labels_N is None else torch.tensor(train.labels_N)
         self._train_loader = self._loader(train, bad)
         self._test_loader: FeatureLoader | None = None
         self._num_rows = len(train.index)
         if test is not None and test.labels_N is not None and self._labels_N is not None:
             self._num_test = len(test.index)
             start, stop = shard_range(self._num_test, world.rank, world.size)
-            self._test_labels_M = torch.from_numpy(test.labels_N[start:stop])
+            self._test_labels_M = torch.tensor(test.labels_N[start:stop])
             bad_test = BadImages(test.index, config.data.bad_images)
             self._test_loader = self._loader(test, bad_test)
 

@@ -90,7 +90,7 @@ def test_a_checkpoint_of_another_format_is_refused(ranks: RankPool, tmp_path: Pa
     ranks.run(1, save_here, tmp_path, "one", BANK_ND)
     state = tmp_path / "one" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": 0}))
-    with pytest.raises(ValueError, match="is of format 0, this program reads format 2"):
+    with pytest.raises(ValueError, match="is of format 0, this program reads format 3"):
         read_latest(tmp_path)
     state.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -226,7 +226,7 @@ def test_an_older_format_is_refused_and_left_alone(ranks: RankPool, tmp_path: Pa
     save_two(ranks, tmp_path)
     state = tmp_path / "r00-e0002" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": 1}))
-    with pytest.raises(RankError, match="is of format 1, this program reads format 2"):
+    with pytest.raises(RankError, match="is of format 1, this program reads format 3"):
         ranks.run(2, find_here, tmp_path)
     assert state.exists()
 

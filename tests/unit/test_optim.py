@@ -26,7 +26,7 @@ def test_ready_made_momentum_is_what_sgd_would_make() -> None:
     plain = torch.optim.SGD(
         models[0].parameters(), lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    ours = build_optimiser(models[1], OptimConfig())
+    ours = build_optimiser([models[1]], OptimConfig())
     for step in range(3):
         for model, optimiser in zip(models, (plain, ours), strict=True):
             optimiser.zero_grad()

@@ -1,0 +1,82 @@
+"""DeepCluster (Caron, Bojanowski, Joulin, Douze, ECCV 2018): clusters as labels, again and again.
+
+Before every epoch the features of all images are whitened and clustered, and a new classifier
+learns which image lies in which cluster. The paper draws images evenly from all clusters; here an
+image weighs in inverse proportion to the size of its cluster, which it says is the same.
+
+G global batch, S rows of this shard, N all rows, C clusters, D feature.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.baselines.kmeans import cluster, whiten
+from and_dist.baselines.peer import Peer, Setting, build_classifier
+from and_dist.collectives import reduce_sum
+from and_dist.config import Config
+from and_dist.counter import derive_key
+from and_dist.objective import GlobalBatch, everyones_features
+
+
+class DeepCluster(Peer):
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        config, device = setting.config, setting.world.device
+        self._clusters_N = torch.zeros(setting.bank.num_rows, dtype=torch.int64, device=device)
+        dim = config.encoder.feature_dim
+        self.head = build_classifier(dim, config.deepcluster.clusters, config.seed, device)
+
+    @classmethod
+    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:  # noqa: ARG003
+        if config.deepcluster.clusters > num_rows:
+            raise ValueError(
+                f"deepcluster.clusters = {config.deepcluster.clusters} are more than the "
+                f"{num_rows} images of data.train={config.data.train}; take at most that many"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"clusters": self._clusters_N}
+
+    def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
+        """Clusters of the features as they are, and a classifier that knows nothing of them."""
+        setting, settings = self.setting, self.setting.config.deepcluster
+        features_SE = whiten(setting.features_of_shard(), settings.components, setting.world)
+        key = derive_key(setting.config.seed, "clusters", number)
+        bank = setting.bank
+        with setting.phase("clusters of all images") as advance:
+            clusters_S = cluster(
+                features_SE, bank.start, bank.num_rows, settings.clusters, settings.iterations,
+                key, setting.world, advance,
+            )  # fmt: skip
+        self._clusters_N.zero_()
+        self._clusters_N[bank.start : bank.stop] = clusters_S
+        reduce_sum(setting.world, self._clusters_N)
+        self._renew_head(number, optimiser)
+
+    def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
+        """Cross-entropy; the weights of all rows have the mean 1."""
+        features_GD = everyones_features(features_BD, batch, self.setting.world)
+        logits_GC = self.head(features_GD / self.setting.config.objective.temperature)
+        is_real_G = batch.rows_G >= 0
+        clusters_G = self._clusters_N[batch.rows_G.clamp(min=0)]
+        sizes_C = self._clusters_N.bincount(minlength=self.setting.config.deepcluster.clusters)
+        mean_size = len(self._clusters_N) / (sizes_C > 0).sum()
+        loss_G = functional.cross_entropy(logits_GC, clusters_G, reduction="none")
+        weights_C = mean_size.to(loss_G.dtype) / sizes_C.clamp(min=1)
+        weighted_G = (loss_G * weights_C[clusters_G]).where(is_real_G, 0)
+        return weighted_G.sum() / is_real_G.sum().clamp(min=1)
+
+    def _renew_head(self, number: int, optimiser: torch.optim.SGD) -> None:
+        config = self.setting.config
+        seed = int(derive_key(config.seed, "classifier", number)) >> 1
+        fresh = build_classifier(
+            config.encoder.feature_dim, config.deepcluster.clusters, seed, self.setting.world.device
+        )
+        self.head.load_state_dict(fresh.state_dict())
+        for parameter in self.head.parameters():
+            momentum = optimiser.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                momentum.zero_()

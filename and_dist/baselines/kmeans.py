@@ -1,0 +1,105 @@
+"""PCA-whitening and k-means over sharded features; faiss finds each row's nearest centre.
+
+Directions are clustered (spherical k-means): rows and centres are unit vectors.
+S rows of this shard, D feature, E components kept, C clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.collectives import broadcast_from_coordinator, failing_together, reduce_sum
+from and_dist.counter import draw_bits
+from and_dist.display import Advance, silently
+from and_dist.faiss_index import ExactSearch
+from and_dist.world import World
+
+FLOOR = 1e-6
+"""Share of the largest variance below which a direction counts as noise of this size."""
+NUDGE = 1 / 1024
+"""How far an empty cluster and the one it shares are pushed apart, as faiss does it."""
+SEARCH_BYTES = 100_000_000
+ROWS_PER_SEARCH = 65536
+
+
+def whiten(features_SD: Tensor, most_components: int, world: World) -> Tensor:
+    """[S, E] unit rows: the directions of largest variance, each scaled to variance 1."""
+    rows_SD = features_SD.double()
+    count_and_sum = torch.cat([rows_SD.new_tensor([len(rows_SD)]), rows_SD.sum(dim=0)])
+    count, sum_D = reduce_sum(world, count_and_sum).split([1, rows_SD.shape[1]])
+    centred_SD = rows_SD - sum_D / count
+    covariance_DD = reduce_sum(world, centred_SD.T @ centred_SD) / count
+    variance_D, axes_DD = torch.linalg.eigh(covariance_DD.cpu())  # ascending
+    axes_DE = axes_DD.flip(1)[:, :most_components]
+    variance_E = variance_D.flip(0)[:most_components]
+    scaled_DE = axes_DE / variance_E.clamp(min=FLOOR * variance_E[0] + 1e-30).sqrt()
+    scaled_DE = broadcast_from_coordinator(world, scaled_DE.contiguous().to(rows_SD.device))
+    return functional.normalize((centred_SD @ scaled_DE).float(), dim=1)
+
+
+def cluster(
+    features_SE: Tensor,
+    start: int,
+    num_rows: int,
+    num_clusters: int,
+    iterations: int,
+    key: np.uint64,
+    world: World,
+    advance: Advance = silently,
+) -> Tensor:
+    """[S] the cluster of each row, after some rounds of Lloyd's algorithm over all ranks."""
+    centres_CE = _first_centres(features_SE, start, num_rows, num_clusters, key, world)
+    for _ in range(iterations):
+        clusters_S = _nearest_centres(features_SE, centres_CE, world)
+        sums_CE = torch.zeros_like(centres_CE, dtype=torch.float64)
+        sums_CE.index_add_(0, clusters_S, features_SE.double())
+        sizes_C = clusters_S.bincount(minlength=num_clusters).double()
+        sums = reduce_sum(world, torch.cat([sums_CE, sizes_C[:, None]], dim=1))
+        centres_CE = functional.normalize(sums[:, :-1], dim=1)
+        centres_CE = split_largest(centres_CE, sums[:, -1].long()).float()
+        advance(1 / iterations)
+    return _nearest_centres(features_SE, centres_CE, world)
+
+
+def split_largest(centres_CE: Tensor, sizes_C: Tensor) -> Tensor:
+    """Every empty cluster takes half of what is the largest by then: both their centres lie beside
+    that one's, to either side."""
+    centres_CE, sizes = centres_CE.clone(), sizes_C.tolist()
+    sign_E = torch.ones(centres_CE.shape[1], dtype=centres_CE.dtype, device=centres_CE.device)
+    sign_E[1::2] = -1
+    for empty in [at for at, size in enumerate(sizes) if size == 0]:
+        largest = max(range(len(sizes)), key=sizes.__getitem__)
+        centre_E = centres_CE[largest].clone()
+        centres_CE[empty] = centre_E * (1 + NUDGE * sign_E)
+        centres_CE[largest] = centre_E * (1 - NUDGE * sign_E)
+        sizes[empty] = sizes[largest] // 2
+        sizes[largest] -= sizes[empty]
+    return functional.normalize(centres_CE, dim=1)
+
+
+def _first_centres(
+    features_SE: Tensor, start: int, num_rows: int, num_clusters: int, key: np.uint64, world: World
+) -> Tensor:
+    """The rows whose random numbers are smallest, from whichever rank has them."""
+    numbers_N = draw_bits(key, np.arange(num_rows), 1)[:, 0]
+    rows_C = torch.from_numpy(np.argsort(numbers_N, kind="stable")[:num_clusters])
+    local_C = rows_C.to(features_SE.device) - start
+    is_here_C = (local_C >= 0) & (local_C < len(features_SE))
+    centres_CE = features_SE.new_zeros(num_clusters, features_SE.shape[1])
+    centres_CE[is_here_C] = features_SE[local_C[is_here_C]]
+    return reduce_sum(world, centres_CE)
+
+
+def _nearest_centres(features_SE: Tensor, centres_CE: Tensor, world: World) -> Tensor:
+    with failing_together(world, "k-means"):
+        search = ExactSearch(centres_CE, SEARCH_BYTES)
+        none = torch.zeros(0, dtype=torch.int64, device=features_SE.device)
+        found = [search.candidates(rows, 1) for rows in features_SE.split(ROWS_PER_SEARCH)]
+        best = [similarity.argmax(dim=1, keepdim=True) for similarity, _, _ in found]
+        nearest = [
+            places.gather(1, at)[:, 0] for (_, places, _), at in zip(found, best, strict=True)
+        ]
+    return torch.cat([none, *nearest])

@@ -1,0 +1,64 @@
+"""What makes a method. B local batch, G global batch, N all rows, S of this shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from and_dist.bank import BankShard
+from and_dist.config import Config
+from and_dist.display import Phase
+from and_dist.objective import GlobalBatch
+from and_dist.world import World
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a peer may use of its run."""
+
+    config: Config
+    world: World
+    bank: BankShard
+    """Filled by the trainer with the features of every step, whatever the method."""
+    labels_N: NDArray[np.int64] | None
+    """For `supervised` alone."""
+    features_of_shard: Callable[[], Tensor]
+    """[S, D] of the encoder as it is now, by the test transform."""
+    phase: Phase
+    """Around what takes long before an epoch."""
+
+
+class Peer:
+    """A loss of the global batch, and what it needs. Every rank forms it of the same numbers."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.head: nn.Module = nn.Identity()
+        """Trained with the encoder, and saved."""
+
+    @classmethod
+    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:
+        """ValueError for data or settings it cannot work with; before anything is written."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it goes on from beside the head: alike on all ranks, of one shape all along."""
+        return {}
+
+    def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
+        """Before the first step of an epoch, counted over all rounds."""
+
+    def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
+        """The same number on every rank; see objective.py for how gradients travel."""
+        raise NotImplementedError
+
+
+def build_classifier(dim: int, num_classes: int, seed: int, device: torch.device) -> nn.Linear:
+    """Its weights follow from the seed, equal on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(dim, num_classes).to(device)

@@ -1,0 +1,39 @@
+"""Supervised: the upper line of the paper's tables, a linear classifier on the features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.baselines.peer import Peer, Setting, build_classifier
+from and_dist.config import Config
+from and_dist.objective import GlobalBatch, everyones_features
+
+
+class Supervised(Peer):
+    """Cross-entropy of a classifier of features / tau, the only method that is shown labels."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        config, device = setting.config, setting.world.device
+        assert setting.labels_N is not None
+        self._labels_N = torch.tensor(setting.labels_N, device=device)
+        num_classes = int(setting.labels_N.max()) + 1
+        dim = config.encoder.feature_dim
+        self.head = build_classifier(dim, num_classes, config.seed, device)
+
+    @classmethod
+    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:  # noqa: ARG003
+        if not has_labels:
+            raise ValueError(
+                f"method=supervised learns from labels, and data.train={config.data.train} has "
+                "none; right are class folders, a prepared set with labels, or another method"
+            )
+
+    def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
+        features_GD = everyones_features(features_BD, batch, self.setting.world)
+        logits_GC = self.head(features_GD / self.setting.config.objective.temperature)
+        labels_G = self._labels_N[batch.rows_G.clamp(min=0)].where(batch.rows_G >= 0, -100)
+        num_real = (batch.rows_G >= 0).sum().clamp(min=1)
+        return functional.cross_entropy(logits_GC, labels_G, reduction="sum") / num_real

@@ -1,0 +1,309 @@
+"""The competitors against their plainest form: loss and all gradients, at any world size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.baselines import build_peer
+from and_dist.baselines.instance_nce import NEW_SHARE
+from and_dist.baselines.kmeans import cluster, split_largest, whiten
+from and_dist.baselines.nat import assign, draw_points
+from and_dist.baselines.peer import Peer, Setting
+from and_dist.config import Config, load_config
+from and_dist.counter import derive_key, draw_bits
+from and_dist.display import Display
+from and_dist.objective import gather_global_batch
+from and_dist.optim import build_optimiser
+from and_dist.world import World
+from tests import reference
+from tests.ranks.pool import SIZES, RankPool
+from tests.ranks.runs import (
+    assert_equal_to_the_bit,
+    debug_config,
+    losses_of,
+    metrics_of,
+    train,
+    train_until_asked,
+)
+from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
+from tests.ranks.test_objective import build_network, features_of
+
+DIM = 16
+ROWS = 41
+LABELS_N = np.arange(ROWS) * 7 % 5
+PEERS = ("supervised", "instance_nce", "deepcluster", "nat")
+
+
+def settings(method: str, *overrides: str) -> Config:
+    return load_config(
+        [],
+        [
+            f"method={method}", f"encoder.feature_dim={DIM}", "instance_nce.negatives=9",
+            "deepcluster.clusters=6", "deepcluster.iterations=4", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def peer_of(config: Config, bank: BankShard, world: World, features_SD: Tensor) -> Peer:
+    display = Display(is_shown=False)
+    labels_N = LABELS_N if config.method == "supervised" else None
+    peer = build_peer(Setting(config, world, bank, labels_N, lambda: features_SD, display.phase))
+    assert peer is not None
+    peer.head.double()
+    return peer
+
+
+def steps_of_peer(
+    world: World, scene: Scene, config: Config, num_steps: int
+) -> tuple[list[float], list[Tensor], dict[str, Tensor]]:
+    """The losses of some equal steps, all gradients of the last, what the peer goes on from."""
+    network = build_network(DIM, torch.float64)
+    parallel = DistributedDataParallel(network, process_group=world.group)
+    bank = shard_of(scene.bank_ND, world)
+    peer = peer_of(config, bank, world, bank.features_SD.float())
+    optimiser = build_optimiser([network, peer.head], config.optim)
+    peer.begin_epoch(3, optimiser)
+    peer.head.double()
+    rows_B, nothing_B1 = part_of(scene.rows_G, world, -1), part_of(scene.neighbours_GK, world, -1)
+    losses = []
+    for _ in range(num_steps):
+        optimiser.zero_grad()
+        features_BD = features_of(parallel, part_of(scene.inputs_GD, world, 0.5))
+        batch = gather_global_batch(features_BD, rows_B, nothing_B1, world)
+        loss = peer.loss(features_BD, batch)
+        loss.backward()
+        losses.append(loss.item())
+    modules = [network, peer.head]
+    gradients = [p.grad for module in modules for p in module.parameters()]
+    return losses, gradients, {**peer.tensors(), **peer.head.state_dict()}
+
+
+def negatives_of(rows_G: Tensor, step: int) -> Tensor:
+    bits_GM = draw_bits(derive_key(0, "negatives", step), rows_G.clamp(min=0).numpy(), 9)
+    return torch.from_numpy((bits_GM % np.uint64(ROWS)).astype(np.int64))
+
+
+def expected_loss(
+    method: str, features_GD: Tensor, scene: Scene, head: torch.nn.Linear, state: dict[str, Tensor]
+) -> Tensor:
+    """Of the first step."""
+    if method == "supervised":
+        return reference.weighted_cross_entropy(
+            features_GD, scene.rows_G, torch.from_numpy(LABELS_N), torch.ones(5), head, 0.1
+        )
+    if method == "deepcluster":
+        sizes_C = state["clusters"].bincount(minlength=6).double()
+        weights_C = ROWS / sizes_C / (sizes_C > 0).sum()
+        return reference.weighted_cross_entropy(
+            features_GD, scene.rows_G, state["clusters"], weights_C, head, 0.1
+        )
+    if method == "nat":
+        points_GD = draw_points(state["points"][scene.rows_G.clamp(min=0)].numpy(), DIM, 0)
+        distance_G = ((features_GD - points_GD) ** 2).sum(dim=1)
+        return distance_G[scene.rows_G >= 0].mean()
+    arguments = (scene.rows_G, negatives_of(scene.rows_G, 0), scene.bank_ND, 0.1)
+    z = reference.nce_normaliser(features_GD, *arguments)
+    return reference.nce_loss(features_GD, *arguments, z)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("batch", [12, 13])
+def test_a_step_equals_its_direct_form(ranks: RankPool, method: str, size: int, batch: int) -> None:
+    scene = build_scene(ROWS, batch, DIM)
+    scene.rows_G[3] = -1
+    config = settings(method)
+    results = ranks.run(size, steps_of_peer, scene, config, 1)
+    state = results[0][2]
+    network = build_network(DIM, torch.float64)
+    num_classes = len(state["bias"]) if "bias" in state else 1
+    head = torch.nn.Linear(DIM, num_classes).double()
+    if "bias" in state:
+        head.load_state_dict({name: state[name] for name in ("weight", "bias")})
+    features_GD = features_of(network, scene.inputs_GD)
+    loss = expected_loss(method, features_GD, scene, head, state)
+    loss.backward()
+    modules = [network, head] if "bias" in state else [network]
+    expected = [p.grad for module in modules for p in module.parameters()]
+    for (rank_loss,), gradients, rank_state in results:
+        assert rank_loss == pytest.approx(loss.item(), rel=1e-7)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+        for name, tensor in rank_state.items():
+            assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_nce_keeps_its_z_or_follows_it(ranks: RankPool, size: int) -> None:
+    scene = build_scene(ROWS, 12, DIM)
+    features_GD = features_of(build_network(DIM, torch.float64), scene.inputs_GD).detach()
+    z = [
+        reference.nce_normaliser(
+            features_GD, scene.rows_G, negatives_of(scene.rows_G, step), scene.bank_ND, 0.1
+        )
+        for step in range(3)
+    ]
+    constant = ranks.run(size, steps_of_peer, scene, settings("instance_nce"), 3)
+    assert constant[-1][2]["log_z"].exp().item() == pytest.approx(z[0])
+    follows = settings("instance_nce", "instance_nce.z=estimated")
+    estimated = ranks.run(size, steps_of_peer, scene, follows, 3)
+    average = z[0]
+    for newest in z:
+        average += NEW_SHARE * (newest - average)
+    assert estimated[-1][2]["log_z"].exp().item() == pytest.approx(average)
+    arguments = (scene.rows_G, negatives_of(scene.rows_G, 2), scene.bank_ND, 0.1)
+    last = reference.nce_loss(features_GD, *arguments, z[0])
+    assert constant[0][0][2] == pytest.approx(last.item())
+    assert estimated[0][0][2] != pytest.approx(last.item(), rel=1e-6)
+
+
+def test_negatives_are_all_rows_alike() -> None:
+    """4,096 draws of each of 200 queries: every row within five deviations of its share."""
+    bits_GM = draw_bits(derive_key(0, "negatives", 5), np.arange(200), 4096)
+    counts_N = np.bincount((bits_GM % np.uint64(ROWS)).astype(np.int64).ravel(), minlength=ROWS)
+    share = 200 * 4096 / ROWS
+    assert np.abs(counts_N - share).max() < 5 * share**0.5
+
+
+def test_nat_deals_points_out_as_well_as_can_be() -> None:
+    random = torch.Generator().manual_seed(0)
+    features_UD = functional.normalize(torch.randn(6, 4, generator=random), dim=1)
+    points_UD = draw_points(np.arange(6), 4, 0)
+    taken_U = assign(features_UD, points_UD)
+    assert tuple(taken_U.tolist()) == reference.best_assignment(features_UD @ points_UD.T)
+    assert tuple(taken_U.tolist()) != tuple(range(6))
+
+
+def test_nats_points_are_uniform_on_the_sphere() -> None:
+    points_XD = draw_points(np.arange(20_000), 8, 3)
+    assert (points_XD.norm(dim=1) - 1).abs().max() < 1e-6
+    assert points_XD.mean(dim=0).abs().max() < 5 * (1 / 8 / 20_000) ** 0.5
+    second_DD = points_XD.T @ points_XD / len(points_XD)
+    assert (second_DD - torch.eye(8) / 8).abs().max() < 0.01
+    assert torch.equal(points_XD[100:102], draw_points(np.array([100, 101]), 8, 3))
+
+
+def test_nats_points_stay_a_permutation(ranks: RankPool) -> None:
+    scene = build_scene(ROWS, 13, DIM)
+    (_, _, state), *_ = ranks.run(3, steps_of_peer, scene, settings("nat"), 4)
+    assert sorted(state["points"].tolist()) == list(range(ROWS))
+    assert state["points"].tolist() != list(range(ROWS))
+
+
+def clusters_of(world: World, rows_ND: Tensor, clusters: int, components: int) -> Tensor:
+    start, stop = shard_range(len(rows_ND), world.rank, world.size)
+    rows_SE = whiten(rows_ND[start:stop], components, world)
+    key = derive_key(1, "test")
+    return cluster(rows_SE, start, len(rows_ND), clusters, 5, key, world)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_kmeans_over_shards_equals_loops(ranks: RankPool, size: int) -> None:
+    random = torch.Generator().manual_seed(2)
+    rows_ND = torch.randn(103, 7, generator=random) * torch.arange(1, 8)
+    ours_N = torch.cat(ranks.run(size, clusters_of, rows_ND, 6, 5))
+    rows_NE = reference.whitened(rows_ND.double(), 5)
+    first = np.argsort(draw_bits(derive_key(1, "test"), np.arange(103), 1)[:, 0])[:6]
+    assert ours_N.tolist() == reference.lloyd(rows_NE, rows_NE[first].clone(), 5)
+
+
+def whiten_part(world: World, rows_ND: Tensor, components: int) -> Tensor:
+    start, stop = shard_range(len(rows_ND), world.rank, world.size)
+    return whiten(rows_ND[start:stop], components, world)
+
+
+def test_whitening_equals_an_svd(ranks: RankPool) -> None:
+    random = torch.Generator().manual_seed(2)
+    rows_ND = torch.randn(53, 7, generator=random) @ torch.randn(7, 7, generator=random)
+    ours_NE = torch.cat(ranks.run(3, whiten_part, rows_ND, 4))
+    theirs_NE = reference.whitened(rows_ND.double(), 4)
+    torch.testing.assert_close(  # cosines do not depend on the axes' signs
+        (ours_NE @ ours_NE.T).double(), theirs_NE @ theirs_NE.T, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_no_cluster_stays_empty(ranks: RankPool, size: int) -> None:
+    """Where four of the first centres are one image's duplicates, all of whose rows go to one."""
+    rows_ND = torch.randn(105, 7, generator=torch.Generator().manual_seed(4))
+    first = np.argsort(draw_bits(derive_key(1, "test"), np.arange(105), 1)[:, 0])[:12]
+    rows_ND[first[:4]] = rows_ND[first[0]].clone()
+    sizes_C = torch.cat(ranks.run(size, clusters_of, rows_ND, 12, 7)).bincount(minlength=12)
+    assert sizes_C.min() > 0
+
+
+def test_an_empty_cluster_shares_the_largest() -> None:
+    centres_CE = functional.normalize(torch.eye(4)[:3] + 0.1, dim=1)
+    split_CE = split_largest(centres_CE, torch.tensor([5, 0, 9]))
+    torch.testing.assert_close(split_CE[0], centres_CE[0])
+    assert 0 < 1 - (split_CE[1] @ split_CE[2]).item() < 1e-4
+    assert ((split_CE[1] + split_CE[2]) / 2 - centres_CE[2]).abs().max() < 1e-5
+
+
+def test_a_new_epoch_has_a_new_classifier_without_momentum(ranks: RankPool) -> None:
+    assert ranks.run(1, renew_twice) == [True]
+
+
+def renew_twice(world: World) -> bool:
+    scene = build_scene(ROWS, 12, DIM)
+    config, bank = settings("deepcluster"), shard_of(scene.bank_ND, world)
+    peer = peer_of(config, bank, world, bank.features_SD.float())
+    optimiser = build_optimiser([peer.head], config.optim)
+    peer.begin_epoch(0, optimiser)
+    first = [p.detach().clone() for p in peer.head.parameters()]
+    for parameter in peer.head.parameters():
+        optimiser.state[parameter]["momentum_buffer"].fill_(1.0)
+    peer.begin_epoch(1, optimiser)
+    second = list(peer.head.parameters())
+    momentum = [optimiser.state[p]["momentum_buffer"].abs().sum().item() for p in second]
+    is_new = all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return is_new and momentum == [0.0, 0.0]
+
+
+def run_config(root: Path, method: str, *overrides: str) -> Config:
+    return debug_config(
+        root, f"method={method}", "instance_nce.negatives=64", "deepcluster.clusters=12",
+        "curriculum.rounds=1", "evaluation.baselines=false", *overrides,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_a_run_is_the_same_at_other_world_sizes(
+    ranks: RankPool, tmp_path: Path, method: str
+) -> None:
+    losses = []
+    for size in (1, 3):
+        config = run_config(tmp_path, method, f"name=w{size}")
+        ranks.run(size, train, config)
+        losses.append(losses_of(config.folder))
+    assert len(losses[0]) == 30
+    assert ((losses[0] - losses[1]) / losses[0]).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("step", [7, 15])
+def test_a_stopped_run_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, method: str, step: int
+) -> None:
+    """Stopped within an epoch, and at the end of one."""
+    whole, broken = (run_config(tmp_path, method, f"name={n}") for n in ("whole", "broken"))
+    ranks.run(2, train, whole)
+    ranks.run(2, train_until_asked, broken, step)
+    ranks.run(2, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+def test_random_is_one_evaluation(ranks: RankPool, tmp_path: Path) -> None:
+    config = run_config(tmp_path, "random", "name=random", "evaluation.baselines=true")
+    ranks.run(2, train, config)
+    events = metrics_of(config.folder)
+    assert [record["event"] for record in events] == ["baselines", "round"]
+    assert events[1]["knn"] == events[0]["random"] == pytest.approx(events[1]["knn_bank"], abs=0.02)
