@@ -1,6 +1,7 @@
 """The schema of configs/*.yaml: typed, frozen, and strict about what it is given.
 
-Values are layered: field defaults < `preset` < the YAML files from left to right < `key=value`.
+Values are layered: field defaults < `preset` < the YAML files from left to right < `key=value`; a
+YAML file lies over the files its own `base` names.
 This module reaches no torch, so a login node can check a config without it.
 """
 
@@ -15,7 +16,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from and_dist.plain_yaml import merge, parse_override, read_yaml
+from and_dist.plain_yaml import merge, parse_override, read_layers
+from and_dist.published import FIGURES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -108,8 +110,8 @@ class ObjectiveConfig(Section):
 
 
 class CurriculumConfig(Section):
-    rounds: PositiveInt = 4
-    """R, the rounds after round 0; R = 1 is one-off discovery."""
+    rounds: Annotated[int, Field(ge=0)] = 4
+    """R, the rounds after round 0; R = 1 is one-off discovery, R = 0 leaves instances."""
     epochs: PositiveInt = 200
     """Epochs of every round, round 0 included."""
     start: Literal["instance", "random"] = "instance"
@@ -230,6 +232,8 @@ class Config(Section):
     method: str = "and"
     """and discovers neighbourhoods between rounds; instance keeps every row an instance; random
     trains nothing; or one of PEERS."""
+    paper: tuple[str, ...] = ()
+    """Figures of the paper that this run is to reach, such as table 4/ResNet18."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the bank, the order and the augmentation."""
     data: DataConfig = DataConfig()
@@ -268,6 +272,23 @@ class Config(Section):
             raise ValueError(f"method = {method!r} is not one of: {known}")
         return method
 
+    @pydantic.field_validator("paper")
+    @classmethod
+    def check_paper(cls, paper: tuple[str, ...]) -> tuple[str, ...]:
+        for name in paper:
+            if name not in FIGURES:
+                raise ValueError(
+                    f"paper: {name!r} is none of the paper's figures, which are named like "
+                    f"{', '.join(list(FIGURES)[::20])} (all in and_dist/published.py)"
+                )
+        return paper
+
+    @pydantic.model_validator(mode="after")
+    def check_rounds(self) -> Config:
+        if self.method == "and" and self.curriculum.rounds == 0:
+            raise ValueError("curriculum.rounds = 0 discovers nothing: that is method=instance")
+        return self
+
     @pydantic.model_validator(mode="after")
     def check_start(self) -> Config:
         first = {"curriculum.start=random": self.curriculum.start, "method=random": self.method}
@@ -292,7 +313,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-FREE_OF_IDENTITY = ("name", "run", "evaluation")
+FREE_OF_IDENTITY = ("name", "run", "evaluation", "paper")
 """Sections a resumed run may change: they do not touch what is trained."""
 
 
@@ -320,7 +341,7 @@ def parse_duration(text: str, name: str) -> float:
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Merge YAML files from left to right, then `key=value`; ValueError says what is wrong."""
-    layers = [read_yaml(Path(file)) for file in files] + [parse_override(o) for o in overrides]
+    layers = [read_layers(Path(file)) for file in files] + [parse_override(o) for o in overrides]
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
