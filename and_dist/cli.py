@@ -73,6 +73,42 @@ def discover(
 
 
 @app.command()
+def evaluate(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    overrides: Overrides = None,
+    knn: Annotated[bool, typer.Option("--knn", help="Weighted kNN, by bank and anew.")] = False,
+    linear: Annotated[
+        bool, typer.Option("--linear", help="Linear classifiers on frozen layers.")
+    ] = False,
+    layers: Annotated[
+        str | None, typer.Option(help="Of --linear, such as conv4,conv5; without it all.")
+    ] = None,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="--linear looks at ten views of a test image.")
+    ] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
+    ] = None,
+) -> None:
+    """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
+    from and_dist.assessment import plan_assessment, run_assessment
+    from and_dist.collectives import failing_together
+    from and_dist.display import Display
+    from and_dist.run_lock import hold_lock
+    from and_dist.world import open_world
+
+    planned = plan_assessment(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
+    settings = planned.config.run
+    timeout = timedelta(seconds=settings.stall_seconds + SECONDS_BEYOND_STALL)
+    with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:
+        with failing_together(world, "opening the folder of the evaluation"):
+            if world.is_coordinator:
+                held.enter_context(hold_lock(planned.folder))
+        run_assessment(planned, world, Display(is_shown=world.is_coordinator), context.obj)
+
+
+@app.command()
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
     source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,

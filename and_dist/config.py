@@ -167,6 +167,23 @@ class OptimConfig(Section):
     """Factor of each fall."""
 
 
+class LinearConfig(OptimConfig):
+    """The linear classifiers of `and-dist evaluate --linear`."""
+
+    epochs: PositiveInt = 90
+    """Passes over the training images, for all layers at once."""
+    batch_size: PositiveInt = 256
+    """Images of one step over all ranks."""
+    lr: Positive = 0.01
+    """Learning rate at the start."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: NonNegative = 1e-4
+    """On weights and biases of the classifiers."""
+    milestones: tuple[PositiveInt, ...] = (30, 60)
+    """Epochs at which the learning rate falls."""
+
+
 class EvaluationConfig(Section):
     knn: PositiveInt = 200
     """K, neighbours that vote; more than there are images means all."""
@@ -176,6 +193,7 @@ class EvaluationConfig(Section):
     """kNN of raw pixels and of the untrained network before training starts."""
     every: Annotated[int, Field(ge=0)] = 0
     """Bank-kNN every so many epochs; 0 evaluates at the ends of rounds only."""
+    linear: LinearConfig = LinearConfig()
 
 
 class RunConfig(Section):

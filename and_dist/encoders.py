@@ -143,6 +143,19 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
 }
 
 
+def stages(encoder: Encoder) -> dict[str, nn.Module]:
+    """What is probed: conv1, conv2, ... of the trunk, after their nonlinearity and before pooling;
+    of a ResNet the stem and its four groups of blocks. And fc, all that the head sees."""
+    trunk = encoder.trunk
+    if isinstance(trunk, models.ResNet):
+        found = [trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    else:
+        modules = list(trunk.modules())
+        linear = [at for at, m in enumerate(modules) if isinstance(m, nn.Linear)] or [len(modules)]
+        found = [m for m in modules[: linear[0]] if isinstance(m, (nn.ReLU, nn.Tanh))]
+    return {f"conv{at}": module for at, module in enumerate(found, 1)} | {"fc": trunk}
+
+
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
     """The named encoder with weights that follow from the seed, equal on every rank."""
     if config.name not in ENCODERS:

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.checkpoint import State, find_damage, load_tensors, read_checkpoint, read_latest
-from and_dist.config import Config, load_config
+from and_dist.config import Config
 from and_dist.display import percent
-from and_dist.encoders import Encoder, build_encoder
+from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
 from and_dist.run_folder import replace_file
+from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
 from and_dist.world import World
 
 Format = Literal["torchvision", "safetensors", "onnx"]
@@ -32,13 +32,14 @@ FILES: dict[Format, str] = {
 class Export:
     """What is to be written, all of it checked."""
 
-    config: Config
-    run: Path
-    checkpoint: Path
-    state: State
+    trained: Trained
     format: Format
     has_head: bool
     out: Path
+
+    @property
+    def config(self) -> Config:
+        return self.trained.config
 
     @property
     def file(self) -> Path:
@@ -52,9 +53,8 @@ def plan_export(
     chosen = next((known for known in FILES if known == format_name), None)
     if chosen is None:
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
-    if not (run / "config.yaml").exists():
-        raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    config = load_config([run / "config.yaml"])
+    trained = open_trained(run, checkpoint)
+    config = trained.config
     if chosen == "torchvision" and _torchvision_head(config.encoder.name) is None:
         raise ValueError(
             f"encoder.name={config.encoder.name} is no model of torchvision's; "
@@ -62,24 +62,15 @@ def plan_export(
         )
     if chosen == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
-    folder = run / "checkpoints"
-    found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
-    if found is None:
-        raise ValueError(f"{run} has no checkpoint yet")
-    path, state = found
     head = "" if has_head else "-headless"
-    default = run / "export" / f"{path.name}-{chosen}{head}"
-    return Export(config, run, path, state, chosen, has_head, out or default)
+    default = run / "export" / f"{trained.checkpoint.name}-{chosen}{head}"
+    return Export(trained, chosen, has_head, out or default)
 
 
 def run_export(export: Export, world: World) -> None:
     """In a world of one."""
-    if damage := find_damage(export.checkpoint, world):
-        raise ValueError(damage)
-    encoder = build_encoder(export.config.encoder, export.config.seed)
-    tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
-    load_tensors(export.checkpoint, tensors, world)
-    encoder.eval()
+    refuse_damaged(export.trained, world)
+    encoder = load_encoder(export.trained, world)
     export.out.mkdir(parents=True, exist_ok=True)
     if export.format == "torchvision":
         torch.save(
@@ -117,13 +108,17 @@ class Pixels(nn.Module):
 
 def describe_model(export: Export) -> str:
     """The card: what it is, how to feed it, what it was trained on and how well it does."""
-    config, progress, images = export.config, export.state["progress"], export.state["images"]
+    config, progress, images = (
+        export.config,
+        export.trained.state["progress"],
+        export.trained.state["images"],
+    )
     epochs = config.epochs_of(progress["round_index"])
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).strip()
     paragraphs = [
         f"# {config.name}: {config.encoder.name}",
         f"Trained with and-dist by {_describe_method(config.method)}; checkpoint "
-        f"{export.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
+        f"{export.trained.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
         f"{progress['round_index']} of {config.last_round}.",
         f"- file: `{export.file.name}`, {_describe_output(export)}\n"
         f"- input: {_describe_input(config)}\n"
@@ -160,9 +155,9 @@ def _describe_input(config: Config) -> str:
 
 def _table_of_rounds(export: Export) -> str:
     lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
-    progress = export.state["progress"]
+    progress = export.trained.state["progress"]
     is_whole = progress["epochs"] == export.config.epochs_of(progress["round_index"])
-    for r in read_metrics(export.run / "metrics.jsonl", "round"):
+    for r in read_metrics(export.trained.run / "metrics.jsonl", "round"):
         if r["round"] < progress["round_index"] or (
             r["round"] == progress["round_index"] and is_whole
         ):
@@ -233,8 +228,8 @@ def _metadata(export: Export) -> dict[str, str]:
     return {
         "format": "pt",
         "config": json.dumps(export.config.model_dump(mode="json")),
-        "checkpoint": export.checkpoint.name,
-        "content_hash": export.state["images"]["content_hash"],
+        "checkpoint": export.trained.checkpoint.name,
+        "content_hash": export.trained.state["images"]["content_hash"],
     }
 
 

@@ -16,22 +16,22 @@ from and_dist.encoders import Encoder
 from and_dist.world import World
 
 
-def replicate(encoder: Encoder, world: World, image_size: int) -> nn.Module:
-    """DDP around the encoder, or the encoder itself in a world of one."""
+def replicate(module: nn.Module, world: World, example: Any) -> nn.Module:
+    """DDP around a module that takes such an example, or the module itself in a world of one."""
     if world.size == 1:
-        return encoder
+        return module
     # torch 2.15 has a new name for "send no running statistics in the forward pass".
     names = inspect.signature(DistributedDataParallel).parameters
     new, old = "forward_sync_buffers", "broadcast_buffers"
     quiet: dict[str, Any] = {new if new in names else old: False}
     network = DistributedDataParallel(
-        encoder,
+        module,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         process_group=world.group,
         gradient_as_bucket_view=True,
         **quiet,
     )
-    _settle_buckets(network, encoder, image_size, world)
+    _settle_buckets(network, module, example)
     return network
 
 
@@ -48,13 +48,12 @@ def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
     torch.manual_seed(int(key >> np.uint64(1)))
 
 
-def _settle_buckets(network: nn.Module, encoder: Encoder, image_size: int, world: World) -> None:
+def _settle_buckets(network: nn.Module, module: nn.Module, example: Any) -> None:
     """DDP lays its gradient buckets out anew after the first backward pass it sees, and with them
     the order of its sums. Letting it see one here makes every step of a run sum alike, so that a
     resumed run equals an uninterrupted one to the bit."""
-    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    images_BCHW = torch.rand(2, 3, image_size, image_size, device=world.device)
-    network(images_BCHW).sum().backward()
-    encoder.zero_grad()
-    for name, buffer in encoder.named_buffers():
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    network(example).sum().backward()
+    module.zero_grad()
+    for name, buffer in module.named_buffers():
         buffer.copy_(buffers[name])

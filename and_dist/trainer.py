@@ -80,7 +80,9 @@ class Trainer:
             index, config.data, self.order, world, self.bad_images, self.encoder.precision
         )
         self.evaluator = Evaluator(config, train, test, world, self.bad_images, self.phase)
-        self.network = replicate(self.encoder, world, config.data.image_size)
+        side = config.data.image_size
+        example_BCHW = torch.rand(2, 3, side, side, device=world.device)
+        self.network = replicate(self.encoder, world, example_BCHW)
         bank = build_bank(config, self.num_rows, world)
         labels_N = train.labels_N if config.method == "supervised" else None
         self.peer = build_peer(

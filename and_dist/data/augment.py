@@ -74,15 +74,21 @@ def training_views(
     )
 
 
-def centre_views(config: DataConfig, heights_B: I32, widths_B: I32) -> Views:
-    """The whole image, or the centre crop of the image resized to `test_resize`."""
+CENTRE = (0.5, 0.5)
+CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+
+
+def plain_views(
+    config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
+) -> Views:
+    """The whole image, or a crop of the image resized to `test_resize`: its centre, or a corner."""
     sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
     if config.test_resize is None:
         region_B2 = sides_B2
     else:
         side = config.image_size / config.test_resize * sides_B2.min(axis=1, keepdims=True)
         region_B2 = np.minimum(side, sides_B2)
-    margin_B2 = (sides_B2 - region_B2) / 2
+    margin_B2 = (sides_B2 - region_B2) * place
     count = len(heights_B)
     return Views(
         np.zeros((count, 2), np.int32),

@@ -9,7 +9,7 @@ B images of one rank's batch; a row of -1 weighs nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from and_dist.config import DataConfig
-from and_dist.data.augment import Views, centre_views, training_views
+from and_dist.data.augment import CENTRE, Views, plain_views, training_views
 from and_dist.data.bad_images import BadImages
 from and_dist.data.headers import Unreadable, check_decodable
 from and_dist.data.index import ImageIndex
@@ -34,6 +34,8 @@ from and_dist.data.stores import U8, Box, FileStore, MemoryStore
 from and_dist.world import World
 
 BATCHES_AHEAD = 4
+ViewsOf = Callable[[int, Rows], Views]
+"""Step and rows -> which views of them."""
 
 
 class Batch(NamedTuple):
@@ -54,7 +56,7 @@ class BatchStream:
         self._readers = ThreadPoolExecutor(max(2, spec.threads))
 
     def batches(
-        self, steps: range, plan: Callable[[int], LocalRows], views_of: Callable[[Rows], Views]
+        self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
     ) -> Iterator[Batch]:
         """One batch a step. A step's images that cannot be read count as padding."""
         while len(steps):
@@ -83,13 +85,13 @@ class BatchStream:
         self,
         steps: range,
         plan: Callable[[int], LocalRows],
-        views_of: Callable[[Rows], Views],
+        views_of: ViewsOf,
         ahead: deque[tuple[LocalRows, Request]],
     ) -> Iterator[Request]:
         """Requests in order, their bytes read by threads some batches ahead."""
         pending: deque[Future[tuple[LocalRows, Request]]] = deque()
         for step in steps:
-            pending.append(self._readers.submit(self._build_request, plan(step), views_of))
+            pending.append(self._readers.submit(self._build_request, step, plan(step), views_of))
             if len(pending) == BATCHES_AHEAD:
                 ahead.append(pending.popleft().result())
                 yield ahead[-1][1]
@@ -98,11 +100,11 @@ class BatchStream:
             yield ahead[-1][1]
 
     def _build_request(
-        self, local: LocalRows, views_of: Callable[[Rows], Views]
+        self, step: int, local: LocalRows, views_of: ViewsOf
     ) -> tuple[LocalRows, Request]:
         while True:
             local = self._bad.replace(local)
-            views = views_of(local.images_B)
+            views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:
                 return local, Request(fetched, views)
@@ -161,7 +163,7 @@ class TrainingLoader:
         def plan(step: int) -> LocalRows:
             return self.order.local_rows(epoch, step, rank, size)
 
-        def views_of(rows_B: Rows) -> Views:
+        def views_of(_: int, rows_B: Rows) -> Views:
             sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
             return training_views(self._config, self.order.seed, epoch, rows_B, *sides)
 
@@ -188,15 +190,18 @@ class FeatureLoader:
         )
         self._stream = BatchStream(index, spec, bad)
 
-    def batches(self, rows: Rows) -> Iterator[Batch]:
+    def batches(
+        self, rows: Rows, places: Sequence[tuple[float, float]] = (CENTRE,)
+    ) -> Iterator[Batch]:
+        """The same batch once for every place that a crop is taken from, then the next."""
         size = self.batch_size
 
         def plan(step: int) -> LocalRows:
-            piece = rows[step * size : (step + 1) * size]
-            return LocalRows(piece, piece)
+            at = step // len(places) * size
+            return LocalRows(rows[at : at + size], rows[at : at + size])
 
-        return self._stream.batches(range(-(-len(rows) // size)), plan, self._views)
+        def views_of(step: int, rows_B: Rows) -> Views:
+            sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
+            return plain_views(self._config, *sides, places[step % len(places)])
 
-    def _views(self, rows_B: Rows) -> Views:
-        sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
-        return centre_views(self._config, *sides)
+        return self._stream.batches(range(-(-len(rows) // size) * len(places)), plan, views_of)

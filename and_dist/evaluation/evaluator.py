@@ -19,8 +19,9 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.display import Phase
 from and_dist.evaluation.features import RawPixels, extract_features
-from and_dist.evaluation.knn import evaluate_knn
+from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
+from and_dist.evaluation.scores import UNREADABLE, share_right
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
@@ -71,6 +72,17 @@ class Evaluator:
             return None
         return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
 
+    def places(self, network: nn.Module) -> Tensor:
+        """[M] of this rank's test images: how many classes kNN puts before the true one."""
+        dim = self._config.encoder.feature_dim
+        train_SD = self.train_features(network, dim)
+        return self._places(train_SD, self._test_features(network, dim))
+
+    def places_by_bank(self, network: nn.Module, bank: BankShard) -> Tensor:
+        """As places(), with the bank as the training images' features."""
+        dim = bank.features_SD.shape[1]
+        return self._places(bank.features_SD, self._test_features(network, dim))
+
     def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
         """What the pixels themselves and the untrained network are worth."""
         started = time.monotonic()
@@ -112,12 +124,16 @@ class Evaluator:
         with self._phase(what) as advance:
             return extract_features(network, loader, start, stop, dim, longest, advance)
 
-    def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
+    def _places(self, features_SD: Tensor, queries_MD: Tensor) -> Tensor:
         assert self._labels_N is not None
         start, _ = shard_range(self._num_rows, self._world.rank, self._world.size)
         settings = self._config.evaluation
         with self._phase("kNN") as advance:
-            return evaluate_knn(
+            places_M = knn_places(
                 features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
                 self._world, settings.knn, settings.knn_temperature, advance,
             )  # fmt: skip
+        return places_M.where(queries_MD.cpu().any(dim=1), UNREADABLE)
+
+    def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
+        return share_right(self._places(features_SD, queries_MD), self._world)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from and_dist.collectives import equal_blocks, failing_together, reduce_sum, take_rows
+from and_dist.collectives import equal_blocks, failing_together, take_rows
 from and_dist.display import Advance, silently
+from and_dist.evaluation.scores import places_of
 from and_dist.neighbours import Nearest, ShardSearch, search_shards
 from and_dist.world import World
 
 QUERIES_PER_BLOCK = 512
 
 
-def evaluate_knn(
+def knn_places(
     features_SD: Tensor,
     start: int,
     labels_N: Tensor,
@@ -26,16 +27,16 @@ def evaluate_knn(
     num_neighbours: int,
     temperature: float,
     advance: Advance = silently,
-) -> float:
-    """Top-1 accuracy over all ranks' queries against all ranks' rows; labels of rows are global.
+) -> Tensor:
+    """[M] the place of each query's true class among all, 0 for the first; against all ranks' rows.
 
-    More neighbours than rows means all rows.
+    Labels of rows are global. More neighbours than rows means all rows.
     """
     num_neighbours = min(num_neighbours, len(labels_N))
     with failing_together(world, "the search of kNN evaluation"):
         shard = ShardSearch(features_SD, start, num_neighbours)
     num_classes = int(labels_N.max()) + 1
-    counts = torch.zeros(2, dtype=torch.int64, device=world.device)
+    places_M = torch.zeros(len(queries_MD), dtype=torch.int64)
     positions_M = torch.arange(len(queries_MD), device=queries_MD.device)
     blocks = equal_blocks(world, positions_M, QUERIES_PER_BLOCK)
     for positions_Q in blocks:
@@ -43,13 +44,12 @@ def evaluate_knn(
         no_rows_Q = torch.full_like(positions_Q, -1)
         found = search_shards(shard, queries_QD, no_rows_Q, world)
         nearest = Nearest(*(tensor.cpu() for tensor in found))
-        guesses_Q = vote(nearest, labels_N, num_classes, temperature).argmax(dim=1)
-        is_real_Q = positions_Q.cpu() >= 0
-        is_right_Q = is_real_Q & (guesses_Q == take_rows(labels_M, positions_Q.cpu()))
-        counts += torch.stack([is_right_Q.sum(), is_real_Q.sum()]).to(world.device)
+        votes_QC = vote(nearest, labels_N, num_classes, temperature)
+        real_Q = positions_Q.cpu()
+        found_Q = places_of(votes_QC, take_rows(labels_M, real_Q))
+        places_M[real_Q[real_Q >= 0]] = found_Q[real_Q >= 0]
         advance(1 / len(blocks))
-    right, total = reduce_sum(world, counts).tolist()
-    return float(right / total)
+    return places_M
 
 
 def vote(nearest: Nearest, labels_N: Tensor, num_classes: int, temperature: float) -> Tensor:

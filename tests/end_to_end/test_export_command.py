@@ -38,7 +38,11 @@ def encoder(run: Path) -> Encoder:
     encoder = build_encoder(config.encoder, 1)
     saved = checkpoint_of(run)
     encoder.load_state_dict(
-        {name.removeprefix("encoder."): t for name, t in saved.items() if "encoder." in name}
+        {
+            name.removeprefix("encoder."): t
+            for name, t in saved.items()
+            if name.startswith("encoder.")
+        }
     )
     return encoder.eval()
 

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import DataConfig
-from and_dist.data.augment import Views, _colour_maps, centre_views, hue_rotation, training_views
+from and_dist.data.augment import Views, _colour_maps, hue_rotation, plain_views, training_views
 
 ROWS = np.arange(4000)
 
@@ -122,6 +122,6 @@ def test_a_fifth_is_gray_and_half_are_mirrored() -> None:
 
 def test_the_test_view_is_the_centre_of_the_resized_image() -> None:
     config = DataConfig(image_size=224, test_resize=256)
-    views = centre_views(config, np.array([512], np.int32), np.array([1024], np.int32))
+    views = plain_views(config, np.array([512], np.int32), np.array([1024], np.int32))
     assert views.roi_start_B2.tolist() == [[32, 288]]
     assert views.roi_stop_B2.tolist() == [[480, 736]]

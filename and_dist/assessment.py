@@ -1,0 +1,270 @@
+"""`and-dist evaluate RUN`: what a checkpoint is worth, by kNN and by linear classifiers.
+
+RUN/evaluation/CHECKPOINT/knn.json, linear.json     figures, and by what protocol
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.collectives import failing_together
+from and_dist.config import Config
+from and_dist.data.bad_images import BadImages
+from and_dist.data.datasets import load_train_and_test
+from and_dist.data.index import LabelledImages
+from and_dist.display import Display, percent
+from and_dist.encoders import Encoder, build_encoder, stages
+from and_dist.evaluation.evaluator import Evaluator
+from and_dist.evaluation.scores import score
+from and_dist.guard import Guard
+from and_dist.probing import Probing
+from and_dist.run_folder import replace_file
+from and_dist.trained import Trained, load_bank, load_encoder, open_trained, refuse_damaged
+from and_dist.world import World
+
+MAY_CHANGE = ("data.test", "data.limit_test", "data.bad_images", "data.hardware_decoder")
+MOST_CLASSES_SHOWN = 20
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is to be evaluated, all of it checked."""
+
+    trained: Trained
+    train: LabelledImages
+    test: LabelledImages
+    with_knn: bool
+    layers: tuple[str, ...]
+    """Of the linear classifiers; none without them."""
+    is_ten_crop: bool
+
+    @property
+    def config(self) -> Config:
+        return self.trained.config
+
+    @property
+    def folder(self) -> Path:
+        return self.trained.run / "evaluation" / self.trained.checkpoint.name
+
+
+def plan_assessment(
+    run: Path,
+    checkpoint: str | None,
+    overrides: Sequence[str],
+    with_knn: bool,
+    with_linear: bool,
+    layers: str | None,
+    is_ten_crop: bool,
+) -> Assessment:
+    """ValueError for what cannot be; nothing is written."""
+    if not (with_knn or with_linear):
+        raise ValueError("say what to evaluate by: --knn, --linear or both")
+    trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
+    config = trained.config
+    train, test = load_train_and_test(config.data)
+    if train.index.content_hash != trained.state["images"]["content_hash"]:
+        raise ValueError(
+            f"{run} was trained on other images than data.train={config.data.train} holds now"
+        )
+    chosen = _choose_layers(config, layers) if with_linear else ()
+    if is_ten_crop:
+        _check_ten_crop(config, with_linear)
+    if with_knn and config.evaluation.knn > trained.num_rows:
+        raise ValueError(
+            f"evaluation.knn = {config.evaluation.knn} neighbours are more than the "
+            f"{trained.num_rows} images of data.train={config.data.train}; give "
+            f"evaluation.knn={trained.num_rows} or fewer"
+        )
+    labelled = _check_labels(config, train, test)
+    return Assessment(trained, train, labelled, with_knn, chosen, is_ten_crop)
+
+
+def run_assessment(assessment: Assessment, world: World, display: Display, guard: Guard) -> None:
+    trained = assessment.trained
+    refuse_damaged(trained, world)
+    encoder = load_encoder(trained, world)
+    if assessment.with_knn:
+        figures = _assess_knn(assessment, encoder, load_bank(trained, world), world, display)
+        _report(assessment, "knn", figures, world, display)
+    if assessment.layers:
+        figures = _assess_linear(assessment, encoder, world, display, guard)
+        _report(assessment, "linear", figures, world, display)
+
+
+def _assess_knn(
+    assessment: Assessment, encoder: Encoder, bank: BankShard, world: World, display: Display
+) -> Figures:
+    config, settings = assessment.config, assessment.config.evaluation
+    bad = BadImages(assessment.train.index, config.data.bad_images)
+    evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, display.phase)
+    protocol = f"K {settings.knn}, tau {settings.knn_temperature}"
+    places = {
+        f"kNN by the bank, {protocol}": evaluator.places_by_bank(encoder, bank),
+        f"kNN recomputed, {protocol}": evaluator.places(encoder),
+    }
+    names = ("bank", "recomputed")
+    scores = _score_all(assessment, list(places.values()), world)
+    return {
+        "k": settings.knn,
+        "temperature": settings.knn_temperature,
+        "of": {
+            name: {"says": said, **figures}
+            for name, said, figures in zip(names, places, scores, strict=True)
+        },
+    }
+
+
+def _assess_linear(
+    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
+) -> Figures:
+    probing = Probing(
+        assessment.config, encoder, assessment.train, assessment.layers, world, display, guard,
+        assessment.folder / "probe",
+    )  # fmt: skip
+    probing.train()
+    with display.phase("linear classifiers on the test images"):
+        places_LM = probing.places(assessment.test, assessment.is_ten_crop)
+    how = "ten crops" if assessment.is_ten_crop else "one view"
+    scores = _score_all(assessment, list(places_LM), world)
+    return {
+        "settings": assessment.config.evaluation.linear.model_dump(mode="json"),
+        "ten_crop": assessment.is_ten_crop,
+        "losses": probing.losses,
+        "of": {
+            layer: {"says": f"linear {layer}, {how}", **figures}
+            for layer, figures in zip(assessment.layers, scores, strict=True)
+        },
+    }
+
+
+def _score_all(
+    assessment: Assessment, places: Sequence[Tensor], world: World
+) -> list[dict[str, Any]]:
+    test = assessment.test
+    assert test.labels_N is not None
+    start, stop = shard_range(len(test.index), world.rank, world.size)
+    labels_M = torch.tensor(test.labels_N[start:stop])
+    return [score(places_M, labels_M, test.class_names, world) for places_M in places]
+
+
+def _report(
+    assessment: Assessment, kind: str, figures: Figures, world: World, display: Display
+) -> None:
+    trained = assessment.trained
+    progress = trained.state["progress"]
+    record = {
+        "run": trained.config.name,
+        "checkpoint": trained.checkpoint.name,
+        "round": progress["round_index"],
+        "train": assessment.config.data.train,
+        "test": assessment.config.data.test,
+        **figures,
+    }
+    file = assessment.folder / f"{kind}.json"
+    with failing_together(world, f"writing {file}"):
+        if world.is_coordinator:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, json.dumps(record, indent=1) + "\n")
+    display.show(as_table(figures, f"{trained.config.name}, {trained.checkpoint.name}"))
+    display.show(as_class_table(figures))
+    display.say(f"written to {file}")
+
+
+def as_table(figures: Figures, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("by")
+    for column in ("top-1 %", "95 % interval", "top-5 %", "images"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for of in figures["of"].values():
+        low, high = of["interval"]
+        table.add_row(
+            of["says"],
+            percent(of["top1"]),
+            f"{percent(low)} - {percent(high)}",
+            percent(of["top5"]),
+            f"{of['images']:,}",
+        )
+    return table
+
+
+def as_class_table(figures: Figures) -> Table:
+    """Top-1 of every class; of many, the worst and the best by what is evaluated last."""
+    kinds = list(figures["of"])
+    last = figures["of"][kinds[-1]]["per_class"]
+    known = sorted((name for name in last if last[name] is not None), key=last.__getitem__)
+    half = MOST_CLASSES_SHOWN // 2
+    shown = known if len(known) <= MOST_CLASSES_SHOWN else [*known[:half], *known[-half:]]
+    title = "top-1 % by class" + ("" if shown == known else f", {half} worst and {half} best")
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for kind in kinds:
+        table.add_column(kind, justify="right", no_wrap=True)
+    for name in shown:
+        of = (figures["of"][kind]["per_class"][name] for kind in kinds)
+        table.add_row(name, *map(percent, of))
+    return table
+
+
+def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
+    known = list(stages(build_encoder(config.encoder, 0)))
+    chosen = known if layers is None else [name.strip() for name in layers.split(",")]
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--layers {','.join(unknown)}: encoder.name={config.encoder.name} has "
+            f"{', '.join(known)}"
+        )
+    return tuple(dict.fromkeys(chosen))
+
+
+def _check_ten_crop(config: Config, with_linear: bool) -> None:
+    data = config.data
+    if not with_linear:
+        raise ValueError("--ten-crop is of --linear; kNN looks at one view an image")
+    if data.test_resize is None or data.test_resize <= data.image_size:
+        raise ValueError(
+            f"--ten-crop cuts corners of {data.image_size} pixels out of test images whose "
+            f"shorter side is data.test_resize = {data.test_resize}: it has to be larger, such as "
+            f"data.test_resize={data.image_size * 8 // 7}"
+        )
+
+
+def _check_labels(
+    config: Config, train: LabelledImages, test: LabelledImages | None
+) -> LabelledImages:
+    """The test images, whose classes are all known."""
+    data = config.data
+    if test is None:
+        raise ValueError("evaluation needs test images: data.test=FOLDER with class folders")
+    for key, source, images in (("train", data.train, train), ("test", data.test, test)):
+        if images.labels_N is None:
+            raise ValueError(
+                f"evaluation needs labels, and data.{key}={source} has none: right are class "
+                "folders, or a prepared set with labels"
+            )
+    assert train.labels_N is not None
+    assert test.labels_N is not None
+    unseen = sorted(set(test.labels_N.tolist()) - set(train.labels_N.tolist()))
+    if unseen:
+        names = ", ".join(test.class_names[label] for label in unseen)
+        raise ValueError(
+            f"data.test={data.test} has classes of which data.train={data.train} shows no image "
+            f"(data.limit = {data.limit}): {names}"
+        )
+    classes = len(set(train.labels_N.tolist()))
+    if len(test.index) < classes:
+        raise ValueError(
+            f"data.test={data.test} has {len(test.index)} images for {classes} classes; an "
+            f"accuracy takes at least one a class (data.limit_test = {data.limit_test})"
+        )
+    return test

@@ -1,0 +1,104 @@
+"""Linear classifiers on frozen layers: what they see, and what they are.
+
+B local batch, L layers, C classes, F pooled features of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.encoders import Encoder, stages
+from and_dist.evaluation.scores import places_of
+
+PADDING = -100
+MOST_FEATURES = 9600
+"""Of a pooled layer: the square of cells that gives no more."""
+PUBLISHED_POOLING = {
+    (96, 55): (6, 6, 3), (256, 27): (4, 4, 0), (384, 13): (3, 3, 1), (256, 13): (2, 2, 0)
+}  # fmt: skip
+"""Channels and side of AlexNet's layers at 224 pixels -> kernel, stride, padding."""
+
+
+def pool(maps: Tensor) -> Tensor:
+    """[B, F] of feature maps [B, channels, side, side], or of vectors as they are."""
+    if maps.dim() == 2:
+        return maps
+    channels, side = maps.shape[1], min(maps.shape[2:])
+    if (channels, side) in PUBLISHED_POOLING and maps.shape[2] == maps.shape[3]:
+        kernel, stride, padding = PUBLISHED_POOLING[channels, side]
+        return functional.avg_pool2d(maps, kernel, stride, padding).flatten(1)
+    cells = max(1, min(side, int((MOST_FEATURES / channels) ** 0.5)))
+    return functional.adaptive_avg_pool2d(maps, cells).flatten(1)
+
+
+class FrozenLayers:
+    """Images -> pooled features of the chosen layers, without a gradient."""
+
+    def __init__(self, encoder: Encoder, layers: Sequence[str]) -> None:
+        self._encoder = encoder
+        self._modules = {name: stages(encoder)[name] for name in layers}
+
+    @torch.no_grad()
+    def __call__(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        self._encoder.eval()
+        with self._listening() as heard:
+            self._encoder(images_BCHW)
+        return {name: heard[name] for name in self._modules}
+
+    @contextmanager
+    def _listening(self) -> Iterator[dict[str, Tensor]]:
+        """What comes out of the layers meanwhile, pooled at once."""
+        heard: dict[str, Tensor] = {}
+
+        def listener(name: str) -> Any:
+            def listen(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                heard[name] = pool(output.float())
+
+            return listen
+
+        handles = [m.register_forward_hook(listener(name)) for name, m in self._modules.items()]
+        try:
+            yield heard
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class Probes(nn.Module):
+    """A linear classifier a layer; their losses add up, and their gradients do not meet."""
+
+    def __init__(self, widths: dict[str, int], num_classes: int, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.linear = nn.ModuleDict(
+                {name: nn.Linear(width, num_classes) for name, width in widths.items()}
+            )
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """[L, B, C] logits."""
+        return torch.stack([linear(features[name]) for name, linear in self.linear.items()])
+
+
+def losses_of(logits_LBC: Tensor, labels_B: Tensor, num_real: int, world_size: int) -> Tensor:
+    """[L] this rank's share of each layer's mean cross-entropy over the global batch, times the
+    world's size, since DDP averages; labels of PADDING do not count."""
+    sums = [
+        functional.cross_entropy(logits_BC, labels_B, reduction="sum", ignore_index=PADDING)
+        for logits_BC in logits_LBC
+    ]
+    return torch.stack(sums) * (world_size / num_real)
+
+
+def places_in(
+    probes: Probes, layers: FrozenLayers, views: Sequence[Tensor], labels_B: Tensor
+) -> Tensor:
+    """[L, B] the place of the true class, by the mean probability over the views of an image."""
+    probability_LBC = torch.stack([probes(layers(view)).softmax(dim=2) for view in views]).mean(0)
+    return torch.stack([places_of(of_layer, labels_B) for of_layer in probability_LBC])

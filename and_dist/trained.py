@@ -1,0 +1,88 @@
+"""A checkpoint of a run, opened to be looked at: by discover, evaluate and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.checkpoint import (
+    Tensors,
+    as_sharded,
+    find_damage,
+    load_tensors,
+    local_rows,
+    read_checkpoint,
+    read_latest,
+)
+from and_dist.config import Config, differing_keys, load_config
+from and_dist.encoders import Encoder, build_encoder
+from and_dist.plain_yaml import read_yaml
+from and_dist.world import World
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Of one run; nothing of it has been loaded yet."""
+
+    run: Path
+    config: Config
+    checkpoint: Path
+    state: dict[str, Any]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.state["images"]["rows"])
+
+
+def open_trained(
+    run: Path,
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+    may_change: Sequence[str] = (),
+) -> Trained:
+    """The named checkpoint or the newest. ValueError where there is none, and for overrides of
+    what was trained, except of sections and keys that may change."""
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    config = load_config([run / "config.yaml"], overrides)
+    differences = differing_keys(config, read_yaml(run / "config.yaml"))
+    others = [text for text in differences if not text.startswith(tuple(may_change))]
+    if others:
+        raise ValueError(f"{run} was trained otherwise: {'; '.join(others)}")
+    folder = run / "checkpoints"
+    found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint yet")
+    return Trained(run, config, *found)
+
+
+def refuse_damaged(trained: Trained, world: World) -> None:
+    if damage := find_damage(trained.checkpoint, world):
+        raise ValueError(f"{damage}; --checkpoint takes another")
+
+
+def load_encoder(trained: Trained, world: World) -> Encoder:
+    """In evaluation mode."""
+    encoder = build_encoder(trained.config.encoder, trained.config.seed)
+    tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
+    load_tensors(trained.checkpoint, tensors, world)
+    return encoder.to(world.device).eval()
+
+
+def load_bank(trained: Trained, world: World) -> BankShard:
+    config, num_rows = trained.config, trained.num_rows
+    start, stop = shard_range(num_rows, world.rank, world.size)
+    features_SD = torch.zeros(
+        stop - start, config.encoder.feature_dim,
+        dtype=getattr(torch, config.bank.dtype), device=world.device,
+    )  # fmt: skip
+    bank = BankShard(features_SD, start, num_rows, config.bank.update_rate)
+    tensors: Tensors = {"bank": as_sharded(bank, world)}
+    load_tensors(trained.checkpoint, tensors, world)
+    bank.features_SD.copy_(local_rows(tensors["bank"]))
+    return bank
