@@ -75,6 +75,8 @@ def broadcast_from_coordinator(world: World, tensor: Tensor) -> Tensor:
 
 def gather_objects(world: World, value: T) -> list[T]:
     """Small plain values of every rank, in rank order; not for steps."""
+    if world.size == 1:
+        return [value]
     values: list[T | None] = [None] * world.size
     dist.all_gather_object(values, value, group=world.group)
     return [v for v in values if v is not None]

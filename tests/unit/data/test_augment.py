@@ -12,7 +12,15 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import DataConfig
-from and_dist.data.augment import Views, _colour_maps, hue_rotation, plain_views, training_views
+from and_dist.data.augment import (
+    CENTRE,
+    CORNERS,
+    Views,
+    _colour_maps,
+    hue_rotation,
+    plain_views,
+    training_views,
+)
 
 ROWS = np.arange(4000)
 
@@ -125,3 +133,17 @@ def test_the_test_view_is_the_centre_of_the_resized_image() -> None:
     views = plain_views(config, np.array([512], np.int32), np.array([1024], np.int32))
     assert views.roi_start_B2.tolist() == [[32, 288]]
     assert views.roi_stop_B2.tolist() == [[480, 736]]
+
+
+def test_the_corners_are_those_of_torchvisions_ten_crops() -> None:
+    """Of 256 x 512 pixels, which are not resized then: to the pixel."""
+    config = DataConfig(image_size=224, test_resize=256)
+    image = torch.arange(3 * 256 * 512).reshape(3, 256, 512)
+    expected = tv.ten_crop(image, [224, 224])[:5]
+    sides = np.array([256], np.int32), np.array([512], np.int32)
+    for place, crop in zip((*CORNERS, CENTRE), expected, strict=True):
+        views = plain_views(config, *sides, place)
+        (top, left), (bottom, right) = (
+            corner.astype(int).tolist() for corner in (views.roi_start_B2[0], views.roi_stop_B2[0])
+        )
+        assert torch.equal(image[:, top:bottom, left:right], crop), place

@@ -1,0 +1,179 @@
+"""`and-dist evaluate` as a person types it, on a run of configs/debug.yaml."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from and_dist.metrics import read_metrics
+from tests.end_to_end.conftest import Cli
+from tests.end_to_end.test_cli import finish
+
+SHORT = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    finish("train", "--config", "configs/debug.yaml", f"run.root={root}")
+    return root / "debug"
+
+
+def figures_of(run: Path, kind: str, checkpoint: str = "r02-e0003") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (run / "evaluation" / checkpoint / f"{kind}.json").read_text()
+    )
+    return found
+
+
+def test_knn_is_what_training_said(run: Path, cli: Cli) -> None:
+    status, said, _ = cli("evaluate", run, "--knn")
+    assert status == 0
+    last = read_metrics(run / "metrics.jsonl", "round")[-1]
+    of = figures_of(run, "knn")["of"]
+    assert of["bank"]["top1"] == last["knn_bank"]
+    assert of["recomputed"]["top1"] == last["knn"]
+    low, high = of["recomputed"]["interval"]
+    assert low < last["knn"] < high
+    assert of["bank"]["top5"] > of["bank"]["top1"]
+    assert "kNN by the bank, K 20, tau 0.1" in said
+    assert "crescent" in said
+    mean = sum(of["bank"]["per_class"].values()) / 8
+    assert mean == pytest.approx(of["bank"]["top1"])  # 96 test images, 12 of each class
+
+
+def test_other_settings_of_the_vote_may_be_given(run: Path, cli: Cli) -> None:
+    checkpoint = ("--checkpoint", "r01-e0003")
+    assert (
+        cli(
+            "evaluate",
+            run,
+            "--knn",
+            *checkpoint,
+            "evaluation.knn=7",
+            "evaluation.knn_temperature=0.07",
+        )[0]
+        == 0
+    )
+    found = figures_of(run, "knn", "r01-e0003")
+    assert (found["k"], found["temperature"], found["round"]) == (7, 0.07, 1)
+
+
+def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
+    alone, together = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "two"))
+    given = ("--knn", "--linear", "--layers", "conv2,fc", *SHORT)
+    assert cli("evaluate", alone, *given)[0] == 0
+    subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+            "-m", "and_dist", "evaluate", together, *given,
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    assert figures_of(alone, "knn")["of"] == figures_of(together, "knn")["of"]
+    ours, theirs = (figures_of(folder, "linear") for folder in (alone, together))
+    assert list(ours["of"]) == ["conv2", "fc"]
+    for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+    assert ours["settings"]["epochs"] == 2
+
+
+def test_linear_classifiers_are_trained_once(run: Path, cli: Cli, tmp_path: Path) -> None:
+    """And then looked at as often as one likes, here by ten crops of larger images."""
+    copied = Path(shutil.copytree(run, tmp_path / "debug"))
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["data"] |= {"test_resize": 36}
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    _, said, _ = cli("evaluate", copied, "--linear", *SHORT)
+    assert "linear epoch 2/2" in said
+    once = figures_of(copied, "linear")
+    status, said, _ = cli("evaluate", copied, "--linear", "--ten-crop", *SHORT)
+    assert status == 0
+    assert "linear epoch" not in said
+    assert "linear conv1, ten crops" in said
+    again = figures_of(copied, "linear")
+    assert again["ten_crop"] is True
+    assert again["losses"] == once["losses"]
+    assert again["of"]["conv1"] != once["of"]["conv1"]
+
+
+def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for at in range(count):
+            Image.new("RGB", (40, 40), (9 * at, 50, 99)).save(folder / name / f"{at}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ([], "say what to evaluate by: --knn, --linear or both"),
+        (["--knn", "data.test=null"], "evaluation needs test images: data.test=FOLDER"),
+        (["--knn", "evaluation.knn=201"], "201 neighbours are more than the 200 images"),
+        (["--knn", "data.limit_test=5"], "has 5 images for 8 classes"),
+        (["--knn", "encoder.name=small"], "was trained otherwise: encoder.name: tiny -> small"),
+        (["--knn", "data.limit=100"], "was trained otherwise: data.limit: 200 -> 100"),
+        (["--linear", "--layers", "conv9"], "conv9: encoder.name=tiny has conv1, conv2, conv3, fc"),
+        (["--linear", "--ten-crop"], "data.test_resize = None: it has to be larger"),
+        (["--knn", "--ten-crop"], "--ten-crop is of --linear"),
+        (["--knn", "--checkpoint", "r09-e0001"], "there is no checkpoint"),
+        (["--linear", "evaluation.linear.epochs=0"], "evaluation.linear.epochs = 0 will not do"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_a_sentence(run: Path, cli: Cli, given: list[str], sentence: str) -> None:
+    before = set(run.rglob("*"))
+    status, _, said = cli("evaluate", run, *given)
+    assert status == 2, said
+    assert sentence in said
+    assert "Traceback" not in said
+    assert set(run.rglob("*")) == before
+
+
+def test_test_images_must_be_of_known_classes_and_labelled(
+    run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    strange = folder_of_classes(tmp_path / "strange", {"disc": 8, "heart": 2})
+    status, _, said = cli("evaluate", run, "--knn", f"data.test={strange}")
+    assert (status, "data.test has classes data.train lacks: heart" in said) == (2, True)
+    flat = folder_of_classes(tmp_path / "flat", {"": 9})
+    status, _, said = cli("evaluate", run, "--knn", f"data.test={flat}")
+    assert status == 2
+    assert f"evaluation needs labels, and data.test={flat} has none" in said
+
+
+def test_a_run_without_labels_cannot_be_evaluated(cli: Cli, tmp_path: Path) -> None:
+    flat = folder_of_classes(tmp_path / "flat", {"": 24})
+    finish(
+        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", f"data.train={flat}",
+        "data.test=null", "curriculum.rounds=1", "curriculum.epochs=1", "optim.milestones=[1]",
+    )  # fmt: skip
+    status, _, said = cli(
+        "evaluate", tmp_path / "debug", "--knn", "data.test=shapes/test", "evaluation.knn=5"
+    )
+    assert status == 2
+    assert f"evaluation needs labels, and data.train={flat} has none" in said
+
+
+def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) -> None:
+    folder_of_classes(tmp_path / "photos" / "train", {"a": 12, "b": 12})
+    folder_of_classes(tmp_path / "photos" / "test", {"a": 3, "b": 3})
+    data = tmp_path / "data"
+    assert cli("prepare", tmp_path / "photos", "--out", data)[0] == 0
+    said = finish(
+        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", "method=supervised",
+        f"data.train={data}/train", f"data.test={data}/test", "curriculum.rounds=1",
+        "curriculum.epochs=1", "optim.milestones=[1]",
+    )  # fmt: skip
+    assert "Warning" not in said
+    status, _, told = cli("evaluate", tmp_path / "debug", "--knn")
+    assert status == 0
+    assert "Warning" not in told

@@ -1,0 +1,177 @@
+"""Linear classifiers over ranks: a known linear problem, a frozen random network, going on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.config import Config, load_config
+from and_dist.data.index import LabelledImages, index_pixels
+from and_dist.display import Display
+from and_dist.encoders import Encoder, build_encoder
+from and_dist.evaluation.scores import gather_places
+from and_dist.guard import SIGNAL, Guard, Stopped
+from and_dist.probing import Probing
+from and_dist.world import World
+from tests.ranks.pool import RankPool
+
+SIDE, CLASSES = 8, 4
+
+
+def settings(*overrides: str) -> Config:
+    return load_config(
+        [],
+        [
+            "data.image_size=8", "data.crop_area=[1.0,1.0]", "data.test_resize=null",
+            "data.mean=[0.5,0.5,0.5]", "data.std=[0.1,0.1,0.1]", "evaluation.linear.epochs=20",
+            "evaluation.linear.batch_size=32", "evaluation.linear.milestones=[15]", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def draw_linear_problem(count: int, seed: int, side: int = SIDE) -> LabelledImages:
+    """Noise, and of four directions in the space of pixels the one that is most present."""
+    random = np.random.default_rng(seed)
+    directions = np.random.default_rng(0).normal(size=(CLASSES, side, side, 3))
+    labels_N = random.integers(0, CLASSES, count)
+    images = random.normal(0, 0.1, (count, side, side, 3)) + 0.02 * directions[labels_N]
+    pixels = np.clip(np.rint(255 * (0.5 + images)), 0, 255).astype(np.uint8)
+    return LabelledImages(index_pixels(pixels, "linear"), labels_N, tuple("abcd"))
+
+
+def raw_pixels() -> Encoder:
+    return Encoder(nn.Sequential(nn.Flatten()), 3 * SIDE * SIDE, 4)
+
+
+class Asked(Guard):
+    """Asked to stop after so many looks of the training."""
+
+    looks_left = -1
+
+    def request(self) -> int:
+        self.looks_left -= 1
+        return SIGNAL + signal.SIGTERM if self.looks_left < 0 else super().request()
+
+
+def probe(
+    world: World, config: Config, folder: Path, encoder: Encoder, layers: list[str],
+    data: tuple[LabelledImages, LabelledImages], looks: int | None = None,
+) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:  # fmt: skip
+    """(top-1 of the last layer, losses, weights); None where it was told to stop."""
+    train, test = data
+    guard = Guard()
+    if looks is not None:
+        guard = Asked()
+        guard.looks_left = looks
+    display = Display(is_shown=False)
+    probing = Probing(config, encoder, train, layers, world, display, guard, folder)
+    try:
+        probing.train()
+    except Stopped:
+        return None
+    places_LM = probing.places(test, is_ten_crop=False)
+    places_T, _ = gather_places(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
+    top1 = float((places_T == 0).mean())
+    return top1, probing.losses, {n: t.detach() for n, t in probing.probes.state_dict().items()}
+
+
+def as_features(images: LabelledImages) -> Tensor:
+    block = images.index.store.block  # type: ignore[union-attr]
+    flat = torch.from_numpy(block.reshape(len(images.index), SIDE, SIDE, 3).copy())
+    return ((flat.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.1).flatten(1)
+
+
+def solve(train: LabelledImages, test: LabelledImages) -> float:
+    """Top-1 of logistic regression brought to its end by Newton-like steps."""
+    model = nn.Linear(3 * SIDE * SIDE, CLASSES)
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=200)
+    inputs, labels = as_features(train), torch.tensor(train.labels_N)
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        decay = sum((p**2).sum() for p in model.parameters())
+        value = functional.cross_entropy(model(inputs), labels) + 5e-5 * decay
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    right = model(as_features(test)).argmax(dim=1) == torch.tensor(test.labels_N)
+    return right.double().mean().item()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_known_linear_problem_is_solved(ranks: RankPool, tmp_path: Path, size: int) -> None:
+    data = (draw_linear_problem(1000, 1), draw_linear_problem(500, 2))
+    best = solve(*data)
+    found = ranks.run(size, probe, settings(), tmp_path, raw_pixels(), ["fc"], data)
+    top1, losses, _ = found[0]
+    assert best > 0.85
+    assert top1 > best - 0.03
+    assert losses[-1][0] < 0.5 * losses[0][0]
+    assert all(other[0] == top1 for other in found)
+
+
+def test_ranks_train_as_one(ranks: RankPool, tmp_path: Path) -> None:
+    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
+    config = settings("evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]")
+    given = (raw_pixels(), ["fc"], data)
+    (_, expected, weights), *_ = ranks.run(1, probe, config, tmp_path / "1", *given)
+    for size in (2, 3):
+        (_, losses, ours), *_ = ranks.run(size, probe, config, tmp_path / str(size), *given)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_random_network_beats_chance_and_stays_as_it_is(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    """1,000 images of 32 pixels, of which it keeps what is linear well enough."""
+    config = settings("encoder.name=tiny", "data.image_size=32")
+    encoder = build_encoder(config.encoder, 0)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    data = (draw_linear_problem(1000, 1, 32), draw_linear_problem(500, 2, 32))
+    layers = ["conv1", "conv3"]
+    (top1, losses, _), *_ = ranks.run(2, probe, config, tmp_path, encoder, layers, data)
+    assert top1 > 0.25 + 6 * (0.25 * 0.75 / 500) ** 0.5
+    assert losses[-1][1] < losses[0][1] < 2 * np.log(CLASSES)
+    assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("size", [1, 2])
+def test_stopped_it_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, size: int, looks: int
+) -> None:
+    """Asked at step 20 or 40 of 30 an epoch: both lie within an epoch."""
+    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
+    config = settings(
+        "evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]",
+        "evaluation.linear.batch_size=10",
+    )  # fmt: skip
+    given = (raw_pixels(), ["fc"], data)
+    whole = ranks.run(size, probe, config, tmp_path / "whole", *given)
+    stopped = ranks.run(size, probe, config, tmp_path / "broken", *given, looks - 1)
+    assert stopped == [None] * size
+    again = ranks.run(size, probe, config, tmp_path / "broken", *given)
+    assert again[0][:2] == whole[0][:2]
+    assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
+
+
+def test_other_settings_begin_anew(ranks: RankPool, tmp_path: Path) -> None:
+    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
+    short = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
+    given = (raw_pixels(), ["fc"], data)
+    first = ranks.run(1, probe, settings(*short), tmp_path, *given)
+    other = settings(*short, "evaluation.linear.lr=0.001")
+    second = ranks.run(1, probe, other, tmp_path, *given)
+    assert len(second[0][1]) == 2
+    assert second[0][1] != first[0][1]
+    third = ranks.run(1, probe, other, tmp_path, *given)
+    assert third[0][1] == second[0][1]

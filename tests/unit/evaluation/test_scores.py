@@ -1,0 +1,55 @@
+"""Places, accuracies and their intervals against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from and_dist.evaluation.scores import UNREADABLE, bootstrap, places_of, score, share_right
+from tests.loading import world_of
+
+NAMES = tuple("abcdefg")
+
+
+def test_a_place_counts_the_classes_before_the_true_one() -> None:
+    random = torch.Generator().manual_seed(0)
+    scores_MC = torch.randint(0, 4, (200, 7), generator=random).float()  # with many ties
+    labels_M = torch.randint(0, 7, (200,), generator=random)
+    expected = []
+    for scores_C, label in zip(scores_MC.tolist(), labels_M.tolist(), strict=True):
+        order = sorted(range(7), key=lambda c: (-scores_C[c], c))
+        expected.append(order.index(label))
+    assert places_of(scores_MC, labels_M).tolist() == expected
+    first = places_of(scores_MC, labels_M) == 0
+    assert torch.equal(first, scores_MC.argmax(dim=1) == labels_M)
+
+
+def test_figures_are_shares_of_what_could_be_read() -> None:
+    places_M = torch.tensor([0, 0, 1, 5, UNREADABLE, 4])
+    labels_M = torch.tensor([0, 1, 1, 1, 2, 2])
+    figures = score(places_M, labels_M, NAMES, world_of())
+    assert figures["top1"] == share_right(places_M, world_of()) == 2 / 5
+    assert figures["top5"] == 4 / 5
+    assert (figures["images"], figures["unreadable"]) == (5, 1)
+    per_class = {"a": 1.0, "b": 1 / 3, "c": 0.0}
+    assert figures["per_class"] == {name: per_class.get(name) for name in NAMES}
+
+
+def test_top5_of_five_classes_says_nothing() -> None:
+    figures = score(torch.tensor([0, 1]), torch.tensor([0, 1]), NAMES[:5], world_of())
+    assert figures["top5"] is None
+
+
+@pytest.mark.parametrize(("right", "images"), [(86, 100), (700, 1000), (3, 12)])
+def test_the_interval_is_that_of_resampled_images(right: int, images: int) -> None:
+    """Drawn image by image, 20,000 times: the same quantiles within two images."""
+    random = np.random.default_rng(5)
+    is_right_T = np.arange(images) < right
+    drawn = is_right_T[random.integers(0, images, (20_000, images))].mean(axis=1)
+    expected = np.quantile(drawn, [0.025, 0.975])
+    assert np.abs(np.array(bootstrap(right, images)) - expected).max() <= 2 / images
+
+
+def test_nothing_wrong_leaves_no_doubt() -> None:
+    assert bootstrap(10, 10) == (1.0, 1.0)
