@@ -109,6 +109,28 @@ def evaluate(
 
 
 @app.command()
+def table(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="markdown, csv or latex.")
+    ] = "markdown",
+    out: Annotated[Path | None, typer.Option(help="File; without it the terminal.")] = None,
+) -> None:
+    """Put finished runs into the paper's tables, beside its figures, with means over seeds."""
+    from and_dist.run_folder import replace_file
+    from and_dist.tables import collect
+    from and_dist.typeset import FORMATS
+
+    if format_name not in FORMATS:
+        raise ValueError(f"--format {format_name} is not one of: {', '.join(FORMATS)}")
+    text = FORMATS[format_name](collect(runs))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        replace_file(out, text)
+
+
+@app.command()
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
     source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,

@@ -1,0 +1,219 @@
+"""`and-dist table RUN...`: finished runs beside the paper's figures, means over seeds. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from and_dist.config import flatten, load_config
+from and_dist.published import FIGURES, TITLES
+
+NOT_OF_A_KIND = ("name", "seed", "paper", "run.")
+"""Keys in which runs of one kind may differ."""
+LABELS = {"knn": "kNN"}
+BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
+BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what it was asked for, and its top-1 accuracies in %."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """Flat: {"optim.lr": 0.03, ...}."""
+    top1: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One accuracy over the seeds of a kind."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs that differ in their seeds alone."""
+
+    config: Mapping[str, Any]
+    figures: Mapping[str, Figure]
+
+
+@dataclass
+class Cell:
+    """What stands at one place of a table: the paper's figure, ours, or both."""
+
+    published: float | None = None
+    here: Figure | None = None
+
+
+@dataclass
+class Sheet:
+    """Rows by columns; a column is a data set and how it was measured."""
+
+    title: str
+    columns: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
+
+    def at(self, row: str, column: str) -> Cell:
+        if column not in self.columns:
+            self.columns.append(column)
+        return self.rows.setdefault(row, {}).setdefault(column, Cell())
+
+
+@dataclass(frozen=True)
+class Collection:
+    sheets: list[Sheet]
+    notes: list[str]
+    """In sentences: what was left out, and by what protocol."""
+
+
+def collect(folders: Iterable[Path]) -> Collection:
+    """ValueError for what is no run, and for two runs that are the same."""
+    runs, notes = [], []
+    for folder in find_runs(folders):
+        run = read_run(folder)
+        if isinstance(run, str):
+            notes.append(run)
+        else:
+            runs.append(run)
+    kinds = group_by_kind(runs)
+    protocols = sorted(
+        {(k.config["evaluation.knn"], k.config["evaluation.knn_temperature"]) for k in kinds}
+    )
+    said = "; ".join(f"K {knn}, tau {tau}" for knn, tau in protocols)
+    notes.append(
+        f"Top-1 %, mean and standard deviation over seeds. kNN by recomputed features, bank-kNN by "
+        f"the bank ({said}); the last checkpoint, none chosen by its accuracy."
+    )
+    return Collection([*_paper_sheets(kinds), *_own_sheets(kinds)], notes)
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """Run folders, and those that lie in a sweep's folder."""
+    found = []
+    for folder in folders:
+        inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+        if not (folder / "config.yaml").exists() and not inside:
+            raise ValueError(f"{folder} is no run folder, and none lies in it: no config.yaml")
+        found += [folder] if (folder / "config.yaml").exists() else inside
+    return found
+
+
+def read_run(folder: Path) -> Run | str:
+    """A sentence where the run has not come to its end."""
+    config = load_config([folder / "config.yaml"])
+    summary = _read_json(folder / "summary.json")
+    rounds = summary["rounds"] if summary else []
+    if len(rounds) <= config.last_round:
+        return (
+            f"{folder} is left out: it has ended {len(rounds)} of {config.last_round + 1} rounds."
+        )
+    last = rounds[-1]
+    flat = flatten(config.model_dump(mode="json"))
+    top1 = {name: last[key] for key, name in BY_TRAINING.items() if last[key] is not None}
+    final = f"r{config.last_round:02}-e{config.epochs_of(config.last_round):04}"
+    for kind in ("knn", "linear"):
+        evaluated = _read_json(folder / "evaluation" / final / f"{kind}.json")
+        if evaluated is None:
+            continue
+        of = {name: figures["top1"] for name, figures in evaluated["of"].items()}
+        if kind == "knn":
+            top1 |= {BY_COMMAND[name]: share for name, share in of.items()}
+            flat["evaluation.knn"] = evaluated["k"]
+            flat["evaluation.knn_temperature"] = evaluated["temperature"]
+        else:
+            top1 |= {f"linear {layer}": share for layer, share in of.items()}
+    return Run(folder, flat, {name: 100 * share for name, share in top1.items()})
+
+
+def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
+    """In the order of the first run of each kind; ValueError where a seed stands twice."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        common = {key: v for key, v in run.config.items() if not key.startswith(NOT_OF_A_KIND)}
+        groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
+    kinds = []
+    for group in groups.values():
+        by_seed: dict[int, Run] = {}
+        for run in group:
+            twin = by_seed.setdefault(run.config["seed"], run)
+            if twin is not run:
+                raise ValueError(
+                    f"{twin.folder} and {run.folder} are the same run, seed {run.config['seed']} "
+                    "included: give one of them"
+                )
+        names = dict.fromkeys(name for run in group for name in run.top1)
+        figures = {n: Figure(tuple(r.top1[n] for r in group if n in r.top1)) for n in names}
+        kinds.append(Kind(group[0].config, figures))
+    return kinds
+
+
+def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
+    """Those of the paper's tables and figures that some run belongs to, whole."""
+    ours = {place: kind for kind in kinds for place in kind.config["paper"]}
+    sheets = []
+    for where, title in TITLES.items():
+        if not any(place.startswith(f"{where}/") for place in ours):
+            continue
+        sheet = Sheet(f"{where.capitalize()}: {title}")
+        for place in (place for place in FIGURES if place.startswith(f"{where}/")):
+            _, row, column = place.split("/")
+            for name, published in FIGURES[place].items():
+                sheet.at(row, f"{column} {LABELS.get(name, name)}").published = published
+            for name, figure in ours[place].figures.items() if place in ours else ():
+                sheet.at(row, f"{column} {name}").here = figure
+        sheets.append(sheet)
+    return sheets
+
+
+def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
+    """A table a data set of all other runs, rows named by what sets them apart."""
+    rest = [kind for kind in kinds if not kind.config["paper"]]
+    sheets = []
+    for data in dict.fromkeys(_data_of(kind) for kind in rest):
+        group = [kind for kind in rest if _data_of(kind) == data]
+        sheet = Sheet(
+            f"{data}, {', '.join(dict.fromkeys(k.config['encoder.name'] for k in group))}"
+        )
+        for row, kind in zip(name_rows(group), group, strict=True):
+            for name, figure in kind.figures.items():
+                sheet.at(row, name).here = figure
+        sheets.append(sheet)
+    return sheets
+
+
+def name_rows(kinds: Sequence[Kind]) -> list[str]:
+    """The method, and every other key whose value is not the one that most of its kind have."""
+    keys = [key for key in kinds[0].config if key != "method" and not key.startswith(NOT_OF_A_KIND)]
+    values = {key: [json.dumps(kind.config[key]) for kind in kinds] for key in keys}
+    usual = {key: Counter(of).most_common(1)[0][0] for key, of in values.items()}
+    rows = []
+    for at, kind in enumerate(kinds):
+        others = [f"{key}={values[key][at]}" for key in keys if values[key][at] != usual[key]]
+        rows.append(", ".join([kind.config["method"], *others]))
+    return rows
+
+
+def _data_of(kind: Kind) -> str:
+    limit = kind.config["data.limit"]
+    return str(kind.config["data.train"]) + (f" (first {limit:,})" if limit else "")
+
+
+def _read_json(file: Path) -> Any:
+    """None where there is none."""
+    return json.loads(file.read_text()) if file.exists() else None

@@ -1,0 +1,131 @@
+"""Finished runs -> the tables of the paper: means, deviations, places, three ways to write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+from and_dist.config import load_config
+from and_dist.published import FIGURES, TITLES
+from and_dist.tables import collect
+from and_dist.typeset import as_csv, as_latex, as_markdown
+
+RESNET = "configs/paper/cifar10-resnet18.yaml"
+
+
+def make_run(root: Path, name: str, knn: float, *overrides: str, rounds: int | None = None) -> Path:
+    """What a run leaves behind: its config and its summary, by default of all rounds."""
+    files = [o for o in overrides if o.endswith(".yaml")]
+    config = load_config(files, [*(o for o in overrides if o not in files), f"name={name}"])
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    count = config.last_round + 1 if rounds is None else rounds
+    ended = [{"round": r, "knn": knn / 100, "knn_bank": knn / 100 - 0.01} for r in range(count)]
+    (folder / "summary.json").write_text(json.dumps({"rounds": ended}))
+    return folder
+
+
+def evaluate(folder: Path, checkpoint: str, **top1: float) -> None:
+    out = folder / "evaluation" / checkpoint
+    out.mkdir(parents=True)
+    linear = {layer: {"top1": share / 100} for layer, share in top1.items()}
+    (out / "linear.json").write_text(json.dumps({"of": linear}))
+
+
+def cells(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(text))
+    return {(row["table"], row["row"], row["column"]): row for row in rows}
+
+
+def test_seeds_become_a_mean_and_a_deviation(tmp_path: Path) -> None:
+    values = [70.0, 71.5, 74.0]
+    runs = [make_run(tmp_path, f"s{s}", v, f"seed={s}") for s, v in enumerate(values)]
+    found = cells(as_csv(collect(runs)))["shapes/train, cifar_resnet18", "and", "kNN"]
+    assert float(found["mean"]) == pytest.approx(statistics.fmean(values), abs=1e-3)
+    assert float(found["deviation"]) == pytest.approx(statistics.stdev(values), abs=1e-3)
+    assert found["seeds"] == "3"
+    assert "71.8 ± 2.0 (3)" in as_markdown(collect(runs))
+    assert r"71.8 $\pm$ 2.0 (3)" in as_latex(collect(runs))
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    found = cells(as_csv(collect([make_run(tmp_path, "one", 70)])))
+    assert found["shapes/train, cifar_resnet18", "and", "bank-kNN"]["deviation"] == ""
+    assert found["shapes/train, cifar_resnet18", "and", "bank-kNN"]["mean"] == "69.0"
+
+
+def test_a_run_stands_at_all_its_places_beside_the_published_figure(tmp_path: Path) -> None:
+    found = cells(as_csv(collect([make_run(tmp_path, "main", 86.0, RESNET)])))
+    places = load_config([RESNET]).paper
+    assert len(places) == 6
+    for place in places:
+        where, row, column = place.split("/")
+        title = f"{where.capitalize()}: {TITLES[where]}"
+        cell = found[title, row, f"{column} kNN"]
+        assert (cell["published"], cell["mean"]) == (str(FIGURES[place]["knn"]), "86.0")
+    assert {title.partition(":")[0].lower() for title, _, _ in found} == {
+        place.split("/")[0] for place in places
+    }
+    one_off = found[
+        "Table 6: One-off discovery and the curriculum, CIFAR10, ResNet18", "One-off", "CIFAR10 kNN"
+    ]
+    assert (one_off["published"], one_off["mean"], one_off["seeds"]) == ("84.2", "", "0")
+
+
+def test_linear_classifiers_of_the_last_checkpoint_are_found(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "alex", 74.0, "configs/paper/cifar10-alexnet.yaml")
+    evaluate(run, "r04-e0200", conv5=77.0, fc=76.0)
+    evaluate(run, "r03-e0200", conv5=11.0)
+    found = cells(as_csv(collect([run])))
+    cell = found["Table 1: Small images, AlexNet", "AND", "CIFAR10 linear conv5"]
+    assert (cell["published"], cell["mean"]) == ("77.6", "77.0")
+    markdown = as_markdown(collect([run]))
+    assert "| Split-Brain | 11.7 / - | 67.1 / -" in markdown
+    assert "Published / here." in markdown
+
+
+def test_rows_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, "main", 70),
+        make_run(tmp_path, "other", 71, "seed=1"),
+        make_run(tmp_path, "k10", 72, "curriculum.neighbours=10"),
+        make_run(tmp_path, "peer", 73, "method=nat"),
+    ]
+    found = {row for _, row, _ in cells(as_csv(collect(runs)))}
+    assert found == {"and", "and, curriculum.neighbours=10", "nat"}
+
+
+def test_a_sweeps_folder_stands_for_its_runs(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep", "a", 70, "seed=0")
+    make_run(tmp_path / "sweep", "b", 72, "seed=1")
+    assert "71.0 ± 1.4 (2)" in as_markdown(collect([tmp_path / "sweep"]))
+
+
+def test_what_is_not_at_its_end_is_named_and_left_out(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "whole", 70), make_run(tmp_path, "half", 10, "seed=1", rounds=2)]
+    text = as_markdown(collect(runs))
+    assert f"{runs[1]} is left out: it has ended 2 of 5 rounds." in text
+    assert "70.0 (1)" in text
+
+
+def test_twins_and_strangers_are_refused(tmp_path: Path) -> None:
+    one, twin = make_run(tmp_path, "one", 70), make_run(tmp_path, "twin", 71)
+    with pytest.raises(ValueError, match="are the same run, seed 0 included"):
+        collect([one, twin])
+    with pytest.raises(ValueError, match="no run folder, and none lies in it"):
+        collect([tmp_path / "one" / "nothing"])
+
+
+def test_names_cannot_break_a_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "odd", 70, "data.train='a|b_c & 100%'")
+    assert r"a|b_c & 100%, cifar" in as_csv(collect([run]))
+    latex = as_latex(collect([run]))
+    assert r"a|b\_c \& 100\%" in latex
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 1
