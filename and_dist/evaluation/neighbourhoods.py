@@ -15,6 +15,7 @@ from and_dist.display import format_seconds, percent
 
 BINS = 40
 HUBS = 10
+TENTHS = 10
 
 
 def describe_neighbourhoods(
@@ -28,6 +29,7 @@ def describe_neighbourhoods(
         "anchors": len(anchors_S),
         "consistent": consistent,
         "inconsistent": None if consistent is None else neighbours_SK.numel() - consistent,
+        "consistency_by_entropy": None if labels_N is None else by_entropy(found, labels_N),
         "kept": _share_kept(anchors_S, previous_anchors_S.cpu()),
         "recall": found.recall,
         "entropy": _histogram(found.entropy_N.cpu(), anchors_S),
@@ -37,9 +39,20 @@ def describe_neighbourhoods(
 
 def count_consistent(found: Neighbourhoods, labels_N: Tensor) -> int:
     """Pairs of an anchor and a neighbour of one class."""
+    return int(_is_consistent(found, labels_N).sum())
+
+
+def by_entropy(found: Neighbourhoods, labels_N: Tensor) -> list[float]:
+    """The share of consistent pairs of each tenth of the anchors, the lowest entropies first."""
+    tenths = _is_consistent(found, labels_N).double().tensor_split(TENTHS)
+    return [tenth_SK.mean().item() for tenth_SK in tenths if len(tenth_SK)]
+
+
+def _is_consistent(found: Neighbourhoods, labels_N: Tensor) -> Tensor:
+    """[S, K], anchors in the order of their entropies."""
     anchors_S = found.anchors_S.cpu()
     neighbours_SK = found.neighbours_NK.cpu()[anchors_S]
-    return int((labels_N[neighbours_SK] == labels_N[anchors_S][:, None]).sum())
+    return labels_N[neighbours_SK] == labels_N[anchors_S][:, None]
 
 
 def consistency(found: Neighbourhoods, labels_N: Tensor) -> float | None:

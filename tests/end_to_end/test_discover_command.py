@@ -17,7 +17,8 @@ from tests.end_to_end.test_cli import finish
 
 SUMMARY_KEYS = {
     "run", "checkpoint", "round", "curriculum", "temperature", "discovery", "rows", "seconds",
-    "ranks", "anchors", "consistent", "inconsistent", "kept", "recall", "entropy", "in_degree",
+    "ranks", "anchors", "consistent", "inconsistent", "consistency_by_entropy",
+    "kept", "recall", "entropy", "in_degree",
 }  # fmt: skip
 
 

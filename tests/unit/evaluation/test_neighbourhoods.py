@@ -44,11 +44,13 @@ def in_bins(**counts: int) -> list[int]:
 def test_every_figure_of_a_small_table() -> None:
     figures = describe(six_rows(), torch.tensor([3, 1, 5, 2]))
     assert figures.keys() == {
-        "anchors", "consistent", "inconsistent", "kept", "recall", "entropy", "in_degree",
+        "anchors", "consistent", "inconsistent", "consistency_by_entropy", "kept", "recall",
+        "entropy", "in_degree",
     }  # fmt: skip
     assert figures["anchors"] == 3
     assert figures["consistent"] == 3  # 0: 2 and 4; 3: 5
     assert figures["inconsistent"] == 3
+    assert figures["consistency_by_entropy"] == [0.5, 1.0, 0.0]  # of rows 3, 0 and 5
     assert figures["kept"] == 0.5
     assert figures["recall"] == 0.75
 
@@ -102,6 +104,7 @@ def test_without_labels_there_is_no_word_on_consistency() -> None:
     figures = describe(six_rows(), labels_N=None)
     assert figures["consistent"] is None
     assert figures["inconsistent"] is None
+    assert figures["consistency_by_entropy"] is None
     assert figures["anchors"] == 3
 
 
