@@ -4,7 +4,7 @@
     config: [configs/demo.yaml]
     overrides: [run.save_minutes=5]       # of all
     grid: {curriculum.neighbours: [1, 10], seed: [0, 1, 2]}
-    runs: [{curriculum.rounds: 1}]        # beside the grid
+    runs: [{}, {curriculum.rounds: 1}]    # each of them at every point of the grid
     parallel: 4
 
 Every run lives in ROOT/NAME/, named by what makes it differ. Submitted again, only those that are
@@ -40,6 +40,8 @@ from launcher.submission import Wanted
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
 LIST = "sweep.json"
+NOT_NAMED = ("paper",)
+"""Says what a run is, not how it differs."""
 
 
 class Sweep(Section):
@@ -50,14 +52,16 @@ class Sweep(Section):
     grid: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
     """All combinations of these."""
     runs: tuple[dict[str, Value], ...] = ()
-    """And these, one by one."""
+    """Each of these for every combination of the grid."""
     parallel: PositiveInt = 4
     """So many at once."""
 
     @property
     def members(self) -> list[dict[str, Value]]:
-        combined = product(*self.grid.values()) if self.grid else []
-        return [dict(zip(self.grid, values, strict=True)) for values in combined] + list(self.runs)
+        if not (self.grid or self.runs):
+            return []
+        points = [dict(zip(self.grid, p, strict=True)) for p in product(*self.grid.values())]
+        return [point | run for point in points for run in self.runs or ({},)]
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -69,7 +73,11 @@ def load_sweep(path: Path) -> Sweep:
 
 def name_of(member: Mapping[str, Value]) -> str:
     """neighbours-10_seed-0: the last parts of the keys, and the values."""
-    parts = [f"{key.rpartition('.')[2]}-{_in_a_name(value)}" for key, value in member.items()]
+    parts = [
+        f"{key.rpartition('.')[2]}-{_in_a_name(value)}"
+        for key, value in member.items()
+        if key not in NOT_NAMED
+    ]
     return "_".join(parts) or "run"
 
 

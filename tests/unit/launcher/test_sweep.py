@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.config import differing_keys, load_config
 from launcher.profile import Profile
 from launcher.request import Size
 from launcher.sweep import load_members, load_sweep, name_of
@@ -17,34 +18,53 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_a_grid_is_all_combinations_and_runs_stand_beside_it(tmp_path: Path) -> None:
+def test_every_run_is_tried_at_every_point_of_the_grid(tmp_path: Path) -> None:
     sweep = load_sweep(
         write(
             tmp_path,
             f"overrides: [run.root={tmp_path}]\ngrid: {{seed: [0, 1], optim.lr: [0.1, 0.2]}}\n"
-            "runs: [{curriculum.rounds: 1}, {optim.milestones: [1, 2], curriculum.epochs: 4}]",
+            "runs: [{}, {optim.milestones: [1, 2], curriculum.epochs: 4}]",
         )
     )
     members = load_members(sweep, Profile(), SIZE)
     assert [run.config.name for run in members] == [
-        "seed-0_lr-0.1", "seed-0_lr-0.2", "seed-1_lr-0.1", "seed-1_lr-0.2",
-        "rounds-1", "milestones-1-2_epochs-4",
-    ]  # fmt: skip
+        f"seed-{seed}_lr-{lr}{more}"
+        for seed in (0, 1)
+        for lr in (0.1, 0.2)
+        for more in ("", "_milestones-1-2_epochs-4")
+    ]
     assert {run.config.folder.parent for run in members} == {tmp_path / "s"}
-    assert members[3].config.seed == 1
-    assert members[3].config.optim.lr == 0.2
-    assert members[5].config.optim.milestones == (1, 2)
-    assert members[5].config.optim.lr == members[4].config.optim.lr
+    last = members[-1].config
+    assert (last.seed, last.optim.lr, last.optim.milestones) == (1, 0.2, (1, 2))
+    assert members[-2].config.optim.milestones == members[0].config.optim.milestones
 
 
 def test_names_hold_what_a_folder_may() -> None:
-    member = {"bank.init": "features", "data.train": "/a b/c", "data.test": None, "seed": 0}
+    member = {
+        "bank.init": "features",
+        "paper": ["figure 5/R = 2/CIFAR10"],
+        "data.train": "/a b/c",
+        "data.test": None,
+        "seed": 0,
+    }
     assert name_of(member) == "init-features_train-a-b-c_test-null_seed-0"
 
 
 @pytest.mark.parametrize("name", ["demo", "ablations"])
 def test_the_sweeps_that_come_along_are_right(name: str) -> None:
     assert load_members(load_sweep(Path(f"configs/sweeps/{name}.yaml")), Profile(), SIZE)
+
+
+def test_the_ablations_are_the_papers_configs() -> None:
+    files = {file: load_config([file]) for file in Path("configs/paper").glob("*.yaml")}
+    by_place = {config.paper[0]: config for config in files.values()}
+    members = load_members(load_sweep(Path("configs/sweeps/ablations.yaml")), Profile(), SIZE)
+    assert len(members) == 3 * 10
+    for run in members:
+        own = by_place[run.config.paper[0]]
+        assert run.config.paper == own.paper
+        changed = differing_keys(run.config, own.model_dump(mode="json"))
+        assert changed in ([], [f"seed: 0 -> {run.config.seed}"])
 
 
 @pytest.mark.parametrize(
