@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, suppress
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from and_dist.config import Config, load_config
 from and_dist.guard import TRY_AGAIN, Guard, Stopped
-from and_dist.layout import SharedFailure, end_launcher, names_first_rank, read_layout
+from and_dist.layout import (
+    SharedFailure,
+    end_launcher,
+    named_rank,
+    names_first_of_node,
+    names_first_rank,
+    read_layout,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -28,6 +38,7 @@ app = typer.Typer(
 
 SECONDS_BEYOND_STALL = 120.0
 """A stall is noticed by the guard, before the ranks give up waiting for each other."""
+SECONDS_FOR_THE_FIRST = 10.0
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -248,7 +259,9 @@ def run_training(config: Config, guard: Guard) -> None:
             display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
         if train.labels_N is None:
             display.say("no labels: consistency and kNN accuracy are not available")
-        Trainer(config, world, train, test, display, guard).train()
+        trainer = Trainer(config, world, train, test, display, guard)
+        with no_longer_refusing():
+            trainer.train()
         if world.is_coordinator:
             display.show(as_table(write_summary(config.folder), config.name))
             display.say(f"run folder: {config.folder}")
@@ -275,14 +288,36 @@ def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def no_longer_refusing() -> Iterator[None]:
+    """What fails from here on was not given by a user, and who mends it wants to know where."""
+    try:
+        yield
+    except SharedFailure:
+        raise
+    except (ValueError, RuntimeError) as error:
+        traceback.print_exc()
+        raise RuntimeError(error) from error
+
+
+def refuse(error: ValueError) -> NoReturn:
+    """Mostly all ranks refuse the same. The first of each node says so at once; the others speak if
+    nobody has ended them since, as torchrun does where the first has failed."""
+    if names_first_rank():
+        print(f"and-dist: {error}", file=sys.stderr)
+    else:
+        if not names_first_of_node():
+            time.sleep(SECONDS_FOR_THE_FIRST)
+        print(f"and-dist: rank {named_rank()}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     try:
         with Guard() as guard:
             app(obj=guard)
     except ValueError as error:
-        if names_first_rank():
-            print(f"and-dist: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
     except Stopped as request:
         if names_first_rank():
             print(f"and-dist: stopped by {request}; the same command goes on", file=sys.stderr)

@@ -25,6 +25,12 @@ class Layout:
     """How often this node's torchrun has started its ranks anew after a failure."""
     meeting: str = ""
     """host:port where the ranks meet, where srun started them; torchrun's know it themselves."""
+    cores: int = 0
+    """Of this rank, where srun was told --cpus-per-task."""
+
+    @property
+    def is_of_srun(self) -> bool:
+        return self.meeting != ""
 
 
 def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
@@ -66,6 +72,7 @@ def _read_srun(environ: Mapping[str, str]) -> Layout:
         _number(environ, "SLURM_LOCALID", 0),
         tasks_of_nodes[_number(environ, "SLURM_NODEID", 0)],
         meeting=f"{host}:{port}",
+        cores=_number(environ, "SLURM_CPUS_PER_TASK", 0),
     )
 
 
@@ -94,10 +101,22 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
+def named_rank(environ: Mapping[str, str] = os.environ) -> str:
+    """However broken the rest of the layout is."""
+    return _named(environ, "RANK", "SLURM_PROCID")
+
+
 def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process speaks for all, however broken the rest of the layout is."""
-    of_srun = environ.get("SLURM_PROCID", "0") if _is_task_of_srun(environ) else "0"
-    return environ.get("RANK", of_srun) == "0"
+    """Whether this process speaks for all."""
+    return named_rank(environ) == "0"
+
+
+def names_first_of_node(environ: Mapping[str, str] = os.environ) -> bool:
+    return _named(environ, "LOCAL_RANK", "SLURM_LOCALID") == "0"
+
+
+def _named(environ: Mapping[str, str], ours: str, of_srun: str) -> str:
+    return environ.get(ours, environ.get(of_srun, "0") if _is_task_of_srun(environ) else "0")
 
 
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from and_dist.layout import read_layout
+from and_dist.layout import Layout, read_layout
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,23 @@ class World:
         return self.rank == 0
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], layout: Layout) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    available = torch.cuda.device_count()
+    available, local_rank = torch.cuda.device_count(), layout.local_rank
+    if available == 1 and layout.is_of_srun:
+        local_rank = 0  # srun --gpus-per-task=1 shows each task its own alone
     if local_rank >= available:
         raise ValueError(
             f"run.device={wanted}: local rank {local_rank} has no GPU, this machine shows "
             f"{available}; start fewer workers or set run.device=cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def share_of_cores(layout: Layout) -> int:
+    """Of those that this process may run on, which is what the job was given of a machine."""
+    return max(1, len(os.sched_getaffinity(0)) // layout.local_size)
 
 
 def _settle_vector_math() -> None:
@@ -63,8 +70,8 @@ def open_world(
 ) -> Iterator[World]:
     """Join the other ranks; threads are set once here for everything in this process."""
     layout = read_layout()
-    chosen = choose_device(device, layout.local_rank)
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // layout.local_size))
+    chosen = choose_device(device, layout)
+    torch.set_num_threads(threads or layout.cores or share_of_cores(layout))
     _settle_vector_math()
     backend = "gloo"
     if chosen.type == "cuda":

@@ -1,4 +1,5 @@
-"""torchrun (torch.distributed.run) with one thing more: it writes down how its ranks ended.
+"""torchrun (torch.distributed.run) with two things more: it writes down how its ranks ended, and
+ends soon those beside one that failed.
 
 python -m launcher.agent FILE [torchrun's arguments]
 """
@@ -10,17 +11,32 @@ import sys
 from pathlib import Path
 
 from torch.distributed import run
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing import PContext
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+SECONDS_TO_END = 4
+"""For ranks beside one that failed. torchrun gives them 30, and has no option for that; those that
+it was itself told to end have their 30 to save in."""
 
 
 def main() -> None:
     ends, arguments = Path(sys.argv[1]), sys.argv[2:]
+    PContext.close.__defaults__ = (None, SECONDS_TO_END)
     try:
         run.main(arguments)
     except ChildFailedError as error:
-        exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        ends.write_text(json.dumps(exit_codes))
+        ends.write_text(json.dumps(exit_codes(error.failures)))
         sys.exit(1)
+
+
+def exit_codes(failures: dict[int, ProcessFailure]) -> dict[int, int]:
+    """By rank; without those that had to be killed, for they are no cause."""
+    first = min(failure.timestamp for failure in failures.values())
+    return {
+        rank: failure.exitcode
+        for rank, failure in failures.items()
+        if failure.timestamp < first + SECONDS_TO_END
+    }
 
 
 if __name__ == "__main__":

@@ -28,9 +28,18 @@ class _Executor(SlurmExecutor):
         return 2
 
 
-def script_of(job: Path, request: Request, name: str, after: str | None = None) -> str:
-    """What `submit` hands to sbatch."""
-    executor = _make_executor(job, [job], request, name, after)
+def script_of(
+    folder: Path,
+    jobs: Sequence[Path],
+    request: Request,
+    name: str,
+    after: str | None = None,
+    parallel: int = 1,
+) -> str:
+    """What `submit` or `submit_array` hands to sbatch."""
+    executor = _make_executor(folder, jobs, request, name, after, parallel)
+    if len(jobs) > 1:
+        executor.parameters["map_count"] = len(jobs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
 
@@ -50,9 +59,7 @@ def submit_array(
     folder: Path, jobs: Sequence[Path], request: Request, name: str, parallel: int
 ) -> list[str]:
     """The ids of an array's members; at most so many run at once."""
-    executor = _make_executor(folder, jobs, request, name, None)
-    executor.update_parameters(array_parallelism=parallel)
-    return _submit(jobs, executor, run_node)
+    return _submit(jobs, _make_executor(folder, jobs, request, name, None, parallel), run_node)
 
 
 def _submit(
@@ -82,10 +89,17 @@ def _hint(said: str, parameters: dict[str, Any]) -> str:
 
 
 def _make_executor(
-    folder: Path, jobs: Sequence[Path], request: Request, name: str, after: str | None
+    folder: Path,
+    jobs: Sequence[Path],
+    request: Request,
+    name: str,
+    after: str | None,
+    parallel: int = 1,
 ) -> SlurmExecutor:
     executor = _Executor(folder, python=request.python)
-    executor.update_parameters(**_parameters(jobs, request, name, after))
+    executor.update_parameters(
+        array_parallelism=parallel, **_parameters(jobs, request, name, after)
+    )
     return executor
 
 
@@ -94,7 +108,8 @@ def _parameters(
 ) -> dict[str, Any]:
     profile = request.profile
     cpus = profile.cpus_per_node or (profile.cpus_per_gpu or 0) * request.gpus or None
-    more: dict[str, Any] = {"requeue": True, **profile.sbatch}
+    more: dict[str, Any] = {"requeue" if profile.requeues else "no-requeue": True}
+    more |= {option: value for option, value in profile.sbatch.items() if value is not False}
     if after is not None:
         more["dependency"] = f"afterany:{after}"
     wanted = {
@@ -115,7 +130,7 @@ def _parameters(
         "setup": [*profile.setup, *_exports(request)],
         # srun of SLURM 22.05 and later does not take this from sbatch.
         "srun_args": ["--kill-on-bad-exit=1", *_cpus_of_srun(cpus), *profile.srun],
-        "teardown": [f"{request.python} -m launcher.task {shlex.join(map(str, jobs))}"],
+        "teardown": [f"{request.host_python} -m launcher.task {shlex.join(map(str, jobs))}"],
         "additional_parameters": more,
     }
     return {key: value for key, value in wanted.items() if value is not None}

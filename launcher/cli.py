@@ -15,11 +15,10 @@ import typer
 
 from and_dist.guard import TRY_AGAIN
 from launcher import scheduler, submission
-from launcher.jobs import job_folders, read_end, starts
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
 from launcher.profile import Profile, load_profile
 from launcher.request import Size
-from launcher.status import as_lines, is_active, look_at
+from launcher.status import Status, as_lines, is_active, look_at
 from launcher.worker import log_of
 
 app = typer.Typer(
@@ -143,11 +142,11 @@ def logs(
         raise ValueError(
             f"{run} has no rank {rank}: its ranks are 0 to {found.request.world_size - 1}"
         )
-    if found.last_end is not None and found.failed_rank is not None:
-        typer.echo(f"{found.last_end.state}: {found.last_end.why}")
-        _say_failure(run, found.failed_rank)
+    if found.end is not None and found.end.state != "finished":
+        typer.echo(f"{found.end.state}: {found.end.why}")
+        _say_failure(run, found.end.rank)
     log = log_of(run, rank)
-    text = _said_before_ranks(run) if not ranks else read_tail(log, lines)
+    text = read_tail(log, lines) if ranks else _said_before_ranks(found)
     for line in text or [f"rank {rank} has said nothing yet"]:
         typer.echo(line)
     if follow:
@@ -173,6 +172,11 @@ def requeue(run: Run) -> None:
         raise ValueError(f"{run} is trained to its end; there is nothing to go on with")
     if known.state == "PENDING":
         raise ValueError(f"job {job_id} waits already ({known.reason})")
+    if found.request is not None and not found.request.profile.requeues:
+        raise ValueError(
+            f"job {job_id} would not start again, its cluster profile says requeues: false; "
+            "and-launch cancel it, then submit it again"
+        )
     if known.state == "RUNNING":
         scheduler.cancel(job_id, "USR2")
         typer.echo(f"job {job_id} was told to save, and will start again")
@@ -237,10 +241,11 @@ def _say_failure(run: Path, rank: int | None) -> None:
         typer.echo(f"  {line}")
 
 
-def _said_before_ranks(run: Path) -> list[str]:
+def _said_before_ranks(found: Status) -> list[str]:
     """What the batch script, srun and torchrun said."""
-    files = [file for job in job_folders(run)[-1:] for file in sorted(job.glob("*_log.out"))]
-    files += sorted((run / "logs").glob("node-*.log"))
+    files = sorted((found.run / "logs").glob("node-*.log"))
+    if found.request is not None:  # an array's lies in the folder of the sweep
+        files = sorted(Path(found.request.code).parent.glob(f"{found.job_id}_*_log.out")) + files
     return [f"{file.name}: {line}" for file in files for line in read_tail(file, 20)]
 
 
@@ -254,14 +259,10 @@ def _follow(run: Path, rank: int) -> int:
         if found.state != said:
             said = found.state
             typer.echo(f"and-launch: {as_lines(found)[0]}")
-        job = job_folders(run)[-1:]
-        is_over = found.slurm is None or found.slurm.is_over
-        if not job or is_over:
-            ends = [read_end(job[0], start) for start in starts(job[0])] if job else []
-            end = ends[-1] if ends else None
-            if end is not None and end.why:
-                typer.echo(f"and-launch: {end.state}, {end.why}")
-            return 0 if end is not None and end.state == "finished" else 1
+        if found.is_over:
+            if found.end is not None:
+                typer.echo(f"and-launch: {found.end.state}, {found.end.why}")
+            return 0 if found.state == "finished" else 1
         time.sleep(POLL_SECONDS)
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from and_dist.run_folder import package_versions, replace_file
 from launcher import batch, scheduler
 from launcher.jobs import (
     new_job_folder,
+    read_end,
     read_json,
     read_node_ends,
     read_request,
@@ -30,7 +32,7 @@ from launcher.logs import list_ranks, read_failure, read_tail
 from launcher.node import LOOK_SECONDS
 from launcher.profile import Profile
 from launcher.request import Request, Size, check_writable
-from launcher.submission import python_of, refuse_what_never_starts
+from launcher.submission import all_or_nothing, pythons_of, refuse_what_never_starts
 from launcher.task import run_node
 from launcher.worker import log_of
 
@@ -68,10 +70,10 @@ def examine(
     say(f"partition {partition}, {size.nodes} node(s) of {size.gpus} GPU(s)")
     run = folder.absolute() / f"doctor-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
-        job_id = _submit(run, profile, size)
+        with all_or_nothing(run):
+            job_id = _submit(run, profile, size)
     except ValueError as error:
         report.ill(str(error))
-        shutil.rmtree(run, ignore_errors=True)
         return 1
     report.well(f"SLURM took the job: {job_id}")
     try:
@@ -88,7 +90,7 @@ def examine(
 def _submit(run: Path, profile: Profile, size: Size) -> str:
     job = new_job_folder(run)
     take_snapshot(job / "code")
-    seen = f"touch {run}/seen-by-batch-script"
+    seen = f"touch {shlex.quote(str(run / 'seen-by-batch-script'))}"
     tried = profile.model_copy(
         update={"signal_lead": SIGNAL_LEAD, "requeues": False, "setup": (seen, *profile.setup)}
     )
@@ -99,10 +101,9 @@ def _submit(run: Path, profile: Profile, size: Size) -> str:
         workers=size.ranks_of_a_node,
         gpus=size.gpus,
         seconds=SECONDS,
-        python=python_of(profile),
+        **pythons_of(profile),
         code=str(job / "code"),
         profile=tried,
-        packages=package_versions(),
     )
     write_request(job, request)
     job_id = batch.submit(job, request, "and-launch-doctor", None, run_probe)
@@ -214,9 +215,25 @@ def _look_at_sums(run: Path, job: Path, size: Size, report: Report) -> None:
     sums = [path.read_text() for path in run.glob("sum-*")]
     if len(sums) == wanted and set(sums) == {str(wanted)}:
         report.well(f"{wanted} ranks on {size.nodes} node(s) met and summed")
+        _look_at_end(job, report)
         return
     problems = [end.problem for end in read_node_ends(job, 0).values() if end.problem]
     ranks = [rank for rank in list_ranks(run) if not (run / f"sum-{rank}").exists()]
     words = problems or [read_failure(log_of(run, rank))[-1] for rank in ranks[:1]]
     words = words or read_tail(run / "logs" / "node-0.log", 1) or ["they never came up"]
     report.ill(f"the ranks did not meet: {words[0]}")
+
+
+def _look_at_end(job: Path, report: Report) -> None:
+    """Whether the batch script could say so; no other start would ever be requeued."""
+    end = read_end(job, 0)
+    if end is not None and end.state == "finished":
+        report.well("the batch script decided what comes next")
+        return
+    said = [line for file in sorted(job.glob("*_0_log.out")) for line in read_tail(file, 1)]
+    why = end.why if end is not None else " | ".join(said)
+    report.ill(
+        f"the batch script could not decide what comes next: {why}; set "
+        "host_python to a Python with pydantic and submitit that runs on the nodes outside any "
+        "container"
+    )

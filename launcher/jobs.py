@@ -4,6 +4,7 @@ request.json          what was asked for
 config.yaml           the config, resolved
 code/                 the packages as they were
 job.json              its id, once SLURM has taken it
+start-0/checkpoint    the newest there was when a start began
 start-0/node-1.json   how the ranks of a node ended in one start
 start-0/end.json      how the start ended, and what comes next
 """
@@ -49,10 +50,6 @@ class End(Section):
     why: str
     rank: int | None = None
     """Whose log says more."""
-    checkpoint: str = ""
-    """The newest there was."""
-    without_progress: int = 0
-    """Ends in a row that left no newer one."""
     when: float = 0.0
 
 
@@ -112,6 +109,23 @@ def start_folder(job: Path, start: int) -> Path:
 
 def starts(job: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("start-")) for path in job.glob("start-*"))
+
+
+def note_beginning(job: Path, start: int) -> None:
+    folder = start_folder(job, start)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "checkpoint", newest_checkpoint(job.parents[1]))
+
+
+def starts_without_progress(job: Path, last: int) -> int:
+    """How many in a row, up to this one, left no newer checkpoint than there was as they began. One
+    that was lost before it could say is one of them."""
+    newest = newest_checkpoint(job.parents[1])
+    for start in range(last, -1, -1):
+        noted = start_folder(job, start) / "checkpoint"
+        if noted.exists() and noted.read_text() != newest:
+            return last - start
+    return last + 1
 
 
 def write_node_end(job: Path, start: int, node: int, end: NodeEnd) -> None:

@@ -8,26 +8,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import FrameType
 
 from launcher.jobs import (
     End,
-    newest_checkpoint,
-    read_ends,
+    note_beginning,
     read_node_ends,
     read_request,
+    starts_without_progress,
     write_end,
 )
 from launcher.logs import Follower, suspicion
-from launcher.node import ASKED, LOOK_SECONDS, Node, environment_of
-from launcher.place import Place
+from launcher.node import ASKED, LOOK_SECONDS, Node, environment_of, listen
+from launcher.place import HOST, Place
 from launcher.request import Request
 from launcher.verdict import judge
 from launcher.worker import log_of
-
-HOST = "127.0.0.1"
 
 
 def run_here(job: Path) -> End:
@@ -35,12 +34,12 @@ def run_here(job: Path) -> End:
     request = read_request(job)
     follower = Follower(log_of(request.folder, 0))
     for start in count():
+        note_beginning(job, start)
         told = _run_start(job, start, follower)
         end = judge(
             read_node_ends(job, start),
             request.nodes,
-            list(read_ends(job))[-1] if start else None,
-            newest_checkpoint(request.folder),
+            starts_without_progress(job, start),
             request.profile.most_ends_without_progress,
             suspicion(request.folder),
         ).model_copy(update={"when": time.time()})
@@ -65,7 +64,7 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "launcher.local", str(job), str(start), str(node), meeting],
-            env={**environment, **_gpus_of(node, request)},
+            env={**environment, **gpus_of(node, request, environment)},
             start_new_session=True,  # the terminal's Ctrl-C is passed on once
         )
         for node in range(request.nodes)
@@ -74,10 +73,14 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         heard.append(number)
+        if number == signal.SIGHUP:  # there is no terminal any more to speak to
+            number = signal.SIGTERM
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         for node in nodes:
             node.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in ASKED}
+    before = {number: signal.signal(number, pass_on) for number in (*ASKED, signal.SIGHUP)}
     try:
         while any(node.poll() is None for node in nodes):
             follower.show_more()
@@ -89,11 +92,14 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     return bool(heard)
 
 
-def _gpus_of(node: int, request: Request) -> dict[str, str]:
-    """Every node has its own, as on a cluster."""
-    first = node * request.gpus
-    gpus = range(first, first + request.gpus)
-    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if request.nodes > 1 and gpus else {}
+def gpus_of(node: int, request: Request, environment: Mapping[str, str]) -> dict[str, str]:
+    """Every node has its own, as on a cluster, of those that there are to choose from."""
+    if request.nodes == 1 or not request.gpus:
+        return {}
+    first, last = node * request.gpus, (node + 1) * request.gpus
+    given = environment.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = given.split(",")[first:last] if given else map(str, range(first, last))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
 def main() -> None:
@@ -104,7 +110,8 @@ def main() -> None:
         f"{job.parents[1].name}-{job.name}", start, node, request.nodes, f"node-{node}", HOST,
         meeting,
     )  # fmt: skip
-    sys.exit(Node(job, place, on_asked=lambda _: None, passes_on=True).run())
+    end = Node(job, place, listen(), on_asked=lambda _: None, passes_on=True).run()
+    sys.exit(0 if end.launcher == 0 else 1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from typing import TextIO
 MARK = "--- "
 TRACEBACK = "Traceback (most recent call last):"
 LAST_LINES = 20
-LOST_ANOTHER = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket")
+LOST_ANOTHER = re.compile(
+    r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket|gloo|Dist\w+Error"
+)
 
 
 class Follower:
@@ -53,12 +55,12 @@ def read_failure(log: Path) -> list[str]:
 
 def suspicion(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
     """A key that puts first, of ranks that failed, the one that did so by itself: the others
-    lost their connection to it."""
+    lost their connection to it, which is what the key begins with."""
 
     def key(rank: int) -> tuple[bool, bool, int]:
         lines = read_failure(run / "logs" / f"rank-{rank}.log")
         has_traceback = any(TRACEBACK in line for line in lines)
-        return not has_traceback, bool(LOST_ANOTHER.search(" ".join(lines[-3:]))), rank
+        return bool(LOST_ANOTHER.search(" ".join(lines[-3:]))), not has_traceback, rank
 
     return key
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import os
 import platform
 import shlex
@@ -17,8 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +31,7 @@ from launcher.jobs import (
 )
 from launcher.place import Place, interface_of, resolves
 from launcher.request import Request
+from launcher.verdict import TERMINATED
 from launcher.worker import STOP
 
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -42,7 +41,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """At what other nodes have left in the shared folder."""
 GRACE_SECONDS = 3.0
 """Ranks of other nodes notice a failure by themselves, mostly: then the log says how."""
-LAST_SECONDS = 5.0
+LAST_SECONDS = 4.0
+SECONDS_TO_END = SECONDS_BETWEEN_LOOKS + GRACE_SECONDS + LAST_SECONDS + 2.0
+"""Until all nodes have ended, after one has."""
 SECONDS_FOR_ORPHANS = 10.0
 """Ranks that lost their torchrun save and end."""
 
@@ -51,35 +52,32 @@ SECONDS_FOR_ORPHANS = 10.0
 class Node:
     job: Path
     place: Place
+    heard: list[str]
+    """Grows as `listen` hears."""
     on_asked: Callable[[str], None]
     """Told each signal once it was heard."""
     passes_on: bool = False
     """Whether ranks hear of a signal only from here; SLURM tells them itself."""
-    heard: list[str] = field(default_factory=list)
     _num_told: int = 0
 
-    def run(self) -> int:
-        """0 if the ranks trained to the end; how they ended is written down."""
+    def run(self) -> NodeEnd:
+        """How its ranks ended, which is written down too."""
         request = read_request(self.job)
         folder = start_folder(self.job, self.place.start)
         folder.mkdir(parents=True, exist_ok=True)
         adopt_orphans()
-        with ExitStack() as stack:
-            for number in ASKED:
-                stack.callback(signal.signal, number, signal.signal(number, self._hear))
-            agent = self._start_agent(request)
-            self._wait(agent)
-            self._tell(agent)
-        end_orphans(SECONDS_FOR_ORPHANS)
+        agent = self._start_agent(request)
+        was_ended = self._wait(agent)
+        end_orphans(0.0 if was_ended else SECONDS_FOR_ORPHANS)
         codes = exit_codes_file(self.job, self.place)
         end = NodeEnd(
             node=self.place.name,
             exit_codes=read_exit_codes(codes),
-            launcher=agent.returncode,
+            launcher=TERMINATED if was_ended else agent.returncode,
             heard=tuple(self.heard),
         )
         write_node_end(self.job, self.place.start, self.place.node, end)
-        return agent.returncode
+        return end
 
     def _start_agent(self, request: Request) -> subprocess.Popen[bytes]:
         log = self.job.parents[1] / "logs" / f"node-{self.place.node}.log"
@@ -100,36 +98,53 @@ class Node:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if name not in self.heard:
-            self.heard.append(name)
-
-    def _wait(self, agent: subprocess.Popen[bytes]) -> None:
-        deadline, next_look = math.inf, 0.0
+    def _wait(self, agent: subprocess.Popen[bytes]) -> bool:
+        """Whether it had to be ended because another node failed."""
+        failed_since, next_look = None, 0.0
         while agent.poll() is None:
             time.sleep(LOOK_SECONDS)
             self._tell(agent)
             now = time.monotonic()
-            if deadline == math.inf and now > next_look:
+            if failed_since is None and now > next_look:
                 next_look = now + SECONDS_BETWEEN_LOOKS
-                deadline = now + GRACE_SECONDS if self._others_failed() else math.inf
-            if now > deadline:
+                failed_since = now if self._others_failed() else None
+            if failed_since is not None and now > failed_since + GRACE_SECONDS:
                 agent.terminate()
                 _wait_or_kill(agent, LAST_SECONDS)
+                return True
+        self._tell(agent)
+        return False
 
     def _tell(self, agent: subprocess.Popen[bytes]) -> None:
         """Whom it concerns of what was heard since the last time."""
         for name in self.heard[self._num_told :]:
             self._num_told += 1
-            (start_folder(self.job, self.place.start) / STOP).touch()
+            with contextlib.suppress(OSError):  # a shared folder may be away for a moment
+                (start_folder(self.job, self.place.start) / STOP).touch()
             if self.passes_on:
                 agent.terminate()
             self.on_asked(name)
 
     def _others_failed(self) -> bool:
-        ends = read_node_ends(self.job, self.place.start)
+        try:
+            ends = read_node_ends(self.job, self.place.start)
+        except OSError:
+            return False
         return any(end.launcher != 0 for end in ends.values())
+
+
+def listen() -> list[str]:
+    """What asks this process to end, as it comes; from now on, and until it ends."""
+    heard: list[str] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if name not in heard:
+            heard.append(name)
+
+    for number in ASKED:
+        signal.signal(number, hear)
+    return heard
 
 
 def network_of(place: Place) -> dict[str, str]:

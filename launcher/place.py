@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from and_dist.layout import first_node, port_of
 
+HOST = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -31,14 +33,18 @@ class Place:
 def read_place(environ: Mapping[str, str] = os.environ) -> Place:
     """From what SLURM told this task; RuntimeError if the first node cannot be found."""
     name = environ.get("SLURMD_NODENAME") or socket.gethostname()
-    first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
+    num_nodes = int(environ["SLURM_JOB_NUM_NODES"])
+    first, address = HOST, HOST  # a node alone may well have no other name
+    if num_nodes > 1:
+        first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
+        address = find_address(name, name)
     return Place(
         job_id_of(environ),
         int(environ.get("SLURM_RESTART_COUNT", "0")),
         int(environ["SLURM_NODEID"]),
-        int(environ["SLURM_JOB_NUM_NODES"]),
+        num_nodes,
         name,
-        find_address(name, name),
+        address,
         f"{first}:{port_of(int(environ['SLURM_JOB_ID']))}",
     )
 
@@ -74,7 +80,8 @@ def resolves(address: str) -> bool:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has this IPv4 address."""
+    """The network interface of this machine that has this IPv4 address, or name of one."""
+    number = socket.gethostbyname(address)
     ask_for_address = 0x8915  # SIOCGIFADDR
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -83,7 +90,7 @@ def interface_of(address: str) -> str | None:
                 answer = fcntl.ioctl(probe, ask_for_address, request)
             except OSError:  # it has none
                 continue
-            if socket.inet_ntoa(answer[20:24]) == address:
+            if socket.inet_ntoa(answer[20:24]) == number:
                 return name
     return None
 

@@ -44,6 +44,9 @@ class Profile(Section):
     python: Line | None = None
     """Command that is Python on a node, such as `apptainer exec --nv img.sif python`; none takes
     the one that submits."""
+    host_python: Line | None = None
+    """Command that is Python on the first node outside any container, and speaks to SLURM when all
+    ranks have ended; none takes the one that submits."""
     setup: tuple[Line, ...] = ()
     """Shell lines before anything starts, such as `module load cuda`; what they export reaches
     every node."""
@@ -54,13 +57,13 @@ class Profile(Section):
     sbatch: dict[Line, str | int | bool] = Field(default_factory=dict)
     """More options of sbatch, by their long names: mail-type: END."""
 
-    @pydantic.field_validator("python")
+    @pydantic.field_validator("python", "host_python")
     @classmethod
     def check_python(cls, command: str | None) -> str | None:
         try:
             shlex.split(command or "")
         except ValueError as error:
-            raise ValueError(f"python = {command!r} is no command: {error}") from None
+            raise ValueError(f"{command!r} is no command: {error}") from None
         return command
 
 

@@ -30,11 +30,12 @@ class Request(Section):
     seconds: Annotated[float, Field(ge=60)]
     """Time limit of one start."""
     python: str
+    """Of a node's ranks, as a command."""
+    host_python: str
+    """Of the batch script."""
     code: str
     """Folder of the packages as they were at submission."""
     profile: Profile
-    packages: dict[str, str] = Field(default_factory=dict)
-    """Versions in the environment that submitted."""
 
     @property
     def world_size(self) -> int:

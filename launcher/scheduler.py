@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 NEVER = {
     "AccountNotAllowed": "the account may not use this partition",
@@ -26,8 +28,11 @@ NEVER = {
 }
 """Reasons for which a job would wait for ever."""
 
-
+AWAY = re.compile(r"contact|timed out|not answered|[Cc]onnection|Zero Bytes")
+"""What SLURM's programs say when slurmctld is, for a while."""
+SECONDS_TO_ANSWER = 60
 SECONDS_TO_SCHEDULE = 5.0
+POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,26 @@ def check_slurm() -> None:
         )
 
 
-def ask(*command: str, seconds: float = 60) -> str:
-    """What SLURM answers; RuntimeError with its own words where it refuses."""
+def ask(*command: str, patience: float = 0.0) -> str:
+    """What SLURM answers; RuntimeError with its own words where it refuses, or is away for longer
+    than `patience`."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return _ask(*command)
+        except RuntimeError as error:
+            if not AWAY.search(str(error)) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _ask(*command: str) -> str:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER)
     except FileNotFoundError:
         raise RuntimeError(f"{command[0]} is not on PATH: this machine has no SLURM") from None
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{command[0]} has not answered for {seconds:.0f} s") from None
+        raise RuntimeError(f"{command[0]} has not answered for {SECONDS_TO_ANSWER} s") from None
     if answer.returncode:
         raise RuntimeError(f"{command[0]}: {in_few_words(answer.stderr or answer.stdout)}")
     return answer.stdout
@@ -81,10 +98,10 @@ def in_few_words(said: str) -> str:
     return re.sub(r"^(\w+: )?(error: )?", "", errors[-1] if errors else lines[0])
 
 
-def find_job(job_id: str) -> SlurmJob | None:
+def find_job(job_id: str, patience: float = 0.0) -> SlurmJob | None:
     """None for one that slurmctld has forgotten."""
     try:
-        shown = ask("scontrol", "show", "job", job_id, "--oneliner")
+        shown = ask("scontrol", "show", "job", job_id, "--oneliner", patience=patience)
     except RuntimeError as error:
         if "Invalid job id" in str(error):
             return None
@@ -137,8 +154,18 @@ def cancel_quietly(job_id: str) -> None:
         cancel(job_id)
 
 
-def requeue(job_id: str) -> None:
-    ask("scontrol", "requeue", job_id)
+def cancel_jobs_of(folder: Path) -> None:
+    """Those whose batch script was written into this folder; submitit tells no id where it fails
+    after sbatch has taken a job."""
+    with contextlib.suppress(RuntimeError):
+        listed = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F %o", patience=20)
+        ids = {line.split()[0] for line in listed.splitlines() if f" {folder}/" in line}
+        for job_id in ids:
+            cancel(job_id)
+
+
+def requeue(job_id: str, patience: float = 0.0) -> None:
+    ask("scontrol", "requeue", job_id, patience=patience)
 
 
 def check_can_start(job: SlurmJob, wanted: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from launcher import scheduler
 from launcher.jobs import End, job_folders, read_end, read_id, read_request, starts
 from launcher.request import Request
 
+FORGOTTEN = "forgotten by SLURM"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -23,13 +25,23 @@ class Status:
     request: Request | None = None
     queue: tuple[int, int] | None = None
     num_starts: int = 0
+    end: End | None = None
+    """Of the newest start, if it has ended and was judged."""
     last_end: End | None = None
-    failed_rank: int | None = None
-    """Whose log says why the newest start ended, if it has."""
+    """Of the newest start that was judged."""
     training: dict[str, Any] = field(default_factory=dict)
     """The last step, and the last of the rounds that are done."""
     goodput: float | None = None
     """Steps that count, of all that were trained."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it waits or runs. SLURM's word counts; where it gives none, and for
+        a run on this machine, what the newest start left."""
+        if self.slurm is not None:
+            return self.slurm.is_over
+        is_judged = self.end is not None and self.end.state != "goes on"
+        return is_judged or self.state.startswith(("not submitted", FORGOTTEN))
 
 
 def look_at(run: Path) -> Status:
@@ -42,33 +54,32 @@ def look_at(run: Path) -> Status:
         return Status(run, "not submitted", training=training, goodput=goodput(run, training))
     job = jobs[-1]
     ends = [read_end(job, start) for start in starts(job)]
-    last = next((end for end in reversed(ends) if end is not None), None)
-    failed_rank = ends[-1].rank if ends and ends[-1] is not None else None
-    job_id = read_id(job)
+    end = ends[-1] if ends else None
+    before = next((end for end in reversed(ends) if end is not None), None)
+    job_id, queue = read_id(job), None
     try:
         slurm = scheduler.find_job(job_id) if job_id else None
-        state = _state(job_id, slurm, last)
+        state = _state(job_id, slurm, end)
+        if slurm is not None and slurm.state == "PENDING":
+            queue = scheduler.place_in_queue(slurm)
     except RuntimeError as error:  # logs and figures are worth showing all the same
         slurm, state = None, f"unknown, {error}"
-    queue = None
-    if slurm is not None and slurm.state == "PENDING":
-        queue = scheduler.place_in_queue(slurm)
     return Status(
-        run, state, job_id, slurm, read_request(job), queue, len(ends), last, failed_rank,
-        training, goodput(run, training),
+        run, state, job_id, slurm, read_request(job), queue, len(ends), end, before, training,
+        goodput(run, training),
     )  # fmt: skip
 
 
-def _state(job_id: str | None, slurm: scheduler.SlurmJob | None, last: End | None) -> str:
+def _state(job_id: str | None, slurm: scheduler.SlurmJob | None, end: End | None) -> str:
     if slurm is not None and not slurm.is_over:
         return slurm.state
-    if last is not None and last.state != "goes on":
-        return last.state
+    if end is not None and end.state != "goes on":
+        return end.state
     if slurm is not None:
         return slurm.state
     if job_id is None:
         return "runs on this machine, or was ended there"
-    return f"forgotten by SLURM; the last start {'went on' if last else 'left no word'}"
+    return f"{FORGOTTEN}; the last start {'went on' if end else 'left no word'}"
 
 
 def is_active(run: Path) -> str | None:
@@ -128,5 +139,6 @@ def as_lines(status: Status) -> list[str]:
     if status.goodput is not None:
         lines.append(f"  goodput {status.goodput:.3f}: the share of its steps that count")
     if status.last_end is not None:
-        lines.append(f"  last end: {status.last_end.state}, {status.last_end.why}")
+        which = "last end" if status.end else "an earlier start"
+        lines.append(f"  {which}: {status.last_end.state}, {status.last_end.why}")
     return lines

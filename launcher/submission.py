@@ -6,15 +6,16 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from and_dist.config import Config, parse_duration
 from and_dist.plan import Plan, make_plan
-from and_dist.run_folder import package_versions, write_config
+from and_dist.run_folder import write_config
 from launcher import batch, scheduler
-from launcher.jobs import new_job_folder, take_snapshot, write_request
+from launcher.jobs import job_folders, new_job_folder, take_snapshot, write_request
 from launcher.node import command_of
 from launcher.place import Place
 from launcher.profile import Profile
@@ -39,16 +40,16 @@ class Wanted:
             workers=size.ranks_of_a_node,
             gpus=size.gpus,
             seconds=parse_duration(size.time, "--time"),
-            python=python_of(self.profile),
+            **pythons_of(self.profile),
             code=str(code),
             profile=self.profile,
-            packages=package_versions(),
         )
 
 
-def python_of(profile: Profile) -> str:
-    """Python on a node, as a command."""
-    return profile.python or shlex.quote(sys.executable)
+def pythons_of(profile: Profile) -> dict[str, str]:
+    """On a node, and in its batch script, which no container holds."""
+    ours = shlex.quote(sys.executable)
+    return {"python": profile.python or ours, "host_python": profile.host_python or ours}
 
 
 def prepare(
@@ -115,29 +116,43 @@ def write_down(wanted: Wanted, has_time_limit: bool = False) -> Path:
 
 def fill(job: Path, wanted: Wanted, code: Path, has_time_limit: bool = False) -> None:
     config = wanted.config
+    # A container or sbatch may give the ranks another working directory.
+    update = {"root": str(Path(config.run.root).absolute())}
     if has_time_limit and config.run.time_limit is None:  # nobody else ends it in time
-        run = config.run.model_copy(update={"time_limit": wanted.size.time})
-        config = config.model_copy(update={"run": run})
-    write_config(config, job)
+        update["time_limit"] = wanted.size.time
+    run = config.run.model_copy(update=update)
+    write_config(config.model_copy(update={"run": run}), job)
     write_request(job, wanted.request(job, code))
 
 
 def submit(wanted: Wanted, after: str | None) -> str:
-    """The job's id; nothing is left behind where SLURM refuses it."""
-    is_new = not wanted.config.folder.exists()
-    job = write_down(wanted)
-    request = wanted.request(job, job / "code")
-    try:
+    """The job's id."""
+    with all_or_nothing(wanted.config.folder):
+        job = write_down(wanted)
+        request = wanted.request(job, job / "code")
         job_id = batch.submit(job, request, wanted.config.name, after)
         refuse_what_never_starts(job_id, request)
-    except (ValueError, RuntimeError):
-        shutil.rmtree(wanted.config.folder if is_new else job)
-        raise
     return job_id
 
 
+@contextmanager
+def all_or_nothing(*runs: Path) -> Iterator[None]:
+    """Around a submission: whatever ends it, SLURM keeps no job and no folder is left behind."""
+    before = {run: job_folders(run) if run.exists() else None for run in runs}
+    try:
+        yield
+    except BaseException:
+        for run, known in before.items():
+            new = [job for job in job_folders(run) if job not in (known or [])]
+            for job in new:
+                scheduler.cancel_jobs_of(job.absolute())
+            for folder in [run] if known is None else new:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def refuse_what_never_starts(job_id: str, request: Request) -> None:
-    """SLURM queues some jobs that it would never start; ValueError, and they are cancelled."""
+    """ValueError: SLURM queues some jobs that it would never start."""
     known = scheduler.find_scheduled_job(job_id)
     if known is None:
         return
@@ -145,21 +160,23 @@ def refuse_what_never_starts(job_id: str, request: Request) -> None:
     wanted = [f"{key}={value}" for key in ("partition", "account", "qos", "constraint")
               if (value := getattr(profile, key)) is not None]  # fmt: skip
     wanted += [f"--nodes {request.nodes}", f"--gpus {request.gpus}", f"{request.minutes} minutes"]
-    try:
-        scheduler.check_can_start(known, wanted)
-    except ValueError:
-        scheduler.cancel(job_id)
-        raise
+    scheduler.check_can_start(known, wanted)
 
 
 def describe_dry(wanted: Wanted, after: str | None) -> list[str]:
     """What would be submitted; nothing is written."""
     job = wanted.config.folder.absolute() / "jobs" / "NEXT"
-    with tempfile.TemporaryDirectory() as folder:  # submitit makes its folder at once
-        request = wanted.request(job, job / "code")
-        script = batch.script_of(Path(folder), request, wanted.config.name, after)
-        script = script.replace(folder, str(job))
+    request = wanted.request(job, job / "code")
+    script = dry_script([job], request, wanted.config.name, after)
     return [*describe(wanted), "", script, "", "# on each node", command_of_one_node(wanted)]
+
+
+def dry_script(
+    jobs: Sequence[Path], request: Request, name: str, after: str | None = None, parallel: int = 1
+) -> str:
+    with tempfile.TemporaryDirectory() as folder:  # submitit makes its folder at once
+        script = batch.script_of(Path(folder), jobs, request, name, after, parallel)
+        return script.replace(folder, str(Path(request.code).parent))
 
 
 def command_of_one_node(wanted: Wanted) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -131,17 +130,21 @@ def run_sweep(
     if way == "dry":
         for run in missing:
             say(f"  {run.config.name}")
+        if missing:
+            say(_dry_script(folder, sweep, missing))
         return 0
-    _write_list(folder, sweep, members)
-    if missing and way == "here":
-        _run_all_here(missing, say)
-    elif missing:
-        ids = _submit(folder, sweep, missing)
-        array = ids[0].partition("_")[0]
-        say(f"job {array}: submitted, {len(ids)} run(s)")
+    if missing and way == "slurm":
+        with submission.all_or_nothing(folder, *(run.config.folder for run in missing)):
+            _write_list(folder, sweep, members)
+            ids = _submit(folder, sweep, missing)
+        say(f"job {ids[0].partition('_')[0]}: submitted, {len(ids)} run(s)")
         say(f"  table  and-launch status {folder}")
+    else:
+        _write_list(folder, sweep, members)
+    if way == "here":
+        _run_all_here(missing, say)
     if follow or way == "here":
-        while way != "here" and any(is_active(run.config.folder) for run in members):
+        while way != "here" and any(_may_be_active(run) for run in members):
             time.sleep(POLL_SECONDS)
         say(table_of(folder))
         return 0 if all(_is_done(run) for run in members) else 1
@@ -154,6 +157,13 @@ def _is_done(run: Wanted) -> bool:
 
 def _not_on_its_way(run: Wanted) -> bool:
     return is_active(run.config.folder) is None
+
+
+def _may_be_active(run: Wanted) -> bool:
+    try:
+        return is_active(run.config.folder) is not None
+    except RuntimeError:  # SLURM does not answer just now
+        return True
 
 
 def _write_list(folder: Path, sweep: Sweep, members: Sequence[Wanted]) -> None:
@@ -175,14 +185,16 @@ def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> list[str]:
         write_config(run.config, run.config.folder)
         jobs.append(job)
     request = missing[0].request(whole, whole / "code")
-    try:
-        ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
-        submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
-    except (ValueError, RuntimeError):
-        for job in (whole, *jobs):
-            shutil.rmtree(job)
-        raise
+    ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
+    submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
     return ids
+
+
+def _dry_script(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> str:
+    runs = [folder, *(run.config.folder for run in missing)]
+    whole, *jobs = [run.absolute() / "jobs" / "NEXT" for run in runs]
+    request = missing[0].request(whole, whole / "code")
+    return submission.dry_script(jobs, request, sweep.name, parallel=sweep.parallel)
 
 
 def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ it cannot, because it was killed or because the time is nearly over, the first n
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -19,37 +20,65 @@ from launcher.jobs import (
     End,
     NodeEnd,
     claim_end,
-    newest_checkpoint,
+    note_beginning,
     read_end,
     read_node_ends,
     read_request,
-    starts,
+    starts_without_progress,
     write_end,
     write_node_end,
 )
 from launcher.logs import suspicion
-from launcher.node import GRACE_SECONDS, LAST_SECONDS, Node
+from launcher.node import LOOK_SECONDS, SECONDS_TO_END, Node, listen
 from launcher.place import Place, job_id_of, read_place
 from launcher.verdict import judge
 
 SPARE_SECONDS = 10.0
 """Before the time limit: what is not saved by then goes on from the checkpoint before."""
+PATIENCE = 60.0
+"""Seconds with a SLURM that does not answer."""
 
 
 def run_node(folder: str) -> None:
     """Called by submitit on every node."""
-    job = Path(folder)
+    heard = listen()  # instead of submitit, whose handler would requeue from here
+    job, is_over, deciding = Path(folder), threading.Event(), list[threading.Thread]()
+
+    def on_asked(name: str) -> None:
+        thread = threading.Thread(target=_see_to_it, args=(job, place, name, is_over))
+        thread.start()
+        deciding.append(thread)
+
     try:
         place = read_place()
-        status = Node(job, place, lambda name: _on_asked(job, place, name)).run()
+        if place.node == 0:
+            _begin(job, place.start)
+        end = Node(job, place, heard, on_asked).run()
     except Exception as error:  # whatever it is, who asks for the logs has to see it
         _note_problem(job, f"{type(error).__name__}: {error}")
         raise
-    end = read_node_ends(job, place.start)[place.node]
-    if status != 0 and set(end.exit_codes.values()) != {TRY_AGAIN}:
+    finally:
+        is_over.set()
+        for thread in deciding:  # it may be the only one that can requeue
+            thread.join()
+    if end.launcher != 0 and set(end.exit_codes.values()) != {TRY_AGAIN}:
         # srun ends all tasks when one fails; the others are given time to see for themselves.
-        time.sleep(GRACE_SECONDS + LAST_SECONDS)
+        _wait_for_all(job, place)
         sys.exit(1)
+
+
+def _begin(job: Path, start: int) -> None:
+    """RuntimeError if it were in vain once more: SLURM itself requeues without asking anyone."""
+    note_beginning(job, start)
+    idle = starts_without_progress(job, start - 1)
+    if idle >= read_request(job).profile.most_ends_without_progress:
+        raise RuntimeError(f"it was not tried again after {idle} starts that left none")
+
+
+def _wait_for_all(job: Path, place: Place) -> None:
+    deadline = time.monotonic() + SECONDS_TO_END
+    while len(read_node_ends(job, place.start)) < place.num_nodes and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
 
 
 def _note_problem(job: Path, problem: str) -> None:
@@ -59,30 +88,35 @@ def _note_problem(job: Path, problem: str) -> None:
     write_node_end(job, start, int(environ["SLURM_NODEID"]), end)
 
 
-def _on_asked(job: Path, place: Place, name: str) -> None:
-    """On the first node: see to it that what was asked to end goes on, if nobody else will."""
-    if place.node != 0:
+def _see_to_it(job: Path, place: Place, name: str, is_over: threading.Event) -> None:
+    """On the first node: what was asked to end goes on, if nobody else can see to that. In a
+    container there is no scontrol, and only the batch script can."""
+    if place.node != 0 or shutil.which("scontrol") is None:
         return
-    action = _settle_killed if name == "SIGTERM" else _settle_late
-    threading.Thread(target=action, args=(job, place), daemon=True).start()
+    if name == "SIGTERM":
+        settle_what_slurm_ended(job, place.job, place.start)
+        return
+    profile = read_request(job).profile
+    seconds = max(1.0, profile.signal_lead - SPARE_SECONDS)
+    if profile.requeues:
+        settle_late(job, place.job, place.start, seconds, is_over)
 
 
-def _settle_late(job: Path, place: Place) -> None:
-    """SLURM said the time is nearly over."""
-    request = read_request(job)
-    time.sleep(max(1.0, request.profile.signal_lead - SPARE_SECONDS))
-    if read_end(job, place.start) is None and request.profile.requeues:
-        settle(job, place.job, place.start, "it was told to end, and had not in time")
-
-
-def _settle_killed(job: Path, place: Place) -> None:
-    """All got SIGTERM."""
-    settle_what_slurm_ended(job, place.job, place.start)
+def settle_late(
+    job: Path, job_id: str, start: int, seconds: float, is_over: threading.Event
+) -> None:
+    """SLURM said the time is nearly over. Once the node's ranks have ended, the batch script
+    decides."""
+    if not is_over.wait(seconds) and read_end(job, start) is None:
+        settle(job, job_id, start, "it was told to end, and had not in time")
 
 
 def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
     """None where SLURM has ended nothing: in preemption the batch script lives, and decides."""
-    known = scheduler.find_job(job_id)
+    try:
+        known = scheduler.find_job(job_id, PATIENCE)
+    except RuntimeError:  # then what the nodes say has to do
+        return None
     if known is None or known.state == "RUNNING":
         return None
     if known.restarts > start:
@@ -97,19 +131,10 @@ def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
 
 def _note_end(job: Path, start: int, state: str, why: str) -> End:
     """What SLURM has decided."""
-    before = _end_before(job, start)
-    end = End(
-        state=state, why=why, checkpoint=newest_checkpoint(job.parents[1]), when=time.time(),
-        without_progress=before.without_progress if before else 0,
-    )  # fmt: skip
+    end = End(state=state, why=why, when=time.time())
     if claim_end(job, start):
         write_end(job, start, end)
     return end
-
-
-def _end_before(job: Path, start: int) -> End | None:
-    ends = [read_end(job, earlier) for earlier in starts(job) if earlier < start]
-    return next((end for end in reversed(ends) if end is not None), None)
 
 
 def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
@@ -118,8 +143,7 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
     end = judge(
         read_node_ends(job, start),
         request.nodes,
-        _end_before(job, start),
-        newest_checkpoint(request.folder),
+        starts_without_progress(job, start),
         request.profile.most_ends_without_progress,
         suspicion(request.folder),
         told,
@@ -133,7 +157,7 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
     print(f"and-launch: start {start} of job {job_id}: {end.state}, {end.why}", flush=True)
     if end.state == "goes on":
         try:
-            scheduler.requeue(job_id)  # which ends this process
+            scheduler.requeue(job_id, PATIENCE)  # which ends this process
         except RuntimeError as error:
             end = _stopped(end, str(error))
             write_end(job, start, end)

@@ -8,7 +8,8 @@
 | it was asked to end, and saved (status 75) | goes on |
 | SLURM ended it | goes on |
 | a rank, torchrun or a node was killed or lost | goes on |
-| a rank failed with an error of its own | goes on if a checkpoint is new since the last end |
+| the launcher itself met an error | goes on |
+| a rank failed with an error of its own | goes on if a checkpoint is new since its beginning |
 
 and one that goes on, but has so often in a row left no new checkpoint, fails.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from and_dist.guard import TRY_AGAIN
 from launcher.jobs import End, NodeEnd
@@ -25,71 +25,74 @@ from launcher.jobs import End, NodeEnd
 REFUSED = 2
 TERMINATED = -signal.SIGTERM
 """How torchrun ends the ranks beside one that failed: no cause."""
+Suspicion = Callable[[int], tuple[bool, bool, int]]
+"""Puts the rank first that failed first. Begins with whether it only lost another."""
 
 
 def judge(
     nodes: Mapping[int, NodeEnd],
     num_nodes: int,
-    before: End | None,
-    checkpoint: str,
-    most_without_progress: int,
-    suspicion: Callable[[int], Any] = int,
+    idle: int,
+    most_idle: int,
+    suspicion: Suspicion = lambda rank: (False, False, rank),
     told: str = "",
 ) -> End:
-    """`suspicion` puts the rank first that failed first. `told` is why SLURM ended it, where the
-    nodes had no time to write down how they ended."""
-    is_new = checkpoint != (before.checkpoint if before else "")
-    idle = 0 if is_new else (before.without_progress if before else 0) + 1
-    state, why, rank = _look_at(nodes, num_nodes, is_new, suspicion)
+    """`idle` counts the starts in a row, up to this one, that left no new checkpoint. `told` is why
+    SLURM ended it, where the nodes had no time to write down how they ended."""
+    state, why, rank = _look_at(nodes, num_nodes, idle == 0, suspicion)
     if told and state != "finished":
         state, why, rank = "goes on", told, None
-    if state == "goes on" and idle >= most_without_progress:
+    if state == "goes on" and idle >= most_idle:
         state = "failed"
         why = (
             f"{idle} ends in a row left no new checkpoint, the last one because {why}; look at "
             "the logs, then submit again, perhaps with a longer --time or shorter "
             "run.save_minutes"
         )
-    return End(state=state, why=why, rank=rank, checkpoint=checkpoint, without_progress=idle)
+    return End(state=state, why=why, rank=rank)
 
 
 def _look_at(
-    nodes: Mapping[int, NodeEnd],
-    num_nodes: int,
-    is_new: bool,
-    suspicion: Callable[[int], Any],
+    nodes: Mapping[int, NodeEnd], num_nodes: int, is_new: bool, suspicion: Suspicion
 ) -> tuple[str, str, int | None]:
     """State, reason, and the rank whose log says more."""
     for number, node in nodes.items():
         if node.problem:
-            return "failed", f"node {number} ({node.node}) {node.problem}", None
+            return "goes on", f"node {number} ({node.node}) {node.problem}", None
     if len(nodes) == num_nodes and all(node.launcher == 0 for node in nodes.values()):
         return "finished", "trained to its end", None
-    codes = {rank: code for node in nodes.values() for rank, code in node.exit_codes.items()}
+    codes = dict(sorted(pair for node in nodes.values() for pair in node.exit_codes.items()))
     places = {rank: node.node for node in nodes.values() for rank in node.exit_codes}
-    for rank, code in sorted(codes.items()):
-        if code == REFUSED:
-            return "failed", f"rank {rank} refused what it was given", rank
-    for rank, code in sorted(codes.items()):
-        if code < 0 and code != TERMINATED:
-            return "goes on", f"rank {rank} on {places[rank]} was killed by {_name(-code)}", rank
+    refused = [rank for rank, code in codes.items() if code == REFUSED]
+    if refused:
+        return "failed", f"rank {refused[0]} refused what it was given", refused[0]
+    first = _who_was_first(codes, suspicion)
+    if first is not None and codes[first] < 0:
+        why = f"rank {first} on {places[first]} was killed by {_name(-codes[first])}"
+        return "goes on", why, first
     for node in nodes.values():
         if node.launcher is not None and node.launcher < 0 and node.launcher != TERMINATED:
             return "goes on", f"torchrun on {node.node} was killed by {_name(-node.launcher)}", None
     if len(nodes) < num_nodes:
         return "goes on", f"{num_nodes - len(nodes)} of {num_nodes} nodes were lost", None
-    failed = [rank for rank, code in codes.items() if code not in (TRY_AGAIN, TERMINATED)]
-    if failed:
-        first = min(failed, key=suspicion)
+    early = [rank for rank, code in codes.items() if code == TRY_AGAIN]
+    if first is not None and not (early and suspicion(first)[0]):
         state = "goes on" if is_new else "failed"
         return state, f"rank {first} on {places[first]} failed with status {codes[first]}", first
     heard = sorted({name for node in nodes.values() for name in node.heard})
     if heard:
         return "goes on", f"it was told to end by {' and '.join(heard)}", None
-    early = [rank for rank, code in codes.items() if code == TRY_AGAIN]
     if early:
-        return "goes on", f"rank {min(early)} ended early, to go on", min(early)
+        return "goes on", f"rank {early[0]} ended early, to go on", early[0]
     return "goes on", "torchrun failed, no rank says why: see RUN/logs/node-*.log", None
+
+
+def _who_was_first(codes: Mapping[int, int], suspicion: Suspicion) -> int | None:
+    """Of the ranks that were killed or failed. Nobody here sends SIGKILL and writes it down, so
+    that is a cause; any other end may be that of a rank that lost another."""
+    ended = [rank for rank, code in codes.items() if code not in (TRY_AGAIN, TERMINATED)]
+    killed = [rank for rank in ended if codes[rank] == -signal.SIGKILL]
+    return min(killed or ended, key=suspicion, default=None)
 
 
 def _name(number: int) -> str:

@@ -76,15 +76,15 @@ def starts_of(config: Config) -> list[dict[str, Any]]:
 
 def main(root: str) -> None:
     common = [
-        f"run.root={root}", "data.limit=160", "data.limit_test=32", "optim.batch_size=16",
+        f"run.root={root}", "data.limit=320", "data.limit_test=32", "optim.batch_size=16",
         "curriculum.rounds=1", "optim.milestones=[1]", "evaluation.baselines=false",
     ]  # fmt: skip
     debug = ["configs/debug.yaml"]
     with open_world("cpu", threads=1) as world:
-        long = load_config(debug, [*common, "name=long", "curriculum.epochs=100"])
+        long = load_config(debug, [*common, "name=long", "curriculum.epochs=50"])
         over_steps = train(world, long)
         over_restarts = []
-        many = load_config(debug, [*common, "name=restarted", "curriculum.epochs=100"])
+        many = load_config(debug, [*common, "name=restarted", "curriculum.epochs=50"])
         for _ in range(RESTARTS):
             train(world, many, steps=25)
             over_restarts.append(usage())

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.cli import no_longer_refusing
+from and_dist.layout import SharedFailure
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import Cli
 from tests.end_to_end.processes import Started
@@ -93,9 +95,36 @@ def test_a_world_that_cannot_be_is_refused(
     root = tmp_path / "runs"
     status, _, said = cli(*DEBUG, *QUICK, f"run.root={root}")
     assert status == 2
-    if environ.get("RANK", "0") == "0":
-        assert sentence in said
+    assert sentence in said
     assert not root.exists()
+
+
+def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
+    tmp_path: Path,
+) -> None:
+    options = (*DEBUG, f"run.root={tmp_path}", "data.train=/nowhere")
+    second = processes.start(*options, WORLD_SIZE=2, RANK=1, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2)
+    status, said = processes.finish(second)
+    assert status == 2
+    assert said.startswith("and-dist: rank 1: data.train=/nowhere")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.count("data.train=/nowhere") == 1
+
+
+def test_what_fails_in_training_says_where_and_is_no_refusal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(RuntimeError, match="three rows"), no_longer_refusing():
+        raise ValueError("three rows")
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    assert "test_cli.py" in said
+    with pytest.raises(SharedFailure), no_longer_refusing():
+        raise SharedFailure("which one rank tells of all")
+    assert capsys.readouterr().err == ""
 
 
 def start(*arguments: str, ranks: int = 1) -> Started | subprocess.Popen[str]:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import job_folders, read_ends
+from launcher.jobs import End, job_folders, read_ends, write_end, write_id, write_request
+from launcher.profile import Profile
+from launcher.request import Request
 from launcher.status import look_at, read_training
 from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 
 CONFIG = (
-    "--config", "configs/debug.yaml", "curriculum.rounds=1", "curriculum.epochs=30",
-    "optim.milestones=[20]", "evaluation.baselines=false", "run.threads=1",
+    "--config", "configs/debug.yaml", "curriculum.rounds=1", "curriculum.epochs=12",
+    "optim.milestones=[8]", "evaluation.baselines=false", "run.threads=1",
 )  # fmt: skip
 SECONDS = 120
 
@@ -74,11 +76,15 @@ def test_two_nodes_here_equal_torchrun_alone(whole: Path, tmp_path: Path) -> Non
 def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     process = start("local", *CONFIG, f"run.root={tmp_path}", "name=killed", "--nodes", 2)
-    wait_for_step(run, 40)
+    wait_for_step(run, 20)
+    following = start("logs", "-f", run)
     os.kill(ranks_of(run)[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     assert "was killed by SIGKILL; once more" in said
+    followed, _ = following.communicate(timeout=SECONDS)
+    assert following.returncode == 0, followed
+    assert "finished, trained to its end" in followed
     assert difference(run, whole) == ""
     assert look_at(run).num_starts == 2
 
@@ -87,7 +93,7 @@ def test_control_c_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Pat
     run = tmp_path / "stopped"
     given = ("local", *CONFIG, f"run.root={tmp_path}", "name=stopped", "--nodes", 2)
     process = start(*given)
-    wait_for_step(run, 40)
+    wait_for_step(run, 20)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75, said
@@ -99,6 +105,44 @@ def test_control_c_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Pat
     assert status == 0, said
     assert difference(run, whole) == ""
     assert [folder.name for folder in job_folders(run)] == ["001", "002"]
+
+
+def test_a_closed_terminal_saves_too_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    run = tmp_path / "hung-up"
+    process = start("local", *CONFIG, f"run.root={tmp_path}", "name=hung-up")
+    wait_for_step(run, 10)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 75
+    assert ranks_of(run) == []
+    (end,) = read_ends(job_folders(run)[-1])
+    assert (end.state, end.why) == ("stopped", "it was told to end by SIGTERM")
+
+
+def test_a_failure_without_a_rank_comes_first_and_its_array_is_searched(tmp_path: Path) -> None:
+    """As of the second start of a sweep's run, whose first trained well."""
+    run, whole = tmp_path / "sweep" / "seed-0", tmp_path / "sweep" / "jobs" / "001"
+    job = run / "jobs" / "001"
+    whole.mkdir(parents=True)
+    request = Request(
+        run=str(run), command=("and_dist",), nodes=1, workers=1, gpus=0, seconds=60,
+        python="python", host_python="python", code=str(whole / "code"), profile=Profile(),
+    )  # fmt: skip
+    job.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    write_request(job, request)
+    write_id(job, "17_2")
+    (whole / "17_1_0_log.out").write_text("srun: of another run\n")
+    (whole / "17_2_0_log.out").write_text("srun: no such image\n")
+    write_end(job, 0, End(state="goes on", why="1 of 2 nodes were lost"))
+    write_end(job, 1, End(state="failed", why="node 0 (n1) cannot find n2 from n1"))
+    said = launch("logs", run)[1].splitlines()
+    assert said == [
+        "failed: node 0 (n1) cannot find n2 from n1", "17_2_0_log.out: srun: no such image",
+    ]  # fmt: skip
+    (run / "logs").mkdir()
+    (run / "logs" / "rank-0.log").write_text("all is well\n")
+    assert launch("logs", run)[1].splitlines() == [said[0], "all is well"]
 
 
 def test_a_refusal_of_the_ranks_is_shown_and_not_tried_again(tmp_path: Path) -> None:
@@ -119,6 +163,10 @@ def test_a_sweep_here_runs_what_is_missing(tmp_path: Path) -> None:
         f"overrides: [run.root={tmp_path}, curriculum.rounds=1, curriculum.epochs=1, "
         "'optim.milestones=[1]', evaluation.baselines=false]\ngrid: {seed: [0, 1]}\n"
     )
+    said = launch("sweep", tmp_path / "sweep.yaml", "--dry-run")[1]
+    assert "#SBATCH --array=0-1%2" in said
+    assert f"-m launcher.task {tmp_path}/seeds/seed-0/jobs/NEXT" in said
+    assert not (tmp_path / "seeds").exists()
     status, said = launch("sweep", tmp_path / "sweep.yaml", "--local")
     assert status == 0, said
     assert "2 runs, 2 to do" in said

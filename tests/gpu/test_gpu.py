@@ -19,8 +19,9 @@ from and_dist.data.order import Order
 from and_dist.discovery import discover
 from and_dist.faiss_index import EXACT
 from and_dist.guard import Guard
+from and_dist.layout import Layout
 from and_dist.partition import log_partition
-from and_dist.world import open_world
+from and_dist.world import choose_device, open_world
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of
@@ -53,6 +54,14 @@ def test_fused_equals_dense(
     assert (ours.log_z - logits_GS.logsumexp(1)).abs().max() < tolerance
     mean_GD = logits_GS.softmax(1) @ rows_SD.double()
     assert (ours.mean - mean_GD).abs().max() < tolerance
+
+
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="of a machine of one GPU")
+def test_a_task_of_srun_that_is_shown_one_gpu_takes_it() -> None:
+    second = Layout(is_alone=False, rank=1, size=2, local_rank=1, local_size=2)
+    assert choose_device("auto", replace(second, meeting="n1:17")) == torch.device("cuda", 0)
+    with pytest.raises(ValueError, match="local rank 1 has no GPU"):
+        choose_device("auto", second)
 
 
 def loader_on(device: str, folder: Path, dtype: torch.dtype = torch.float32) -> TrainingLoader:

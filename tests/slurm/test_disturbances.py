@@ -40,7 +40,7 @@ from tests.slurm.jobs import (
 pytestmark = pytest.mark.usefixtures("home")
 
 
-AT_STEP = 60
+AT_STEP = 30
 
 
 def assert_went_on(run: Path, whole: Path, why: str, num_starts: int = 2) -> None:
@@ -49,7 +49,8 @@ def assert_went_on(run: Path, whole: Path, why: str, num_starts: int = 2) -> Non
     assert difference(run, whole) == ""
     assert status.num_starts == num_starts
     ends = ends_of(run)
-    assert ends[0] is None or re.search(why, ends[0].why), ends[0]
+    assert ends[0] is not None
+    assert re.search(why, ends[0].why), ends[0]
     print(f"{run.name}: goodput {status.goodput:.3f}, {why}")
     log = (run / "logs" / "rank-0.log").read_text()
     assert [f"start {n}" in log for n in range(num_starts)] == [True] * num_starts
@@ -67,11 +68,19 @@ def kill_batch_script(run: Path) -> None:
     kill_one(rf"/job0*{job_id_of(run)}/slurm_script")
 
 
+def freeze_ranks(run: Path) -> None:
+    """They hear that the time is nearly over, and can do nothing about it."""
+    for pid in pids_of(worker_of(run)):
+        os.kill(pid, signal.SIGSTOP)
+    launch("requeue", run)
+
+
 STRIKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "worker": (lambda run: kill_one(worker_of(run)), r"rank \d on n\d was killed by SIGKILL"),
     "torchrun": (lambda run: kill_one(agent_of(run)), r"torchrun on n\d was killed by SIGKILL"),
     "script": (kill_batch_script, "SLURM ended it .* and its batch script with it"),
     "usr2": (lambda run: launch("requeue", run), "it was told to end by SIGUSR2"),
+    "frozen": (freeze_ranks, "it was told to end, and had not in time"),
     "requeue": (
         lambda run: subprocess.run(["scontrol", "requeue", job_id_of(run)], check=True),
         "SLURM queued it again",
@@ -104,7 +113,8 @@ def test_what_is_killed_or_warned_goes_on(
     struck: dict[str, tuple[Path, float]], whole: Path, name: str
 ) -> None:
     run, seconds = struck[name]
-    assert seconds < 30
+    print(f"{name}: understood after {seconds:.1f} s")
+    assert seconds < (15 if name == "worker" else 30)
     assert_went_on(run, whole, STRIKES[name][1])
 
 
@@ -172,7 +182,7 @@ def test_the_job_of_a_crashed_node_goes_on_on_others(whole: Path, cluster: Clust
     wait_for_step(run, AT_STEP)
     cluster.crash("n2")
     try:
-        assert_went_on(run, whole, "lost")
+        assert_went_on(run, whole, "a node was lost")
     finally:
         cluster.start("n2")
 
@@ -197,11 +207,15 @@ def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) ->
             lambda start=start: len(ends_of(run)) > start and bool(pids_of(worker_of(run))),
             f"ranks of start {start}", SECONDS,
         )  # fmt: skip
-        for pid in pids_of(worker_of(run)):
-            os.kill(pid, signal.SIGKILL)
+        if start == 0:
+            for pid in pids_of(worker_of(run)):
+                os.kill(pid, signal.SIGKILL)
+        else:  # as after the loss of a node: nobody is asked
+            subprocess.run(["scontrol", "requeue", job_id_of(run)], check=True)
         seconds_until(run, start)
     status = wait_for_end(run)
     assert status.state == "failed"
     assert status.last_end is not None
-    assert "2 ends in a row left no new checkpoint" in status.last_end.why
-    assert "2 ends in a row left no new checkpoint" in launch("status", run)[1]
+    assert "not tried again after 2 starts that left none" in status.last_end.why
+    assert "3 ends in a row left no new checkpoint" in status.last_end.why
+    assert "3 ends in a row left no new checkpoint" in launch("status", run)[1]

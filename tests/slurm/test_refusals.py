@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.profile import Profile
+from launcher.request import Size
+from launcher.submission import all_or_nothing, prepare
+from launcher.submission import submit as submit_job
 from slurm.testcluster.cluster import Cluster, output
-from tests.ranks.runs import difference
 from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -75,18 +78,32 @@ def test_the_folder_of_another_run_is_a_sentence(home: Path) -> None:
 
 
 def test_a_node_whose_name_does_not_resolve_is_found_by_its_address(
-    whole: Path, cluster: Cluster
+    cluster: Cluster,
 ) -> None:
     hosts = cluster.folder / "etc" / "hosts"
     before = hosts.read_text()
     hosts.write_text("".join(line for line in before.splitlines(True) if " n" not in line))
     try:
-        run = submit("nameless")
+        run = submit("nameless", config=SHORT)
         assert wait_for_end(run).state == "finished"
         assert "meeting at 10.77.0." in (run / "logs" / "rank-1.log").read_text()
-        assert difference(run, whole) == ""
     finally:
         hosts.write_text(before)
+
+
+def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_no_folder(home: Path) -> None:
+    wanted = prepare([SHORT[1]], [*SHORT[2:], "name=failed"], Profile(), Size(time="10m"))
+
+    def fail_later() -> None:
+        with all_or_nothing(wanted.config.folder):
+            job_id = submit_job(wanted, None)
+            assert output("squeue", "-h", "-t", "PD,R", "-o", "%i").split() == [job_id]
+            raise OSError("a full disk")
+
+    with pytest.raises(OSError, match="a full disk"):
+        fail_later()
+    assert output("squeue", "-h", "-t", "PD,R", "-o", "%i") == ""
+    assert not (home / "runs" / "failed").exists()
 
 
 def test_a_config_that_is_wrong_never_reaches_sbatch(home: Path) -> None:

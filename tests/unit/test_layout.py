@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from and_dist.layout import expand_counts, first_node, names_first_rank, port_of, read_layout
+from and_dist.layout import (
+    expand_counts,
+    first_node,
+    names_first_of_node,
+    names_first_rank,
+    port_of,
+    read_layout,
+)
 
 SRUN = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
@@ -24,11 +31,15 @@ def test_tasks_of_srun_are_ranks() -> None:
     assert layout.meeting == f"rack03:{port_of(4711, 2)}"
     assert not names_first_rank(SRUN)
     assert names_first_rank({**SRUN, "SLURM_PROCID": "0"})
+    assert not names_first_of_node(SRUN)
+    assert names_first_of_node({**SRUN, "SLURM_LOCALID": "0"})
+    assert layout.is_of_srun
+    assert (layout.cores, read_layout({**SRUN, "SLURM_CPUS_PER_TASK": "12"}).cores) == (0, 12)
 
 
 def test_torchrun_wins_over_the_task_that_started_it() -> None:
     layout = read_layout({**SRUN, "WORLD_SIZE": "3", "RANK": "1"})
-    assert (layout.rank, layout.size, layout.meeting) == (1, 3, "")
+    assert (layout.rank, layout.size, layout.is_of_srun) == (1, 3, False)
 
 
 def test_a_batch_script_and_a_single_task_are_alone() -> None:

@@ -21,6 +21,10 @@ CPU = Profile(
 )
 EXAMPLE = load_profile(Path("slurm/example.yaml"))
 PLAIN = Profile(python="/opt/venv/bin/python")
+STUBBORN = Profile(
+    python="apptainer exec a.sif python", requeues=False, sbatch={"exclusive": False, "nice": 1}
+)
+MEMBERS = [Path(f"/shared/runs/sweep/{name}/jobs/001") for name in ("a b", "c", "d")]
 
 
 def request(profile: Profile, nodes: int, gpus: int) -> Request:
@@ -32,23 +36,31 @@ def request(profile: Profile, nodes: int, gpus: int) -> Request:
         gpus=gpus,
         seconds=7200.0,
         python=str(profile.python),
+        host_python="/opt/venv/bin/python",
         code=str(JOB / "code"),
         profile=profile,
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "profile", "nodes", "gpus", "after"),
+    ("name", "profile", "nodes", "gpus", "after", "jobs"),
     [
-        ("plain", PLAIN, 1, 0, None),
-        ("cpu", CPU, 4, 0, "17"),
-        ("gpu", EXAMPLE, 4, 8, None),
+        ("plain", PLAIN, 1, 0, None, [JOB]),
+        ("cpu", CPU, 4, 0, "17", [JOB]),
+        ("gpu", EXAMPLE, 4, 8, None, [JOB]),
+        ("array", STUBBORN, 1, 0, None, MEMBERS),
     ],
 )
 def test_the_script_is_as_recorded(
-    name: str, profile: Profile, nodes: int, gpus: int, after: str | None, tmp_path: Path
+    name: str,
+    profile: Profile,
+    nodes: int,
+    gpus: int,
+    after: str | None,
+    jobs: list[Path],
+    tmp_path: Path,
 ) -> None:
-    script = script_of(tmp_path, request(profile, nodes, gpus), "demo", after)
+    script = script_of(tmp_path, jobs, request(profile, nodes, gpus), "demo", after, 2)
     script = script.replace(str(tmp_path), str(JOB))
     recorded = Path(__file__).parent / "scripts" / f"{name}.sh"
     if os.environ.get("RECORD"):
@@ -57,6 +69,6 @@ def test_the_script_is_as_recorded(
 
 
 def test_no_site_is_in_a_script_that_names_none(tmp_path: Path) -> None:
-    script = script_of(tmp_path, request(PLAIN, 1, 0), "demo")
+    script = script_of(tmp_path, [JOB], request(PLAIN, 1, 0), "demo")
     for option in ("partition", "account", "qos", "constraint", "mem", "exclusive", "gpus"):
         assert f"--{option}" not in script

@@ -78,7 +78,9 @@ def test_who_lost_a_connection_is_less_suspect_than_who_said_something_else(
         1: "and-dist: rank 1: No space left on device\n",
         2: LOG,
         3: "and-dist: rank 3: [gloo] Socket Timeout\n",
+        4: "Traceback (most recent call last):\n  x\nand-dist: rank 4: Broken pipe\n",
     }
     for rank, text in said.items():
         (tmp_path / "logs" / f"rank-{rank}.log").write_text(text)
-    assert sorted(said, key=suspicion(tmp_path)) == [2, 1, 0, 3]
+    assert sorted(said, key=suspicion(tmp_path)) == [2, 1, 4, 0, 3]
+    assert [rank for rank in said if suspicion(tmp_path)(rank)[0]] == [0, 3, 4]

@@ -4,12 +4,26 @@ import socket
 
 import pytest
 
-from launcher.place import find_address, interface_of
+from launcher.place import find_address, interface_of, read_place
 
 
 def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> None:
     with pytest.raises(RuntimeError, match="cannot find localhost from n1"):
         find_address("localhost", "n1")
+
+
+def test_a_node_alone_needs_no_name() -> None:
+    """As of a virtual machine whose name is 127.0.1.1."""
+    environ = {
+        "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "localhost", "SLURMD_NODENAME": "localhost",
+        "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1",
+    }  # fmt: skip
+    place = read_place(environ)
+    assert (place.name, place.address, place.meeting) == (
+        "localhost", "127.0.0.1", "127.0.0.1:10170",
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="cannot find localhost"):
+        read_place({**environ, "SLURM_JOB_NUM_NODES": "2"})
 
 
 def test_an_address_is_an_address() -> None:
@@ -23,5 +37,5 @@ def test_a_name_that_does_not_resolve_is_a_sentence() -> None:
 
 
 def test_an_interface_is_found_by_its_address() -> None:
-    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("127.0.0.1") == interface_of("localhost") == "lo"
     assert interface_of("203.0.113.7") is None

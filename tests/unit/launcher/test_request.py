@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.config import load_config
 from launcher.jobs import (
     End,
     NodeEnd,
@@ -14,14 +15,17 @@ from launcher.jobs import (
     job_folders,
     new_job_folder,
     newest_checkpoint,
+    note_beginning,
     read_end,
     read_node_ends,
+    starts_without_progress,
     take_snapshot,
     write_end,
     write_node_end,
 )
 from launcher.profile import Profile
 from launcher.request import Size, check_writable, load_run
+from launcher.submission import prepare, write_down
 from tests.end_to_end.processes import fill_up
 
 
@@ -81,6 +85,15 @@ def test_a_full_file_system_is_a_sentence(small_disk: Path) -> None:
         check_writable(small_disk / "run")
 
 
+def test_ranks_find_the_run_folder_from_every_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Path("configs/debug.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    job = write_down(prepare([config], ["run.root=runs"], Profile(), Size()))
+    assert load_config([job / "config.yaml"], []).folder == tmp_path / "runs" / "debug"
+
+
 def test_job_folders_are_numbered_and_never_shared(tmp_path: Path) -> None:
     assert [new_job_folder(tmp_path).name for _ in range(3)] == ["001", "002", "003"]
     assert [folder.name for folder in job_folders(tmp_path)] == ["001", "002", "003"]
@@ -98,7 +111,7 @@ def test_what_nodes_leave_is_read_back(tmp_path: Path) -> None:
 
 
 def test_one_process_decides_how_a_start_ended(tmp_path: Path) -> None:
-    end = End(state="goes on", why="it was preempted", checkpoint="r01-e0003")
+    end = End(state="goes on", why="it was preempted")
     assert read_end(tmp_path, 0) is None
     assert [claim_end(tmp_path, 0) for _ in range(3)] == [True, False, False]
     write_end(tmp_path, 0, end)
@@ -111,6 +124,21 @@ def test_the_newest_checkpoint_is_what_latest_names(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest").write_text("r00-e0002\n")
     assert newest_checkpoint(tmp_path) == "r00-e0002"
+
+
+def test_starts_that_left_no_new_checkpoint_are_counted_lost_ones_too(tmp_path: Path) -> None:
+    job, latest = new_job_folder(tmp_path), tmp_path / "checkpoints" / "latest"
+    latest.parent.mkdir()
+    assert starts_without_progress(job, -1) == 0
+    note_beginning(job, 0)
+    assert starts_without_progress(job, 0) == 1
+    latest.write_text("r00-e0001")
+    assert starts_without_progress(job, 0) == 0
+    note_beginning(job, 1)
+    note_beginning(job, 3)  # start 2 was lost before it began
+    assert starts_without_progress(job, 3) == 3
+    latest.write_text("r00-e0002")
+    assert starts_without_progress(job, 3) == 0
 
 
 def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:

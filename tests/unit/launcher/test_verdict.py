@@ -12,11 +12,11 @@ def node(name: str = "n1", **values: object) -> NodeEnd:
     return NodeEnd.model_validate({"node": name, "launcher": 1, **values})
 
 
-def judge_here(
-    *nodes: NodeEnd, before: str = "", now: str = "r00-e0001", idle: int = 0, told: str = ""
-) -> End:
-    earlier = End(state="goes on", why="", checkpoint=before, without_progress=idle)
-    return judge(dict(enumerate(nodes)), 2, earlier, now, MOST, told=told)
+def judge_here(*nodes: NodeEnd, idle: int = 0, told: str = "", lost: tuple[int, ...] = ()) -> End:
+    """`lost` are the ranks that only lost another."""
+    return judge(
+        dict(enumerate(nodes)), 2, idle, MOST, lambda rank: (rank in lost, False, rank), told
+    )
 
 
 FINISHED = node(launcher=0), node("n2", launcher=0)
@@ -26,6 +26,8 @@ RAISED = node(exit_codes={0: 1}), node("n2", exit_codes={1: -15})
 REFUSED = node(exit_codes={0: 2}), node("n2", exit_codes={1: 75})
 TORCHRUN = node("n2", launcher=-15, exit_codes={1: 75}), node(launcher=-9)
 LOST = (node(exit_codes={0: 1}),)
+ABORTED = node(exit_codes={0: 1}), node("n2", exit_codes={8: -6})
+UNHEARD = node(exit_codes={0: 75}, heard=("SIGUSR2",)), node("n2", exit_codes={1: 1})
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ LOST = (node(exit_codes={0: 1}),)
         (TORCHRUN, "goes on", "torchrun on n1 was killed by SIGKILL", None),
         (LOST, "goes on", "1 of 2 nodes were lost", None),
         ((), "goes on", "2 of 2 nodes were lost", None),
-        ((node(problem="cannot find n2"),), "failed", "node 0 (n1) cannot find n2", None),
+        ((node(problem="cannot find n2"),), "goes on", "node 0 (n1) cannot find n2", None),
     ],
 )
 def test_what_comes_next_follows_from_how_the_nodes_ended(
@@ -49,36 +51,24 @@ def test_what_comes_next_follows_from_how_the_nodes_ended(
     assert end.state == state
     assert why in end.why
     assert end.rank == rank
-    assert end.without_progress == 0
 
 
-def test_an_error_that_comes_again_at_the_same_checkpoint_is_not_tried_again() -> None:
-    end = judge_here(*RAISED, before="r00-e0001", now="r00-e0001")
+def test_an_error_without_a_new_checkpoint_is_not_tried_again() -> None:
+    end = judge_here(*RAISED, idle=1)
     assert end.state == "failed"
     assert end.rank == 0
 
 
-@pytest.mark.parametrize("nodes", [SAVED, KILLED, TORCHRUN, LOST])
+@pytest.mark.parametrize(
+    "nodes", [SAVED, KILLED, TORCHRUN, LOST, (node(problem="OSError: Stale file handle"),)]
+)
 def test_what_may_go_on_does_until_too_many_ends_left_no_checkpoint(
     nodes: tuple[NodeEnd, ...],
 ) -> None:
-    idle, states = 0, []
-    for _ in range(MOST):
-        end = judge_here(*nodes, before="same", now="same", idle=idle)
-        idle = end.without_progress
-        states.append(end.state)
-    assert states == ["goes on", "goes on", "failed"]
-    assert "3 ends in a row left no new checkpoint" in end.why
-    assert judge_here(*nodes, before="same", now="newer", idle=MOST - 1).state == "goes on"
-
-
-def test_a_first_start_without_a_checkpoint_counts() -> None:
-    end = judge({0: KILLED[0], 1: KILLED[1]}, 2, None, "", MOST)
-    assert (end.state, end.without_progress) == ("goes on", 1)
-
-
-def test_an_error_before_the_first_checkpoint_fails_at_once() -> None:
-    assert judge({0: RAISED[0], 1: RAISED[1]}, 2, None, "", MOST).state == "failed"
+    ends = [judge_here(*nodes, idle=idle) for idle in range(1, MOST + 1)]
+    assert [end.state for end in ends] == ["goes on", "goes on", "failed"]
+    assert "3 ends in a row left no new checkpoint" in ends[-1].why
+    assert judge_here(*nodes).state == "goes on"
 
 
 def test_what_slurm_says_wins_over_nodes_that_had_no_time() -> None:
@@ -87,7 +77,19 @@ def test_what_slurm_says_wins_over_nodes_that_had_no_time() -> None:
 
 
 def test_the_rank_that_failed_first_is_named_not_the_one_that_lost_it() -> None:
-    nodes = {0: node(exit_codes={0: 1}), 1: node("n2", exit_codes={3: 1})}
-    end = judge(nodes, 2, None, "r00-e0001", MOST, suspicion=lambda rank: -rank)
+    nodes = node(exit_codes={0: 1}), node("n2", exit_codes={3: 1})
+    end = judge_here(*nodes, lost=(0,))
     assert end.rank == 3
     assert "rank 3 on n2" in end.why
+
+
+def test_a_rank_that_was_aborted_because_it_lost_another_is_not_blamed() -> None:
+    end = judge_here(*ABORTED, idle=1, lost=(8,))
+    assert (end.state, end.rank) == ("failed", 0)
+    assert judge_here(*ABORTED, idle=1, lost=(0,)).why == "rank 8 on n2 was killed by SIGABRT"
+
+
+def test_what_was_told_to_end_goes_on_though_a_neighbour_only_lost_it() -> None:
+    end = judge_here(*UNHEARD, idle=1, lost=(1,))
+    assert (end.state, end.why) == ("goes on", "it was told to end by SIGUSR2")
+    assert judge_here(*UNHEARD, idle=1).state == "failed"

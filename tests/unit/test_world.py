@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import os
+
+from and_dist.layout import Layout
+from and_dist.world import share_of_cores
+
+
+def test_threads_are_a_share_of_the_cores_that_were_given() -> None:
+    given = os.sched_getaffinity(0)
+    assert share_of_cores(Layout()) == len(given)
+    assert share_of_cores(Layout(local_size=2 * len(given))) == 1
+    os.sched_setaffinity(0, {min(given)})
+    try:
+        assert share_of_cores(Layout()) == 1
+    finally:
+        os.sched_setaffinity(0, given)
