@@ -164,7 +164,7 @@ def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None
 def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
     (home / "cluster.yaml").write_text("cpus_per_node: 16\nsignal_lead: 30\n")
     runs = []
-    for number in range(6):
+    for number in range(20):
         status, said = launch(
             "submit", *SHORT, f"name=burst-{number}", "--cluster", "cluster.yaml", "--time", "10m"
         )
@@ -173,6 +173,6 @@ def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
     waiting = [look_at(run) for run in runs]
     places = [status.queue[0] for status in waiting if status.queue]
     assert places == sorted(places)
-    assert len({status.job_id for status in waiting}) == 6
+    assert len({status.job_id for status in waiting}) == 20
     for run in runs:
         assert wait_for_end(run, 400).state == "finished"

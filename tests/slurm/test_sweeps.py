@@ -16,8 +16,7 @@ SWEEP = """
 name: rates
 config: [{config}]
 overrides: [{overrides}]
-grid: {{optim.lr: [0.02, 0.04]}}
-runs: [{{data.train: images}}]
+runs: [{{optim.lr: 0.02}}, {{optim.lr: 0.04}}, {{data.train: images}}]
 parallel: 2
 """
 
