@@ -86,7 +86,7 @@ def open_world(
         if layout.local_size == layout.size:
             # torch 2.15's agent keeps one store over restarts; what the last start left in it
             # would be taken for this one's addresses. Agents of many nodes count apart, and have
-            # to be told to keep none (README).
+            # to be told to keep none (docs/interruptions.md).
             store = dist.PrefixStore(f"start {layout.restarts}", store)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timeout
