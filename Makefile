@@ -5,9 +5,10 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
+# Compiling all of torch takes longer than installing it; what is imported is compiled then.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 # Two workers on this machine's CPU; a minute to install aside, it takes about four.
