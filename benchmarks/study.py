@@ -1,0 +1,160 @@
+"""What the runs of a sweep say of the paper's expectations, seed by seed; and their curves, kept.
+
+python -m benchmarks.study runs/fashion runs/fashion-long --json benchmarks/results/fashion.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from and_dist.metrics import read_metrics
+from and_dist.tables import Run, collect, find_runs, read_run
+from and_dist.typeset import as_csv, as_markdown
+from benchmarks.harness import describe_machine
+
+Values = dict[int, float]
+"""By seed."""
+AND = {
+    "method": "and",
+    "curriculum.neighbours": 1,
+    "curriculum.rounds": 4,
+    "curriculum.start": "instance",
+}
+ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn")
+DISCOVERY_KEYS = (
+    "round",
+    "anchors",
+    "consistent",
+    "inconsistent",
+    "consistency_by_entropy",
+    "kept",
+)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The paper expects the first to be larger than the second, whatever the seed."""
+
+    says: str
+    larger: Values
+    smaller: Values
+
+    def differences(self) -> Values:
+        return {s: self.larger[s] - self.smaller[s] for s in self.larger if s in self.smaller}
+
+    def in_one_line(self) -> str:
+        found = self.differences()
+        held = sum(value > 0 for value in found.values())
+        mean = statistics.fmean(found.values())
+        by_seed = ", ".join(f"{value:+.1f}" for value in found.values())
+        return f"{self.says}: {mean:+.1f} points ({by_seed}), in {held} of {len(found)} seeds"
+
+
+def expectations(runs: list[Run]) -> list[Expectation]:
+    """Those that the runs can tell of."""
+
+    def of(figure: Callable[[Run], float | None], **changed: Any) -> Values:
+        wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
+        chosen = [run for run in runs if _is_like(run.config, wanted)]
+        found = {run.config["seed"]: figure(run) for run in chosen}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    found = []
+    for name in ("kNN", "bank-kNN"):
+
+        def top1(run: Run, name: str = name) -> float | None:
+            return run.top1.get(name)
+
+        main = of(top1)
+        others = {
+            "AND above instance learning": of(top1, method="instance"),
+            "the curriculum above one-off discovery": of(top1, curriculum__rounds=1),
+            "an instance start above a random one": of(top1, curriculum__start="random"),
+            **{f"k = 1 above k = {k}": of(top1, curriculum__neighbours=k) for k in (5, 10, 50)},
+            "AND above DeepCluster": of(top1, method="deepcluster"),
+            "AND above NAT": of(top1, method="nat"),
+            "AND above the untrained network": of(top1, method="random"),
+        }
+        found += [Expectation(f"{says}, {name}", main, other) for says, other in others.items()]
+    found.append(
+        Expectation(
+            "round 1's anchors more consistent than the last round's",
+            of(lambda run: _consistency(run, 0)), of(lambda run: _consistency(run, -1)),
+        )
+    )  # fmt: skip
+    for tenth, label in ((slice(0, 1), "tenth"), (slice(0, 3), "three tenths")):
+        found.append(
+            Expectation(
+                f"all rows anchors: the {label} of lowest entropy more consistent than of highest",
+                of(lambda run, t=tenth: _by_entropy(run, t)),
+                of(lambda run, t=tenth: _by_entropy(run, slice(-(t.stop), None))),
+            )
+        )
+    return [expectation for expectation in found if expectation.differences()]
+
+
+def _is_like(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(config[key] == value for key, value in wanted.items())
+
+
+def _consistency(run: Run, at: int) -> float | None:
+    found = read_metrics(run.folder / "metrics.jsonl", "discovery")
+    pairs = found[at]["consistent"] + found[at]["inconsistent"] if found else 0
+    return 100 * found[at]["consistent"] / pairs if pairs else None
+
+
+def _by_entropy(run: Run, part: slice) -> float | None:
+    """Of the last round, where all rows are anchors."""
+    found = read_metrics(run.folder / "metrics.jsonl", "discovery")
+    return 100 * statistics.fmean(found[-1]["consistency_by_entropy"][part]) if found else None
+
+
+def curves_of(run: Run) -> dict[str, Any]:
+    """What is to be kept of one run: settings that differ, losses, rounds, discoveries."""
+    metrics = run.folder / "metrics.jsonl"
+    rounds, found = read_metrics(metrics, "round"), read_metrics(metrics, "discovery")
+    return {
+        "config": {k: v for k, v in run.config.items() if not k.startswith(("run.", "name"))},
+        "top1": dict(run.top1),
+        "losses": [round(record["loss"], 4) for record in read_metrics(metrics, "epoch")],
+        "rounds": [{key: record[key] for key in ROUND_KEYS} for record in rounds],
+        "discoveries": [{key: record[key] for key in DISCOVERY_KEYS} for record in found],
+        "seconds": sum(record["seconds"] for record in rounds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweeps", nargs="+", type=Path, help="folders of sweeps, or of runs")
+    parser.add_argument("--json", type=Path, help="file to write")
+    arguments = parser.parse_args()
+    console = Console(width=130, highlight=False)
+    kept = {}
+    for sweep in arguments.sweeps:
+        runs = [run for folder in find_runs([sweep]) if isinstance(run := read_run(folder), Run)]
+        lines = [expectation.in_one_line() for expectation in expectations(runs)]
+        collected = collect([sweep])
+        console.print(as_markdown(collected), markup=False)
+        for line in lines:
+            console.print(line, markup=False)
+        kept[sweep.name] = {
+            "table": as_csv(collected).splitlines(),
+            "expectations": lines,
+            "runs": {run.folder.name: curves_of(run) for run in runs},
+        }
+    if arguments.json is not None:
+        record = {"machine": describe_machine(), "studies": kept}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        console.print(f"written to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()
