@@ -33,7 +33,12 @@ def images(tmp_path: Path) -> Path:
     ("arguments", "sentence"),
     [
         (["bank.dims=3"], "unknown key 'bank.dims'; bank takes: dtype, update_rate"),
-        (["curriculum.rounds=0"], "curriculum.rounds = 0 will not do"),
+        (["curriculum.rounds=0"], "discovers nothing: that is method=instance"),
+        (["method=annd"], "method = 'annd' is not one of: and, instance, random, supervised"),
+        (["method=random", "bank.init=uniform"], "method=random looks at the first rows"),
+        (["method=deepcluster"], "deepcluster.clusters = 10000 are more than the 200 images"),
+        (["method=instance_nce"], "instance_nce.negatives = 4096 are more than the 200 images"),
+        (["paper=[table 9/AND/MNIST]"], "'table 9/AND/MNIST' is none of the paper's figures"),
         (["encoder.name=alexnt"], "'alexnt' is not one of: tiny, small, cifar_resnet18"),
         (["data.train=/nowhere"], "data.train=/nowhere: /nowhere is not a folder of images"),
         (["data.test=/nowhere"], "data.test=/nowhere: /nowhere is not a folder of images"),

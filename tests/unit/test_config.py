@@ -55,7 +55,8 @@ def test_any_override_is_a_config_or_a_sentence(text: str) -> None:
         ("optim.lr=fast", "optim.lr = 'fast' will not do: input should be a valid number"),
         ("optim.lr=-1", "optim.lr = -1 will not do: input should be greater than 0"),
         ("optim.batch_size=1.5", "optim.batch_size = 1.5 will not do"),
-        ("curriculum.rounds=0", "curriculum.rounds = 0 will not do: input should be greater"),
+        ("curriculum.rounds=0", "curriculum.rounds = 0 discovers nothing: that is method=instance"),
+        ("curriculum.rounds=-1", "curriculum.rounds = -1 will not do: input should be greater"),
         ("bank.dtype=int8", "'float32', 'float16' or 'bfloat16'"),
         ("bank=3", "bank is a section, not a value; it takes: dtype"),
         ("data.flip='yes'", "data.flip = 'yes' will not do: input should be a valid boolean"),
@@ -182,3 +183,46 @@ def test_what_is_no_duration_gets_a_sentence(text: str) -> None:
 )
 def test_whole_numbers_stay_numbers(text: str, value: int) -> None:
     assert load_config([], [f"seed={text}"]).seed == value
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_file_lies_over_its_bases_from_left_to_right(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "below", a="optim: {lr: 0.1, batch_size: 10}\nname: a", b="optim: {lr: 0.2}")
+    write(tmp_path, middle="base: [below/a.yaml, below/b.yaml]\nseed: 5")
+    write(tmp_path, top="base: middle.yaml\noptim: {momentum: 0.5}")
+    config = load_config([tmp_path / "top.yaml"], ["seed=6"])
+    found = (config.optim.lr, config.optim.batch_size, config.optim.momentum, config.seed)
+    assert found == (0.2, 10, 0.5, 6)
+    assert config.name == "a"
+
+
+def test_a_preset_lies_under_all_bases(tmp_path: Path) -> None:
+    write(tmp_path, base="preset: paper\nbank: {renormalise: true}", top="base: base.yaml")
+    config = load_config([tmp_path / "top.yaml"])
+    assert (config.bank.renormalise, config.optim.milestones) == (True, (80, 120, 160))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: top.yaml", "is its own base"),
+        ("base: other.yaml", "is its own base"),
+        ("base: nowhere.yaml", "cannot read config .*nowhere.yaml"),
+        ("base: 3", "base = 3 is not the name of a file, or a list"),
+        ("base: [a.yaml, 3]", "is not the name of a file, or a list"),
+    ],
+)
+def test_a_base_that_cannot_be_is_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    write(tmp_path, top=text, other="base: top.yaml")
+    with pytest.raises(ValueError, match=sentence):
+        load_config([tmp_path / "top.yaml"])
+
+
+def test_base_is_no_key_to_override() -> None:
+    with pytest.raises(ValueError, match="unknown key 'base'"):
+        load_config([], ["base=configs/debug.yaml"])
