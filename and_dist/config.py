@@ -194,6 +194,7 @@ class EvaluationConfig(Section):
     every: Annotated[int, Field(ge=0)] = 0
     """Bank-kNN every so many epochs; 0 evaluates at the ends of rounds only."""
     linear: LinearConfig = LinearConfig()
+    """How linear classifiers are trained."""
 
 
 class RunConfig(Section):

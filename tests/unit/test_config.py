@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.config import Config, build, differing_keys, load_config
+from and_dist.config import Config, LinearConfig, build, differing_keys, load_config
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(
@@ -152,8 +152,9 @@ def test_a_config_is_checked_without_torch() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    for section in Config.model_fields.values():
-        fields = getattr(section.annotation, "model_fields", {})
+    sections = [field.annotation for field in Config.model_fields.values()]
+    for section in [*sections, LinearConfig]:
+        fields = getattr(section, "model_fields", {})
         assert all(field.description for field in fields.values())
 
 
