@@ -28,10 +28,11 @@ from and_dist.evaluation.scores import score
 from and_dist.guard import Guard
 from and_dist.probing import Probing
 from and_dist.run_folder import replace_file
+from and_dist.tables import TEST_KEYS
 from and_dist.trained import Trained, load_bank, load_encoder, open_trained, refuse_damaged
 from and_dist.world import World
 
-MAY_CHANGE = ("data.test", "data.limit_test", "data.bad_images", "data.hardware_decoder")
+MAY_CHANGE = (*(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder")
 MOST_CLASSES_SHOWN = 20
 Figures = dict[str, Any]
 
@@ -115,8 +116,7 @@ def _assess_knn(
     names = ("bank", "recomputed")
     scores = _score_all(assessment, list(places.values()), world)
     return {
-        "k": settings.knn,
-        "temperature": settings.knn_temperature,
+        "protocol": {"knn": settings.knn, "knn_temperature": settings.knn_temperature},
         "of": {
             name: {"says": said, **figures}
             for name, said, figures in zip(names, places, scores, strict=True)
@@ -129,20 +129,20 @@ def _assess_linear(
 ) -> Figures:
     probing = Probing(
         assessment.config, encoder, assessment.train, assessment.layers, world, display, guard,
-        assessment.folder / "probe",
+        assessment.folder,
     )  # fmt: skip
     probing.train()
-    with display.phase("linear classifiers on the test images"):
-        places_LM = probing.places(assessment.test, assessment.is_ten_crop)
+    places_LM = probing.places(assessment.test, assessment.is_ten_crop)
     how = "ten crops" if assessment.is_ten_crop else "one view"
     scores = _score_all(assessment, list(places_LM), world)
     return {
-        "settings": assessment.config.evaluation.linear.model_dump(mode="json"),
+        "protocol": {"linear": assessment.config.evaluation.linear.model_dump(mode="json")},
         "ten_crop": assessment.is_ten_crop,
-        "losses": probing.losses,
         "of": {
-            layer: {"says": f"linear {layer}, {how}", **figures}
-            for layer, figures in zip(assessment.layers, scores, strict=True)
+            layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(losses)}
+            for layer, figures, losses in zip(
+                assessment.layers, scores, zip(*probing.losses, strict=True), strict=True
+            )
         },
     }
 
@@ -167,10 +167,11 @@ def _report(
         "checkpoint": trained.checkpoint.name,
         "round": progress["round_index"],
         "train": assessment.config.data.train,
-        "test": assessment.config.data.test,
+        **{key: getattr(assessment.config.data, key) for key in TEST_KEYS},
         **figures,
     }
     file = assessment.folder / f"{kind}.json"
+    record["of"] = _of_other_layers(file, record) | record["of"]
     with failing_together(world, f"writing {file}"):
         if world.is_coordinator:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +179,15 @@ def _report(
     display.show(as_table(figures, f"{trained.config.name}, {trained.checkpoint.name}"))
     display.show(as_class_table(figures))
     display.say(f"written to {file}")
+
+
+def _of_other_layers(file: Path, record: Figures) -> Figures:
+    """What was found before by the same protocol; of every layer alone, they do not meet."""
+    if not file.exists():
+        return {}
+    before: Figures = json.loads(file.read_text())
+    is_same = all(before.get(key) == record[key] for key in record if key != "of")
+    return dict(before["of"]) if is_same else {}
 
 
 def as_table(figures: Figures, title: str) -> Table:

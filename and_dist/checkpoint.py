@@ -147,7 +147,15 @@ def _read_pointer(folder: Path) -> str | None:
     return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) else None
 
 
-def find_whole(folder: Path, world: World, say: Callable[[str], None]) -> tuple[Path, State] | None:
+TO_START_ANEW = "delete the run folder or choose another name=..."
+
+
+def find_whole(
+    folder: Path,
+    world: World,
+    say: Callable[[str], None],
+    to_start_anew: str = TO_START_ANEW,
+) -> tuple[Path, State] | None:
     """The newest checkpoint that is as it was written, agreed on by all ranks.
 
     Damaged ones are named and put aside. None where there never was one; ValueError where none is
@@ -167,8 +175,8 @@ def find_whole(folder: Path, world: World, say: Callable[[str], None]) -> tuple[
     damages += [f"{name} was put aside" for name in aside]
     if damages:
         raise ValueError(
-            f"no checkpoint of {folder} is whole: {'; '.join(damages)}; to start anew, delete "
-            "the run folder or choose another name=..."
+            f"no checkpoint of {folder} is whole: {'; '.join(damages)}; to start anew, "
+            f"{to_start_anew}"
         )
     return None
 

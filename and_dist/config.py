@@ -7,33 +7,21 @@ This module reaches no torch, so a login node can check a config without it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import Field, PositiveInt
 
 from and_dist.plain_yaml import merge, parse_override, read_layers
 from and_dist.published import FIGURES
+from and_dist.sections import Section, build, flatten, parse_duration
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[Positive, Positive, Positive]
-
-
-class Section(BaseModel):
-    """A group of keys; unknown keys and wrong types are errors, values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-S = TypeVar("S", bound=Section)
 
 
 class DataConfig(Section):
@@ -336,26 +324,11 @@ FREE_OF_IDENTITY = ("name", "run", "evaluation", "paper")
 """Sections a resumed run may change: they do not touch what is trained."""
 
 
-DURATIONS = (
-    r"(?P<d>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?",
-    r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)",
-    r"(?P<m>\d+)",
-    r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?",
-)
-
-
-def parse_duration(text: str, name: str) -> float:
-    """Seconds of a duration; ValueError for anything else."""
-    matches = [found for form in DURATIONS if (found := re.fullmatch(form, text))]
-    units = matches[0].groupdict() if matches else {}
-    lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-    seconds = sum(lengths[unit] * int(number or 0) for unit, number in units.items())
-    if seconds == 0:
-        raise ValueError(
-            f"{name} = {text!r} is no duration; right are 2d12h, 90m, 90 (minutes), 90:00, "
-            "1:30:00, 2-12 (days-hours) or 2-12:30:00"
-        )
-    return float(seconds)
+OF_NO_FIGURE = (
+    "name", "seed", "run.", "evaluation.", "data.train", "data.test", "data.cache",
+    "data.bad_images", "data.hardware_decoder",
+)  # fmt: skip
+"""Keys that may be given on the command line of an experiment, which still is that experiment."""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -364,65 +337,22 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
+    changed = {override.partition("=")[0] for override in overrides}
+    if "paper" not in changed and not all(key.startswith(OF_NO_FIGURE) for key in changed):
+        merged.pop("paper", None)  # it trains something else
     preset = merged.get("preset", "code")
     if isinstance(preset, str) and preset in PRESETS:
         merged = merge(PRESETS[preset], merged)
     return build(Config, merged)
 
 
-def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
-    """ValueError with a sentence for each value that will not do, after `where`."""
-    try:
-        # JSON mode: lists stand for tuples, yet "1" is no number and 1 no boolean.
-        return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
-    except ValidationError as error:
-        sentences = [where + describe(e, section) for e in error.errors()]
-        raise ValueError("\n".join(sentences)) from None
-    except (RecursionError, PydanticSerializationError, UnicodeError) as error:
-        raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
-
-
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     """Keys of two resolved configs that would train another model, as `key: theirs -> ours`."""
-    mine, other = flatten(ours.model_dump(mode="json")), flatten(theirs)
+    # A key that was not there yet when theirs was written had what is its default now.
+    mine = flatten(ours.model_dump(mode="json"))
+    other = flatten(Config().model_dump(mode="json")) | flatten(theirs)
     return [
         f"{key}: {other.get(key)} -> {mine.get(key)}"
         for key in sorted(mine.keys() | other.keys())
         if key.split(".")[0] not in FREE_OF_IDENTITY and mine.get(key) != other.get(key)
     ]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def describe(error: Any, root: type[Section]) -> str:
-    """One validation error as a sentence that lists what would have been right."""
-    *parents, key = [str(part) for part in error["loc"]] or [""]
-    path = ".".join([*parents, key])
-    if error["type"] == "extra_forbidden":
-        section = section_at(parents, root)
-        owner = ".".join(parents) or "the top level"
-        return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
-    if error["type"] in ("model_type", "model_attributes_type"):
-        section = section_at([*parents, key], root)
-        return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
-
-
-def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:
-    section = root
-    for key in keys:
-        annotation = section.model_fields[key].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, Section)
-        section = annotation
-    return section

@@ -5,8 +5,12 @@ B local batch, G global batch, M test images of this rank, L layers.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.agreement import agree_now
-from and_dist.bank import shard_range
+from and_dist.agreement import Agreement, agree_now
+from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, prune, save_checkpoint
-from and_dist.collectives import reduce_sum
-from and_dist.config import Config
+from and_dist.collectives import gather_batch, reduce_sum
+from and_dist.config import Config, LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
-from and_dist.data.loader import FeatureLoader, TrainingLoader
+from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.display import Display
+from and_dist.display import Advance, Display
 from and_dist.encoders import Encoder
 from and_dist.evaluation.probe import PADDING, FrozenLayers, Probes, losses_of, places_in
 from and_dist.evaluation.scores import UNREADABLE
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
+from and_dist.layout import SharedFailure
 from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.replicas import replicate
 from and_dist.world import World
 
-STEPS_BETWEEN_LOOKS = 20
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
 """Training images are cropped and mirrored as the encoder's were, and not coloured."""
 
@@ -54,7 +58,8 @@ class Probing:
     ) -> None:
         assert images.labels_N is not None
         self._config, self._settings = config, config.evaluation.linear
-        self._world, self._display, self._guard, self._folder = world, display, guard, folder
+        self._world, self._display, self._guard = world, display, guard
+        self._folder = folder / f"probe-{_digest(self._settings, layers)}"
         self.layers = list(layers)
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
@@ -74,6 +79,7 @@ class Probing:
         self.losses: list[list[float]] = []
         """Of every layer, by epoch."""
         self._sums_L = torch.zeros(len(self.layers), dtype=torch.float64, device=world.device)
+        self._agreement = Agreement()
         self._steps_done, self._last_save = 0, time.monotonic()
 
     @property
@@ -85,26 +91,37 @@ class Probing:
         self._resume()
         run = self._config.run
         self._guard.watch(self._folder, run.stall_seconds, run.time_limit_seconds)
+        first = self._steps_done
         with self._display.phase("linear classifiers") as advance:
-            advance(self._steps_done / self._total_steps)
+            advance(first / self._total_steps)
             while self._steps_done < self._total_steps:
-                before = self._steps_done
-                self._train_epoch(*divmod(before, self._order.steps_per_epoch))
-                advance((self._steps_done - before) / self._total_steps)
-        self._save()
+                self._train_epoch(*divmod(self._steps_done, self._order.steps_per_epoch), advance)
+        if self._steps_done > first:
+            self._save()
 
-    def _train_epoch(self, epoch: int, first: int) -> None:
+    def _train_epoch(self, epoch: int, first: int, advance: Advance) -> None:
         set_learning_rate(self._optimiser, learning_rate(self._settings, epoch))
         for step, batch in enumerate(self._loader.batches(epoch, first), first):
             self._guard.beat()
             self._train_step(batch.images_BCHW, batch.rows_B, self._order.num_images(step))
             self._steps_done += 1
-            if self._steps_done % STEPS_BETWEEN_LOOKS == 0:
-                self._look()
+            advance(1 / self._total_steps)
+            if step + 1 < self._order.steps_per_epoch:
+                self._answer(self._agreement.take())
+        self._end_epoch(epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
         mean_L = reduce_sum(self._world, self._sums_L) / len(self._labels_N)
-        self.losses.append(mean_L.tolist())
         self._sums_L.zero_()
-        text = "  ".join(f"{n} {v:.3f}" for n, v in zip(self.layers, mean_L.tolist(), strict=True))
+        means = dict(zip(self.layers, mean_L.tolist(), strict=True))
+        wild = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if wild:
+            raise SharedFailure(
+                f"the loss of the linear classifier on {', '.join(wild)} is not finite in epoch "
+                f"{epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may help"
+            )
+        self.losses.append(list(means.values()))
+        text = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         self._display.say(f"linear epoch {epoch + 1}/{self._settings.epochs}  loss {text}")
 
     def _train_step(self, images_BCHW: Tensor, rows_B: Tensor, num_real: int) -> None:
@@ -115,14 +132,23 @@ class Probing:
         self._optimiser.step()
         self._optimiser.zero_grad()
         self._sums_L += loss_L.detach() * (num_real / self._world.size)
+        self._agreement.hear(self._gather_requests())
 
-    def _look(self) -> None:
-        """Has any rank been asked to stop, or is it time to save?"""
+    def _gather_requests(self) -> Tensor:
+        """What each rank has been asked to do; the coordinator also looks at the clock."""
+        request = self._guard.request()
         is_late = time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
-        request = agree_now(self._guard.request() or (SAVE if is_late else NOTHING), self._world)
+        if request == NOTHING and self._world.is_coordinator and is_late:
+            request = SAVE
+        mine = torch.tensor([[request]], dtype=torch.uint8, device=self._world.device)
+        return gather_batch(self._world, [mine])[0]
+
+    def _answer(self, request: int) -> None:
+        """What all ranks have agreed on."""
         if request == NOTHING:
             return
         self._save()
+        self._agreement.forget()
         if request > SAVE:
             raise Stopped(request, f"after {self._steps_done} of {self._total_steps} steps")
 
@@ -137,19 +163,31 @@ class Probing:
         loader = FeatureLoader(test.index, data, size, world.device, bad)
         crops = (*CORNERS, CENTRE) if is_ten_crop else (CENTRE,)
         places_LM = torch.full((len(self.layers), stop - start), UNREADABLE, device=world.device)
-        views: list[Tensor] = []
-        with torch.no_grad():
-            for batch in loader.batches(np.arange(start, stop), crops):
-                views.append(batch.images_BCHW.clone())
-                if len(views) < len(crops):
-                    continue
-                if is_ten_crop:
-                    views += [view.flip(-1) for view in views]
-                at_B = batch.rows_B[batch.rows_B >= 0] - start
-                real = [view[batch.rows_B >= 0] for view in views]
-                places_LM[:, at_B] = places_in(self.probes, self._frozen, real, labels_M[at_B])
-                views = []
+        (first, last), *_ = all_shards(len(test.index), world.size)
+        num_blocks = -(-(last - first) // size)
+        batches = loader.batches(np.arange(start, stop), crops)
+        with torch.no_grad(), self._display.phase("linear classifiers, test images") as advance:
+            for _ in range(num_blocks):  # as many on every rank, so that all can stop
+                block = list(islice(_kept(batches), len(crops)))
+                if block:
+                    at_B = block[0].rows_B[block[0].rows_B >= 0] - start
+                    views = self._views_of(block, is_ten_crop)
+                    places_LM[:, at_B] = places_in(self.probes, self._frozen, views, labels_M[at_B])
+                advance(1 / num_blocks)
+                self._heed()
         return places_LM
+
+    def _views_of(self, block: Sequence[Batch], is_ten_crop: bool) -> list[Tensor]:
+        """Of the images that could be read."""
+        views = [batch.images_BCHW[batch.rows_B >= 0] for batch in block]
+        return views + [view.flip(-1) for view in views] if is_ten_crop else views
+
+    def _heed(self) -> None:
+        """Everything is saved by now; a request to stop is followed at once."""
+        self._guard.beat()
+        request = agree_now(self._guard.request(), self._world)
+        if request > SAVE:
+            raise Stopped(request, "the classifiers are trained and saved")
 
     def _tensors(self) -> dict[str, Tensor]:
         state = self._optimiser.state
@@ -163,8 +201,6 @@ class Probing:
 
     def _plain(self) -> dict[str, Any]:
         return {
-            "layers": self.layers,
-            "settings": self._settings.model_dump(mode="json"),
             "losses": self.losses,
             "steps_done": self._steps_done,
         }
@@ -183,17 +219,25 @@ class Probing:
             self._sums_L.zero_()
 
     def _resume(self) -> None:
-        found = find_whole(self._folder, self._world, self._display.say)
+        anew = f"delete {self._folder}"
+        found = find_whole(self._folder, self._world, self._display.say, anew)
         if found is None:
             return
         path, state = found
-        ours = self._plain()
-        if any(state[key] != ours[key] for key in ("layers", "settings")):
-            self._display.say(f"{path} was trained with other settings; training begins anew")
-            return
         load_tensors(path, self._tensors(), self._world)
         self._keep_sums_once()
         self.losses = [list(row) for row in state["losses"]]
         self._steps_done = int(state["steps_done"])
         if self._steps_done < self._total_steps:
             self._display.say(f"continuing from {path}")
+
+
+def _digest(settings: LinearConfig, layers: Sequence[str]) -> str:
+    """What is trained otherwise lies elsewhere."""
+    plain = json.dumps([settings.model_dump(mode="json"), list(layers)])
+    return hashlib.sha256(plain.encode()).hexdigest()[:8]
+
+
+def _kept(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """On a CPU a loader writes each batch over the one before."""
+    return (batch._replace(images_BCHW=batch.images_BCHW.clone()) for batch in batches)

@@ -35,11 +35,13 @@ def replicate(module: nn.Module, world: World, example: Any) -> nn.Module:
     return network
 
 
-def synchronise_buffers(encoder: Encoder, world: World) -> None:
-    """Running statistics are the coordinator's, as in DDP, but sent when they are needed."""
+def synchronise(encoder: Encoder, head: nn.Module | None, world: World) -> None:
+    """Running statistics are the coordinator's, as in DDP, but sent when they are needed. So is a
+    peer's head, which every rank has trained alike, as far as their arithmetic is alike."""
     if world.size > 1:
-        for buffer in encoder.buffers():
-            broadcast_from_coordinator(world, buffer)
+        parameters = head.parameters() if head is not None else ()
+        for tensor in [*encoder.buffers(), *(parameter.detach() for parameter in parameters)]:
+            broadcast_from_coordinator(world, tensor)
 
 
 def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:

@@ -24,7 +24,7 @@ from and_dist.run_folder import replace_file
 from and_dist.trained import Trained, load_bank, open_trained, refuse_damaged
 from and_dist.world import World
 
-MAY_CHANGE = ("discovery.", "curriculum.", "objective.")
+MAY_CHANGE = ("discovery", "curriculum", "objective")
 """Sections a study may change, besides those a resumed run may."""
 
 

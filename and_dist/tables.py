@@ -10,13 +10,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config import flatten, load_config
+from and_dist.config import load_config
 from and_dist.published import FIGURES, TITLES
+from and_dist.sections import flatten
 
-NOT_OF_A_KIND = ("name", "seed", "paper", "run.")
-"""Keys in which runs of one kind may differ."""
+NOT_OF_A_KIND = (
+    "name", "seed", "paper", "run.", "evaluation.every", "evaluation.baselines", "data.cache",
+    "data.hardware_decoder", "data.bad_images",
+)  # fmt: skip
+"""Keys, or what they begin with, in which runs of one kind may differ."""
 LABELS = {"knn": "kNN"}
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
+TEST_KEYS = ("test", "limit_test", "test_resize")
+"""Of config.data: which test images, and how they are seen."""
 BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
 
 
@@ -28,6 +34,8 @@ class Run:
     config: Mapping[str, Any]
     """Flat: {"optim.lr": 0.03, ...}."""
     top1: Mapping[str, float]
+    notes: Sequence[str] = ()
+    """Of what was measured and is not of a kind with the rest."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Figure:
 class Kind:
     """Runs that differ in their seeds alone."""
 
+    folder: Path
+    """Of the first of them."""
     config: Mapping[str, Any]
     figures: Mapping[str, Figure]
 
@@ -89,8 +99,9 @@ def collect(folders: Iterable[Path]) -> Collection:
         run = read_run(folder)
         if isinstance(run, str):
             notes.append(run)
-        else:
-            runs.append(run)
+            continue
+        runs.append(run)
+        notes += run.notes
     kinds = group_by_kind(runs)
     protocols = sorted(
         {(k.config["evaluation.knn"], k.config["evaluation.knn_temperature"]) for k in kinds}
@@ -126,19 +137,22 @@ def read_run(folder: Path) -> Run | str:
     last = rounds[-1]
     flat = flatten(config.model_dump(mode="json"))
     top1 = {name: last[key] for key, name in BY_TRAINING.items() if last[key] is not None}
+    notes = []
     final = f"r{config.last_round:02}-e{config.epochs_of(config.last_round):04}"
     for kind in ("knn", "linear"):
-        evaluated = _read_json(folder / "evaluation" / final / f"{kind}.json")
+        file = folder / "evaluation" / final / f"{kind}.json"
+        evaluated = _read_json(file)
         if evaluated is None:
             continue
-        of = {name: figures["top1"] for name, figures in evaluated["of"].items()}
-        if kind == "knn":
-            top1 |= {BY_COMMAND[name]: share for name, share in of.items()}
-            flat["evaluation.knn"] = evaluated["k"]
-            flat["evaluation.knn_temperature"] = evaluated["temperature"]
-        else:
-            top1 |= {f"linear {layer}": share for layer, share in of.items()}
-    return Run(folder, flat, {name: 100 * share for name, share in top1.items()})
+        others = [key for key in TEST_KEYS if evaluated[key] != flat[f"data.{key}"]]
+        if others:
+            notes.append(f"{file} is left out: it was measured at another data.{others[0]}.")
+            continue
+        crops = ", ten crops" if evaluated.get("ten_crop") else ""
+        for name, figures in evaluated["of"].items():
+            top1[BY_COMMAND.get(name, f"linear {name}{crops}")] = figures["top1"]
+        flat |= flatten(evaluated["protocol"], "evaluation.")
+    return Run(folder, flat, {name: 100 * share for name, share in top1.items()}, notes)
 
 
 def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
@@ -159,13 +173,22 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
                 )
         names = dict.fromkeys(name for run in group for name in run.top1)
         figures = {n: Figure(tuple(r.top1[n] for r in group if n in r.top1)) for n in names}
-        kinds.append(Kind(group[0].config, figures))
+        kinds.append(Kind(group[0].folder, group[0].config, figures))
     return kinds
 
 
 def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
     """Those of the paper's tables and figures that some run belongs to, whole."""
-    ours = {place: kind for kind in kinds for place in kind.config["paper"]}
+    ours: dict[str, Kind] = {}
+    for kind in kinds:
+        for place in kind.config["paper"]:
+            other = ours.setdefault(place, kind)
+            if other is not kind:
+                keys = _differing(kind, other)
+                raise ValueError(
+                    f"{other.folder} and {kind.folder} both stand for {place}, and differ in "
+                    f"{', '.join(keys)}: give one of them"
+                )
     sheets = []
     for where, title in TITLES.items():
         if not any(place.startswith(f"{where}/") for place in ours):
@@ -207,6 +230,14 @@ def name_rows(kinds: Sequence[Kind]) -> list[str]:
         others = [f"{key}={values[key][at]}" for key in keys if values[key][at] != usual[key]]
         rows.append(", ".join([kind.config["method"], *others]))
     return rows
+
+
+def _differing(one: Kind, other: Kind) -> list[str]:
+    return [
+        f"{key} ({value}, {other.config[key]})"
+        for key, value in one.config.items()
+        if value != other.config[key] and not key.startswith(NOT_OF_A_KIND)
+    ]
 
 
 def _data_of(kind: Kind) -> str:

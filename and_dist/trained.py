@@ -51,7 +51,11 @@ def open_trained(
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
     config = load_config([run / "config.yaml"], overrides)
     differences = differing_keys(config, read_yaml(run / "config.yaml"))
-    others = [text for text in differences if not text.startswith(tuple(may_change))]
+    others = [
+        text
+        for text in differences
+        if not {text.partition(":")[0], text.partition(".")[0]} & set(may_change)
+    ]
     if others:
         raise ValueError(f"{run} was trained otherwise: {'; '.join(others)}")
     folder = run / "checkpoints"

@@ -29,27 +29,21 @@ from and_dist.data.order import Order
 from and_dist.discovery import discover
 from and_dist.display import Advance, Display, format_seconds, percent
 from and_dist.encoders import build_encoder
-from and_dist.evaluation.evaluator import Evaluator
+from and_dist.evaluation.evaluator import MOST_PIXEL_BYTES, Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.keeper import Keeper
 from and_dist.layout import SharedFailure
 from and_dist.meters import StepClock
 from and_dist.metrics import MetricsFile
+from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.optim import learning_rate, parameters_of, set_learning_rate
-from and_dist.replicas import replicate, seed_step, synchronise_buffers
+from and_dist.replicas import replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.weights import load_weights
 from and_dist.world import World
-
-
-class NotFinite(Exception):
-    """The loss or a gradient of a step is not a number any more, on all ranks."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
 
 
 class Trainer:
@@ -133,12 +127,21 @@ class Trainer:
     def begin_round(self, round_index: int) -> None:
         """Anchors and their neighbours; round 0 and instance learning have none."""
         if round_index == 0:
-            self.initialise_encoder()
-            self.initialise_bank()
-            if self.config.evaluation.baselines:
-                self.metrics.write("baselines", **self.evaluator.baselines(self.encoder))
+            self.begin_run()
         elif self.config.method == "and":
             self.state.neighbourhoods = self.discover(round_index)
+
+    def begin_run(self) -> None:
+        """Weights from a file, the first bank by a pass over all images, what there is to beat."""
+        if self.config.encoder.weights:
+            self.display.say(load_weights(self.encoder, Path(self.config.encoder.weights)))
+        if self.config.bank.init == "features":
+            self.state.bank.features_SD.copy_(self.features_of_shard())
+        if self.config.evaluation.baselines:
+            gigabytes = self.evaluator.pixel_bytes / 1e9
+            if self.evaluator.pixel_bytes > MOST_PIXEL_BYTES:
+                self.display.say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
+            self.metrics.write("baselines", **self.evaluator.baselines(self.encoder))
 
     def discover(self, round_index: int) -> Neighbourhoods:
         config, started = self.config, time.monotonic()
@@ -177,7 +180,7 @@ class Trainer:
                 self.look(clock, rate)
             if not is_last:
                 self.answer(self.agreement.take())
-        synchronise_buffers(self.encoder, self.world)
+        self.synchronise()
         self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
         knn = self._knn_of_bank() if every and (epoch + 1) % every == 0 else None
@@ -260,16 +263,6 @@ class Trainer:
         self.state.progress = replace(self.progress, seconds=seconds, **changes)
         self._last_look = now
 
-    def initialise_encoder(self) -> None:
-        """`encoder.weights` starts from what is in a file."""
-        if self.config.encoder.weights:
-            self.display.say(load_weights(self.encoder, Path(self.config.encoder.weights)))
-
-    def initialise_bank(self) -> None:
-        """`bank.init: features` starts from what the fresh network makes of every image."""
-        if self.config.bank.init == "features":
-            self.state.bank.features_SD.copy_(self.features_of_shard())
-
     def features_of_shard(self) -> Tensor:
         """[S, D] of this rank's rows, by the network as it is and the test transform."""
         return self.evaluator.train_features(self.encoder, self.config.encoder.feature_dim)
@@ -292,9 +285,13 @@ class Trainer:
     def save(self) -> None:
         """Begin to write a checkpoint, never one that is not finite."""
         self.check_finite()
-        synchronise_buffers(self.encoder, self.world)
+        self.synchronise()
         self.keeper.save()
         self.agreement.forget()
+
+    def synchronise(self) -> None:
+        """What is not DDP's to keep alike on all ranks."""
+        synchronise(self.encoder, self.peer.head if self.peer else None, self.world)
 
     def check_finite(self) -> None:
         step = self.state.losses.first_bad_step()
@@ -307,11 +304,7 @@ class Trainer:
         number = self._epoch_number(at.round_index, at.epochs)
         rows = self.order.global_rows(number, step).tolist()
         record = {"round": at.round_index, "epoch": at.epochs, "step": step, "rows": rows}
-        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-        sentence = (
-            f"the loss or a gradient is not finite at round {at.round_index}, epoch {at.epochs}, "
-            f"step {step} of it, rows {shown} (all {len(rows)} in {self.metrics.path})"
-        )
+        sentence = describe_batch(record, self.metrics.path)
         skipped = [*self.state.skipped, [number, step]]
         if config.non_finite == "stop" or len(skipped) > config.most_roll_backs:
             self.metrics.write("non_finite", **record)

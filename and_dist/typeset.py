@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 from and_dist.tables import Cell, Collection, Figure
 
-LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
+LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"
+}  # fmt: skip
 
 
 def as_markdown(collection: Collection) -> str:

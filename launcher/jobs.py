@@ -21,8 +21,8 @@ from typing import Any
 from pydantic import Field
 
 import and_dist
-from and_dist.config import Section
 from and_dist.run_folder import REVISION_FILE, replace_file, revision
+from and_dist.sections import Section
 from launcher.request import Request
 
 PACKAGES = ("and_dist", "launcher")

@@ -12,8 +12,9 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from and_dist.config import Config, Section, load_config, parse_duration
+from and_dist.config import Config, load_config
 from and_dist.run_folder import check_run_folder
+from and_dist.sections import Section, parse_duration
 from launcher.profile import Profile
 
 

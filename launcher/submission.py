@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from and_dist.config import Config, parse_duration
+from and_dist.config import Config
 from and_dist.plan import Plan, make_plan
 from and_dist.run_folder import write_config
+from and_dist.sections import parse_duration
 from launcher import batch, scheduler
 from launcher.jobs import job_folders, new_job_folder, take_snapshot, write_request
 from launcher.node import command_of

@@ -26,9 +26,10 @@ from pydantic import Field, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from and_dist.config import Section, build, load_config
+from and_dist.config import load_config
 from and_dist.plain_yaml import read_yaml
 from and_dist.run_folder import replace_file, write_config
+from and_dist.sections import Section, build
 from launcher import batch, scheduler, submission
 from launcher.jobs import job_folders, new_job_folder, read_ends, take_snapshot
 from launcher.profile import Profile

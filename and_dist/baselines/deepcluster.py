@@ -26,6 +26,9 @@ class DeepCluster(Peer):
         super().__init__(setting)
         config, device = setting.config, setting.world.device
         self._clusters_N = torch.zeros(setting.bank.num_rows, dtype=torch.int64, device=device)
+        self._weights_C = torch.zeros(
+            config.deepcluster.clusters, dtype=torch.float64, device=device
+        )
         dim = config.encoder.feature_dim
         self.head = build_classifier(dim, config.deepcluster.clusters, config.seed, device)
 
@@ -38,7 +41,7 @@ class DeepCluster(Peer):
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"clusters": self._clusters_N}
+        return {"clusters": self._clusters_N, "weights": self._weights_C}
 
     def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
         """Clusters of the features as they are, and a classifier that knows nothing of them."""
@@ -54,6 +57,9 @@ class DeepCluster(Peer):
         self._clusters_N.zero_()
         self._clusters_N[bank.start : bank.stop] = clusters_S
         reduce_sum(setting.world, self._clusters_N)
+        sizes_C = self._clusters_N.bincount(minlength=settings.clusters)
+        mean_size = bank.num_rows / (sizes_C > 0).sum().double()
+        self._weights_C.copy_(mean_size / sizes_C.clamp(min=1))
         self._renew_head(number, optimiser)
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
@@ -62,11 +68,8 @@ class DeepCluster(Peer):
         logits_GC = self.head(features_GD / self.setting.config.objective.temperature)
         is_real_G = batch.rows_G >= 0
         clusters_G = self._clusters_N[batch.rows_G.clamp(min=0)]
-        sizes_C = self._clusters_N.bincount(minlength=self.setting.config.deepcluster.clusters)
-        mean_size = len(self._clusters_N) / (sizes_C > 0).sum()
         loss_G = functional.cross_entropy(logits_GC, clusters_G, reduction="none")
-        weights_C = mean_size.to(loss_G.dtype) / sizes_C.clamp(min=1)
-        weighted_G = (loss_G * weights_C[clusters_G]).where(is_real_G, 0)
+        weighted_G = (loss_G * self._weights_C[clusters_G].to(loss_G.dtype)).where(is_real_G, 0)
         return weighted_G.sum() / is_real_G.sum().clamp(min=1)
 
     def _renew_head(self, number: int, optimiser: torch.optim.SGD) -> None:

@@ -4,7 +4,7 @@ The softmax over all rows is replaced by telling a row from negatives drawn at r
 are drawn follows from (seed, step, query), so every rank knows all draws and looks at those it has.
 
 B local batch, G global batch, D feature, M negatives of a query, P = M + 1 (the row itself first),
-Q queries of one block.
+X pairs of a query and a row of this shard, Y of one block.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn import functional
 from and_dist.baselines.peer import Peer, Setting
 from and_dist.collectives import exchange_parts, reduce_sum
 from and_dist.config import Config
-from and_dist.counter import derive_key, draw_bits
+from and_dist.counter import GAMMA, derive_key
 from and_dist.objective import GlobalBatch, mean_over_batch
 
-ROWS_PER_BLOCK = 16384
+ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}
 """Of the bank, copied at once."""
 NEW_SHARE = 0.1
 """Of an estimated Z that comes from the newest step."""
@@ -84,11 +84,11 @@ class InstanceNce(Peer):
 
     def _draw(self, rows_G: Tensor) -> Tensor:
         """[G, P] each query's own row, and its negatives, uniform over all rows."""
-        config, num_rows = self.setting.config, self.setting.bank.num_rows
+        config = self.setting.config
         key = derive_key(config.seed, "negatives", int(self._step))
-        bits_GM = draw_bits(key, rows_G.clamp(min=0).cpu().numpy(), config.instance_nce.negatives)
-        negatives_GM = torch.from_numpy((bits_GM % np.uint64(num_rows)).astype(np.int64))
-        return torch.cat([rows_G[:, None], negatives_GM.to(rows_G.device)], dim=1)
+        count, num_rows = config.instance_nce.negatives, self.setting.bank.num_rows
+        negatives_GM = draw_rows(key, rows_G.clamp(min=0), count, num_rows)
+        return torch.cat([rows_G[:, None], negatives_GM], dim=1)
 
     def _estimate_log_z(self, batch: GlobalBatch, exp_sum: Tensor) -> Tensor:
         """log(N * mean exp) over the negatives of the real queries."""
@@ -96,37 +96,52 @@ class InstanceNce(Peer):
         return (exp_sum / count * self.setting.bank.num_rows).log()
 
     def _contrast(self, batch: GlobalBatch, rows_GP: Tensor) -> Contrast:
-        """Over the rows of this shard, as many queries at a time as ROWS_PER_BLOCK allows."""
-        features_GD, size = batch.features_GD, max(1, ROWS_PER_BLOCK // rows_GP.shape[1])
-        exp_sum = torch.zeros((), dtype=torch.float64, device=features_GD.device)
-        if len(self.setting.bank.features_SD) == 0:
-            return Contrast(
-                features_GD.new_zeros(len(rows_GP)),
-                features_GD.new_zeros(features_GD.shape),
-                exp_sum,
-            )
-        losses, gradients = [], []
-        for features_QD, rows_QP in zip(features_GD.split(size), rows_GP.split(size), strict=True):
-            loss_Q, gradient_QD, exp_sum_of_block = self._contrast_block(features_QD, rows_QP)
-            losses.append(loss_Q)
-            gradients.append(gradient_QD)
-            exp_sum += exp_sum_of_block
-        return Contrast(torch.cat(losses), torch.cat(gradients), exp_sum)
+        """Over the rows of this shard: h is the sigmoid of x . m / tau - log Z - log(M / N)."""
+        bank, features_GD = self.setting.bank, batch.features_GD
+        temperature, num_negatives = self.setting.config.objective.temperature, rows_GP.shape[1] - 1
+        found = Contrast(
+            torch.zeros_like(features_GD[:, 0]),
+            torch.zeros_like(features_GD),
+            torch.zeros((), dtype=torch.float64, device=features_GD.device),
+        )
+        if len(bank.features_SD) == 0:
+            return found
+        is_here_GP, local_GP = bank.locate(rows_GP)
+        pairs_X2 = (is_here_GP & (batch.rows_G >= 0)[:, None]).nonzero()
+        for pairs_Y2 in pairs_X2.split(ROWS_PER_BLOCK[features_GD.device.type]):
+            query_Y, place_Y = pairs_Y2.unbind(dim=1)
+            rows_YD = bank.features_SD[local_GP[query_Y, place_Y]].to(features_GD.dtype)
+            logits_Y = (rows_YD * features_GD[query_Y]).sum(dim=1) / temperature
+            odds_Y = logits_Y - (self._log_z + math.log(num_negatives / bank.num_rows))
+            sign_Y = torch.where(place_Y == 0, 1.0, -1.0)  # of the row itself, of negatives
+            margin_Y = (sign_Y * odds_Y).to(logits_Y.dtype)
+            slope_Y = -sign_Y.to(logits_Y.dtype) * torch.sigmoid(-margin_Y) / temperature
+            found.loss_G.index_add_(0, query_Y, functional.softplus(-margin_Y))
+            found.gradient_GD.index_add_(0, query_Y, slope_Y[:, None] * rows_YD)
+            found.exp_sum.add_(logits_Y.double().exp().where(place_Y > 0, 0).sum())
+        return found
 
-    def _contrast_block(self, features_QD: Tensor, rows_QP: Tensor) -> Contrast:
-        """h is the sigmoid of x . m / tau - log Z - log(M / N): a logistic regression."""
-        bank, config = self.setting.bank, self.setting.config
-        temperature, num_negatives = config.objective.temperature, rows_QP.shape[1] - 1
-        is_here_QP, local_QP = bank.locate(rows_QP)
-        is_here_QP &= rows_QP[:, :1] >= 0
-        rows_QPD = bank.features_SD[local_QP].to(features_QD.dtype)
-        logits_QP = torch.einsum("qd,qpd->qp", features_QD, rows_QPD) / temperature
-        sign_P = torch.full((num_negatives + 1,), -1.0, device=logits_QP.device)
-        sign_P[0] = 1
-        odds_QP = logits_QP - (self._log_z + math.log(num_negatives / bank.num_rows))
-        margin_QP = sign_P * odds_QP.to(logits_QP.dtype)
-        loss_QP = functional.softplus(-margin_QP).where(is_here_QP, 0)
-        slope_QP = (-sign_P * torch.sigmoid(-margin_QP)).where(is_here_QP, 0)
-        gradient_QD = torch.einsum("qp,qpd->qd", slope_QP, rows_QPD) / temperature
-        exp_QM = logits_QP[:, 1:].double().exp().where(is_here_QP[:, 1:], 0)
-        return Contrast(loss_QP.sum(dim=1), gradient_QD, exp_QM.sum())
+
+def draw_rows(key: np.uint64, counters_G: Tensor, num_draws: int, num_rows: int) -> Tensor:
+    """[G, num_draws] counter.draw_bits modulo num_rows, computed where the counters lie."""
+    gamma, own = _as_signed(int(GAMMA)), _as_signed(int(key))
+    stream_G = _mix(own ^ _mix(counters_G * gamma + gamma))
+    steps_M = torch.arange(1, num_draws + 1, device=counters_G.device) * gamma
+    bits_GM = _mix(stream_G[:, None] + steps_M)
+    return (_shift(bits_GM, 1) % num_rows * 2 + (bits_GM & 1)) % num_rows
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """counter.mix in the signed numbers that torch has; they wrap around alike."""
+    bits = (bits ^ _shift(bits, 30)) * _as_signed(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift(bits, 27)) * _as_signed(0x94D049BB133111EB)
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """To the right, with zeros coming in from the left."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _as_signed(number: int) -> int:
+    return number - (1 << 64) if number >= 1 << 63 else number

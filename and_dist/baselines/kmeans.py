@@ -6,6 +6,8 @@ S rows of this shard, D feature, E components kept, C clusters.
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,22 +24,30 @@ FLOOR = 1e-6
 NUDGE = 1 / 1024
 """How far an empty cluster and the one it shares are pushed apart, as faiss does it."""
 SEARCH_BYTES = 100_000_000
-ROWS_PER_SEARCH = 65536
+ROWS_AT_ONCE = 65536
 
 
 def whiten(features_SD: Tensor, most_components: int, world: World) -> Tensor:
     """[S, E] unit rows: the directions of largest variance, each scaled to variance 1."""
-    rows_SD = features_SD.double()
-    count_and_sum = torch.cat([rows_SD.new_tensor([len(rows_SD)]), rows_SD.sum(dim=0)])
-    count, sum_D = reduce_sum(world, count_and_sum).split([1, rows_SD.shape[1]])
-    centred_SD = rows_SD - sum_D / count
-    covariance_DD = reduce_sum(world, centred_SD.T @ centred_SD) / count
-    variance_D, axes_DD = torch.linalg.eigh(covariance_DD.cpu())  # ascending
+    dim = features_SD.shape[1]
+    count_and_sum = torch.zeros(1 + dim, dtype=torch.float64, device=features_SD.device)
+    count_and_sum[0] = len(features_SD)
+    count_and_sum[1:] = features_SD.sum(dim=0, dtype=torch.float64)
+    count, sum_D = reduce_sum(world, count_and_sum).split([1, dim])
+    covariance_DD = torch.zeros(dim, dim, dtype=torch.float64, device=features_SD.device)
+    for rows_XD in features_SD.split(ROWS_AT_ONCE):
+        centred_XD = rows_XD.double() - sum_D / count
+        covariance_DD += centred_XD.T @ centred_XD
+    variance_D, axes_DD = torch.linalg.eigh(reduce_sum(world, covariance_DD).cpu())  # ascending
     axes_DE = axes_DD.flip(1)[:, :most_components]
-    variance_E = variance_D.flip(0)[:most_components]
+    variance_E = variance_D.flip(0)[:most_components] / count.cpu()
     scaled_DE = axes_DE / variance_E.clamp(min=FLOOR * variance_E[0] + 1e-30).sqrt()
-    scaled_DE = broadcast_from_coordinator(world, scaled_DE.contiguous().to(rows_SD.device))
-    return functional.normalize((centred_SD @ scaled_DE).float(), dim=1)
+    scaled_DE = broadcast_from_coordinator(world, scaled_DE.contiguous().to(features_SD.device))
+    whitened = [
+        functional.normalize(((rows_XD.double() - sum_D / count) @ scaled_DE).float(), dim=1)
+        for rows_XD in features_SD.split(ROWS_AT_ONCE)
+    ]
+    return torch.cat(whitened)
 
 
 def cluster(
@@ -55,7 +65,9 @@ def cluster(
     for _ in range(iterations):
         clusters_S = _nearest_centres(features_SE, centres_CE, world)
         sums_CE = torch.zeros_like(centres_CE, dtype=torch.float64)
-        sums_CE.index_add_(0, clusters_S, features_SE.double())
+        parts = zip(clusters_S.split(ROWS_AT_ONCE), features_SE.split(ROWS_AT_ONCE), strict=True)
+        for clusters_X, rows_XE in parts:
+            sums_CE.index_add_(0, clusters_X, rows_XE.double())
         sizes_C = clusters_S.bincount(minlength=num_clusters).double()
         sums = reduce_sum(world, torch.cat([sums_CE, sizes_C[:, None]], dim=1))
         centres_CE = functional.normalize(sums[:, :-1], dim=1)
@@ -70,13 +82,16 @@ def split_largest(centres_CE: Tensor, sizes_C: Tensor) -> Tensor:
     centres_CE, sizes = centres_CE.clone(), sizes_C.tolist()
     sign_E = torch.ones(centres_CE.shape[1], dtype=centres_CE.dtype, device=centres_CE.device)
     sign_E[1::2] = -1
+    largest_first = [(-size, at) for at, size in enumerate(sizes) if size]
+    heapq.heapify(largest_first)
     for empty in [at for at, size in enumerate(sizes) if size == 0]:
-        largest = max(range(len(sizes)), key=sizes.__getitem__)
+        negative, largest = largest_first[0]
         centre_E = centres_CE[largest].clone()
         centres_CE[empty] = centre_E * (1 + NUDGE * sign_E)
         centres_CE[largest] = centre_E * (1 - NUDGE * sign_E)
-        sizes[empty] = sizes[largest] // 2
-        sizes[largest] -= sizes[empty]
+        half = -negative // 2
+        heapq.heapreplace(largest_first, (negative + half, largest))
+        heapq.heappush(largest_first, (-half, empty))
     return functional.normalize(centres_CE, dim=1)
 
 
@@ -97,7 +112,7 @@ def _nearest_centres(features_SE: Tensor, centres_CE: Tensor, world: World) -> T
     with failing_together(world, "k-means"):
         search = ExactSearch(centres_CE, SEARCH_BYTES)
         none = torch.zeros(0, dtype=torch.int64, device=features_SE.device)
-        found = [search.candidates(rows, 1) for rows in features_SE.split(ROWS_PER_SEARCH)]
+        found = [search.candidates(rows, 1) for rows in features_SE.split(ROWS_AT_ONCE)]
         best = [similarity.argmax(dim=1, keepdim=True) for similarity, _, _ in found]
         nearest = [
             places.gather(1, at)[:, 0] for (_, places, _), at in zip(found, best, strict=True)

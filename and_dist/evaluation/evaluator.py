@@ -25,6 +25,8 @@ from and_dist.evaluation.scores import UNREADABLE, share_right
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
+MOST_PIXEL_BYTES = 2_000_000_000
+"""Of a rank, for the pixels of its images as features."""
 
 
 class Evaluator:
@@ -84,11 +86,17 @@ class Evaluator:
         return self._places(bank.features_SD, self._test_features(network, dim))
 
     def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
-        """What the pixels themselves and the untrained network are worth."""
+        """What the pixels, if they are not too many, and the untrained network are worth."""
         started = time.monotonic()
-        pixels, random = self.knn_of_raw_pixels(), self.knn(untrained)
+        pixels = self.knn_of_raw_pixels() if self.pixel_bytes <= MOST_PIXEL_BYTES else None
+        random = self.knn(untrained)
         seconds = time.monotonic() - started
         return {"raw_pixels": pixels, "random": random, "seconds": seconds}
+
+    @property
+    def pixel_bytes(self) -> int:
+        rows = -(-self._num_rows // self._world.size)
+        return 4 * rows * 3 * self._config.data.image_size**2
 
     def knn_of_raw_pixels(self) -> float | None:
         pixels, dim = RawPixels(), 3 * self._config.data.image_size**2

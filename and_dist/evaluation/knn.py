@@ -35,7 +35,7 @@ def knn_places(
     num_neighbours = min(num_neighbours, len(labels_N))
     with failing_together(world, "the search of kNN evaluation"):
         shard = ShardSearch(features_SD, start, num_neighbours)
-    num_classes = int(labels_N.max()) + 1
+    num_classes = int(torch.cat([labels_N, labels_M.cpu()]).max()) + 1
     places_M = torch.zeros(len(queries_MD), dtype=torch.int64)
     positions_M = torch.arange(len(queries_MD), device=queries_MD.device)
     blocks = equal_blocks(world, positions_M, QUERIES_PER_BLOCK)

@@ -22,7 +22,9 @@ def places_of(scores_MC: Tensor, labels_M: Tensor) -> Tensor:
     """[M] how many classes score higher than the true one; of equals the lower class is first."""
     true_M1 = scores_MC.gather(1, labels_M[:, None])
     is_before_MC = torch.arange(scores_MC.shape[1], device=scores_MC.device) < labels_M[:, None]
-    return ((scores_MC > true_M1) | ((scores_MC == true_M1) & is_before_MC)).sum(dim=1)
+    # What is no number beats all, so that it is never right.
+    is_better_MC = ~(scores_MC <= true_M1)
+    return (is_better_MC | ((scores_MC == true_M1) & is_before_MC)).sum(dim=1)
 
 
 def share_right(places_M: Tensor, world: World) -> float:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from and_dist.metrics import read_metrics
@@ -64,7 +63,8 @@ def test_other_settings_of_the_vote_may_be_given(run: Path, cli: Cli) -> None:
         == 0
     )
     found = figures_of(run, "knn", "r01-e0003")
-    assert (found["k"], found["temperature"], found["round"]) == (7, 0.07, 1)
+    assert found["protocol"] == {"knn": 7, "knn_temperature": 0.07}
+    assert (found["round"], found["test"], found["limit_test"]) == (1, "shapes/test", 96)
 
 
 def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
@@ -81,28 +81,41 @@ def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
     assert figures_of(alone, "knn")["of"] == figures_of(together, "knn")["of"]
     ours, theirs = (figures_of(folder, "linear") for folder in (alone, together))
     assert list(ours["of"]) == ["conv2", "fc"]
-    for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
-        assert mine == pytest.approx(other, rel=1e-4)
-    assert ours["settings"]["epochs"] == 2
+    for layer, of in ours["of"].items():
+        assert of["losses"] == pytest.approx(theirs["of"][layer]["losses"], rel=1e-4)
+        assert len(of["losses"]) == 2
+    assert ours["protocol"]["linear"]["epochs"] == 2
 
 
 def test_linear_classifiers_are_trained_once(run: Path, cli: Cli, tmp_path: Path) -> None:
     """And then looked at as often as one likes, here by ten crops of larger images."""
     copied = Path(shutil.copytree(run, tmp_path / "debug"))
-    config = yaml.safe_load((copied / "config.yaml").read_text())
-    config["data"] |= {"test_resize": 36}
-    (copied / "config.yaml").write_text(yaml.safe_dump(config))
-    _, said, _ = cli("evaluate", copied, "--linear", *SHORT)
+    larger = (*SHORT, "data.test_resize=36")
+    _, said, _ = cli("evaluate", copied, "--linear", *larger)
     assert "linear epoch 2/2" in said
     once = figures_of(copied, "linear")
-    status, said, _ = cli("evaluate", copied, "--linear", "--ten-crop", *SHORT)
+    status, said, _ = cli("evaluate", copied, "--linear", "--ten-crop", *larger)
     assert status == 0
     assert "linear epoch" not in said
     assert "linear conv1, ten crops" in said
     again = figures_of(copied, "linear")
     assert again["ten_crop"] is True
-    assert again["losses"] == once["losses"]
-    assert again["of"]["conv1"] != once["of"]["conv1"]
+    for layer, of in again["of"].items():
+        assert of["losses"] == once["of"][layer]["losses"]
+    assert again["test_resize"] == 36
+
+
+def test_layers_may_be_looked_at_one_after_the_other(run: Path, cli: Cli, tmp_path: Path) -> None:
+    """Their classifiers do not meet, so together they are what all at once would be."""
+    apart, at_once = (Path(shutil.copytree(run, tmp_path / name)) for name in ("apart", "at_once"))
+    for layers in ("conv1", "fc"):
+        assert cli("evaluate", apart, "--linear", "--layers", layers, *SHORT)[0] == 0
+    assert cli("evaluate", at_once, "--linear", "--layers", "conv1,fc", *SHORT)[0] == 0
+    ours, theirs = figures_of(apart, "linear")["of"], figures_of(at_once, "linear")["of"]
+    assert ours.keys() == theirs.keys() == {"conv1", "fc"}
+    other = ("evaluation.linear.lr=0.5", "--layers", "fc")
+    assert cli("evaluate", apart, "--linear", *other, *SHORT)[0] == 0
+    assert figures_of(apart, "linear")["of"].keys() == {"fc"}, "another protocol begins anew"
 
 
 def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
@@ -177,3 +190,17 @@ def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) ->
     status, _, told = cli("evaluate", tmp_path / "debug", "--knn")
     assert status == 0
     assert "Warning" not in told
+
+
+def test_classes_of_which_training_saw_no_image_are_no_accident(cli: Cli, tmp_path: Path) -> None:
+    """Rows of class folders lie class by class, so data.limit leaves the last classes out."""
+    train = folder_of_classes(tmp_path / "train", {"a": 12, "b": 12, "c": 12})
+    test = folder_of_classes(tmp_path / "test", {"a": 3, "b": 3, "c": 3})
+    finish(
+        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", f"data.train={train}",
+        f"data.test={test}", "data.limit=20", "curriculum.rounds=1", "curriculum.epochs=1",
+        "optim.milestones=[1]", "evaluation.knn=5",
+    )  # fmt: skip
+    status, _, said = cli("evaluate", tmp_path / "debug", "--knn")
+    assert status == 2
+    assert f"classes of which data.train={train} shows no image (data.limit = 20): c" in said

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import Config, load_config
 from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.display import Display
 from and_dist.encoders import Encoder, build_encoder
-from and_dist.evaluation.scores import gather_places
+from and_dist.evaluation.scores import gather_places, places_of
 from and_dist.guard import SIGNAL, Guard, Stopped
 from and_dist.probing import Probing
 from and_dist.world import World
-from tests.ranks.pool import RankPool
+from tests.ranks.pool import RankError, RankPool
 
 SIDE, CLASSES = 8, 4
 
@@ -50,32 +51,32 @@ def raw_pixels() -> Encoder:
 
 
 class Asked(Guard):
-    """Asked to stop after so many looks of the training."""
+    """Asked to stop at some step of the training."""
 
-    looks_left = -1
+    steps_left = -1
 
     def request(self) -> int:
-        self.looks_left -= 1
-        return SIGNAL + signal.SIGTERM if self.looks_left < 0 else super().request()
+        self.steps_left -= 1
+        return SIGNAL + signal.SIGTERM if self.steps_left < 0 else super().request()
 
 
 def probe(
     world: World, config: Config, folder: Path, encoder: Encoder, layers: list[str],
-    data: tuple[LabelledImages, LabelledImages], looks: int | None = None,
+    data: tuple[LabelledImages, LabelledImages], at_step: int | None = None,
 ) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:  # fmt: skip
     """(top-1 of the last layer, losses, weights); None where it was told to stop."""
     train, test = data
     guard = Guard()
-    if looks is not None:
+    if at_step is not None:
         guard = Asked()
-        guard.looks_left = looks
+        guard.steps_left = at_step
     display = Display(is_shown=False)
     probing = Probing(config, encoder, train, layers, world, display, guard, folder)
     try:
         probing.train()
+        places_LM = probing.places(test, is_ten_crop=False)
     except Stopped:
         return None
-    places_LM = probing.places(test, is_ten_crop=False)
     places_T, _ = gather_places(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
     top1 = float((places_T == 0).mean())
     return top1, probing.losses, {n: t.detach() for n, t in probing.probes.state_dict().items()}
@@ -144,12 +145,12 @@ def test_a_frozen_random_network_beats_chance_and_stays_as_it_is(
     assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("at_step", [7, 29, 30, 31, 92])
 @pytest.mark.parametrize("size", [1, 2])
 def test_stopped_it_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, size: int, looks: int
+    ranks: RankPool, tmp_path: Path, size: int, at_step: int
 ) -> None:
-    """Asked at step 20 or 40 of 30 an epoch: both lie within an epoch."""
+    """31 steps an epoch: within one, about the end of one, and at the very end."""
     data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
     config = settings(
         "evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]",
@@ -157,21 +158,65 @@ def test_stopped_it_goes_on_to_the_bit(
     )  # fmt: skip
     given = (raw_pixels(), ["fc"], data)
     whole = ranks.run(size, probe, config, tmp_path / "whole", *given)
-    stopped = ranks.run(size, probe, config, tmp_path / "broken", *given, looks - 1)
+    stopped = ranks.run(size, probe, config, tmp_path / "broken", *given, at_step)
     assert stopped == [None] * size
     again = ranks.run(size, probe, config, tmp_path / "broken", *given)
     assert again[0][:2] == whole[0][:2]
     assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
 
 
-def test_other_settings_begin_anew(ranks: RankPool, tmp_path: Path) -> None:
+def test_other_settings_and_layers_are_trained_beside(ranks: RankPool, tmp_path: Path) -> None:
+    """What is finished stays finished, whatever is tried after it."""
     data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
     short = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
     given = (raw_pixels(), ["fc"], data)
     first = ranks.run(1, probe, settings(*short), tmp_path, *given)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     other = settings(*short, "evaluation.linear.lr=0.001")
     second = ranks.run(1, probe, other, tmp_path, *given)
-    assert len(second[0][1]) == 2
     assert second[0][1] != first[0][1]
-    third = ranks.run(1, probe, other, tmp_path, *given)
-    assert third[0][1] == second[0][1]
+    again = ranks.run(1, probe, settings(*short), tmp_path, *given)
+    assert again[0][:2] == first[0][:2]
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_classifier_that_diverges_says_so(ranks: RankPool, tmp_path: Path) -> None:
+    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
+    wild = settings("evaluation.linear.lr=1e30")
+    with pytest.raises(RankError, match="on fc is not finite in epoch 1; a smaller"):
+        ranks.run(2, probe, wild, tmp_path, raw_pixels(), ["fc"], data)
+
+
+def test_a_damaged_probe_does_not_cost_the_run(ranks: RankPool, tmp_path: Path) -> None:
+    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
+    short = settings("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
+    given = (raw_pixels(), ["fc"], data)
+    ranks.run(1, probe, short, tmp_path, *given)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(b"spoilt")
+    with pytest.raises(RankError, match=f"to start anew, delete {tmp_path}/probe-"):
+        ranks.run(1, probe, short, tmp_path, *given)
+
+
+def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tensor, Tensor]:
+    """Places by Probing, and by torchvision's crops of the very pixels."""
+    images = draw_linear_problem(24, 3, 16)
+    probing = Probing(
+        config, raw_pixels(), images, ["fc"], world, Display(is_shown=False), Guard(), folder
+    )
+    with torch.no_grad():
+        probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))
+    ours = probing.places(images, is_ten_crop=True)[0]
+    pixels = images.index.store.block.reshape(24, 16, 16, 3).copy()  # type: ignore[union-attr]
+    normalised = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.1
+    crops = tv.ten_crop(normalised, [SIDE, SIDE])
+    logits = [probing.probes({"fc": crop.flatten(1)})[0] for crop in crops]
+    mean_MC = torch.stack([of_crop.softmax(dim=1) for of_crop in logits]).mean(dim=0)
+    return ours, places_of(mean_MC, torch.tensor(images.labels_N))
+
+
+def test_ten_crops_are_torchvisions(ranks: RankPool, tmp_path: Path) -> None:
+    config = settings("data.test_resize=16", "evaluation.linear.batch_size=10")
+    ((ours, by_hand),) = ranks.run(1, ten_crops_by_hand, config, tmp_path)
+    assert ours.tolist() == by_hand.tolist()
+    assert len(set(ours.tolist())) > 1

@@ -32,11 +32,17 @@ def make_run(root: Path, name: str, knn: float, *overrides: str, rounds: int | N
     return folder
 
 
-def evaluate(folder: Path, checkpoint: str, **top1: float) -> None:
+def evaluate(folder: Path, checkpoint: str, *, ten_crop: bool = False, **top1: float) -> Path:
+    """What `and-dist evaluate --linear` leaves behind; keys of the config and of data by name."""
+    config = load_config([folder / "config.yaml"])
+    data = {key: getattr(config.data, key) for key in ("test", "limit_test", "test_resize")}
+    protocol = {"linear": config.evaluation.linear.model_dump(mode="json")}
+    of = {layer: {"top1": share / 100} for layer, share in top1.items()}
     out = folder / "evaluation" / checkpoint
-    out.mkdir(parents=True)
-    linear = {layer: {"top1": share / 100} for layer, share in top1.items()}
-    (out / "linear.json").write_text(json.dumps({"of": linear}))
+    out.mkdir(parents=True, exist_ok=True)
+    record = {**data, "protocol": protocol, "ten_crop": ten_crop, "of": of}
+    (out / "linear.json").write_text(json.dumps(record))
+    return out / "linear.json"
 
 
 def cells(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -124,8 +130,51 @@ def test_twins_and_strangers_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_cannot_break_a_table(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "odd", 70, "data.train='a|b_c & 100%'")
-    assert r"a|b_c & 100%, cifar" in as_csv(collect([run]))
+    run = make_run(tmp_path, "odd", 70, "data.train='a|b_c & 100% \\'")
+    assert r"a|b_c & 100% \, cifar" in as_csv(collect([run]))
     latex = as_latex(collect([run]))
-    assert r"a|b\_c \& 100\%" in latex
+    assert r"a|b\_c \& 100\% \textbackslash{}" in latex
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 1
+
+
+def test_figures_of_another_test_set_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "one", 70)
+    file = evaluate(run, "r04-e0200", conv5=99.0)
+    file.write_text(file.read_text().replace("shapes/test", "easy/test"))
+    text = as_markdown(collect([run]))
+    assert f"{file} is left out: it was measured at another data.test." in text
+    assert "99.0" not in text
+
+
+def test_other_protocols_of_linear_classifiers_are_other_figures(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, f"s{seed}", 70, f"seed={seed}") for seed in range(3)]
+    evaluate(runs[0], "r04-e0200", conv5=80.0)
+    evaluate(runs[1], "r04-e0200", conv5=82.0, ten_crop=True)
+    short = evaluate(runs[2], "r04-e0200", conv5=60.0)
+    short.write_text(short.read_text().replace('"epochs": 90', '"epochs": 2'))
+    found = cells(as_csv(collect(runs)))
+    by_row = {(row, column): cell["mean"] for (_, row, column), cell in found.items()}
+    assert by_row["and", "linear conv5"] == "80.0"
+    assert by_row["and", "linear conv5, ten crops"] == "82.0"
+    assert by_row["and, evaluation.linear.epochs=2", "linear conv5"] == "60.0"
+
+
+def test_two_kinds_of_run_cannot_stand_for_one_figure(tmp_path: Path) -> None:
+    claim = "paper=[table 4/ResNet18/CIFAR10]"
+    one = make_run(tmp_path, "one", 86, RESNET, claim)
+    other = make_run(tmp_path, "other", 50, RESNET, claim, "curriculum.neighbours=5")
+    with pytest.raises(ValueError, match=r"both stand for table 4/ResNet18/CIFAR10, and differ in"):
+        collect([one, other])
+
+
+def test_what_does_not_touch_training_makes_no_other_kind(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", 86, RESNET)
+    harmless = ("seed=1", "evaluation.every=5", "data.cache_gb=3")
+    other = make_run(tmp_path, "other", 88, RESNET, *harmless)
+    assert "86.3 / 87.0 ± 1.4 (2)" in as_markdown(collect([one, other]))
+
+
+def test_an_override_that_trains_something_else_gives_the_figure_up() -> None:
+    assert len(load_config([RESNET], ["seed=3", "run.root=x", "data.train=elsewhere"]).paper) == 6
+    assert load_config([RESNET], ["curriculum.neighbours=5"]).paper == ()
+    assert load_config([RESNET], ["data.limit=5"]).paper == ()

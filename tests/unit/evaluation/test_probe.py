@@ -83,10 +83,10 @@ def test_views_of_an_image_are_averaged_as_probabilities() -> None:
     with torch.no_grad():
         probes.linear["a"].weight.copy_(torch.eye(3))
         probes.linear["a"].bias.zero_()
-    # Sure of class 1 once, slightly for class 0 twice: the mean of logits would say 1 as well, a
-    # vote of three views 0; the mean probability says 0.
-    views = [torch.tensor([[0.0, 1.0, 0.0]]), *[torch.tensor([[1.2, 0.0, 0.0]])] * 2]
+    # One view is sure of class 1, three lean to 0: the mean logits say 1, the probabilities 0.
+    views = [torch.tensor([[0.0, 9.0, 0.0]]), *[torch.tensor([[2.5, 0.0, 0.5]])] * 3]
     mean_C = torch.stack([view.softmax(dim=1) for view in views]).mean(dim=0)[0]
-    places = [places_in(probes, Given(), views, torch.tensor([label])).item() for label in range(3)]
     order = mean_C.argsort(descending=True).tolist()
+    assert order != torch.stack(views).mean(dim=0)[0].argsort(descending=True).tolist()
+    places = [places_in(probes, Given(), views, torch.tensor([label])).item() for label in range(3)]
     assert [order[place] for place in places] == [0, 1, 2]

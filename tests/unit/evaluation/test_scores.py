@@ -25,6 +25,11 @@ def test_a_place_counts_the_classes_before_the_true_one() -> None:
     assert torch.equal(first, scores_MC.argmax(dim=1) == labels_M)
 
 
+def test_what_is_no_number_is_never_right() -> None:
+    scores_MC = torch.tensor([[torch.nan] * 7, [0.0, torch.nan, 2.0, 0, 0, 0, 0]])
+    assert places_of(scores_MC, torch.tensor([0, 2])).tolist() == [7, 1]
+
+
 def test_figures_are_shares_of_what_could_be_read() -> None:
     places_M = torch.tensor([0, 0, 1, 5, UNREADABLE, 4])
     labels_M = torch.tensor([0, 1, 1, 1, 2, 2])

@@ -1,0 +1,92 @@
+"""Sections of keys: typed, frozen, strict; what is wrong is said in a sentence. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
+
+
+class Section(BaseModel):
+    """A group of keys; unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
+    """ValueError with a sentence for each value that will not do, after `where`."""
+    try:
+        # JSON mode: lists stand for tuples, yet "1" is no number and 1 no boolean.
+        return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
+    except ValidationError as error:
+        sentences = [where + describe(e, section) for e in error.errors()]
+        raise ValueError("\n".join(sentences)) from None
+    except (RecursionError, PydanticSerializationError, UnicodeError) as error:
+        raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def describe(error: Any, root: type[Section]) -> str:
+    """One validation error as a sentence that lists what would have been right."""
+    *parents, key = [str(part) for part in error["loc"]] or [""]
+    path = ".".join([*parents, key])
+    if error["type"] == "extra_forbidden":
+        section = section_at(parents, root)
+        owner = ".".join(parents) or "the top level"
+        return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        section = section_at([*parents, key], root)
+        return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
+
+
+def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:
+    section = root
+    for key in keys:
+        annotation = section.model_fields[key].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Section)
+        section = annotation
+    return section
+
+
+DURATIONS = (
+    r"(?P<d>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?",
+    r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)",
+    r"(?P<m>\d+)",
+    r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?",
+)
+
+
+def parse_duration(text: str, name: str) -> float:
+    """Seconds of a duration; ValueError for anything else."""
+    matches = [found for form in DURATIONS if (found := re.fullmatch(form, text))]
+    units = matches[0].groupdict() if matches else {}
+    lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    seconds = sum(lengths[unit] * int(number or 0) for unit, number in units.items())
+    if seconds == 0:
+        raise ValueError(
+            f"{name} = {text!r} is no duration; right are 2d12h, 90m, 90 (minutes), 90:00, "
+            "1:30:00, 2-12 (days-hours) or 2-12:30:00"
+        )
+    return float(seconds)
