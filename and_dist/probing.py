@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,10 @@ class Probing:
         reduce_sum(self._world, self._sums_L)
         self._keep_sums_once()
         state, name = self._plain(), f"s{self._steps_done:08}"
-        save_checkpoint(self._folder, name, self._tensors(), state, self._world)
-        prune(self._folder, 1, lambda _: False, self._world)
+        on_cpu = replace(self._world, group=self._world.side_group, device=torch.device("cpu"))
+        tensors = {at: tensor.cpu() for at, tensor in self._tensors().items()}
+        save_checkpoint(self._folder, name, tensors, state, on_cpu)
+        prune(self._folder, 1, lambda _: False, on_cpu)
         self._last_save = time.monotonic()
 
     def _keep_sums_once(self) -> None:

@@ -65,10 +65,11 @@ def expectations(runs: list[Run]) -> list[Expectation]:
         wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
         chosen = [run for run in runs if _is_like(run.config, wanted)]
         found = {run.config["seed"]: figure(run) for run in chosen}
+        assert len(found) == len(chosen), f"two runs of a seed are like {wanted}"
         return {seed: value for seed, value in found.items() if value is not None}
 
     found = []
-    for name in ("kNN", "bank-kNN"):
+    for name in dict.fromkeys(name for run in runs for name in run.top1):
 
         def top1(run: Run, name: str = name) -> float | None:
             return run.top1.get(name)

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
+from and_dist.assessment import plan_assessment, run_assessment
 from and_dist.bank import BankShard
 from and_dist.cli import run_training
-from and_dist.config import DataConfig
+from and_dist.config import PEERS, DataConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.discovery import discover
+from and_dist.display import Display
 from and_dist.faiss_index import EXACT
 from and_dist.guard import Guard
 from and_dist.layout import Layout
@@ -136,3 +138,23 @@ def test_discovery_equals_that_of_a_cpu_and_gives_its_memory_back(search: str) -
     assert len(anchors_S) > 0.999 * len(exact.anchors_S)
     same = exact.neighbours_NK[anchors_S] == found.neighbours_NK.cpu()[anchors_S]
     assert same.double().mean() >= (1.0 if search in EXACT else 0.9)
+
+
+@pytest.mark.parametrize("method", ["instance", *PEERS])
+def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> None:
+    """Its losses are those of the CPU; then kNN and linear classifiers of what it has learned."""
+    found = []
+    for device in ("cpu", "cuda"):
+        config = debug_config(
+            tmp_path, f"name={device}", f"run.device={device}", f"method={method}",
+            "instance_nce.negatives=64", "deepcluster.clusters=12", "curriculum.rounds=1",
+            "evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]",
+        )  # fmt: skip
+        with Guard() as guard:
+            run_training(config, guard)
+            planned = plan_assessment(config.folder, None, [], True, True, None, False)
+            with open_world(device) as world:
+                run_assessment(planned, world, Display(is_shown=False), guard)
+        found.append(losses_of(config.folder))
+    assert ((found[0] - found[1]) / found[0]).abs().max() < 2e-2
+    assert (tmp_path / "cuda/evaluation/r01-e0003/linear.json").exists()

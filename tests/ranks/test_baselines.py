@@ -27,10 +27,12 @@ from tests import reference
 from tests.ranks.pool import SIZES, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
+    checkpoint_of,
     debug_config,
     losses_of,
     metrics_of,
     train,
+    train_poisoned,
     train_until_asked,
 )
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
@@ -307,3 +309,41 @@ def test_random_is_one_evaluation(ranks: RankPool, tmp_path: Path) -> None:
     events = metrics_of(config.folder)
     assert [record["event"] for record in events] == ["baselines", "round"]
     assert events[1]["knn"] == events[0]["random"] == pytest.approx(events[1]["knn_bank"], abs=0.02)
+
+
+@pytest.mark.parametrize("phase", ["clusters of all images", "features of the training images"])
+def test_a_run_stopped_while_it_clusters_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path, phase: str
+) -> None:
+    whole, broken = (run_config(tmp_path, "deepcluster", f"name={n}") for n in ("whole", "broken"))
+    ranks.run(2, train, whole)
+    ranks.run(2, train_until_asked, broken, -1, phase)
+    ranks.run(2, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_a_peer_rolls_back_with_the_run(ranks: RankPool, tmp_path: Path, method: str) -> None:
+    """Twice alike: what it learned of the bad batch is gone, its table, head and Z with it."""
+    configs = [
+        run_config(tmp_path, method, f"name=again{n}", "run.non_finite=roll_back") for n in range(2)
+    ]
+    for config in configs:
+        ranks.run(2, train_poisoned, config, "loss")
+    assert_equal_to_the_bit(configs[0].folder, configs[1].folder)
+    (found,) = [e for e in metrics_of(configs[0].folder) if e["event"] == "rolled_back"]
+    assert (found["round"], found["epoch"], found["step"]) == (1, 1, 2)
+    tensors = checkpoint_of(configs[0].folder)
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "entropy")
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_a_peer_goes_on_at_another_number_of_ranks(
+    ranks: RankPool, tmp_path: Path, method: str
+) -> None:
+    whole, moved = (run_config(tmp_path, method, f"name={n}") for n in ("whole", "moved"))
+    ranks.run(1, train, whole)
+    ranks.run(3, train_until_asked, moved, 12)
+    ranks.run(1, train, moved)
+    ours, theirs = losses_of(moved.folder), losses_of(whole.folder)
+    assert ((ours - theirs) / theirs).abs().max() < 2e-3
