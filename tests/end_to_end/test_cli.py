@@ -114,7 +114,7 @@ def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
     assert said.startswith("and-dist: rank 1: data.train=/nowhere")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=60
+        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=120
     )
     assert done.stderr.count("data.train=/nowhere") == 1
 
