@@ -64,21 +64,24 @@ def sharded_nll(
     gradients over ranks: after DDP they are those of one process with the whole batch.
     """
     over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
-    gradient_BD = (over_all.mean - over_positives.mean) / temperature
-    return mean_over_batch(
-        features_BD, over_all.log_z - over_positives.log_z, gradient_BD, batch, world
-    )
+    loss_B, slope_BD = over_all.log_z - over_positives.log_z, over_all.mean - over_positives.mean
+    return mean_over_batch(features_BD, loss_B, slope_BD, batch, world, temperature)
 
 
 def mean_over_batch(
-    features_BD: Tensor, loss_B: Tensor, gradient_BD: Tensor, batch: GlobalBatch, world: World
+    features_BD: Tensor,
+    loss_B: Tensor,
+    slope_BD: Tensor,
+    batch: GlobalBatch,
+    world: World,
+    temperature: float,
 ) -> Tensor:
-    """The mean of all ranks' losses over the real queries, whose gradients are already known."""
+    """The mean of all ranks' losses over the real queries; d loss / d x = slope / tau is known."""
     mine = slice(len(features_BD) * world.rank, len(features_BD) * (world.rank + 1))
     is_real_B = batch.rows_G[mine] >= 0
     num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(loss_B.dtype)
     loss = reduce_sum(world, loss_B.where(is_real_B, 0).sum()) / num_real
-    gradient_BD = gradient_BD.where(is_real_B[:, None], 0) * (world.size / num_real)
+    gradient_BD = slope_BD.where(is_real_B[:, None], 0) * (world.size / temperature / num_real)
     known: Tensor = _Known.apply(features_BD, loss, gradient_BD.to(features_BD.dtype))
     return known
 

@@ -33,7 +33,8 @@ class Contrast(NamedTuple):
     """What the rows of one shard say of everyone's queries."""
 
     loss_G: Tensor
-    gradient_GD: Tensor
+    slope_GD: Tensor
+    """Its gradient times tau."""
     exp_sum: Tensor
     """Of exp(x . m / tau) over the negatives of all real queries."""
 
@@ -72,15 +73,16 @@ class InstanceNce(Peer):
         self._step += 1
         partial = self._contrast(batch, rows_GP)
         exp_sum_G = partial.exp_sum.expand(len(batch.rows_G))  # each rank tells all the others
-        loss_WB, gradient_WBD, exp_sum_WB = exchange_parts(
-            setting.world, [partial.loss_G, partial.gradient_GD, exp_sum_G]
+        loss_WB, slope_WBD, exp_sum_WB = exchange_parts(
+            setting.world, [partial.loss_G, partial.slope_GD, exp_sum_G]
         )
         if setting.config.instance_nce.z == "estimated":
             newest = self._estimate_log_z(batch, exp_sum_WB[:, 0].sum())
             old = self._log_z + math.log(1 - NEW_SHARE)
             self._log_z.copy_(torch.logaddexp(old, newest + math.log(NEW_SHARE)))
-        loss_B, gradient_BD = loss_WB.sum(dim=0), gradient_WBD.sum(dim=0)
-        return mean_over_batch(features_BD, loss_B, gradient_BD, batch, setting.world)
+        loss_B, slope_BD = loss_WB.sum(dim=0), slope_WBD.sum(dim=0)
+        temperature = setting.config.objective.temperature
+        return mean_over_batch(features_BD, loss_B, slope_BD, batch, setting.world, temperature)
 
     def _draw(self, rows_G: Tensor) -> Tensor:
         """[G, P] each query's own row, and its negatives, uniform over all rows."""
@@ -115,9 +117,9 @@ class InstanceNce(Peer):
             odds_Y = logits_Y - (self._log_z + math.log(num_negatives / bank.num_rows))
             sign_Y = torch.where(place_Y == 0, 1.0, -1.0)  # of the row itself, of negatives
             margin_Y = (sign_Y * odds_Y).to(logits_Y.dtype)
-            slope_Y = -sign_Y.to(logits_Y.dtype) * torch.sigmoid(-margin_Y) / temperature
+            slope_Y = -sign_Y.to(logits_Y.dtype) * torch.sigmoid(-margin_Y)
             found.loss_G.index_add_(0, query_Y, functional.softplus(-margin_Y))
-            found.gradient_GD.index_add_(0, query_Y, slope_Y[:, None] * rows_YD)
+            found.slope_GD.index_add_(0, query_Y, slope_Y[:, None] * rows_YD)
             found.exp_sum.add_(logits_Y.double().exp().where(place_Y > 0, 0).sum())
         return found
 
