@@ -236,7 +236,7 @@ def run_training(config: Config, guard: Guard) -> None:
         read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
-    check_peer(config, len(train.index), train.labels_N is not None)
+    check_peer(config, train)
     check_cache(train.index, config.data)
     if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
         load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))

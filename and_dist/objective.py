@@ -103,7 +103,12 @@ class _Known(torch.autograd.Function):
     """A loss and its gradient, both found without autograd."""
 
     @staticmethod
-    def forward(ctx: Any, features_BD: Tensor, loss: Tensor, gradient_BD: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(
+        ctx: Any,
+        features_BD: Tensor,  # noqa: ARG004 - what the gradient is of; autograd needs to see it
+        loss: Tensor,
+        gradient_BD: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(gradient_BD)
         return loss.clone()
 

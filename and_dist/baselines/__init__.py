@@ -9,12 +9,13 @@ from importlib import import_module
 
 from and_dist.baselines.peer import Peer, Setting
 from and_dist.config import PEERS, Config
+from and_dist.data.index import LabelledImages
 
 
-def check_peer(config: Config, num_rows: int, has_labels: bool) -> None:
+def check_peer(config: Config, images: LabelledImages) -> None:
     """ValueError for what the config's method cannot be trained with."""
     if config.method in PEERS:
-        _peer(config.method).check(config, num_rows, has_labels)
+        _peer(config.method).check(config, images)
 
 
 def build_peer(setting: Setting) -> Peer | None:

@@ -18,6 +18,7 @@ from and_dist.baselines.peer import Peer, Setting, build_classifier
 from and_dist.collectives import reduce_sum
 from and_dist.config import Config
 from and_dist.counter import derive_key
+from and_dist.data.index import LabelledImages
 from and_dist.objective import GlobalBatch, everyones_features
 
 
@@ -33,11 +34,12 @@ class DeepCluster(Peer):
         self.head = build_classifier(dim, config.deepcluster.clusters, config.seed, device)
 
     @classmethod
-    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:  # noqa: ARG003
-        if config.deepcluster.clusters > num_rows:
+    def check(cls, config: Config, images: LabelledImages) -> None:
+        if config.deepcluster.clusters > len(images.index):
             raise ValueError(
                 f"deepcluster.clusters = {config.deepcluster.clusters} are more than the "
-                f"{num_rows} images of data.train={config.data.train}; take at most that many"
+                f"{len(images.index)} images of data.train={config.data.train}; take at most "
+                "that many"
             )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from and_dist.baselines.peer import Peer, Setting
 from and_dist.collectives import exchange_parts, reduce_sum
 from and_dist.config import Config
 from and_dist.counter import GAMMA, derive_key
+from and_dist.data.index import LabelledImages
 from and_dist.objective import GlobalBatch, mean_over_batch
 
 ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}
@@ -53,11 +54,11 @@ class InstanceNce(Peer):
         self._step = torch.zeros((), dtype=torch.int64)
 
     @classmethod
-    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:  # noqa: ARG003
-        if config.instance_nce.negatives > num_rows:
+    def check(cls, config: Config, images: LabelledImages) -> None:
+        if config.instance_nce.negatives > len(images.index):
             raise ValueError(
                 f"instance_nce.negatives = {config.instance_nce.negatives} are more than the "
-                f"{num_rows} images of data.train={config.data.train}; take fewer, or "
+                f"{len(images.index)} images of data.train={config.data.train}; take fewer, or "
                 "method=instance, which compares with them all"
             )
 

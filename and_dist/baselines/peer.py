@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from and_dist.bank import BankShard
 from and_dist.config import Config
+from and_dist.data.index import LabelledImages
 from and_dist.display import Phase
 from and_dist.objective import GlobalBatch
 from and_dist.world import World
@@ -33,7 +35,7 @@ class Setting:
     """Around what takes long before an epoch."""
 
 
-class Peer:
+class Peer(ABC):
     """A loss of the global batch, and what it needs. Every rank forms it of the same numbers."""
 
     def __init__(self, setting: Setting) -> None:
@@ -41,20 +43,22 @@ class Peer:
         self.head: nn.Module = nn.Identity()
         """Trained with the encoder, and saved."""
 
-    @classmethod
-    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:
+    @classmethod  # noqa: B027 - most take all images
+    def check(cls, config: Config, images: LabelledImages) -> None:
         """ValueError for data or settings it cannot work with; before anything is written."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What it goes on from beside the head: alike on all ranks, of one shape all along."""
         return {}
 
-    def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
+    def begin_epoch(  # noqa: B027 - most need nothing
+        self, number: int, optimiser: torch.optim.SGD
+    ) -> None:
         """Before the first step of an epoch, counted over all rounds."""
 
+    @abstractmethod
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
         """The same number on every rank; see objective.py for how gradients travel."""
-        raise NotImplementedError
 
 
 def build_classifier(dim: int, num_classes: int, seed: int, device: torch.device) -> nn.Linear:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from and_dist.baselines.peer import Peer, Setting, build_classifier
 from and_dist.config import Config
+from and_dist.data.index import LabelledImages
 from and_dist.objective import GlobalBatch, everyones_features
 
 
@@ -24,8 +25,8 @@ class Supervised(Peer):
         self.head = build_classifier(dim, num_classes, config.seed, device)
 
     @classmethod
-    def check(cls, config: Config, num_rows: int, has_labels: bool) -> None:  # noqa: ARG003
-        if not has_labels:
+    def check(cls, config: Config, images: LabelledImages) -> None:
+        if images.labels_N is None:
             raise ValueError(
                 f"method=supervised learns from labels, and data.train={config.data.train} has "
                 "none; right are class folders, a prepared set with labels, or another method"

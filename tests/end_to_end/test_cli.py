@@ -29,6 +29,17 @@ def images(tmp_path: Path) -> Path:
     return save_pictures(tmp_path / "images", [(20, 20)] * 6, "ab", ["png"])
 
 
+def test_supervised_learning_without_labels_is_refused(
+    tmp_path: Path, images: Path, cli: Cli
+) -> None:
+    root, flat = tmp_path / "runs", images / "a"
+    options = (f"run.root={root}", f"data.train={flat}", "data.test=null", "method=supervised")
+    status, _, said = cli(*DEBUG, *options)
+    assert status == 2
+    assert f"learns from labels, and data.train={flat} has none; right are class folders" in said
+    assert not root.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

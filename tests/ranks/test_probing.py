@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import Config, load_config
 from and_dist.data.index import LabelledImages, index_pixels
+from and_dist.data.stores import MemoryStore
 from and_dist.display import Display
 from and_dist.encoders import Encoder, build_encoder
 from and_dist.evaluation.scores import gather_places, places_of
@@ -83,9 +84,15 @@ def probe(
 
 
 def as_features(images: LabelledImages) -> Tensor:
-    block = images.index.store.block  # type: ignore[union-attr]
-    flat = torch.from_numpy(block.reshape(len(images.index), SIDE, SIDE, 3).copy())
-    return ((flat.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.1).flatten(1)
+    return as_normalised(images, SIDE).flatten(1)
+
+
+def as_normalised(images: LabelledImages, side: int) -> Tensor:
+    """[N, 3, side, side], as the loader should give them."""
+    store = images.index.store
+    assert isinstance(store, MemoryStore)
+    pixels = torch.from_numpy(store.block.reshape(len(images.index), side, side, 3).copy())
+    return (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.1
 
 
 def solve(train: LabelledImages, test: LabelledImages) -> float:
@@ -207,9 +214,7 @@ def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tenso
     with torch.no_grad():
         probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))
     ours = probing.places(images, is_ten_crop=True)[0]
-    pixels = images.index.store.block.reshape(24, 16, 16, 3).copy()  # type: ignore[union-attr]
-    normalised = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.1
-    crops = tv.ten_crop(normalised, [SIDE, SIDE])
+    crops = tv.ten_crop(as_normalised(images, 16), [SIDE, SIDE])
     logits = [probing.probes({"fc": crop.flatten(1)})[0] for crop in crops]
     mean_MC = torch.stack([of_crop.softmax(dim=1) for of_crop in logits]).mean(dim=0)
     return ours, places_of(mean_MC, torch.tensor(images.labels_N))
