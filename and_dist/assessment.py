@@ -21,7 +21,7 @@ from and_dist.config import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
-from and_dist.display import Display, percent
+from and_dist.display import Display
 from and_dist.encoders import Encoder, build_encoder, stages
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
@@ -30,6 +30,7 @@ from and_dist.probing import Probing
 from and_dist.run_folder import replace_file
 from and_dist.tables import TEST_KEYS
 from and_dist.trained import Trained, load_bank, load_encoder, open_trained, refuse_damaged
+from and_dist.words import percent
 from and_dist.world import World
 
 MAY_CHANGE = (*(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder")

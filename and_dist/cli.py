@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from and_dist.config import Config, load_config
+from and_dist.display import Style
 from and_dist.guard import TRY_AGAIN, Guard, Stopped
 from and_dist.layout import (
     SharedFailure,
@@ -55,9 +56,22 @@ def about() -> None:
 
 
 @app.command()
-def train(context: typer.Context, config: ConfigFiles = None, overrides: Overrides = None) -> None:
+def train(
+    context: typer.Context,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Say nothing but what goes wrong.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what metrics.jsonl takes, as it comes.")
+    ] = False,
+) -> None:
     """Train one run, or go on with it: the same command continues what was interrupted."""
-    run_training(load_config(config or [], overrides or []), context.obj)
+    if quiet and as_json:
+        raise ValueError("say either --quiet or --json")
+    style: Style = "quiet" if quiet else "json" if as_json else "auto"
+    run_training(load_config(config or [], overrides or []), context.obj, style)
 
 
 @app.command()
@@ -142,6 +156,26 @@ def table(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Another run beside it; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File; without it RUN/report.html.")] = None,
+) -> None:
+    """Write one HTML page that shows what a run did and learned, and needs nothing else."""
+    from and_dist.display import Display
+    from and_dist.report.build import gather, read_histories, write_page
+    from and_dist.world import open_world
+
+    histories, display = read_histories(run, compare or []), Display(is_shown=True)
+    out = out or run / "report.html"
+    with open_world("cpu") as world:
+        size = write_page(histories, gather(run, world, display.phase), out)
+    display.say(f"written to {out}, {size / 1e6:.1f} MB")
+
+
+@app.command()
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
     source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,
@@ -210,7 +244,7 @@ def export(
     typer.echo(f"written to {planned.out}")
 
 
-def run_training(config: Config, guard: Guard) -> None:
+def run_training(config: Config, guard: Guard, style: Style = "auto") -> None:
     """Everything that can be refused is, before anything is written."""
     from and_dist.baselines import check_peer
     from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
@@ -219,7 +253,8 @@ def run_training(config: Config, guard: Guard) -> None:
     from and_dist.data.datasets import load_train_and_test
     from and_dist.display import Display
     from and_dist.encoders import ENCODERS, build_encoder
-    from and_dist.run_folder import check_run_folder, open_run_folder
+    from and_dist.mirrors import check_mirrors
+    from and_dist.run_folder import check_run_folder, noting_the_end, open_run_folder
     from and_dist.run_lock import hold_lock
     from and_dist.summary import as_table, write_summary
     from and_dist.trainer import Trainer
@@ -231,6 +266,7 @@ def run_training(config: Config, guard: Guard) -> None:
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
         )
     layout = read_layout()
+    check_mirrors(config)
     check_run_folder(config)
     with suppress(Damaged):  # which is looked into by all ranks together
         read_latest(config.folder / "checkpoints")
@@ -247,7 +283,7 @@ def run_training(config: Config, guard: Guard) -> None:
             if world.is_coordinator:
                 held.enter_context(hold_lock(config.folder))
                 changed = open_run_folder(config, world.size, world.device.type)
-        display = Display(is_shown=world.is_coordinator)
+        display = Display(world.is_coordinator, style)
         display.say(
             f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
             f"{world.size} rank(s) on {world.device.type}, "
@@ -259,9 +295,10 @@ def run_training(config: Config, guard: Guard) -> None:
             display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
         if train.labels_N is None:
             display.say("no labels: consistency and kNN accuracy are not available")
-        trainer = Trainer(config, world, train, test, display, guard)
-        with no_longer_refusing():
-            trainer.train()
+        with noting_the_end(config.folder, world.is_coordinator):
+            trainer = Trainer(config, world, train, test, display, guard)
+            with no_longer_refusing():
+                trainer.train()
         if world.is_coordinator:
             display.show(as_table(write_summary(config.folder), config.name))
             display.say(f"run folder: {config.folder}")

@@ -208,6 +208,10 @@ class RunConfig(Section):
     """What a loss or gradient that is no number does: end the run, or go on without that batch."""
     most_roll_backs: PositiveInt = 3
     """Batches that may be left out so."""
+    tensorboard: bool = True
+    """Write RUN/tensorboard beside metrics.jsonl."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases: offline writes RUN/wandb, for `wandb sync`; online needs an account."""
 
     @property
     def time_limit_seconds(self) -> float | None:

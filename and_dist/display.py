@@ -1,10 +1,12 @@
-"""What the person waiting sees: lines, or a progress bar in a terminal. No torch."""
+"""What whoever waits sees: a screen in a terminal, lines elsewhere, JSON, or nothing. No torch."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -17,11 +19,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from and_dist.schedule import Schedule
+from and_dist.screen import Screen
+from and_dist.words import describe_step, format_seconds, percent
+
 SECONDS_BETWEEN_LINES = 15.0
 Advance = Callable[[float], None]
 """Is told of every further share of some work that is done."""
 Phase = Callable[[str], AbstractContextManager[Advance]]
 """Around work that takes a while: what it is called -> whom to tell of its progress."""
+Style = Literal["auto", "quiet", "json"]
+"""auto: a screen in a terminal, lines elsewhere. quiet: nothing. json: what metrics.jsonl holds."""
 
 
 def silently(share: float) -> None:
@@ -29,46 +37,66 @@ def silently(share: float) -> None:
 
 
 class Display:
-    """A progress bar in a terminal, a line now and then elsewhere, nothing on other ranks."""
+    """Of the coordinator; on other ranks it shows nothing."""
 
-    def __init__(self, is_shown: bool) -> None:
-        self.console = Console(quiet=not is_shown, highlight=False)
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
+    def __init__(self, is_shown: bool, style: Style = "auto") -> None:
+        self.console = Console(quiet=not is_shown or style != "auto", highlight=False)
+        self._is_json = is_shown and style == "json"
+        self._screen: Screen | None = None
+        self._schedule: Schedule | None = None
+        self._ranks = 1
+        self._rank_word = "rank"
         self._last_line = time.monotonic()
         self._started = time.monotonic()
         self._first_step = 0
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
+        if self._is_json:
+            self._print({"event": "message", "time": round(time.time(), 3), "text": text})
 
     def show(self, table: Table) -> None:
         self.console.print(table)
 
+    def record(self, record: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        if self._is_json:
+            self._print(record)
+        if self._screen:
+            self._screen.record(record)
+        elif record["event"] == "step":
+            self._line_of_step(record)
+
     @contextmanager
-    def training(self, total_steps: int, done_steps: int) -> Iterator[None]:
-        """Around the whole training, of which some steps may be done already."""
-        self._started, self._first_step = time.monotonic(), done_steps
-        if not self._has_bars:
+    def training(
+        self, schedule: Schedule, done_steps: int, name: str, ranks: int, rank_word: str
+    ) -> Iterator[None]:
+        """Around the whole training, of which some steps may be done already. A rank may go by
+        another word, such as GPU."""
+        self._started, self._first_step, self._schedule = time.monotonic(), done_steps, schedule
+        self._ranks, self._rank_word = ranks, rank_word
+        if not self._is_live:
             yield
             return
-        with self._bars() as self._progress:
-            self._task = self._progress.add_task(
-                "starting", total=total_steps, completed=done_steps, figures=""
-            )
-            yield
-        self._progress = None
+        self._screen = Screen(self.console, schedule, done_steps, name, ranks, rank_word)
+        try:
+            with self._screen:
+                yield
+        finally:
+            self._screen = None
 
     @contextmanager
     def phase(self, what: str) -> Iterator[Advance]:
         """Around something longer between steps."""
-        if not self._has_bars:
+        if not self._is_live:
             yield self._lines_of(what)
             return
-        with nullcontext(self._progress) if self._progress else self._bars() as bars:
-            task = bars.add_task(what, total=1.0, figures="")
-            yield lambda share: bars.advance(task, share)
-            bars.remove_task(task)
+        with nullcontext(self._screen.phases) if self._screen else _bars(self.console) as bars:
+            task = bars.add_task(what, total=1.0)
+            try:
+                yield lambda share: bars.advance(task, share)
+            finally:
+                bars.remove_task(task)
 
     def _lines_of(self, what: str) -> Advance:
         started, done = time.monotonic(), 0.0
@@ -84,28 +112,33 @@ class Display:
 
         return advance
 
+    def _line_of_step(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self._schedule is None or now - self._last_line <= SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        at, step = self._schedule.place_of(record), record["step"]
+        rate = max(step - self._first_step, 1) / (now - self._started)
+        left = format_seconds((self._schedule.total_steps - step) / rate)
+        figures = describe_step(record, self._ranks, self._rank_word)
+        self.console.print(f"{at}  {figures}  {left} left", markup=False, soft_wrap=True)
+
+    def _print(self, record: dict[str, Any]) -> None:
+        print(json.dumps(record), flush=True)
+
     @property
-    def _has_bars(self) -> bool:
+    def _is_live(self) -> bool:
         return self.console.is_terminal and not self.console.quiet
 
-    def _bars(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            expand=True,
-        )
 
-    def step(self, done: int, total: int, where: str, loss: float, images_per_s: float) -> None:
-        figures = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
-        if self._progress:
-            self._progress.update(self._task, completed=done, description=where, figures=figures)
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            rate = (done - self._first_step) / (time.monotonic() - self._started)
-            self.say(f"{where}  {figures}  {format_seconds((total - done) / rate)} left")
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        expand=True,
+    )
 
 
 class Bars:
@@ -137,13 +170,3 @@ class Bars:
 
     def advance(self, count: int) -> None:
         self._progress.advance(self._task, count)
-
-
-def format_seconds(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.config import Config
-from and_dist.display import percent
 from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
 from and_dist.run_folder import replace_file
 from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.words import percent
 from and_dist.world import World
 
 Format = Literal["torchvision", "safetensors", "onnx"]
@@ -191,7 +191,7 @@ _LOAD_SAFETENSORS = """\
 from pathlib import Path
 
 from and_dist.config import EncoderConfig
-from and_dist.display import percent
+from and_dist.words import percent
 from and_dist.encoders import build_encoder
 from and_dist.weights import load_weights
 

@@ -12,10 +12,9 @@ from and_dist.collectives import failing_together
 from and_dist.config import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
-from and_dist.display import Display
 from and_dist.guard import Guard
+from and_dist.journal import Journal
 from and_dist.layout import SharedFailure
-from and_dist.metrics import MetricsFile
 from and_dist.run_state import Progress, RunState
 from and_dist.saving import Saver
 from and_dist.world import World
@@ -30,7 +29,7 @@ class Resumed(NamedTuple):
 
 
 class Keeper:
-    """Between a run's state and its folder; holds metrics.jsonl, which goes back with it."""
+    """Between a run's state and its folder; its journal goes back with it."""
 
     def __init__(
         self,
@@ -39,17 +38,16 @@ class Keeper:
         state: RunState,
         index: ImageIndex,
         bad_images: BadImages,
-        display: Display,
+        journal: Journal,
         guard: Guard,
     ) -> None:
         self.folder = config.folder / "checkpoints"
-        self.metrics = MetricsFile(config.folder / "metrics.jsonl", world.is_coordinator)
         self._config = config
         self._world = world
         self._state = state
         self._index = index
         self._bad_images = bad_images
-        self._display = display
+        self._journal = journal
         self._guard = guard
         self._saver = Saver(self.folder, world, config.run.keep, self._ends_a_round)
         self._saved_name = ""
@@ -65,7 +63,7 @@ class Keeper:
         trace: TracebackType | None,
     ) -> None:
         self._saver.close(in_trouble=error is not None)
-        self.metrics.close()
+        self._journal.close()
 
     def is_time_to_save(self) -> bool:
         return time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
@@ -84,10 +82,10 @@ class Keeper:
             "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
             "config": self._config.model_dump(mode="json"),
             "bad_images": dict(self._bad_images.reasons),
-            "metrics_bytes": self.metrics.size(),
+            "metrics_bytes": self._journal.metrics.size(),
         }
         self._saved_name = progress.checkpoint_name
-        tensors, flush = self._state.tensors(), self.metrics.flush
+        tensors, flush = self._state.tensors(), self._journal.flush
         self._saver.start(self._saved_name, tensors, self._state.bank, plain, flush)
         self._last_save = time.monotonic()
 
@@ -100,19 +98,19 @@ class Keeper:
             raise SharedFailure(saved.failure)
         if saved.failure:
             self._saved_name = ""
-            self._display.say(f"{saved.failure}; training goes on and will save again")
+            self._journal.display.say(f"{saved.failure}; training goes on and will save again")
             return
         self._guard.seconds_to_save = saved.took
-        self.metrics.write(
+        self._journal.write(
             "checkpoint", name=saved.name, seconds=saved.took, waited_seconds=saved.waited
         )
 
     def resume(self) -> Resumed | None:
         """Go on from the newest whole checkpoint, if there is one; its metrics with it."""
         self.finish()
-        found = find_whole(self.folder, self._world, self._display.say)
+        found = find_whole(self.folder, self._world, self._journal.display.say)
         if found is None:
-            self.metrics.go_back_to(0)
+            self._journal.go_back_to(0)
             return None
         checkpoint, plain = found
         self._refuse_other_images(plain)
@@ -122,7 +120,7 @@ class Keeper:
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
         with failing_together(self._world, "going back to the metrics of the checkpoint"):
-            last_step = self.metrics.go_back_to(plain["metrics_bytes"])
+            last_step = self._journal.go_back_to(plain["metrics_bytes"])
         return Resumed(checkpoint, last_step)
 
     def _refuse_other_images(self, plain: State) -> None:

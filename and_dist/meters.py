@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class LossMeter:
@@ -64,19 +70,49 @@ class LossMeter:
         return self._earlier_sum / self._earlier_images if self._earlier_images else None
 
 
+class Pace(NamedTuple):
+    """Of this rank and some steps."""
+
+    images_per_s: float
+    """Of the global batch."""
+    data_wait: float
+    """Share of the time in which the next batch was not there yet."""
+
+
 class StepClock:
-    """Images per second between two looks."""
+    """How fast it goes between two looks."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
         self._images = 0
+        self._waited = 0.0
+
+    def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches, counting how long each lets wait for itself."""
+        batches = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def count(self, images: int) -> None:
         self._images += images
 
-    def rate(self) -> float:
-        """Images per second since the last call."""
+    def pace(self) -> Pace:
+        """Since the last call."""
         now = time.perf_counter()
-        rate = self._images / (now - self._since)
-        self._since, self._images = now, 0
-        return rate
+        took = now - self._since
+        pace = Pace(self._images / took, self._waited / took)
+        self._since, self._images, self._waited = now, 0, 0.0
+        return pace
+
+
+def memory_mb(device: torch.device) -> float:
+    """The most of a GPU's memory that tensors took so far; of a CPU's, what this process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6

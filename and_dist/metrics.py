@@ -38,11 +38,11 @@ class MetricsFile:
         self._waiting.clear()
         return last_step
 
-    def write(self, event: str, **values: Any) -> None:
+    def write(self, record: dict[str, Any]) -> None:
         if not self._file:
             return
         with self._lock:
-            self._waiting.append(json.dumps({"event": event, **values}).encode() + b"\n")
+            self._waiting.append(json.dumps(record).encode() + b"\n")
         with contextlib.suppress(NoRoom):  # a save will say so
             self._write_waiting()
 
@@ -58,9 +58,6 @@ class MetricsFile:
         if self._file:
             self._write_waiting()
             os.fsync(self._file.fileno())
-
-    def read(self, event: str) -> list[dict[str, Any]]:
-        return read_metrics(self.path, event)
 
     def close(self) -> None:
         if self._file:
@@ -90,11 +87,15 @@ class NoRoom(OSError):
     """The disk is full."""
 
 
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """All lines, in order; a last one that is being written is none yet."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     """All lines of one kind, in order."""
-    with path.open(encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    return [record for record in records if record["event"] == event]
+    return [record for record in read_all(path) if record["event"] == event]
 
 
 def _last_step(path: Path) -> int:

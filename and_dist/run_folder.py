@@ -17,7 +17,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from and_dist.config import Config, differing_keys
 from and_dist.plain_yaml import read_yaml
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 REVISION_FILE = "revision.txt"
 """Beside the packages, in a copy of the code that is no checkout."""
 
@@ -76,9 +78,26 @@ def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
     replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
 
 
+@contextmanager
+def noting_the_end(folder: Path, is_writer: bool) -> Iterator[None]:
+    """Around a start, which then says when and how it ended, unless it was killed."""
+    how = "finished"
+    try:
+        yield
+    except BaseException as error:
+        how = str(error) or type(error).__name__
+        raise
+    finally:
+        if is_writer:
+            *earlier, latest = read_starts(folder)
+            latest |= {"ended": time.strftime(TIME), "how": how}
+            with contextlib.suppress(OSError):  # of a full disk others speak
+                replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
+
+
 def describe_environment(world_size: int, device: str) -> dict[str, Any]:
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime(TIME),
         "world_size": world_size,
         "device": device,
         "host": platform.node(),

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from and_dist.display import format_seconds, percent
 from and_dist.metrics import read_metrics
 from and_dist.run_folder import replace_file
+from and_dist.words import format_seconds, percent
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
 

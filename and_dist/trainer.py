@@ -27,22 +27,25 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.discovery import discover
-from and_dist.display import Advance, Display, format_seconds, percent
+from and_dist.display import Advance, Display
 from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import MOST_PIXEL_BYTES, Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
+from and_dist.journal import Journal
 from and_dist.keeper import Keeper
 from and_dist.layout import SharedFailure
-from and_dist.meters import StepClock
-from and_dist.metrics import MetricsFile
+from and_dist.meters import StepClock, memory_mb
+from and_dist.metrics import read_metrics
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.replicas import replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
+from and_dist.schedule import Schedule
 from and_dist.weights import load_weights
+from and_dist.words import format_seconds, percent
 from and_dist.world import World
 
 
@@ -60,11 +63,13 @@ class Trainer:
     ) -> None:
         self.config = config
         self.world = world
-        self.display = display
+        self.journal = Journal(config, display, world.is_coordinator)
         self.guard = guard
         self.agreement = Agreement()
         self.num_rows = len(train.index)
         self.order = Order(self.num_rows, config.optim.batch_size, config.seed)
+        epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
+        self.schedule = Schedule(epochs, self.order.steps_per_epoch)
         self.bad_images = BadImages(
             train.index, config.data.bad_images, self.say_aloud, left_out=train.left_out
         )
@@ -84,7 +89,7 @@ class Trainer:
         )
         self.state = build_state(config, self.encoder, bank, world, self.peer)
         self.keeper = Keeper(
-            config, world, self.state, train.index, self.bad_images, display, guard
+            config, world, self.state, train.index, self.bad_images, self.journal, guard
         )
         self.rolled_back: list[dict[str, Any]] = []
         self.resume()
@@ -95,14 +100,17 @@ class Trainer:
         return self.state.progress
 
     @property
-    def metrics(self) -> MetricsFile:
-        return self.keeper.metrics
+    def display(self) -> Display:
+        return self.journal.display
 
     def train(self) -> None:
-        total = self._steps_before(self.config.last_round + 1)
         limit = self.config.run.time_limit_seconds
         self.guard.watch(self.config.folder, self.config.run.stall_seconds, limit)
-        with self.display.training(total, self._steps_done()), self.keeper:
+        rank_word = "GPU" if self.world.device.type == "cuda" else "rank"
+        watched = self.display.training(
+            self.schedule, self._steps_done(), self.config.name, self.world.size, rank_word
+        )
+        with watched, self.keeper:
             while self.progress.round_index <= self.config.last_round:
                 try:
                     self.train_round(self.progress.round_index)
@@ -116,7 +124,7 @@ class Trainer:
             self.begin_round(round_index)
             self.proceed(is_begun=True)
             self.save()
-        for epoch in range(self.progress.epochs, self.config.epochs_of(round_index)):
+        for epoch in range(self.progress.epochs, self.schedule.epochs[round_index]):
             self.train_epoch(round_index, epoch)
             self.proceed(epochs=epoch + 1, step=0)
             self.state.losses.clear()
@@ -141,7 +149,7 @@ class Trainer:
             gigabytes = self.evaluator.pixel_bytes / 1e9
             if self.evaluator.pixel_bytes > MOST_PIXEL_BYTES:
                 self.display.say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
-            self.metrics.write("baselines", **self.evaluator.baselines(self.encoder))
+            self.journal.write("baselines", **self.evaluator.baselines(self.encoder))
 
     def discover(self, round_index: int) -> Neighbourhoods:
         config, started = self.config, time.monotonic()
@@ -155,7 +163,7 @@ class Trainer:
         if self.world.is_coordinator:
             seconds = time.monotonic() - started
             figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_S)
-            self.metrics.write("discovery", round=round_index, seconds=seconds, **figures)
+            self.journal.write("discovery", round=round_index, seconds=seconds, **figures)
             self.display.say(in_one_line(round_index, figures, seconds))
         return found
 
@@ -164,10 +172,11 @@ class Trainer:
         rate = learning_rate(self.config.optim, epoch)
         set_learning_rate(self.state.optimiser, rate)
         clock, first = StepClock(), self.progress.step
-        number = self._epoch_number(round_index, epoch)
+        number = self.schedule.epoch_number(round_index, epoch)
         if self.peer is not None and first == 0:
             self.peer.begin_epoch(number, self.state.optimiser)
-        for step, batch in enumerate(self.loader.batches(number, first), first):
+        batches = clock.waiting_for(self.loader.batches(number, first))
+        for step, batch in enumerate(batches, first):
             self.guard.beat()
             if [number, step] not in self.state.skipped:
                 seed_step(self.config.seed, number, step, self.world.rank)
@@ -184,7 +193,7 @@ class Trainer:
         self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
         knn = self._knn_of_bank() if every and (epoch + 1) % every == 0 else None
-        self.metrics.write(
+        self.journal.write(
             "epoch", round=round_index, epoch=epoch, loss=self.state.losses.mean(), lr=rate,
             knn_bank=knn,
         )  # fmt: skip
@@ -219,19 +228,15 @@ class Trainer:
     def look(self, clock: StepClock, rate: float) -> None:
         """At the loss, now and then: write it down, show it."""
         self.check_finite()
-        loss, images_per_s = self.state.losses.recent(), clock.rate()
+        loss, pace = self.state.losses.recent(), clock.pace()
         if loss is None:
             return
-        at, done = self.progress, self._steps_done()
-        self.metrics.write(
-            "step", round=at.round_index, epoch=at.epochs, step=done, loss=loss, lr=rate,
-            images_per_s=images_per_s,
+        at = self.progress
+        self.journal.write(
+            "step", round=at.round_index, epoch=at.epochs, step=self._steps_done(), loss=loss,
+            lr=rate, images_per_s=pace.images_per_s, data_wait=pace.data_wait,
+            memory_mb=memory_mb(self.world.device),
         )  # fmt: skip
-        total = self._steps_before(self.config.last_round + 1)
-        where = (
-            f"round {at.round_index} epoch {at.epochs + 1}/{self.config.epochs_of(at.round_index)}"
-        )
-        self.display.step(done, total, where, loss, images_per_s)
 
     def answer(self, request: int) -> None:
         """What all ranks have agreed on at a step's end."""
@@ -273,7 +278,7 @@ class Trainer:
         seconds = self.progress.seconds
         anchors = len(self.state.neighbourhoods.anchors_S)
         agreement = self.evaluator.consistency(self.state.neighbourhoods)
-        self.metrics.write(
+        self.journal.write(
             "round", round=round_index, anchors=anchors, consistency=agreement,
             knn_bank=knn_bank, knn=knn, seconds=seconds,
         )  # fmt: skip
@@ -301,13 +306,13 @@ class Trainer:
     def roll_back(self, step: int) -> None:
         """To the last checkpoint; the batch that did it is left out from now on."""
         at, config = self.progress, self.config.run
-        number = self._epoch_number(at.round_index, at.epochs)
+        number = self.schedule.epoch_number(at.round_index, at.epochs)
         rows = self.order.global_rows(number, step).tolist()
         record = {"round": at.round_index, "epoch": at.epochs, "step": step, "rows": rows}
-        sentence = describe_batch(record, self.metrics.path)
+        sentence = describe_batch(record, self.journal.path)
         skipped = [*self.state.skipped, [number, step]]
         if config.non_finite == "stop" or len(skipped) > config.most_roll_backs:
-            self.metrics.write("non_finite", **record)
+            self.journal.write("non_finite", **record)
             raise SharedFailure(f"{sentence}; the last checkpoint is whole: {self.keeper.folder}")
         self.display.say(f"{sentence}; back to the last checkpoint, without them")
         self.rolled_back.append(record)
@@ -315,9 +320,10 @@ class Trainer:
             raise SharedFailure(f"{sentence}, and there is no checkpoint to go back to")
         self.state.skipped = skipped
         if self.world.is_coordinator:  # the metrics have gone back too
-            known = self.metrics.read("rolled_back")
-            for lost in [r for r in self.rolled_back if {"event": "rolled_back", **r} not in known]:
-                self.metrics.write("rolled_back", **lost)
+            known = read_metrics(self.journal.path, "rolled_back")
+            for lost in self.rolled_back:
+                if not any(lost.items() <= there.items() for there in known):
+                    self.journal.write("rolled_back", **lost)
         self._last_look = time.monotonic()
 
     def resume(self) -> bool:
@@ -346,13 +352,6 @@ class Trainer:
     def _knn_of_bank(self) -> float | None:
         return self.evaluator.knn_of_bank(self.encoder, self.state.bank)
 
-    def _epoch_number(self, round_index: int, epoch: int) -> int:
-        """Epochs counted over all rounds: what order and augmentation follow from."""
-        return sum(map(self.config.epochs_of, range(round_index))) + epoch
-
-    def _steps_before(self, round_index: int, epoch: int = 0) -> int:
-        return self._epoch_number(round_index, epoch) * self.order.steps_per_epoch
-
     def _steps_done(self) -> int:
         at = self.progress
-        return self._steps_before(at.round_index, at.epochs) + at.step
+        return self.schedule.steps_before(at.round_index, at.epochs) + at.step

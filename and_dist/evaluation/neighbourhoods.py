@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from and_dist.curriculum import Neighbourhoods
-from and_dist.display import format_seconds, percent
+from and_dist.words import format_seconds, percent
 
 BINS = 40
 HUBS = 10
@@ -33,7 +33,7 @@ def describe_neighbourhoods(
         "kept": _share_kept(anchors_S, previous_anchors_S.cpu()),
         "recall": found.recall,
         "entropy": _histogram(found.entropy_N.cpu(), anchors_S),
-        "in_degree": _in_degree(neighbours_SK, len(found.entropy_N)),
+        "in_degree": _in_degree(found),
     }
 
 
@@ -98,12 +98,23 @@ def _histogram(entropy_N: Tensor, anchors_S: Tensor) -> dict[str, Any]:
     }
 
 
-def _in_degree(neighbours_SK: Tensor, num_rows: int) -> dict[str, Any]:
+def find_hubs(found: Neighbourhoods) -> list[tuple[int, int]]:
+    """Rows that are neighbours of most anchors, and of how many."""
+    named_N = _times_named(found)
+    counts, rows = named_N.topk(min(HUBS, len(named_N)))
+    return [pair for pair in zip(rows.tolist(), counts.tolist(), strict=True) if pair[1]]
+
+
+def _in_degree(found: Neighbourhoods) -> dict[str, Any]:
     """How often rows are named as neighbours: few named by many are hubs."""
-    named_N = neighbours_SK.flatten().bincount(minlength=num_rows)
-    counts, rows = named_N.topk(min(HUBS, num_rows))
+    named_N = _times_named(found)
     return {
         "never_named": int((named_N == 0).sum()),
-        "hubs": [pair for pair in zip(rows.tolist(), counts.tolist(), strict=True) if pair[1]],
+        "hubs": find_hubs(found),
         "rows_by_times_named": named_N.clamp(max=HUBS).bincount().tolist(),
     }
+
+
+def _times_named(found: Neighbourhoods) -> Tensor:
+    neighbours_SK = found.neighbours_NK.cpu()[found.anchors_S.cpu()]
+    return neighbours_SK.flatten().bincount(minlength=len(found.entropy_N))

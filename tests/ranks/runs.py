@@ -23,7 +23,7 @@ from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
 from and_dist.world import World
 
-TIMINGS = ("seconds", "images_per_s")
+TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
 ABOUT_SAVING = "checkpoint"
 """The one event that depends on when something was saved."""
 

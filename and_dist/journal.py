@@ -1,0 +1,50 @@
+"""Journal: what a run says of itself, to metrics.jsonl, to its copies, and to whoever waits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from and_dist.config import Config
+from and_dist.display import Display
+from and_dist.metrics import MetricsFile, read_all
+from and_dist.mirrors import Mirrors
+
+
+class Journal:
+    """Everything is said on every rank, and heard from the coordinator alone."""
+
+    def __init__(self, config: Config, display: Display, is_writer: bool) -> None:
+        self.metrics = MetricsFile(config.folder / "metrics.jsonl", is_writer)
+        self.display = display
+        self._mirrors = Mirrors(config, display.say) if is_writer else None
+
+    @property
+    def path(self) -> Path:
+        return self.metrics.path
+
+    def write(self, event: str, **values: Any) -> None:
+        record = {"event": event, "time": round(time.time(), 3), **values}
+        self.metrics.write(record)
+        self.display.record(record)
+        if self._mirrors:
+            self._mirrors.write(record)
+
+    def go_back_to(self, num_bytes: int) -> int:
+        """Forget all lines but the first so many bytes; gives the last step there was."""
+        last_step = self.metrics.go_back_to(num_bytes)
+        if self._mirrors:
+            self._mirrors.begin(read_all(self.path))
+        return last_step
+
+    def flush(self) -> None:
+        """Puts everything on the disk, from any thread."""
+        self.metrics.flush()
+        if self._mirrors:
+            self._mirrors.flush()
+
+    def close(self) -> None:
+        self.metrics.close()
+        if self._mirrors:
+            self._mirrors.close()

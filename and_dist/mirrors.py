@@ -1,0 +1,214 @@
+"""Copies of metrics.jsonl for other programs: TensorBoard's events, Weights & Biases. No torch.
+
+Each is written again from metrics.jsonl at every start, so that it repeats nothing and lacks
+nothing. What goes wrong with one is said once, and ends that copy, not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from and_dist.config import Config
+from and_dist.run_folder import read_starts
+
+Record = dict[str, Any]
+GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}
+"""Events that have curves -> what their names begin with."""
+NO_CURVES = {"event", "time", "round", "epoch", "step"}
+
+
+class Mirror(Protocol):
+    def write(self, record: Record) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def curves_of(record: Record) -> dict[str, float]:
+    """`train/loss` and so on -> the figure; nested figures are not among them."""
+    group = GROUPS.get(record["event"])
+    return {
+        f"{group}/{key}": float(value)
+        for key, value in record.items()
+        if group and key not in NO_CURVES and isinstance(value, (int, float))
+    }
+
+
+def entropy_buckets(record: Record) -> list[tuple[float, float, int]]:
+    """(from, to, rows) of a discovery's histogram."""
+    entropy = record["entropy"]
+    low, counts = entropy["low"], entropy["rows"]
+    width = (entropy["high"] - low) / len(counts)
+    return [(low + at * width, low + (at + 1) * width, count) for at, count in enumerate(counts)]
+
+
+def check_mirrors(config: Config) -> None:
+    """ValueError for a copy that cannot be made here."""
+    if config.run.wandb != "off" and find_spec("wandb") is None:
+        raise ValueError(
+            f"run.wandb={config.run.wandb} needs wandb: pip install -e '.[wandb]'; or run.wandb=off"
+        )
+
+
+class Mirrors:
+    """All copies that a config asks for; none of them can end a run."""
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._makers: dict[str, Callable[[], Mirror]] = {}
+        if config.run.tensorboard:
+            self._makers["TensorBoard"] = lambda: TensorBoard(config.folder / "tensorboard")
+        if config.run.wandb != "off":
+            self._makers["Weights & Biases"] = lambda: WeightsAndBiases(config)
+        self._open: dict[str, Mirror] = {}
+
+    def begin(self, records: Iterable[Record]) -> None:
+        """Anew, with all that there is so far."""
+        self.close()
+        for name, make in self._makers.items():
+            with self._without(name):
+                self._open[name] = make()
+        for record in records:
+            self.write(record)
+
+    def write(self, record: Record) -> None:
+        for name, mirror in list(self._open.items()):
+            with self._without(name):
+                mirror.write(record)
+
+    def flush(self) -> None:
+        for name, mirror in list(self._open.items()):
+            with self._without(name):
+                mirror.flush()
+
+    def close(self) -> None:
+        for name, mirror in list(self._open.items()):
+            with self._without(name):
+                mirror.close()
+        self._open.clear()
+
+    @contextmanager
+    def _without(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, the run is worth more
+            self._open.pop(name, None)
+            self._say(f"no more {name} until the next start: {type(error).__name__}: {error}")
+
+
+class TensorBoard:
+    """RUN/tensorboard: curves over steps, and those of rounds and discoveries over rounds."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._protos = event_pb2, summary_pb2
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._file = (folder / f"events.out.tfevents.{time.time():.0f}.and-dist").open("wb")
+        self._records = RecordWriter(self._file)
+        self._step = 0
+        self._write(time.time(), 0, file_version="brain.Event:2")
+        # Whatever a TensorBoard that is open has read of an earlier file counts no more.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(time.time(), 0, session_log=start)
+        self._write(time.time(), 0, summary=_layout())
+
+    def write(self, record: Record) -> None:
+        self._step = record.get("step", self._step)
+        is_by_round = record["event"] in ("round", "discovery")
+        step = record["round"] if is_by_round else self._step
+        summary = self._protos[1].Summary()
+        for tag, figure in curves_of(record).items():
+            summary.value.add(tag=tag, simple_value=figure)
+        if record["event"] == "discovery":
+            self._add_histogram(summary, record)
+        if summary.value:
+            self._write(record["time"], step, summary=summary)
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _add_histogram(self, summary: Any, record: Record) -> None:
+        buckets = entropy_buckets(record)
+        middles = [(start + stop) / 2 for start, stop, _ in buckets]
+        counts = [float(count) for _, _, count in buckets]
+        histogram = self._protos[1].HistogramProto(
+            min=buckets[0][0], max=buckets[-1][1], num=sum(counts),
+            sum=sum(m * c for m, c in zip(middles, counts, strict=True)),
+            sum_squares=sum(m * m * c for m, c in zip(middles, counts, strict=True)),
+            bucket_limit=[stop for _, stop, _ in buckets], bucket=counts,
+        )  # fmt: skip
+        summary.value.add(tag="discovery/entropy", histo=histogram)
+
+    def _write(self, when: float, step: int, **content: Any) -> None:
+        event = self._protos[0].Event(wall_time=when, step=step, **content)
+        self._records.write(event.SerializeToString())
+
+
+def _layout() -> Any:
+    """Figures 5 and 6 of the paper among TensorBoard's custom charts."""
+    from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    def chart(title: str, *tags: str) -> Any:
+        lines = layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
+        return layout_pb2.Chart(title=title, multiline=lines)
+
+    charts = [
+        chart("consistent and inconsistent pairs by round (figure 6)",
+              "discovery/consistent", "discovery/inconsistent"),
+        chart("accuracy by round (figure 5)", "round/knn", "round/knn_bank"),
+    ]  # fmt: skip
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="by round", chart=charts)])
+    packed = tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]
+    )
+    value = summary_pb2.Summary.Value(
+        tag=metadata.CONFIG_SUMMARY_TAG, tensor=packed, metadata=metadata.create_summary_metadata()
+    )
+    return summary_pb2.Summary(value=[value])
+
+
+class WeightsAndBiases:
+    """RUN/wandb: everything in one offline run, or in the run's own online."""
+
+    def __init__(self, config: Config) -> None:
+        import wandb
+
+        assert config.run.wandb != "off"
+        if config.run.wandb == "offline":
+            shutil.rmtree(config.folder / "wandb", ignore_errors=True)
+        first_start = read_starts(config.folder)[0]["started"]
+        of_this_run = hashlib.sha256(f"{config.folder.resolve()} {first_start}".encode())
+        self._run = wandb.init(
+            project="and-dist", name=config.name, id=of_this_run.hexdigest()[:12],
+            resume="allow", mode=config.run.wandb, dir=config.folder,
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True, console="off"),
+        )  # fmt: skip
+        self._sent = self._run.step
+        self._step = 0
+
+    def write(self, record: Record) -> None:
+        self._step = record.get("step", self._step)
+        if curves := curves_of(record):
+            by_round = {} if "round" not in record else {"round": record["round"]}
+            if self._step >= self._sent:
+                self._run.log({**curves, **by_round}, step=self._step)
+
+    def flush(self) -> None:
+        """It writes by itself."""
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,266 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const root = document.documentElement;
+const byId = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+
+// What is kept while a page that is followed loads itself again; a file may have no storage.
+const memory = {
+  get(key) {
+    try {
+      return sessionStorage.getItem(location.pathname + key);
+    } catch {
+      return null;
+    }
+  },
+  set(key, value) {
+    try {
+      sessionStorage.setItem(location.pathname + key, value);
+    } catch {
+      /* the page works without */
+    }
+  },
+};
+
+/* ---- elements, whose text never becomes markup ---- */
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function setPicture(image, key) {
+  const uri = data.pictures[key];
+  if (uri) image.src = uri;
+  else image.classList.add("missing");
+}
+
+function describe(key) {
+  const [name, label] = data.names[key] ?? [key, null];
+  return { name, label, says: label === null ? name : `${label}, ${name}` };
+}
+
+function pictureOf(key, role) {
+  const image = make("img", { alt: `${role}: ${describe(key).says}`, decoding: "async" });
+  setPicture(image, key);
+  return image;
+}
+
+/* ---- theme ---- */
+
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+function setTheme(name) {
+  root.dataset.theme = name;
+  byId("theme").setAttribute("aria-pressed", String(name === "dark"));
+  byId("theme").textContent = name === "dark" ? "Light" : "Dark";
+  for (const element of all(".chart.drawn")) Plotly.relayout(element, colours());
+}
+
+function colours() {
+  const style = getComputedStyle(root);
+  const ink = style.getPropertyValue("--ink").trim();
+  const line = style.getPropertyValue("--line").trim();
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line };
+  const nested = {};
+  for (const which of ["xaxis", "yaxis"]) {
+    for (const [key, value] of Object.entries(axis)) nested[`${which}.${key}`] = value;
+  }
+  return {
+    "font.color": ink,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    "hoverlabel.bgcolor": style.getPropertyValue("--card").trim(),
+    "hoverlabel.font.color": ink,
+    ...nested,
+  };
+}
+
+setTheme(memory.get("theme") ?? (dark.matches ? "dark" : "light"));
+byId("theme").addEventListener("click", () => {
+  const name = root.dataset.theme === "dark" ? "light" : "dark";
+  memory.set("theme", name);
+  setTheme(name);
+});
+dark.addEventListener("change", () => {
+  if (memory.get("theme") === null) setTheme(dark.matches ? "dark" : "light");
+});
+
+/* ---- charts, drawn when they come near ---- */
+
+async function draw(element) {
+  const chart = data.charts[element.dataset.chart];
+  element.classList.add("drawn");
+  const layout = {
+    ...chart.layout,
+    margin: { l: 56, r: 12, t: 28, b: 48 },
+    legend: { orientation: "h", y: -0.25 },
+    font: { family: "system-ui, sans-serif" },
+    hovermode: element.dataset.chart === "map" ? "closest" : "x unified",
+  };
+  if (element.dataset.chart === "time-line") layout.hovermode = "closest";
+  const options = { responsive: true, displaylogo: false, displayModeBar: false };
+  await Plotly.newPlot(element, chart.data, layout, options);
+  await Plotly.relayout(element, colours());
+  const select = document.querySelector(`[data-views="${element.dataset.chart}"]`);
+  if (select) await show(element, chart, Number(select.value));
+  if (element.dataset.chart === "map") watchMap(element);
+}
+
+function show(element, chart, number) {
+  const view = chart.views[number];
+  const visible = chart.data.map((_, at) => view.traces.includes(at));
+  const layout = element.dataset.chart === "map" ? {} : { shapes: view.shapes };
+  return Plotly.update(element, { visible }, layout);
+}
+
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) {
+        near.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }
+  },
+  { rootMargin: "400px" },
+);
+for (const element of all(".chart")) near.observe(element);
+window.addEventListener("beforeprint", () => all(".chart:not(.drawn)").forEach(draw));
+
+for (const select of all("[data-views]")) {
+  const key = select.dataset.views;
+  const before = memory.get(`views-${key}`);
+  if (before !== null && select.options[before]) select.value = before;
+  select.addEventListener("change", () => {
+    memory.set(`views-${key}`, select.value);
+    const element = document.querySelector(`[data-chart="${key}"]`);
+    if (element.classList.contains("drawn")) show(element, data.charts[key], Number(select.value));
+  });
+}
+
+/* ---- the map: point at an image, or walk with the arrow keys ---- */
+
+function watchMap(element) {
+  const shownTraces = () => element.data.map((t, at) => [t, at]).filter(([t]) => t.visible === true);
+  let place = -1;
+  element.on("plotly_hover", ({ points }) => preview(points[0].customdata));
+  element.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const points = shownTraces().flatMap(([trace, curve]) =>
+      trace.customdata.map((key, at) => ({ key, curve, at })),
+    );
+    place = (place + step + points.length) % points.length;
+    const { key, curve, at } = points[place];
+    Plotly.Fx.hover(element, [{ curveNumber: curve, pointNumber: at }]);
+    preview(key);
+  });
+}
+
+function preview(key) {
+  const panel = byId("preview");
+  const image = panel.querySelector("img");
+  const { says } = describe(key);
+  image.hidden = !(key in data.pictures);
+  image.alt = says;
+  setPicture(image, key);
+  panel.querySelector("span").textContent = says;
+}
+
+/* ---- pictures of the fixed parts ---- */
+
+for (const image of all("[data-picture]")) setPicture(image, image.dataset.picture);
+
+/* ---- the browser of neighbourhoods ---- */
+
+function neighbourFigure(key, anchorLabel) {
+  const { label, name, says } = describe(key);
+  const caption = make("figcaption");
+  if (label === null) {
+    caption.append(name);
+  } else {
+    const same = label === anchorLabel;
+    const mark = make("span", { class: same ? "same" : "other" });
+    mark.textContent = same ? "✓ same class" : `✗ ${label}`;
+    caption.append(mark);
+  }
+  const figure = make("figure", { class: "near", title: says }, pictureOf(key, "neighbour"), caption);
+  return figure;
+}
+
+function hoodOf(example) {
+  const key = `r${example.row}`;
+  const { label, name, says } = describe(key);
+  const caption = make("figcaption");
+  const lines = [label ?? name, `${example.band} entropy ${example.entropy.toFixed(3)}`];
+  lines.forEach((line) => caption.append(line, make("br")));
+  const anchor = make("figure", { title: says }, pictureOf(key, "anchor"), caption);
+  const others = example.neighbours.map((row) => neighbourFigure(`r${row}`, label));
+  return make("li", {}, anchor, ...others);
+}
+
+function hubOf([row, count]) {
+  const key = `r${row}`;
+  const { label, name, says } = describe(key);
+  const caption = make("figcaption", {}, label ?? name, make("br"), `neighbour of ${count}`);
+  return make("li", {}, make("figure", { title: says }, pictureOf(key, "hub"), caption));
+}
+
+function startBrowser() {
+  const chosen = { round: byId("by-round"), band: byId("by-band"), label: byId("by-class") };
+  const rounds = data.rounds;
+  for (const { round } of rounds) chosen.round.append(make("option", { value: round }, `${round}`));
+  const labelOf = (example) => describe(`r${example.row}`).label;
+  const labels = new Set(rounds.flatMap((round) => round.examples.map(labelOf)));
+  labels.delete(null);
+  for (const label of [...labels].sort()) chosen.label.append(make("option", { value: label }, label));
+  byId("class-label").hidden = labels.size === 0;
+  chosen.round.value = rounds[rounds.length - 1].round;
+  for (const [key, select] of Object.entries(chosen)) {
+    const before = memory.get(`browse-${key}`);
+    if (before !== null && [...select.options].some((o) => o.value === before)) select.value = before;
+    select.addEventListener("change", () => {
+      memory.set(`browse-${key}`, select.value);
+      fill();
+    });
+  }
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+
+  function fill() {
+    const round = rounds.find((r) => String(r.round) === chosen.round.value);
+    const wanted = round.examples.filter(
+      (example) =>
+        (!chosen.band.value || example.band === chosen.band.value) &&
+        (!chosen.label.value || labelOf(example) === chosen.label.value),
+    );
+    byId("count").textContent = `${wanted.length} of ${round.examples.length} anchors`;
+    byId("hoods").replaceChildren(...wanted.map(hoodOf));
+    byId("hubs").replaceChildren(...round.hubs.map(hubOf));
+  }
+  fill();
+}
+
+if (byId("browser")) startBrowser();
+
+/* ---- a page that is followed ---- */
+
+if (document.body.dataset.follow) {
+  const top = memory.get("top");
+  if (top !== null) window.scrollTo(0, Number(top));
+  setInterval(async () => {
+    try {
+      const answer = await fetch("version", { cache: "no-store" });
+      if (answer.ok && (await answer.text()) !== document.body.dataset.version) {
+        memory.set("top", String(window.scrollY));
+        location.reload();
+      }
+    } catch {
+      /* whoever serves it is gone; what is here stays */
+    }
+  }, 1000 * Number(document.body.dataset.follow));
+}

@@ -1,0 +1,60 @@
+"""Where a network looks: Grad-CAM of an image's similarity to its neighbour (figure 7).
+
+Grad-CAM (Selvaraju et al., ICCV 2017) weighs the channels of a convolution by how much each, on
+average over places, raises a target. A network without classes has no class to take for it: the
+target here is the cosine of the image's feature and its neighbour's. B images, C channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.encoders import Encoder, stages
+
+U8 = NDArray[np.uint8]
+RAMP = np.array([[48, 18, 59], [40, 130, 230], [60, 220, 140], [250, 200, 50], [190, 20, 10]])
+"""Colours from no to most attention."""
+LEAST, MOST = 0.15, 0.65
+"""Weight of the colour over the image, from no to most attention."""
+
+
+def attend(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """(maps [B, H, W] of the images' size, 1 where they are highest; cosines [B]).
+
+    Of the last convolution that has places; a map of zeros has nothing that raises the cosine.
+    """
+    activations_BChw, cosines_B = _forward(encoder, images_BCHW, targets_BD)
+    (gradient_BChw,) = torch.autograd.grad(cosines_B.sum(), activations_BChw)
+    weights_BC11 = gradient_BChw.mean(dim=(2, 3), keepdim=True)
+    maps_B1hw = (weights_BC11 * activations_BChw).sum(dim=1, keepdim=True).relu()
+    size = images_BCHW.shape[-2:]
+    maps_BHW = functional.interpolate(maps_B1hw, size, mode="bilinear").squeeze(1).detach()
+    highest_B11 = maps_BHW.amax(dim=(1, 2), keepdim=True)
+    return maps_BHW / highest_B11.clamp(min=1e-12), cosines_B.detach()
+
+
+def _forward(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations of the last convolution, and the cosines that follow from them."""
+    *convolutions, _ = stages(encoder).values()
+    kept: list[Tensor] = []
+    hook = convolutions[-1].register_forward_hook(lambda *call: kept.append(call[2]))
+    try:
+        features_BD = encoder(images_BCHW)
+    finally:
+        hook.remove()
+    return kept[-1], (features_BD * targets_BD).sum(dim=1)
+
+
+def overlay(pixels: U8, map_HW: Tensor) -> Image.Image:
+    """The image under the colours of its map."""
+    heat_HW1 = map_HW.cpu().numpy()[..., None]
+    stops = np.linspace(0, 1, len(RAMP))
+    channels = [np.interp(heat_HW1[..., 0], stops, RAMP[:, channel]) for channel in range(3)]
+    weight_HW1 = LEAST + (MOST - LEAST) * heat_HW1
+    mixed = (1 - weight_HW1) * pixels + weight_HW1 * np.stack(channels, axis=-1)
+    return Image.fromarray(mixed.round().astype(np.uint8))

@@ -1,0 +1,44 @@
+"""`and-dist report RUN`: from run folders to RUN/report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from and_dist.display import Phase
+from and_dist.report.findings import Findings, gather_findings
+from and_dist.report.history import History, read_history
+from and_dist.report.page import render
+from and_dist.run_folder import replace_file
+from and_dist.trained import open_trained
+from and_dist.world import World
+
+MOST_BYTES = 15_000_000
+
+
+def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
+    """ValueError for what is no run, and for a run beside itself."""
+    runs = [run, *others]
+    resolved = [path.resolve() for path in runs]
+    if twice := [str(path) for path in runs if resolved.count(path.resolve()) > 1]:
+        raise ValueError(f"--compare {twice[0]}: it is the run itself, or named twice")
+    return [read_history(path) for path in runs]
+
+
+def gather(run: Path, world: World, phase: Phase) -> Findings | None:
+    """None where there is no checkpoint yet."""
+    if not (run / "checkpoints" / "latest").exists():
+        return None
+    return gather_findings(open_trained(run), world, phase)
+
+
+def write_page(
+    histories: Sequence[History], findings: Findings | None, out: Path, version: str = "1"
+) -> int:
+    """Its size in bytes."""
+    page = render(histories, findings, version, None)
+    size = len(page.encode())
+    assert size < MOST_BYTES, f"a page of {size:,} bytes"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, page)
+    return size

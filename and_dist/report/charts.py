@@ -1,0 +1,68 @@
+"""A chart: a Plotly figure, what it says in words, and the same as a table. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
+"""Of Okabe and Ito: they stay apart for most eyes, on light and on dark."""
+CONSISTENT, INCONSISTENT, NEUTRAL = COLOURS[2], COLOURS[1], COLOURS[0]
+MOST_POINTS = 1000
+"""Of one curve; more are averaged."""
+Numbers = Sequence[float]
+
+
+@dataclass(frozen=True)
+class View:
+    """Which traces are seen together, by a name to choose."""
+
+    name: str
+    traces: tuple[int, ...]
+    shapes: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    key: str
+    title: str
+    figure: go.Figure
+    alt: str
+    """What the picture says, with its figures."""
+    note: str = ""
+    """How to read it."""
+    views: tuple[View, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """The same as a table."""
+
+    def as_json(self) -> dict[str, Any]:
+        views = [{"traces": view.traces, "shapes": view.shapes} for view in self.views]
+        return {**self.figure.to_plotly_json(), "views": views}
+
+    @property
+    def shown(self) -> View | None:
+        """The view that the figure begins with."""
+        visible = {at for at, trace in enumerate(self.figure.data) if trace.visible is not False}
+        return next((view for view in self.views if set(view.traces) == visible), None)
+
+
+def thin(x: Numbers, y: Numbers) -> tuple[list[float], list[float]]:
+    """At most MOST_POINTS points, each the mean of as many neighbouring ones."""
+    if len(x) <= MOST_POINTS:
+        return list(x), list(y)
+    parts = [np.array_split(np.asarray(values, float), MOST_POINTS) for values in (x, y)]
+    return ([float(p.mean()) for p in parts[0]], [float(p.mean()) for p in parts[1]])
+
+
+def date_of(when: float) -> str:
+    return str(np.datetime64(round(when), "s")).replace("T", " ")
+
+
+def cycle() -> Iterator[str]:
+    while True:
+        yield from COLOURS

@@ -1,0 +1,158 @@
+"""What discovery found, and what the features look like. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from and_dist.report.charts import COLOURS, CONSISTENT, INCONSISTENT, NEUTRAL, Chart, View, cycle
+from and_dist.report.history import History, Record
+from and_dist.words import percent
+
+
+def pairs_by_round(history: History) -> Chart | None:
+    """Figure 6 of the paper."""
+    found = history.of("discovery")
+    if not found:
+        return None
+    rounds = [r["round"] for r in found]
+    figure = go.Figure()
+    rows: list[tuple[str, ...]] = []
+    if found[0]["consistent"] is None:
+        anchors = [r["anchors"] for r in found]
+        figure.add_bar(x=rounds, y=anchors, name="anchors", marker_color=NEUTRAL)
+        alt = "; ".join(f"round {r}: {n:,} anchors" for r, n in zip(rounds, anchors, strict=True))
+        columns: tuple[str, ...] = ("round", "anchors")
+        rows += [(str(r), f"{n:,}") for r, n in zip(rounds, anchors, strict=True)]
+        note = "Without labels nobody can say which neighbours are of the anchor's class."
+    else:
+        for key, colour in (("consistent", CONSISTENT), ("inconsistent", INCONSISTENT)):
+            figure.add_bar(x=rounds, y=[r[key] for r in found], name=key, marker_color=colour)
+        columns = ("round", "consistent", "inconsistent", "consistent %")
+        rows += [
+            (str(r["round"]), f"{r['consistent']:,}", f"{r['inconsistent']:,}", percent(_share(r)))
+            for r in found
+        ]
+        alt = "; ".join(f"round {row[0]}: {row[1]} of one class, {row[2]} not" for row in rows)
+        note = (
+            "Figure 6 of the paper, of this run: pairs of an anchor and its neighbour that are of "
+            "one class, and those that are not. Labels serve this picture, not the training."
+        )
+    figure.update_layout(barmode="stack", xaxis_title="round", yaxis_title="pairs")
+    figure.update_xaxes(dtick=1)
+    title = "Neighbourhoods by round"
+    return Chart("pairs", title, figure, f"{title}. {alt}.", note, (), columns, tuple(rows))
+
+
+def consistency_by_entropy(history: History) -> Chart | None:
+    """The slides' observation: low entropy goes with consistent neighbourhoods."""
+    found = [r for r in history.of("discovery") if r.get("consistency_by_entropy")]
+    if not found:
+        return None
+    figure, rows, alts = go.Figure(), [], []
+    for record, colour in zip(found, cycle(), strict=False):
+        shares = record["consistency_by_entropy"]
+        figure.add_scatter(
+            x=list(range(1, len(shares) + 1)), y=[100 * share for share in shares],
+            name=f"round {record['round']}", mode="lines+markers", line={"color": colour},
+        )  # fmt: skip
+        rows.append((str(record["round"]), *map(percent, shares)))
+        alts.append(
+            f"round {record['round']}: {percent(shares[0])} % of the lowest entropies, "
+            f"{percent(shares[-1])} % of the highest"
+        )
+    figure.update_layout(xaxis_title="tenth of the anchors, lowest entropy first")
+    figure.update_xaxes(dtick=1)
+    figure.update_yaxes(title="consistent pairs %", rangemode="tozero")
+    width = max(len(row) for row in rows) - 1
+    columns = ("round", *(f"tenth {at}" for at in range(1, width + 1)))
+    return Chart(
+        "consistency", "Consistency against entropy", figure,
+        f"Share of consistent pairs by tenths of entropy. {'; '.join(alts)}.",
+        "The method's premise: anchors of low entropy have neighbours of their class. A line that "
+        "falls says that it holds.", (), columns, tuple(rows),
+    )  # fmt: skip
+
+
+def entropy_histograms(history: History, cuts: dict[int, float]) -> Chart | None:
+    """Of each round, all rows and those that became anchors."""
+    found = history.of("discovery")
+    if not found:
+        return None
+    figure, rows = go.Figure(), []
+    views: list[View] = []
+    for record in found:
+        entropy, at = record["entropy"], len(figure.data)
+        edges = np.linspace(entropy["low"], entropy["high"], len(entropy["rows"]) + 1)
+        middles = ((edges[:-1] + edges[1:]) / 2).tolist()
+        others = [a - b for a, b in zip(entropy["rows"], entropy["anchors"], strict=True)]
+        is_seen = record is found[-1]
+        for name, counts, colour in (
+            ("anchors", entropy["anchors"], NEUTRAL), ("instances", others, "#999999"),
+        ):  # fmt: skip
+            figure.add_bar(x=middles, y=counts, name=name, marker_color=colour, visible=is_seen)
+        cut = cuts.get(record["round"])
+        shapes = () if cut is None else (_cut_line(cut),)
+        views.append(View(f"round {record['round']}", (at, at + 1), shapes))
+        rows.append(
+            (str(record["round"]), f"{entropy['low']:.3f}", f"{entropy['mean']:.3f}",
+             f"{entropy['high']:.3f}", "-" if cut is None else f"{cut:.3f}",
+             f"{record['anchors']:,}")
+        )  # fmt: skip
+    figure.update_layout(
+        barmode="stack", bargap=0, xaxis_title="entropy", yaxis_title="images",
+        shapes=list(views[-1].shapes),
+    )  # fmt: skip
+    columns = ("round", "lowest", "mean", "highest", "cut", "anchors")
+    alt = "; ".join(f"round {r[0]}: from {r[1]} to {r[3]}, cut at {r[4]}" for r in rows)
+    return Chart(
+        "entropy", "Entropy of all images, and the cut", figure, f"Entropy histograms. {alt}.",
+        "Left of the line are the anchors of the round: the images whose similarity to all others "
+        "is most concentrated.", tuple(views), columns, tuple(rows),
+    )  # fmt: skip
+
+
+def feature_map(
+    projections: dict[str, list[tuple[float, float]]],
+    groups: Sequence[str],
+    keys: Sequence[str],
+    colour_of: dict[str, str],
+) -> Chart:
+    """Points by group; `keys` are what the page knows the images by."""
+    figure = go.Figure()
+    views: list[View] = []
+    names = sorted(set(groups), key=lambda name: (name not in colour_of, name))
+    for method, points in projections.items():
+        at = len(figure.data)
+        for name in names:
+            members = [i for i, group in enumerate(groups) if group == name]
+            figure.add_scatter(
+                x=[points[i][0] for i in members], y=[points[i][1] for i in members],
+                customdata=[keys[i] for i in members], mode="markers", name=name,
+                hoverinfo="none", visible=not views,
+                marker={"size": 6, "opacity": 0.75, "color": colour_of.get(name, "#999999")},
+            )  # fmt: skip
+        views.append(View(method, tuple(range(at, len(figure.data)))))
+    figure.update_xaxes(showticklabels=False, zeroline=False)
+    figure.update_yaxes(showticklabels=False, zeroline=False)
+    shown = f"{len(keys):,} images of the bank in two dimensions by {' and '.join(projections)}"
+    return Chart(
+        "map", "Map of the features", figure, f"{shown}, in {len(names)} groups.",
+        "Point at an image, or focus the map and press the arrow keys. Near points have similar "
+        "features; directions mean nothing.", tuple(views) if len(views) > 1 else (),
+    )  # fmt: skip
+
+
+def _cut_line(cut: float) -> dict[str, Any]:
+    return {
+        "type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1,
+        "line": {"width": 2, "dash": "dash", "color": COLOURS[1]},
+    }  # fmt: skip
+
+
+def _share(record: Record) -> float | None:
+    pairs = record["consistent"] + record["inconsistent"]
+    return record["consistent"] / pairs if pairs else None

@@ -1,0 +1,258 @@
+"""What checkpoints and images add to a run's figures. N all rows, Q some rows, D feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from and_dist.config import DataConfig
+from and_dist.data.datasets import load_images, load_train_and_test
+from and_dist.data.index import LabelledImages
+from and_dist.display import Phase
+from and_dist.report.attention import attend, overlay
+from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes, search_bank
+from and_dist.report.pictures import Album, as_uri, as_uris
+from and_dist.report.projection import project
+from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
+from and_dist.stored import StoredBank
+from and_dist.trained import Trained, load_encoder, refuse_damaged
+from and_dist.world import World
+
+MAP_POINTS = 1200
+TEST_IMAGES = 512
+"""Looked at for mistakes."""
+ATTENDED = (("low", 3), ("middle", 3), ("high", 2))
+"""Images whose attention is shown, by band of entropy."""
+OVERLAY_SIDE = 112
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One image through the rounds."""
+
+    row: int
+    neighbour: int
+    maps: tuple[tuple[int, str, float], ...]
+    """(round, data URI, cosine with the neighbour's feature)."""
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    rows: tuple[int, ...]
+    projections: dict[str, list[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    checkpoint: str
+    notes: tuple[str, ...]
+    """What cannot be shown, and why."""
+    rounds: tuple[RoundTable, ...] = ()
+    map: MapPoints | None = None
+    mistakes: Mistakes | None = None
+    attended: tuple[Attended, ...] = ()
+    pictures: dict[str, str] = field(default_factory=dict)
+    """`r12` for row 12 of the training images, `t12` for one of the test images -> data URI."""
+    names: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    """As `pictures` -> name and class."""
+    class_names: tuple[str, ...] = ()
+
+
+class _Search:
+    """Of one run; collects what a page needs of it."""
+
+    def __init__(self, trained: Trained, world: World, phase: Phase) -> None:
+        self.trained, self.world, self.phase = trained, world, phase
+        self.config = trained.config
+        self.notes: list[str] = []
+        self.checkpoints = self._whole_checkpoints()
+        self.bank = StoredBank(trained.checkpoint)
+        train, test = self._load_images()
+        self.train = None if train is None else Album(train, self.config.data, world.device)
+        self.test = None if test is None else Album(test, self.config.data, world.device)
+        labels_N = None if train is None else train.labels_N
+        self.labels_N = None if labels_N is None else torch.tensor(labels_N)
+
+    def _whole_checkpoints(self) -> list[Trained]:
+        found = []
+        for trained in checkpoints_of(self.trained):
+            try:
+                refuse_damaged(trained, self.world)
+            except ValueError as error:
+                self.notes.append(str(error))
+            else:
+                found.append(trained)
+        return found
+
+    def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
+        data = self.config.data
+        try:
+            train, test = _load(data)
+        except (ValueError, OSError) as error:
+            self.notes.append(f"no pictures: {error}")
+            return None, None
+        if train.index.content_hash != self.trained.state["images"]["content_hash"]:
+            self.notes.append(
+                f"no pictures: data.train={data.train} holds other images than those trained on"
+            )
+            return None, None
+        if train.labels_N is None:
+            self.notes.append("no labels: nothing is marked as right or wrong")
+        return train, test
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return () if self.train is None else self.train.images.class_names
+
+    def rounds(self) -> tuple[RoundTable, ...]:
+        per_band = anchors_per_band(self.config, self.config.last_round)
+        found = []
+        with self.phase("neighbourhoods") as advance:
+            for trained in self.checkpoints:
+                table = read_round(trained, self.labels_N, per_band, self.world)
+                found += [] if table is None else [table]
+                advance(1 / len(self.checkpoints))
+        return tuple(found)
+
+    def map(self) -> MapPoints:
+        count = min(MAP_POINTS, self.bank.num_rows)
+        drawn = np.random.default_rng(0).choice(self.bank.num_rows, count, replace=False)
+        rows_Q = torch.from_numpy(np.sort(drawn))
+        with self.phase("map of the features"):
+            projections = project(self.bank.take(rows_Q))
+        return MapPoints(
+            tuple(rows_Q.tolist()),
+            {name: [(x, y) for x, y in points.tolist()] for name, points in projections.items()},
+        )
+
+    def mistakes(self) -> Mistakes | None:
+        """None where there are no labelled test images."""
+        if self.test is None or self.labels_N is None or self.test.images.labels_N is None:
+            return None
+        count = len(self.test.images.index)
+        rows = np.unique(np.linspace(0, count - 1, min(TEST_IMAGES, count)).round()).astype(int)
+        with self.phase("mistakes"):
+            encoder = load_encoder(self.trained, self.world)
+            found, queries_QD = self.test.features(rows.tolist(), encoder)
+            labels_Q = torch.tensor(self.test.images.labels_N[found])
+            return find_mistakes(
+                found, queries_QD, labels_Q, self.labels_N, self.bank, self.config.evaluation
+            )
+
+    def attended(self, rounds: Sequence[RoundTable]) -> tuple[Attended, ...]:
+        """The same images and neighbours through all rounds."""
+        if self.train is None:
+            return ()
+        pairs = self._pairs(rounds)
+        images = self.train.load(row for pair in pairs for row in pair)
+        pairs = [pair for pair in pairs if set(pair) <= images.keys()]
+        if not pairs:
+            return ()
+        images_BCHW, others_BCHW = (
+            torch.stack([images[pair[side]] for pair in pairs]) for side in (0, 1)
+        )
+        maps: list[list[tuple[int, str, float]]] = [[] for _ in pairs]
+        with self.phase("attention") as advance:
+            for trained in self.checkpoints:
+                encoder = load_encoder(trained, self.world)
+                with torch.no_grad():
+                    targets_BD = encoder(others_BCHW)
+                maps_BHW, cosines_B = attend(encoder, images_BCHW, targets_BD)
+                round_index = int(trained.state["progress"]["round_index"])
+                for at, of_pair in enumerate(maps):
+                    shown = self._overlay(images_BCHW[at], maps_BHW[at])
+                    of_pair.append((round_index, shown, float(cosines_B[at])))
+                advance(1 / len(self.checkpoints))
+        return tuple(
+            Attended(*pair, tuple(of_pair)) for pair, of_pair in zip(pairs, maps, strict=True)
+        )
+
+    def _overlay(self, image_CHW: Tensor, map_HW: Tensor) -> str:
+        assert self.train is not None
+        size = (OVERLAY_SIDE, OVERLAY_SIDE)
+        enlarged = Image.fromarray(self.train.pixels(image_CHW)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        map_11HW = map_HW[None, None]
+        smooth_HW = torch.nn.functional.interpolate(map_11HW, size, mode="bilinear")[0, 0]
+        return as_uri(overlay(np.asarray(enlarged), smooth_HW))
+
+    def _pairs(self, rounds: Sequence[RoundTable]) -> list[tuple[int, int]]:
+        """Anchors of the last round and their neighbours, or any rows and their nearest."""
+        if rounds:
+            examples = rounds[-1].examples
+            chosen = [
+                example
+                for band, count in ATTENDED
+                for example in [e for e in examples if e.band == band][:count]
+            ]
+            return list(dict.fromkeys((e.row, e.neighbours[0]) for e in chosen))
+        count = min(sum(count for _, count in ATTENDED), self.bank.num_rows)
+        rows_Q = torch.linspace(0, self.bank.num_rows - 1, count).long()
+        nearest = search_bank(self.bank, self.bank.take(rows_Q), 1, rows_Q)
+        return list(zip(rows_Q.tolist(), nearest.rows_QK[:, 0].tolist(), strict=True))
+
+    def pictures(
+        self, train_rows: Iterable[int], test_rows: Iterable[int]
+    ) -> tuple[dict[str, str], dict[str, tuple[str, str | None]]]:
+        """As Findings.pictures and Findings.names."""
+        images: dict[str, Image.Image] = {}
+        names: dict[str, tuple[str, str | None]] = {}
+        with self.phase("pictures") as advance:
+            for letter, album, rows in (("r", self.train, train_rows), ("t", self.test, test_rows)):
+                if album is None:
+                    continue
+                wanted = sorted(set(rows))
+                names |= {
+                    f"{letter}{row}": (album.name_of(row), album.class_of(row)) for row in wanted
+                }
+                for row, image in album.thumbnails(wanted).items():
+                    images[f"{letter}{row}"] = image
+                advance(0.5)
+        return as_uris(images), names
+
+
+def gather_findings(trained: Trained, world: World, phase: Phase) -> Findings:
+    """All that needs torch; takes as long for a large bank as for a small one, nearly."""
+    search = _Search(trained, world, phase)
+    rounds, points, mistakes = search.rounds(), search.map(), search.mistakes()
+    attended = search.attended(rounds)
+    train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
+    pictures, names = search.pictures(train_rows, test_rows)
+    return Findings(
+        trained.checkpoint.name, tuple(search.notes), rounds, points, mistakes, attended,
+        pictures, names, search.class_names,
+    )  # fmt: skip
+
+
+def _rows_of(
+    rounds: Sequence[RoundTable],
+    points: MapPoints,
+    mistakes: Mistakes | None,
+    attended: Sequence[Attended],
+) -> tuple[set[int], set[int]]:
+    """Of the training and of the test images, all that a page shows."""
+    train, test = set(points.rows), set()
+    for table in rounds:
+        train |= {row for row, _ in table.hubs}
+        train |= {row for example in table.examples for row in (example.row, *example.neighbours)}
+    for one in attended:
+        train |= {one.row, one.neighbour}
+    wrong: tuple[Mistake, ...] = (*mistakes.nearest, *mistakes.farthest) if mistakes else ()
+    for mistake in wrong:
+        test.add(mistake.row)
+        train |= set(mistake.nearest)
+    return train, test
+
+
+def _load(data: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
+    """Without test images where those cannot be had."""
+    try:
+        return load_train_and_test(data)
+    except (ValueError, OSError):
+        return load_images(data.train, data.limit, "data.train", data.bad_images), None

@@ -1,0 +1,338 @@
+"""The page itself: one HTML file that needs nothing else, and asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from and_dist.config import differing_keys
+from and_dist.report.charts import COLOURS, Chart, date_of
+from and_dist.report.curves import accuracy_by_round, time_line, training_curves
+from and_dist.report.discovered import (
+    consistency_by_entropy,
+    entropy_histograms,
+    feature_map,
+    pairs_by_round,
+)
+from and_dist.report.findings import Attended, Findings
+from and_dist.report.history import History
+from and_dist.report.mistakes import Mistake
+from and_dist.summary import summarise
+from and_dist.words import format_seconds, percent
+
+ASSETS = Path(__file__).parent / "assets"
+MOST_COLOURED = len(COLOURS)
+"""Classes with a colour of their own on the map; the others share a grey."""
+NO_CLASS = "all images"
+OTHERS = "other classes"
+Grid = dict[str, Any]
+
+
+def render(
+    histories: Sequence[History], findings: Findings | None, version: str, follow: float | None
+) -> str:
+    """Of the first run, the others beside it; `follow` is how often a page looks for a newer one,
+    in seconds."""
+    history = histories[0]
+    charts = _charts(histories, findings)
+    script, plotly = (ASSETS / "page.js").read_text(), get_plotlyjs()
+    data = _as_script_text(_data(charts, findings))
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html").render(
+        history=history,
+        findings=findings and _view_of(findings),
+        mistakes=_mistakes(findings),
+        charts=charts,
+        css=(ASSETS / "page.css").read_text(),
+        script=script,
+        plotly=plotly,
+        data=Markup(data),
+        policy=_policy((script, plotly), follow is not None),
+        version=version,
+        follow=follow,
+        written=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        subtitle=_subtitle(history),
+        sections=_sections(charts, findings),
+        tiles=_tiles(history),
+        notes=findings.notes if findings else ("there is no checkpoint yet",),
+        summary_tables=_summary_tables(histories),
+        has_browser=bool(findings and findings.rounds),
+        why_no_neighbourhoods=_why_no_neighbourhoods(history),
+        incidents=[(date_of(i.when), i.kind, i.text) for i in history.incidents],
+        environment=_environment(history),
+        config_text=yaml.safe_dump(history.config.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+def _policy(scripts: Iterable[str], may_ask_its_server: bool) -> str:
+    """No script but ours runs, whatever a file name may say, and nothing is loaded."""
+    sums = (hashlib.sha256(f"{script}".encode()).digest() for script in scripts)
+    ours = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in sums)
+    policy = f"default-src 'none'; script-src {ours}; style-src 'unsafe-inline'; img-src data:"
+    return policy + ("; connect-src 'self'" if may_ask_its_server else "")
+
+
+def _as_script_text(data: Any) -> str:
+    """JSON in which no text ends a script element or begins a comment."""
+    text = json.dumps(data, cls=PlotlyJSONEncoder, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _charts(histories: Sequence[History], findings: Findings | None) -> dict[str, list[Chart]]:
+    history = histories[0]
+    cuts = {table.round_index: table.cut for table in findings.rounds} if findings else {}
+    found: dict[str, list[Chart | None]] = {
+        "summary": [accuracy_by_round(histories)],
+        "training": [*training_curves(histories)],
+        "neighbourhoods": [
+            pairs_by_round(history),
+            consistency_by_entropy(history),
+            entropy_histograms(history, cuts),
+        ],
+        "map": [_map(findings)],
+        "time_line": [time_line(history)],
+    }
+    return {where: [c for c in charts if c is not None] for where, charts in found.items()}
+
+
+def _map(findings: Findings | None) -> Chart | None:
+    if findings is None or findings.map is None:
+        return None
+    rows, names = findings.map.rows, findings.names
+    classes = [names.get(f"r{row}", ("", None))[1] or NO_CLASS for row in rows]
+    by_size = sorted(set(classes), key=lambda name: (-classes.count(name), name))
+    coloured = dict(zip(sorted(by_size[:MOST_COLOURED]), COLOURS, strict=False))
+    groups = [name if name in coloured else OTHERS for name in classes]
+    return feature_map(findings.map.projections, groups, [f"r{row}" for row in rows], coloured)
+
+
+def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str, Any]:
+    """What page.js works with."""
+    drawn = {chart.key: chart.as_json() for of_section in charts.values() for chart in of_section}
+    if findings is None:
+        return {"charts": drawn, "pictures": {}, "names": {}, "rounds": []}
+    rounds = [
+        {
+            "round": table.round_index,
+            "examples": [
+                {"band": e.band, "row": e.row, "entropy": e.entropy, "neighbours": e.neighbours}
+                for e in table.examples
+            ],
+            "hubs": table.hubs,
+        }
+        for table in findings.rounds
+    ]
+    return {
+        "charts": drawn, "pictures": findings.pictures, "names": findings.names, "rounds": rounds
+    }  # fmt: skip
+
+
+def _subtitle(history: History) -> str:
+    config = history.config
+    where = ""
+    if history.starts:
+        about = history.starts[-1].about
+        where = f", {about['world_size']} rank(s) on {about['device']}"
+    return (
+        f"method {config.method}, {config.encoder.name}, data {config.data.train}, "
+        f"seed {config.seed}{where}"
+    )
+
+
+def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list[tuple[str, str]]:
+    optional = {
+        "browser": bool(findings and findings.rounds),
+        "attention": bool(findings and findings.attended),
+        "map": bool(charts["map"]),
+        "mistakes": bool(findings and findings.mistakes),
+    }
+    titles = {
+        "summary": "Summary", "training": "Training", "neighbourhoods": "Neighbourhoods",
+        "browser": "Browser", "attention": "Attention", "map": "Map", "mistakes": "Mistakes",
+        "time-line": "Time line", "config": "Configuration",
+    }  # fmt: skip
+    return [(key, title) for key, title in titles.items() if optional.get(key, True)]
+
+
+def _tiles(history: History) -> list[tuple[str, str]]:
+    """The newest figures there are."""
+    step, last, found = history.last("step"), history.last("round"), history.last("discovery")
+    rounds = history.config.last_round
+    shown: list[tuple[str, str | None]] = [
+        ("round", f"{step['round']} of {rounds}" if step else None),
+        ("kNN", (last and last["knn"] is not None and f"{percent(last['knn'])} %") or None),
+        ("consistency", last.get("consistency") and f"{percent(last['consistency'])} %"),
+        ("anchors", f"{found['anchors']:,}" if found else None),
+        ("loss", f"{step['loss']:.3f}" if step else None),
+        ("images/s", f"{step['images_per_s']:,.0f}" if step else None),
+        ("starts", f"{len(history.starts)}"),
+        ("training time", format_seconds(sum(r["seconds"] for r in history.of("round")))),
+    ]
+    return [(name, value) for name, value in shown if value]
+
+
+def _summary_tables(histories: Sequence[History]) -> list[Grid]:
+    tables = [_table_of_rounds(histories[0])]
+    if any(history.evaluations for history in histories):
+        tables.append(_table_of_evaluations(histories))
+    if len(histories) > 1:
+        tables += [_table_of_runs(histories), _table_of_differences(histories)]
+    return [table for table in tables if table["rows"]]
+
+
+def _table_of_rounds(history: History) -> Grid:
+    summary = summarise(history.run) if history.records else {"rounds": []}
+    rows = [
+        (f"round {r['round']}", f"{r['anchors']:,}", percent(r["consistency"]),
+         percent(r["knn_bank"]), percent(r["knn"]), format_seconds(r["seconds"]))
+        for r in summary["rounds"]
+    ]  # fmt: skip
+    for key, name in (("random", "random network"), ("raw_pixels", "raw pixels")):
+        if history.records and summary[key]["knn"] is not None:
+            rows.insert(0, (name, "-", "-", "-", percent(summary[key]["knn"]), "-"))
+    columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
+    return {"caption": "By round", "columns": columns, "rows": rows}
+
+
+def _table_of_evaluations(histories: Sequence[History]) -> Grid:
+    rows = [
+        (history.name, record["checkpoint"], of["says"], percent(of["top1"]),
+         " - ".join(map(percent, of["interval"])), percent(of["top5"]), f"{of['images']:,}")
+        for history in histories
+        for record in history.evaluations
+        for of in record["of"].values()
+    ]  # fmt: skip
+    columns = ("run", "checkpoint", "by", "top-1 %", "95 % interval", "top-5 %", "images")
+    return {"caption": "Evaluated by and-dist evaluate", "columns": columns, "rows": rows}
+
+
+def _table_of_runs(histories: Sequence[History]) -> Grid:
+    rows = []
+    for history in histories:
+        last = history.last("round")
+        seconds = sum(r["seconds"] for r in history.of("round"))
+        rows.append(
+            (history.name, history.config.method, str(history.config.seed), history.state,
+             percent(last.get("knn")), percent(last.get("knn_bank")),
+             percent(last.get("consistency")), format_seconds(seconds))
+        )  # fmt: skip
+    columns = (
+        "run", "method", "seed", "state", "kNN %", "bank-kNN %", "consistency %", "time"
+    )  # fmt: skip
+    return {"caption": "Runs beside each other, after their last rounds", "columns": columns,
+            "rows": rows}  # fmt: skip
+
+
+def _table_of_differences(histories: Sequence[History]) -> Grid:
+    """What each was trained with otherwise than the first."""
+    first = histories[0].config.model_dump(mode="json")
+    rows = []
+    for history in histories[1:]:
+        for difference in differing_keys(history.config, first):
+            key, _, values = difference.partition(": ")
+            rows.append((history.name, key, *values.split(" -> ", 1)))
+    columns = ("run", "key", histories[0].name, "here")
+    return {"caption": "Trained otherwise", "columns": columns, "rows": rows}
+
+
+def _why_no_neighbourhoods(history: History) -> str:
+    if history.config.method != "and":
+        return f"method={history.config.method} discovers no neighbourhoods."
+    return "Round 1 will be the first to discover neighbourhoods."
+
+
+def _environment(history: History) -> list[tuple[str, str]]:
+    if not history.starts:
+        return []
+    about = history.starts[-1].about
+    flat = {**{k: v for k, v in about.items() if k != "packages"}, **about.get("packages", {})}
+    words = {
+        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in flat.items()
+    }
+    return list(words.items())
+
+
+def _says(findings: Findings, key: str) -> str:
+    name, label = findings.names.get(key, (key, None))
+    return name if label is None else f"{label}, {name}"
+
+
+def _view_of(findings: Findings) -> dict[str, Any]:
+    return {
+        "checkpoint": findings.checkpoint,
+        "attended": [_attended(findings, one) for one in findings.attended],
+    }
+
+
+def _attended(findings: Findings, one: Attended) -> dict[str, Any]:
+    key, other = f"r{one.row}", f"r{one.neighbour}"
+    (_, label), (_, other_label) = (findings.names.get(k, (k, None)) for k in (key, other))
+    marks = {True: ", same class", False: f", {other_label}"}
+    return {
+        "key": key,
+        "alt": _says(findings, key),
+        "says": _says(findings, key),
+        "neighbour_key": other,
+        "neighbour_alt": f"neighbour: {_says(findings, other)}",
+        "neighbour_says": "" if label is None else marks[label == other_label],
+        "maps": [
+            {
+                "round": round_index,
+                "uri": uri,
+                "cosine": f"{cosine:.2f}",
+                "alt": f"attention on {_says(findings, key)} after round {round_index}",
+            }
+            for round_index, uri, cosine in one.maps
+        ],
+    }
+
+
+def _mistakes(findings: Findings | None) -> dict[str, Any] | None:
+    if findings is None or findings.mistakes is None:
+        return None
+    found = findings.mistakes
+    kinds = (
+        ("Nearest", "Closest to the training images they were taken for: often alike to the eye, "
+         "sometimes labelled wrong.", found.nearest),
+        ("Farthest", "Far from everything in the bank.", found.farthest),
+    )  # fmt: skip
+    return {
+        "says": f"Of {found.num_images:,} test images, evenly chosen, the bank's votes are wrong "
+        f"about {found.num_wrong:,}.",
+        "kinds": [
+            {"title": title, "note": note, "mistakes": [_mistake(findings, m) for m in mistakes]}
+            for title, note, mistakes in kinds
+            if mistakes
+        ],
+    }
+
+
+def _mistake(findings: Findings, mistake: Mistake) -> dict[str, Any]:
+    names, classes, key = findings.names, findings.class_names, f"t{mistake.row}"
+    nearest = [f"r{row}" for row in mistake.nearest]
+    return {
+        "key": key,
+        "alt": f"test image: {_says(findings, key)}",
+        "label": classes[mistake.label],
+        "predicted": classes[mistake.predicted],
+        "similarity": f"{mistake.similarity:.2f}",
+        "nearest": [
+            {"key": near, "alt": f"near it: {_says(findings, near)}", "label": names[near][1]}
+            for near in nearest
+        ],
+    }

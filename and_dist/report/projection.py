@@ -1,0 +1,42 @@
+"""Features in two dimensions: their first principal components, and UMAP where it is installed.
+
+Q points, D feature.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+
+def project(features_QD: Tensor) -> dict[str, Tensor]:
+    """[Q, 2] by the name of the method."""
+    found = {"PCA": principal_components(features_QD)}
+    if find_spec("umap") is not None and len(features_QD) > 3:
+        found["UMAP"] = _umap(features_QD)
+    return found
+
+
+def principal_components(features_QD: Tensor) -> Tensor:
+    """Along the two directions of most variance; the largest entry of a direction is positive."""
+    centred_QD = features_QD.double() - features_QD.double().mean(dim=0)
+    _, _, directions_XD = torch.linalg.svd(centred_QD, full_matrices=False)
+    directions_2D = directions_XD[:2]
+    largest_21 = directions_2D.gather(1, directions_2D.abs().argmax(dim=1, keepdim=True))
+    points_QX = centred_QD @ (directions_2D * largest_21.sign()).T
+    missing = 2 - points_QX.shape[1]
+    return torch.cat([points_QX, points_QX.new_zeros(len(points_QX), missing)], dim=1)
+
+
+def _umap(features_QD: Tensor) -> Tensor:
+    import umap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed leaves one thread
+        mapper = umap.UMAP(
+            n_neighbors=min(15, len(features_QD) - 1), metric="cosine", random_state=0
+        )
+        return torch.from_numpy(mapper.fit_transform(features_QD.numpy())).double()

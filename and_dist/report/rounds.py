@@ -1,0 +1,132 @@
+"""What the checkpoints at the ends of rounds say of each round's neighbourhoods.
+
+N all rows, S anchors by ascending entropy, K neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from and_dist.checkpoint import list_checkpoints, load_tensors, read_checkpoint
+from and_dist.config import Config
+from and_dist.curriculum import Neighbourhoods
+from and_dist.evaluation.neighbourhoods import find_hubs
+from and_dist.trained import Trained
+from and_dist.world import World
+
+BANDS = ("low", "middle", "high")
+PER_BAND = 30
+"""Anchors shown of each band of entropies."""
+MOST_NEIGHBOURS = 6
+MOST_PICTURES = 2400
+"""In the neighbourhoods of all rounds."""
+WIDTH = 0.1
+"""Share of the anchors that a band is chosen from."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An anchor to look at."""
+
+    round_index: int
+    band: str
+    row: int
+    entropy: float
+    neighbours: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RoundTable:
+    """A round's neighbourhoods, from the last checkpoint of that round there is."""
+
+    round_index: int
+    cut: float
+    """Entropy of the last row that was taken as an anchor."""
+    examples: tuple[Example, ...]
+    hubs: tuple[tuple[int, int], ...]
+    """Rows that most anchors have for a neighbour, and how many."""
+
+
+def checkpoints_of(trained: Trained) -> Iterator[Trained]:
+    """The last checkpoint of every round that has one, in order."""
+    folder = trained.checkpoint.parent
+    by_round: dict[str, str] = {}
+    for name in sorted(list_checkpoints(folder)):
+        by_round[name.partition("-")[0]] = name
+    for name in by_round.values():
+        checkpoint, state = read_checkpoint(folder / name)
+        yield Trained(trained.run, trained.config, checkpoint, state)
+
+
+def read_round(
+    trained: Trained, labels_N: Tensor | None, per_band: int, world: World
+) -> RoundTable | None:
+    """None for a round without discovery."""
+    table = load_neighbourhoods(trained, world)
+    if len(table.anchors_S) == 0:
+        return None
+    round_index = int(trained.state["progress"]["round_index"])
+    chosen = choose_examples(table, round_index, labels_N, per_band)
+    cut = table.entropy_N[table.anchors_S[-1]].item()
+    return RoundTable(round_index, cut, chosen, tuple(find_hubs(table)))
+
+
+def load_neighbourhoods(trained: Trained, world: World) -> Neighbourhoods:
+    num_rows, num_neighbours = trained.num_rows, trained.config.curriculum.neighbours
+    table = Neighbourhoods(
+        torch.empty(num_rows, num_neighbours, dtype=torch.int64),
+        torch.empty(num_rows, dtype=torch.float64),
+        torch.empty(trained.state["num_anchors"], dtype=torch.int64),
+        recall=1.0,
+    )
+    tensors = {
+        "neighbours": table.neighbours_NK,
+        "entropy": table.entropy_N,
+        "anchors": table.anchors_S,
+    }
+    load_tensors(trained.checkpoint, tensors, world)
+    return table
+
+
+def anchors_per_band(config: Config, num_rounds: int) -> int:
+    """So that all pictures together stay few enough."""
+    pictures = 1 + min(config.curriculum.neighbours, MOST_NEIGHBOURS)
+    return max(3, min(PER_BAND, MOST_PICTURES // (pictures * len(BANDS) * max(num_rounds, 1))))
+
+
+def choose_examples(
+    table: Neighbourhoods, round_index: int, labels_N: Tensor | None, per_band: int
+) -> tuple[Example, ...]:
+    """Of each band, as many classes as can be; otherwise evenly."""
+    anchors = table.anchors_S.tolist()
+    width = max(1, round(WIDTH * len(anchors)))
+    middle = (len(anchors) - width) // 2
+    starts = {"low": 0, "middle": middle, "high": len(anchors) - width}
+    found = []
+    for band, start in starts.items():
+        of_band = anchors[start : start + width]
+        for row in _spread(of_band, labels_N, per_band):
+            neighbours = table.neighbours_NK[row, :MOST_NEIGHBOURS].tolist()
+            found.append(
+                Example(round_index, band, row, table.entropy_N[row].item(), tuple(neighbours))
+            )
+    return tuple(found)
+
+
+def _spread(rows: Sequence[int], labels_N: Tensor | None, count: int) -> list[int]:
+    """The first of every class, then the second, and so on, until there are enough; in order."""
+    if labels_N is None:
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return [rows[at] for at in dict.fromkeys(places.tolist())]
+    seen: dict[int, int] = {}
+    turns = []
+    for at, row in enumerate(rows):
+        label = int(labels_N[row])
+        seen[label] = seen.get(label, -1) + 1
+        turns.append((seen[label], at))
+    return [rows[at] for at in sorted(at for _, at in sorted(turns)[:count])]

@@ -1,0 +1,58 @@
+"""Rows of a checkpoint's bank, read as far as they are asked for. D feature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+ROWS_PER_READ = 1 << 17
+
+
+class _Piece(NamedTuple):
+    """What one rank has written: rows [start, stop) of the bank."""
+
+    start: int
+    stop: int
+    file: Path
+
+
+class StoredBank:
+    """The files of all ranks as one bank; nothing is held in memory."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._pieces = sorted(_pieces_of(checkpoint))
+        self.num_rows = self._pieces[-1].stop
+
+    def blocks(self, size: int = ROWS_PER_READ) -> Iterator[tuple[int, Tensor]]:
+        """(start, [S, D] as float32) of all rows, in their order."""
+        for piece in self._pieces:
+            with safe_open(piece.file, "pt") as content:
+                stored = content.get_slice("bank")
+                for at in range(0, piece.stop - piece.start, size):
+                    yield piece.start + at, stored[at : at + size].float()
+
+    def take(self, rows_Q: Tensor) -> Tensor:
+        """[Q, D] as float32, of any rows in any order."""
+        found: dict[int, Tensor] = {}
+        wanted = sorted(set(rows_Q.tolist()))
+        for piece in self._pieces:
+            with safe_open(piece.file, "pt") as content:
+                stored = content.get_slice("bank")
+                for row in [r for r in wanted if piece.start <= r < piece.stop]:
+                    found[row] = stored[row - piece.start].float()
+        return torch.stack([found[row] for row in rows_Q.tolist()])
+
+
+def _pieces_of(checkpoint: Path) -> Iterator[_Piece]:
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "pt") as content:
+            if "bank" in content.keys():  # noqa: SIM118 - no mapping
+                offsets = json.loads(content.metadata()["DCP_SHARDING_INFO"])
+                start = offsets["bank"]["saved_offsets"][0]
+                yield _Piece(start, start + content.get_slice("bank").get_shape()[0], file)

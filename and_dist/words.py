@@ -1,0 +1,26 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def format_seconds(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def describe_step(record: dict[str, Any], ranks: int, rank_word: str) -> str:
+    """The figures of a step's line in metrics.jsonl."""
+    speed = f"{record['images_per_s']:,.0f} images/s"
+    if ranks > 1:
+        speed += f", {record['images_per_s'] / ranks:,.0f} a {rank_word}"
+    return (
+        f"loss {record['loss']:.3f}  lr {record['lr']:g}  {speed}  "
+        f"{100 * record['data_wait']:.0f} % waiting for data  {record['memory_mb'] / 1e3:.1f} GB"
+    )
