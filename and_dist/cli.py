@@ -162,15 +162,27 @@ def report(
         list[Path] | None, typer.Option(help="Another run beside it; may be given again.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File; without it RUN/report.html.")] = None,
+    follows: Annotated[
+        bool, typer.Option("--follow", help="Serve it to this machine, again and again.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --follow; 0 takes any that is free.")] = 0,
+    every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.")] = 10.0,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
     from and_dist.display import Display
     from and_dist.report.build import gather, read_histories, write_page
+    from and_dist.report.serve import Pages, follow
     from and_dist.world import open_world
 
+    if follows and out:
+        raise ValueError("--follow serves a page and writes none: leave --out away")
+    if not 0 <= port <= 65535 or every <= 0:
+        raise ValueError(f"--port {port} --every {every:g}: ports end at 65535, and time goes on")
     histories, display = read_histories(run, compare or []), Display(is_shown=True)
     out = out or run / "report.html"
     with open_world("cpu") as world:
+        if follows:
+            follow(Pages(run, compare or [], world, display), port, every, display.say)
         size = write_page(histories, gather(run, world, display.phase), out)
     display.say(f"written to {out}, {size / 1e6:.1f} MB")
 

@@ -42,7 +42,9 @@ class Chart:
 
     def as_json(self) -> dict[str, Any]:
         views = [{"traces": view.traces, "shapes": view.shapes} for view in self.views]
-        return {**self.figure.to_plotly_json(), "views": views}
+        drawn = self.figure.to_plotly_json()
+        del drawn["layout"]["template"]  # colours are the page's own
+        return {**drawn, "views": views}
 
     @property
     def shown(self) -> View | None:

@@ -95,7 +95,8 @@ def training_curves(histories: Sequence[History]) -> list[Chart]:
     found = [
         curve_over_epochs(histories, "loss", "Loss", "loss", of("loss")),
         curve_over_epochs(
-            histories, "lr", "Learning rate", "learning rate", of("lr"), "epoch", type="log"
+            histories, "lr", "Learning rate", "learning rate", of("lr"), "epoch", type="log",
+            minorloglabels="complete", dtick="D2",
         ),
         curve_over_epochs(
             histories, "bank-knn", "Bank-kNN accuracy while training", "bank-kNN %",
@@ -175,7 +176,7 @@ def time_line(history: History) -> Chart | None:
                 marker={"symbol": _SYMBOLS[kind][0], "size": 12, "color": _SYMBOLS[kind][1]},
             )  # fmt: skip
     figure.update_yaxes(title="start", dtick=1, autorange="reversed")
-    figure.update_layout(xaxis_title="time (UTC)")
+    figure.update_layout(xaxis_title="time (UTC)", hovermode="closest")
     count = len(history.starts)
     alt = f"{count} start{'s' if count > 1 else ''}; " + "; ".join(
         f"{date_of(i.when)} {i.text}" for i in history.incidents[:20]

@@ -136,11 +136,12 @@ def feature_map(
                 marker={"size": 6, "opacity": 0.75, "color": colour_of.get(name, "#999999")},
             )  # fmt: skip
         views.append(View(method, tuple(range(at, len(figure.data)))))
+    figure.update_layout(hovermode="closest")
     figure.update_xaxes(showticklabels=False, zeroline=False)
     figure.update_yaxes(showticklabels=False, zeroline=False)
     shown = f"{len(keys):,} images of the bank in two dimensions by {' and '.join(projections)}"
     return Chart(
-        "map", "Map of the features", figure, f"{shown}, in {len(names)} groups.",
+        "map", "In two dimensions", figure, f"{shown}, in {len(names)} groups.",
         "Point at an image, or focus the map and press the arrow keys. Near points have similar "
         "features; directions mean nothing.", tuple(views) if len(views) > 1 else (),
     )  # fmt: skip

@@ -73,7 +73,7 @@ class History:
         at = self.last("step")
         if not at:
             return "not trained yet"
-        if self.starts and self.starts[-1].how == "finished":
+        if len(self.of("round")) > self.config.last_round:
             return "finished"
         where = (
             f"round {at['round']} of {self.config.last_round}, "

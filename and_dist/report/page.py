@@ -68,7 +68,7 @@ def render(
         subtitle=_subtitle(history),
         sections=_sections(charts, findings),
         tiles=_tiles(history),
-        notes=findings.notes if findings else ("there is no checkpoint yet",),
+        notes=findings.notes if findings else ("No checkpoint was looked at yet: no pictures.",),
         summary_tables=_summary_tables(histories),
         has_browser=bool(findings and findings.rounds),
         why_no_neighbourhoods=_why_no_neighbourhoods(history),

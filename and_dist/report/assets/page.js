@@ -95,13 +95,12 @@ async function draw(element) {
   const chart = data.charts[element.dataset.chart];
   element.classList.add("drawn");
   const layout = {
-    ...chart.layout,
     margin: { l: 56, r: 12, t: 28, b: 48 },
-    legend: { orientation: "h", y: -0.25 },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     font: { family: "system-ui, sans-serif" },
-    hovermode: element.dataset.chart === "map" ? "closest" : "x unified",
+    hovermode: "x unified",
+    ...chart.layout,
   };
-  if (element.dataset.chart === "time-line") layout.hovermode = "closest";
   const options = { responsive: true, displaylogo: false, displayModeBar: false };
   await Plotly.newPlot(element, chart.data, layout, options);
   await Plotly.relayout(element, colours());
