@@ -188,6 +188,68 @@ def report(
 
 
 @app.command()
+def neighbours(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files of your own.")],
+    count: Annotated[int, typer.Option(help="Neighbours of each.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Picture file with all of them.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
+    ] = None,
+) -> None:
+    """Find the training images that a run holds most similar to images of your own."""
+    from and_dist import lookup
+    from and_dist.display import Display
+    from and_dist.world import open_world
+
+    lookup.check_sheet(sheet)
+    planned = lookup.plan_lookup(run, checkpoint, images, count)
+    display = Display(is_shown=True, style="quiet" if as_json else "auto")
+    with open_world("cpu") as world:
+        answer = lookup.find_neighbours(planned, world, display)
+        if sheet is not None:
+            lookup.draw_sheet(answer).save(sheet)
+            display.say(f"drawn in {sheet}")
+    if as_json:
+        typer.echo(lookup.as_json(answer))
+    display.show(lookup.as_table(answer))
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    folder: Annotated[Path, typer.Argument(help="Images: class folders, flat, or prepared.")],
+    out: Annotated[Path, typer.Option(help="File for [N, D] float32, such as features.npy.")],
+    bad_images: Annotated[str, typer.Option(help="stop or skip.")] = "stop",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
+    ] = None,
+) -> None:
+    """Write the features of any images, and their names beside them; under torchrun too."""
+    from and_dist import lookup
+    from and_dist.data.datasets import load_images
+    from and_dist.display import Display
+    from and_dist.trained import open_trained
+    from and_dist.world import open_world
+
+    check_bad_images(bad_images)
+    lookup.check_features_file(out)
+    trained = open_trained(run, checkpoint)
+    images = load_images(str(folder), None, "FOLDER", bad_images)
+    settings = trained.config.run
+    with open_world(settings.device, settings.threads) as world:
+        display = Display(is_shown=world.is_coordinator)
+        lookup.embed(trained, images, out, world, display)
+        display.say(f"{len(images.index):,} features in {out}, names in {lookup.names_file(out)}")
+
+
+def check_bad_images(policy: str) -> None:
+    if policy not in ("stop", "skip"):
+        raise ValueError(f"--bad-images {policy} is not one of: stop, skip")
+
+
+@app.command()
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the manifests, and of what is packed.")],
     source: Annotated[Path | None, typer.Argument(help="The data set as it is published.")] = None,
@@ -209,8 +271,7 @@ def prepare(
     from and_dist.data.prepare import prepare as prepare_images
     from and_dist.display import Bars
 
-    if bad_images not in ("stop", "skip"):
-        raise ValueError(f"--bad-images {bad_images} is not one of: stop, skip")
+    check_bad_images(bad_images)
     if (source is None) == (download is None):
         raise ValueError("say either SOURCE or --download NAME")
     options = PackOptions(pack, resize, quality, raw)

@@ -1,4 +1,7 @@
-"""Rows of a checkpoint's bank, read as far as they are asked for. D feature."""
+"""Rows of a checkpoint's bank, read and searched as far as is asked for.
+
+Q queries, S rows of one part, D feature.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from and_dist.neighbours import Nearest, ShardSearch, best_of
 
 ROWS_PER_READ = 1 << 17
 
@@ -47,6 +52,19 @@ class StoredBank:
                 for row in [r for r in wanted if piece.start <= r < piece.stop]:
                     found[row] = stored[row - piece.start].float()
         return torch.stack([found[row] for row in rows_Q.tolist()])
+
+
+def search_bank(
+    bank: StoredBank, queries_QD: Tensor, count: int, own_rows_Q: Tensor | None = None
+) -> Nearest:
+    """The nearest rows of a stored bank, a part of it at a time; not those that ask."""
+    if own_rows_Q is None:
+        own_rows_Q = torch.full((len(queries_QD),), -1)
+    found = [
+        ShardSearch(rows_SD, start, count).nearest(queries_QD, own_rows_Q)
+        for start, rows_SD in bank.blocks()
+    ]
+    return best_of(found, count)
 
 
 def _pieces_of(checkpoint: Path) -> Iterator[_Piece]:

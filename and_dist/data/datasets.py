@@ -6,7 +6,7 @@ sizes and turns over random gradients, so neither colour nor brightness nor raw 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from and_dist.data.importers.folders import list_folder
 from and_dist.data.importers.listing import Files
 from and_dist.data.index import LabelledImages, index_files, index_pixels, open_manifest
 from and_dist.data.measure import measure
-from and_dist.data.stores import FileStore
+from and_dist.data.stores import FileStore, Names
 
 Field = NDArray[np.float64]
 SHAPES_SIDE = 32
@@ -64,6 +64,18 @@ def index_folder(folder: Path, bad_images: str = "stop", workers: int = 1) -> La
     index = index_files(content.root, content.names.select(rows), measured.length_N[rows], *sides)
     labels_N = None if listing.labels_N is None else listing.labels_N[rows]
     return LabelledImages(index, labels_N, listing.class_names, tuple(bad))
+
+
+def index_named(paths: Sequence[Path]) -> LabelledImages:
+    """Images by their own names; ValueError where one is none."""
+    root = Path("/")
+    names = Names.of([str(path.absolute().relative_to(root)) for path in paths])
+    measured = measure(Files(root, names), workers=1)
+    if measured.reasons:
+        row = min(measured.reasons)
+        raise ValueError(f"{paths[row]}: {measured.reasons[row]}")
+    sides = measured.heights_N, measured.widths_N
+    return LabelledImages(index_files(root, names, measured.length_N, *sides))
 
 
 def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from and_dist.album import Album, as_uri, as_uris
 from and_dist.config import DataConfig
 from and_dist.data.datasets import load_images, load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Phase
 from and_dist.report.attention import attend, overlay
-from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes, search_bank
-from and_dist.report.pictures import Album, as_uri, as_uris
+from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes
 from and_dist.report.projection import project
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
-from and_dist.stored import StoredBank
+from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, load_encoder, refuse_damaged
 from and_dist.world import World
 

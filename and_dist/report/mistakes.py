@@ -12,8 +12,7 @@ from torch import Tensor
 
 from and_dist.config import EvaluationConfig
 from and_dist.evaluation.knn import vote
-from and_dist.neighbours import Nearest, ShardSearch, best_of
-from and_dist.stored import StoredBank
+from and_dist.stored import StoredBank, search_bank
 
 SHOWN = 12
 """Mistakes of either kind."""
@@ -41,19 +40,6 @@ class Mistakes:
     num_images: int
 
 
-def search_bank(
-    bank: StoredBank, queries_QD: Tensor, count: int, own_rows_Q: Tensor | None = None
-) -> Nearest:
-    """The nearest rows of a stored bank, a part of it at a time; not those that ask."""
-    if own_rows_Q is None:
-        own_rows_Q = torch.full((len(queries_QD),), -1)
-    found = [
-        ShardSearch(rows_SD, start, count).nearest(queries_QD, own_rows_Q)
-        for start, rows_SD in bank.blocks()
-    ]
-    return best_of(found, count)
-
-
 def find_mistakes(
     rows: list[int],
     queries_QD: Tensor,
@@ -76,7 +62,7 @@ def find_mistakes(
             int(labels_Q[at]),
             int(predicted_Q[at]),
             float(found.similarity_QK[at, 0]),
-            tuple(found.rows_QK[at, :NEAREST].tolist()),
+            tuple(row for row in found.rows_QK[at, :NEAREST].tolist() if row >= 0),
         )
 
     nearest = tuple(map(describe, by_similarity[:SHOWN]))

@@ -1,0 +1,243 @@
+"""Images of a user's own, seen by a trained network: their nearest training images, their features.
+
+Q such images, K neighbours, D feature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.markup import escape
+from rich.table import Table
+
+from and_dist.album import U8, Album, short_name
+from and_dist.bank import all_shards, shard_range
+from and_dist.collectives import failing_together, gather_objects
+from and_dist.data.bad_images import BadImages
+from and_dist.data.datasets import index_named, load_images
+from and_dist.data.index import LabelledImages
+from and_dist.data.loader import FeatureLoader
+from and_dist.display import Display
+from and_dist.evaluation.features import extract_features
+from and_dist.run_folder import replace_file
+from and_dist.stored import StoredBank, search_bank
+from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.world import World
+
+IMAGES_PER_BATCH = 256
+CELL, CAPTION, MARGIN = 128, 34, 4
+"""Sides of a picture of the sheet, of the words below, and what lies between, in pixels."""
+LETTERS = 20
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What is asked of which run, all of it checked."""
+
+    trained: Trained
+    paths: tuple[Path, ...]
+    images: LabelledImages
+    count: int
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    row: int
+    name: str
+    label: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image's neighbours, nearest first."""
+
+    row: int
+    name: str
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    lookup: Lookup
+    found: tuple[Found, ...]
+    own: Album
+    known: Album | None
+    """The training images, where they can still be had."""
+
+
+def check_sheet(sheet: Path | None) -> None:
+    """ValueError for a file that no picture can be written to."""
+    if sheet is None:
+        return
+    if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"--sheet {sheet}: right are names that end in .png, .jpg or .webp")
+    if not sheet.absolute().parent.is_dir():
+        raise ValueError(f"--sheet {sheet}: there is no folder {sheet.parent}")
+
+
+def check_features_file(out: Path) -> None:
+    if out.suffix != ".npy":
+        raise ValueError(f"--out {out}: right is a name that ends in .npy")
+
+
+def plan_lookup(run: Path, checkpoint: str | None, paths: Sequence[Path], count: int) -> Lookup:
+    """ValueError for what cannot be."""
+    trained = open_trained(run, checkpoint)
+    if not 1 <= count <= trained.num_rows:
+        raise ValueError(
+            f"--count {count}: {run} was trained on {trained.num_rows} images; right are "
+            f"1 to {trained.num_rows}"
+        )
+    return Lookup(trained, tuple(paths), index_named(paths), count)
+
+
+def find_neighbours(lookup: Lookup, world: World, display: Display) -> Answer:
+    """By the bank's rows, as evaluate --knn does."""
+    trained, data = lookup.trained, lookup.trained.config.data
+    refuse_damaged(trained, world)
+    own, known = Album(lookup.images, data, world.device), _training_images(trained, world, display)
+    wanted = range(len(lookup.images.index))
+    rows, features_QD = own.features(wanted, load_encoder(trained, world))
+    if unread := set(wanted) - set(rows):
+        raise ValueError(f"{lookup.paths[min(unread)]} cannot be decoded")
+    nearest = search_bank(StoredBank(trained.checkpoint), features_QD, lookup.count)
+    found = [
+        Found(
+            row,
+            str(lookup.paths[row]),
+            tuple(_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)),
+        )
+        for row, neighbours, cosines in zip(
+            rows, nearest.rows_QK.tolist(), nearest.similarity_QK.tolist(), strict=True
+        )
+    ]
+    return Answer(lookup, tuple(found), own, known)
+
+
+def _neighbour(known: Album | None, row: int, similarity: float) -> Neighbour:
+    if known is None:
+        return Neighbour(row, f"row {row}", None, similarity)
+    return Neighbour(row, known.name_of(row), known.class_of(row), similarity)
+
+
+def _training_images(trained: Trained, world: World, display: Display) -> Album | None:
+    data = trained.config.data
+    try:
+        images = load_images(data.train, data.limit, "data.train", data.bad_images)
+    except (ValueError, OSError) as error:
+        display.say(f"no names: {error}")
+        return None
+    if images.index.content_hash != trained.state["images"]["content_hash"]:
+        display.say(f"no names: data.train={data.train} holds other images now")
+        return None
+    return Album(images, data, world.device)
+
+
+def as_table(answer: Answer) -> Table:
+    table = Table(title="nearest training images", title_justify="left")
+    for column in ("image", "cosine", "class", "neighbour"):
+        table.add_column(column, justify="right" if column == "cosine" else "left")
+    for one in answer.found:
+        for at, neighbour in enumerate(one.neighbours):
+            table.add_row(
+                escape(one.name) if at == 0 else "",
+                f"{neighbour.similarity:.3f}",
+                escape(neighbour.label or "-"),
+                escape(neighbour.name),
+                end_section=at + 1 == len(one.neighbours),
+            )
+    return table
+
+
+def as_json(answer: Answer) -> str:
+    """{"run", "checkpoint", "images": [{"image", "neighbours": [{"row", "name", ...}]}]}"""
+    trained = answer.lookup.trained
+    images = [
+        {"image": one.name, "neighbours": [vars(neighbour) for neighbour in one.neighbours]}
+        for one in answer.found
+    ]
+    about = {"run": trained.config.name, "checkpoint": trained.checkpoint.name, "images": images}
+    return json.dumps(about, indent=1)
+
+
+def draw_sheet(answer: Answer) -> Image.Image:
+    """A line for each image: itself, then its neighbours with class and cosine."""
+    if answer.known is None:
+        raise ValueError("--sheet shows the training images, and they cannot be had any more")
+    own = answer.own.load(one.row for one in answer.found)
+    near = answer.known.load(n.row for one in answer.found for n in one.neighbours)
+    size = (CELL * (1 + answer.lookup.count), (CELL + CAPTION) * len(answer.found))
+    sheet = Image.new("RGB", size, "white")
+    for line, one in enumerate(answer.found):
+        _paste(sheet, line, 0, answer.own.pixels(own[one.row]), Path(one.name).name)
+        for column, neighbour in enumerate(one.neighbours, 1):
+            if neighbour.row in near:
+                pixels = answer.known.pixels(near[neighbour.row])
+                caption = f"{neighbour.label or neighbour.name}\n{neighbour.similarity:.3f}"
+                _paste(sheet, line, column, pixels, caption)
+    return sheet
+
+
+def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str) -> None:
+    left, top = CELL * column, (CELL + CAPTION) * line
+    inner = CELL - 2 * MARGIN
+    picture = Image.fromarray(pixels).resize((inner, inner), Image.Resampling.BICUBIC)
+    sheet.paste(picture, (left + MARGIN, top + MARGIN))
+    shown = "\n".join(text[:LETTERS] for text in caption.splitlines())
+    place = (left + MARGIN, top + CELL - MARGIN + 2)
+    ImageDraw.Draw(sheet).multiline_text(place, shown, fill="black", spacing=2)
+
+
+def embed(
+    trained: Trained, images: LabelledImages, out: Path, world: World, display: Display
+) -> None:
+    """Features [N, D] of all images into an .npy file, and their names beside it; zeros for what
+    cannot be decoded. Every rank writes its own rows."""
+    refuse_damaged(trained, world)
+    config, count = trained.config, len(images.index)
+    dim = config.encoder.feature_dim
+    with failing_together(world, f"making {out}"):
+        if world.is_coordinator:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(out, "w+", np.float32, (count, dim)).flush()
+    bad = BadImages(images.index, "skip")
+    loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
+    start, stop = shard_range(count, world.rank, world.size)
+    (_, longest), *_ = all_shards(count, world.size)
+    with display.phase("features") as advance:
+        features_MD = extract_features(
+            load_encoder(trained, world), loader, start, stop, dim, longest, advance
+        )
+    with failing_together(world, f"writing {out}"):
+        written = np.lib.format.open_memmap(out, "r+")
+        written[start:stop] = features_MD.cpu().numpy()
+        written.flush()
+    reasons = {
+        row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
+    }
+    with failing_together(world, f"writing {names_file(out)}"):
+        if world.is_coordinator:
+            _write_names(trained, images, reasons, out)
+
+
+def names_file(out: Path) -> Path:
+    return out.with_suffix(".json")
+
+
+def _write_names(
+    trained: Trained, images: LabelledImages, reasons: dict[int, str], out: Path
+) -> None:
+    about = {
+        "run": trained.config.name,
+        "checkpoint": trained.checkpoint.name,
+        "unreadable": {short_name(images.index, row): why for row, why in sorted(reasons.items())},
+        "left_out": images.left_out,
+        "names": [short_name(images.index, row) for row in range(len(images.index))],
+    }
+    replace_file(names_file(out), json.dumps(about, indent=0) + "\n")
