@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,11 @@ def thin(x: Numbers, y: Numbers) -> tuple[list[float], list[float]]:
         return list(x), list(y)
     parts = [np.array_split(np.asarray(values, float), MOST_POINTS) for values in (x, y)]
     return ([float(p.mean()) for p in parts[0]], [float(p.mean()) for p in parts[1]])
+
+
+def plain(text: str) -> str:
+    """For Plotly, which takes <b> in a name for bold."""
+    return html.escape(text, quote=False)
 
 
 def date_of(when: float) -> str:

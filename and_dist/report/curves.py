@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from and_dist.report.charts import COLOURS, NEUTRAL, Chart, cycle, date_of, thin
+from and_dist.report.charts import COLOURS, NEUTRAL, Chart, cycle, date_of, plain, thin
 from and_dist.report.history import History, Record
 from and_dist.words import percent
 
@@ -172,7 +172,7 @@ def time_line(history: History) -> Chart | None:
             figure.add_scatter(
                 x=[date_of(i.when) for i in incidents], mode="markers", name=kind,
                 y=[_start_of(history, i.when) for i in incidents],
-                text=[i.text for i in incidents], hovertemplate="%{text}<extra></extra>",
+                text=[plain(i.text) for i in incidents], hovertemplate="%{text}<extra></extra>",
                 marker={"symbol": _SYMBOLS[kind][0], "size": 12, "color": _SYMBOLS[kind][1]},
             )  # fmt: skip
     figure.update_yaxes(title="start", dtick=1, autorange="reversed")

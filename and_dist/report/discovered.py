@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from and_dist.report.charts import COLOURS, CONSISTENT, INCONSISTENT, NEUTRAL, Chart, View, cycle
+from and_dist.report.charts import (
+    COLOURS,
+    CONSISTENT,
+    INCONSISTENT,
+    NEUTRAL,
+    Chart,
+    View,
+    cycle,
+    plain,
+)
 from and_dist.report.history import History, Record
 from and_dist.words import percent
 
@@ -131,7 +140,7 @@ def feature_map(
             members = [i for i, group in enumerate(groups) if group == name]
             figure.add_scatter(
                 x=[points[i][0] for i in members], y=[points[i][1] for i in members],
-                customdata=[keys[i] for i in members], mode="markers", name=name,
+                customdata=[keys[i] for i in members], mode="markers", name=plain(name),
                 hoverinfo="none", visible=not views,
                 marker={"size": 6, "opacity": 0.75, "color": colour_of.get(name, "#999999")},
             )  # fmt: skip
