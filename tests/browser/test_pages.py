@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -210,12 +209,15 @@ def test_compared_runs_stand_beside_each_other(pages: dict[str, Path], look: Ope
 
 
 def test_it_opens_in_a_second(pages: dict[str, Path], look: Open) -> None:
-    """Until everything that is seen first is drawn; the best of three, as others want cores too."""
-    took = []
+    """Words, tables and neighbourhoods; charts follow. The best of three: others want cores too."""
+    opened, drawn = [], []
     for _ in range(3):
-        began = time.monotonic()
         page = look(pages["labelled"]).page
+        timing = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+        opened.append(page.evaluate(timing) / 1000)
+        assert page.locator("#hoods li").count() > 0
         page.wait_for_selector("#summary .chart .main-svg")
-        took.append(time.monotonic() - began)
-    print(f"opened in {min(took):.2f} s")
-    assert min(took) < 2
+        drawn.append(page.evaluate("performance.now()") / 1000)
+    print(f"opened in {min(opened):.2f} s, first chart after {min(drawn):.2f} s")
+    assert min(opened) < 1
+    assert min(drawn) < 3

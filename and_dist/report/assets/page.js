@@ -91,7 +91,23 @@ dark.addEventListener("change", () => {
 
 /* ---- charts, drawn when they come near ---- */
 
+// To read it takes a browser longer than everything else: what needs no chart is there before.
+let plotly = null;
+
+function loadPlotly() {
+  plotly ??= new Promise((resolve) => {
+    requestAnimationFrame(() =>
+      setTimeout(() => {
+        document.head.append(make("script", {}, byId("plotly").textContent));
+        resolve();
+      }),
+    );
+  });
+  return plotly;
+}
+
 async function draw(element) {
+  await loadPlotly();
   const chart = data.charts[element.dataset.chart];
   element.classList.add("drawn");
   const layout = {

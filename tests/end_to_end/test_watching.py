@@ -1,0 +1,108 @@
+"""What a run shows while it trains: in a terminal, in a log, as JSON, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from and_dist.metrics import read_all
+from tests.end_to_end.conftest import Cli
+from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LONGER = ("curriculum.epochs=8", "optim.milestones=[6]", "evaluation.every=2")
+
+
+def seen_in_terminal(*arguments: object, columns: int) -> str:
+    """All that is drawn, one frame over the other."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
+    command = [sys.executable, "-m", "and_dist", *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    drawn, deadline = b"", time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 0.5)[0]:
+            try:
+                drawn += os.read(ours, 1 << 16)
+            except OSError:  # the other end is closed
+                break
+    os.close(ours)
+    assert process.wait(10) == 0, drawn.decode()
+    return drawn.decode()
+
+
+def test_a_terminal_shows_all_there_is_to_know(tmp_path: Path) -> None:
+    drawn = seen_in_terminal(*DEBUG, f"run.root={tmp_path}", *LONGER, columns=110)
+    frames = [ESCAPES.sub("", frame) for frame in re.split(r"(?:\x1b\[1A\x1b\[2K)+", drawn)]
+    whole = [frame for frame in frames if "of run" in frame or re.search(r"run\s+[━╸╺ ]+\d", frame)]
+    assert len(whole) > 5
+    last = whole[-1]
+    for expected in (
+        r"debug  round 2/2 epoch 8/8 step 5/5",
+        r"loss \d+\.\d{3}  lr 0\.003  [\d,]+ images/s  \d+ % waiting for data  \d\.\d GB",
+        r"kNN \d+\.\d %  saved r02-e000\d, 0:\d\d ago",
+        r"epoch .*100 % .*0:00 left",
+        r"round .*100 % .*0:00 left",
+        r"run .*100 % .*0:00 left",
+    ):
+        assert re.search(expected, last), (expected, last)
+    assert any("round 1/2 epoch 3/8" in frame for frame in whole)
+    assert "round 0 done: 0 anchors" in drawn
+
+
+def test_a_narrow_terminal_is_enough(tmp_path: Path) -> None:
+    drawn = seen_in_terminal(*DEBUG, f"run.root={tmp_path}", columns=40)
+    frames = [ESCAPES.sub("", frame) for frame in re.split(r"(?:\x1b\[1A\x1b\[2K)+", drawn)]
+    screens = [frame for frame in frames if "epoch ━" in frame]
+    bars = [line for frame in screens for line in frame.splitlines() if " left" in line]
+    assert len(bars) >= 3 * len(screens) > 0
+    assert max(map(len, bars)) <= 40
+
+
+def test_a_log_has_lines_without_colour(tmp_path: Path) -> None:
+    status, output = finish(start(*DEBUG, f"run.root={tmp_path}"))
+    assert status == 0
+    assert "\x1b" not in output
+    assert output.startswith("debug: 200 images")
+    assert "round 2 done: 200 anchors" in output
+
+
+def test_quiet_says_nothing(tmp_path: Path) -> None:
+    status, output = finish(start(*DEBUG, "--quiet", f"run.root={tmp_path}"))
+    assert (status, output) == (0, "")
+    assert (tmp_path / "debug" / "summary.json").exists()
+
+
+def test_quiet_still_says_what_is_wrong(cli: Cli) -> None:
+    status, shown, said = cli(*DEBUG, "--quiet", "optim.lr=-1")
+    assert (status, shown) == (2, "")
+    assert "optim.lr" in said
+
+
+def test_json_is_what_metrics_jsonl_takes(tmp_path: Path) -> None:
+    status, output = finish(start(*DEBUG, "--json", f"run.root={tmp_path}"))
+    assert status == 0
+    shown = [json.loads(line) for line in output.splitlines()]
+    messages = [record for record in shown if record["event"] == "message"]
+    assert any("200 images" in record["text"] for record in messages)
+    rest = [record for record in shown if record["event"] != "message"]
+    assert rest == read_all(tmp_path / "debug" / "metrics.jsonl")
+
+
+def test_other_ranks_say_nothing(tmp_path: Path) -> None:
+    first, second = start_ranks(2, *DEBUG, f"run.root={tmp_path}", "--json")
+    assert finish(first)[1]
+    assert finish(second) == (0, "")
+
+
+def test_quiet_and_json_exclude_each_other(cli: Cli) -> None:
+    status, _, said = cli(*DEBUG, "--quiet", "--json")
+    assert (status, said) == (2, "and-dist: say either --quiet or --json\n")
