@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from and_dist.cli import main
 from tests.ranks.pool import RankPool
+
+Cli = Callable[..., tuple[int, str, str]]
 
 settings.register_profile("house", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("house")
@@ -29,3 +33,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root mounts a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """(exit status, stdout, stderr) of and-dist in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["and-dist", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call

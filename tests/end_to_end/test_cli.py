@@ -14,8 +14,8 @@ import pytest
 
 from and_dist.cli import no_longer_refusing
 from and_dist.layout import SharedFailure
+from tests.conftest import Cli
 from tests.end_to_end import processes
-from tests.end_to_end.conftest import Cli
 from tests.end_to_end.processes import Started
 from tests.pictures import save_pictures
 from tests.ranks.runs import assert_equal_to_the_bit

@@ -10,7 +10,7 @@ import pytest
 import and_dist.baselines
 from and_dist.config import PEERS
 from and_dist.metrics import read_metrics
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 
 GUIDE = Path("CONTRIBUTING.md")
 

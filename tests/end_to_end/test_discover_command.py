@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish
 
 SUMMARY_KEYS = {

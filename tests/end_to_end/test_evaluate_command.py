@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from and_dist.metrics import read_metrics
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish
 
 SHORT = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")

@@ -17,7 +17,7 @@ from torch.nn import functional
 from and_dist.config import load_config
 from and_dist.encoders import Encoder, build_encoder
 from and_dist.weights import load_weights
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.end_to_end.processes import train
 from tests.ranks.runs import checkpoint_of
 

@@ -15,7 +15,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from wandb.proto import wandb_internal_pb2
 
 from and_dist.metrics import read_all
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, steps, train, wait_until
 
 BY_ROUND = ("round/", "discovery/")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.data.index import open_manifest
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.pictures import cut_pixels, save_pictures
 from tests.unit.data.preparing import sides
 

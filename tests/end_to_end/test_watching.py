@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from and_dist.metrics import read_all
-from tests.end_to_end.conftest import Cli
+from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -1,59 +1,17 @@
-"""Runs with names that are markup, their pages, and a browser to look at them."""
+"""Runs, their pages, and a browser to look at them."""
 
 from __future__ import annotations
 
 import shutil
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
-from and_dist.cli import main, run_training
-from and_dist.config import load_config
-from and_dist.guard import Guard
 from tests.end_to_end.processes import DEBUG, finish, start, steps, wait_until
-from tests.pictures import picture, save
-
-ARTEFACTS = Path("artefacts")
-"""Screenshots, to be looked at."""
-CLASSES = ("<img src=x onerror=pwned=1>", "\"'><b>quoted", "😀 emoji", "\u202eأبجد")
-FILES = ("<svg onload=pwned=1>{}.png", "\"'{}&amp;.png", "😀{}.png", "\u202eعربي{}.png")
-SHORT = (
-    "data.limit=null", "data.limit_test=null", "curriculum.epochs=2", "optim.milestones=[1]",
-    "curriculum.neighbours=2", "optim.batch_size=16", "evaluation.every=1", "run.threads=1",
-)  # fmt: skip
-
-
-@dataclass
-class Watched:
-    """A page, and what it did that it should not."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def scroll_through(self) -> None:
-        """So that everything is drawn."""
-        height = self.page.evaluate("document.documentElement.scrollHeight")
-        for top in range(0, height, 400):
-            self.page.evaluate("top => scrollTo(0, top)", top)
-            self.page.wait_for_timeout(40)
-        drawn = "[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))"
-        self.page.wait_for_function(drawn)
-        self.page.evaluate("scrollTo(0, 0)")
-
-    def keep(self, name: str) -> None:
-        ARTEFACTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
-
-
-Open = Callable[..., Watched]
-Scheme = Literal["light", "dark"]
+from tests.report.runs import CLASSES, Open, Watched, command, save_images, trained
 
 
 @pytest.fixture(scope="session")
@@ -88,14 +46,6 @@ def look(chromium: Browser) -> Iterator[Open]:
     yield call
     for context in opened:
         context.close()
-
-
-def save_images(folder: Path, count: int, classes: tuple[str, ...], seed: int) -> Path:
-    for number in range(count):
-        name = FILES[number % len(FILES)].format(number)
-        label = classes[number % len(classes)] if classes else ""
-        save(folder / label / name, picture(seed + number, (24, 24)))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -138,23 +88,6 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     status, output = finish(start(*command))
     assert status == 0, output
     return run
-
-
-def trained(root: Path, name: str, *overrides: str) -> Path:
-    config = load_config(
-        ["configs/debug.yaml"], [f"run.root={root}", f"name={name}", *SHORT, *overrides]
-    )
-    run_training(config, Guard(), "quiet")
-    return config.folder
-
-
-def command(*arguments: object) -> None:
-    """and-dist in this process, to a good end."""
-    before, sys.argv = sys.argv, ["and-dist", *map(str, arguments)]
-    with pytest.raises(SystemExit) as ended:
-        main()
-    sys.argv = before
-    assert not ended.value.code
 
 
 @pytest.fixture(scope="session")

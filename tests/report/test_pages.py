@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import CLASSES, FILES, Open
+from tests.report.runs import CLASSES, FILES, Open
 
 KINDS = ("labelled", "unlabelled", "resumed", "compared", "rival")
 TRAINING = {"loss", "lr", "speed", "wait", "map", "time-line"}

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser.conftest import Open
 from tests.end_to_end.processes import DEBUG, Started, start, steps, wait_until
+from tests.report.runs import Open
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""Short runs with names that are markup, and pages as a browser sees them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page
+
+from and_dist.cli import main, run_training
+from and_dist.config import load_config
+from and_dist.guard import Guard
+from tests.pictures import picture, save
+
+ARTEFACTS = Path("artefacts")
+"""Screenshots, to be looked at."""
+CLASSES = ("<img src=x onerror=pwned=1>", "\"'><b>quoted", "😀 emoji", "\u202eأبجد")
+FILES = ("<svg onload=pwned=1>{}.png", "\"'{}&amp;.png", "😀{}.png", "\u202eعربي{}.png")
+SHORT = (
+    "data.limit=null", "data.limit_test=null", "curriculum.epochs=2", "optim.milestones=[1]",
+    "curriculum.neighbours=2", "optim.batch_size=16", "evaluation.every=1", "run.threads=1",
+)  # fmt: skip
+
+
+@dataclass
+class Watched:
+    """A page, and what it did that it should not."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def scroll_through(self) -> None:
+        """So that everything is drawn."""
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        for top in range(0, height, 400):
+            self.page.evaluate("top => scrollTo(0, top)", top)
+            self.page.wait_for_timeout(40)
+        drawn = "[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))"
+        self.page.wait_for_function(drawn)
+        self.page.evaluate("scrollTo(0, 0)")
+
+    def keep(self, name: str) -> None:
+        ARTEFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+Open = Callable[..., Watched]
+Scheme = Literal["light", "dark"]
+
+
+def save_images(folder: Path, count: int, classes: tuple[str, ...], seed: int) -> Path:
+    for number in range(count):
+        name = FILES[number % len(FILES)].format(number)
+        label = classes[number % len(classes)] if classes else ""
+        save(folder / label / name, picture(seed + number, (24, 24)))
+    return folder
+
+
+def trained(root: Path, name: str, *overrides: str) -> Path:
+    config = load_config(
+        ["configs/debug.yaml"], [f"run.root={root}", f"name={name}", *SHORT, *overrides]
+    )
+    run_training(config, Guard(), "quiet")
+    return config.folder
+
+
+def command(*arguments: object) -> None:
+    """and-dist in this process, to a good end."""
+    before, sys.argv = sys.argv, ["and-dist", *map(str, arguments)]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    sys.argv = before
+    assert not ended.value.code
