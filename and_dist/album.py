@@ -19,7 +19,7 @@ from and_dist.data.loader import FeatureLoader
 from and_dist.data.stores import FileStore
 
 U8 = NDArray[np.uint8]
-IMAGES_PER_BATCH = 64
+IMAGES_PER_BATCH = 16
 LARGEST = 64
 MOST_BYTES = 7_500_000
 """Of all small images of a page."""

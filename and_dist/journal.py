@@ -8,7 +8,7 @@ from typing import Any
 
 from and_dist.config import Config
 from and_dist.display import Display
-from and_dist.metrics import MetricsFile, read_all
+from and_dist.metrics import MetricsFile, stream
 from and_dist.mirrors import Mirrors
 
 
@@ -35,7 +35,7 @@ class Journal:
         """Forget all lines but the first so many bytes; gives the last step there was."""
         last_step = self.metrics.go_back_to(num_bytes)
         if self._mirrors:
-            self._mirrors.begin(read_all(self.path))
+            self._mirrors.begin(stream(self.path))
         return last_step
 
     def flush(self) -> None:

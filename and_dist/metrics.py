@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,15 @@ class NoRoom(OSError):
     """The disk is full."""
 
 
-def read_all(path: Path) -> list[dict[str, Any]]:
-    """All lines, in order; a last one that is being written is none yet."""
+def stream(path: Path) -> Iterator[dict[str, Any]]:
+    """Line by line, in order; a last one that is being written is none yet."""
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        yield from (json.loads(line) for line in lines if line.endswith("\n"))
 
 
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     """All lines of one kind, in order."""
-    return [record for record in read_all(path) if record["event"] == event]
+    return [record for record in stream(path) if record["event"] == event]
 
 
 def _last_step(path: Path) -> int:

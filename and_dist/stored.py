@@ -37,10 +37,11 @@ class StoredBank:
     def blocks(self, size: int = ROWS_PER_READ) -> Iterator[tuple[int, Tensor]]:
         """(start, [S, D] as float32) of all rows, in their order."""
         for piece in self._pieces:
-            with safe_open(piece.file, "pt") as content:
-                stored = content.get_slice("bank")
-                for at in range(0, piece.stop - piece.start, size):
-                    yield piece.start + at, stored[at : at + size].float()
+            for at in range(0, piece.stop - piece.start, size):
+                # Opened for each block: what was read stays mapped as long as the file is open.
+                with safe_open(piece.file, "pt") as content:
+                    rows_SD = content.get_slice("bank")[at : at + size].float().clone()
+                yield piece.start + at, rows_SD
 
     def take(self, rows_Q: Tensor) -> Tensor:
         """[Q, D] as float32, of any rows in any order."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from and_dist.report.history import F64
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 """Of Okabe and Ito: they stay apart for most eyes, on light and on dark."""
 CONSISTENT, INCONSISTENT, NEUTRAL = COLOURS[2], COLOURS[1], COLOURS[0]
 MOST_POINTS = 1000
 """Of one curve; more are averaged."""
-Numbers = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,11 @@ class Chart:
         return next((view for view in self.views if set(view.traces) == visible), None)
 
 
-def thin(x: Numbers, y: Numbers) -> tuple[list[float], list[float]]:
+def thin(x: F64, y: F64) -> tuple[list[float], list[float]]:
     """At most MOST_POINTS points, each the mean of as many neighbouring ones."""
-    if len(x) <= MOST_POINTS:
-        return list(x), list(y)
-    parts = [np.array_split(np.asarray(values, float), MOST_POINTS) for values in (x, y)]
-    return ([float(p.mean()) for p in parts[0]], [float(p.mean()) for p in parts[1]])
+    count = max(1, min(len(x), MOST_POINTS))
+    means = [[float(part.mean()) for part in np.array_split(v, count)] for v in (x, y)]
+    return means[0], means[1]
 
 
 def plain(text: str) -> str:

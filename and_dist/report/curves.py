@@ -9,35 +9,59 @@ import numpy as np
 import plotly.graph_objects as go
 
 from and_dist.report.charts import COLOURS, NEUTRAL, Chart, cycle, date_of, plain, thin
-from and_dist.report.history import History, Record
+from and_dist.report.history import F64, History
 from and_dist.words import percent
 
+Points = tuple[F64, F64]
+"""x and y of a curve."""
+CurveOf = Callable[[History], Points]
 
-def epochs_passed(history: History) -> Callable[[Record], float]:
-    """Of a line of metrics.jsonl: epochs since the start, where that can be told."""
-    before = [0]
-    for round_index in range(history.config.last_round + 1):
-        before.append(before[-1] + history.config.epochs_of(round_index))
-    step, per_epoch = 0, 0.0
-    for record in history.records:
-        step = record.get("step", step) if record["event"] == "step" else step
-        if record["event"] == "epoch":
-            per_epoch = step / (before[record["round"]] + record["epoch"] + 1)
 
-    def passed(record: Record) -> float:
-        if record["event"] == "step":
-            return float(record["step"] / per_epoch) if per_epoch else 0.0
-        return float(before[record["round"]] + record["epoch"] + 1)
+def epochs_before(history: History) -> list[int]:
+    """Of every round, and of what would come after the last."""
+    epochs = [history.config.epochs_of(r) for r in range(history.config.last_round + 1)]
+    return [0, *np.cumsum(epochs).tolist()]
 
-    return passed
+
+def over_steps(key: str, scale: float = 1.0) -> CurveOf:
+    """A column of the steps, over the epochs that have passed."""
+
+    def points(history: History) -> Points:
+        at = history.steps
+        if not len(at["step"]):
+            return np.empty(0), np.empty(0)
+        before = np.array(epochs_before(history))[at["round"].astype(int)] + at["epoch"]
+        # The last look at an epoch is at its last step.
+        per_epoch = (at["step"] / (before + 1)).max()
+        return at["step"] / per_epoch, scale * at[key]
+
+    return points
+
+
+def over_epochs(key: str, scale: float = 1.0) -> CurveOf:
+    """A figure of the ends of epochs."""
+
+    def points(history: History) -> Points:
+        before = epochs_before(history)
+        found = [r for r in history.of("epoch") if r.get(key) is not None]
+        passed = [before[r["round"]] + r["epoch"] + 1 for r in found]
+        return np.array(passed, float), scale * np.array([r[key] for r in found], float)
+
+    return points
+
+
+def images_per_s_of_a_rank(history: History) -> Points:
+    x, y = over_steps("images_per_s")(history)
+    return x, y / history.ranks
 
 
 def round_marks(history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Lines where rounds begin, and their names, for a figure over epochs."""
-    shapes, texts, at = [], [], 0
-    seen = max((r["round"] for r in history.of("step")), default=-1)
-    for round_index in range(seen + 1):
-        if history.config.epochs_of(round_index):
+    shapes, texts = [], []
+    before, last = epochs_before(history), int(history.last_step.get("round", -1))
+    for round_index in range(last + 1):
+        at = before[round_index]
+        if before[round_index + 1] > at:
             shapes.append(
                 {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1,
                  "line": {"width": 1, "dash": "dot", "color": "#888"}, "layer": "below"}
@@ -46,32 +70,21 @@ def round_marks(history: History) -> tuple[list[dict[str, Any]], list[dict[str, 
                 {"x": at, "yref": "paper", "y": 1.0, "text": f"round {round_index}",
                  "showarrow": False, "xanchor": "left", "yanchor": "bottom", "font": {"size": 11}}
             )  # fmt: skip
-        at += history.config.epochs_of(round_index)
     return shapes, texts
 
 
-def curve_over_epochs(
-    histories: Sequence[History],
-    key: str,
-    title: str,
-    y_title: str,
-    figure_of: Callable[[History, Record], float | None],
-    event: str = "step",
-    note: str = "",
-    **axis: Any,
-) -> Chart | None:
+def curve(
+    histories: Sequence[History], key: str, title: str, y_title: str, points_of: CurveOf,
+    note: str = "", **axis: Any,
+) -> Chart | None:  # fmt: skip
     """One line a run, with the rounds of the first marked; None where there is nothing."""
     figure, alts, rows = go.Figure(), [], []
     for history, colour in zip(histories, cycle(), strict=False):
-        passed = epochs_passed(history)
-        points = [
-            (passed(record), value)
-            for record in history.of(event)
-            if (value := figure_of(history, record)) is not None
-        ]
-        if not points:
+        all_x, all_y = points_of(history)
+        is_known = np.isfinite(all_y)
+        if not is_known.any():
             continue
-        x, y = thin([p[0] for p in points], [p[1] for p in points])
+        x, y = thin(all_x[is_known], all_y[is_known])
         mode = "lines+markers" if len(x) < 30 else "lines"
         figure.add_scatter(x=x, y=y, name=history.name, mode=mode, line={"color": colour})
         alts.append(f"{history.name}: from {y[0]:.4g} to {y[-1]:.4g} over {x[-1]:.4g} epochs")
@@ -86,31 +99,25 @@ def curve_over_epochs(
 
 
 def training_curves(histories: Sequence[History]) -> list[Chart]:
-    def speed(history: History, record: Record) -> float:
-        return float(record["images_per_s"] / history.ranks)
-
-    def of(key: str, scale: float = 1.0) -> Callable[[History, Record], float | None]:
-        return lambda _, r: None if r.get(key) is None else scale * r[key]
-
     found = [
-        curve_over_epochs(histories, "loss", "Loss", "loss", of("loss")),
-        curve_over_epochs(
-            histories, "lr", "Learning rate", "learning rate", of("lr"), "epoch", type="log",
+        curve(histories, "loss", "Loss", "loss", over_steps("loss")),
+        curve(
+            histories, "lr", "Learning rate", "learning rate", over_epochs("lr"), type="log",
             minorloglabels="complete", dtick="D2",
         ),
-        curve_over_epochs(
+        curve(
             histories, "bank-knn", "Bank-kNN accuracy while training", "bank-kNN %",
-            of("knn_bank", 100), "epoch",
-            note="kNN with the bank's rows as features of the training images, which costs no pass "
+            over_epochs("knn_bank", 100),
+            "kNN with the bank's rows as features of the training images, which costs no pass "
             "over them (evaluation.every).",
         ),
-        curve_over_epochs(
-            histories, "speed", "Throughput", "images/s a rank", speed, rangemode="tozero",
-            note="Of one rank: times the number of ranks for all of them.",
+        curve(
+            histories, "speed", "Throughput", "images/s a rank", images_per_s_of_a_rank,
+            "Of one rank: times the number of ranks for all of them.", rangemode="tozero",
         ),
-        curve_over_epochs(
-            histories, "wait", "Waiting for data", "% of the time", of("data_wait", 100),
-            rangemode="tozero", note="Share of rank 0's time without the next batch.",
+        curve(
+            histories, "wait", "Waiting for data", "% of the time", over_steps("data_wait", 100),
+            "Share of rank 0's time without the next batch.", rangemode="tozero",
         ),
     ]  # fmt: skip
     return [chart for chart in found if chart is not None]

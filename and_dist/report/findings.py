@@ -167,6 +167,7 @@ class _Search:
                 for at, of_pair in enumerate(maps):
                     shown = self._overlay(images_BCHW[at], maps_BHW[at])
                     of_pair.append((round_index, shown, float(cosines_B[at])))
+                del encoder  # before the next one comes
                 advance(1 / len(self.checkpoints))
         return tuple(
             Attended(*pair, tuple(of_pair)) for pair, of_pair in zip(pairs, maps, strict=True)

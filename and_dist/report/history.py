@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from and_dist.config import Config, load_config
-from and_dist.metrics import read_all
+from and_dist.metrics import stream
 from and_dist.run_folder import TIME, read_starts
 
 Record = dict[str, Any]
@@ -41,11 +46,21 @@ class Start:
     """As in environment.json."""
 
 
+F64 = NDArray[np.float64]
+STEP_KEYS = (
+    "time", "round", "epoch", "step", "loss", "lr", "images_per_s", "data_wait", "memory_mb"
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class History:
     run: Path
     config: Config
     records: tuple[Record, ...]
+    """Lines of metrics.jsonl, but those of steps."""
+    steps: dict[str, F64]
+    """STEP_KEYS -> the figure of every look at training; a run of days has a quarter of a million
+    of them. Those that were not written down then are nan."""
     starts: tuple[Start, ...]
     incidents: tuple[Incident, ...]
     evaluations: tuple[Record, ...]
@@ -56,12 +71,17 @@ class History:
         return self.config.name
 
     def of(self, event: str) -> list[Record]:
-        """All lines of metrics.jsonl of one kind."""
+        """All lines of metrics.jsonl of one kind, which is not `step`."""
         return [record for record in self.records if record["event"] == event]
 
     def last(self, event: str) -> Record:
         """The newest one, empty where there is none."""
         return (self.of(event) or [{}])[-1]
+
+    @property
+    def last_step(self) -> dict[str, float]:
+        """The newest look at training, empty where there is none."""
+        return {key: float(column[-1]) for key, column in self.steps.items() if len(column)}
 
     @property
     def ranks(self) -> int:
@@ -70,14 +90,14 @@ class History:
     @property
     def state(self) -> str:
         """In a few words, such as `finished` or `training, round 2 of 4, epoch 7 of 20`."""
-        at = self.last("step")
-        if not at:
+        if not self.last_step:
             return "not trained yet"
         if len(self.of("round")) > self.config.last_round:
             return "finished"
+        round_index, epoch = int(self.last_step["round"]), int(self.last_step["epoch"])
         where = (
-            f"round {at['round']} of {self.config.last_round}, "
-            f"epoch {at['epoch'] + 1} of {self.config.epochs_of(at['round'])}"
+            f"round {round_index} of {self.config.last_round}, "
+            f"epoch {epoch + 1} of {self.config.epochs_of(round_index)}"
         )
         how = self.starts[-1].how if self.starts else ""
         return f"at {where}, {how}" if how else f"training, {where}"
@@ -90,22 +110,34 @@ def read_history(run: Path) -> History:
     config = load_config([run / "config.yaml"])
     try:
         metrics = run / "metrics.jsonl"
-        records = tuple(read_all(metrics)) if metrics.exists() else ()
-        starts = _read_starts(run, records)
+        records, steps = _sort_out(stream(metrics) if metrics.exists() else ())
+        starts = _read_starts(run, np.append(steps["time"], [r.get("time", 0) for r in records]))
         judged = tuple(_read_verdicts(run))
         evaluations = tuple(_read_evaluations(run))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{run} cannot be read: {error}") from None
     found = [*_of_starts(starts), *_of_metrics(records), *_of_stalls(run), *judged]
     incidents = tuple(sorted(found, key=lambda incident: incident.when))
-    return History(run, config, records, starts, incidents, evaluations)
+    return History(run, config, records, steps, starts, incidents, evaluations)
 
 
 def seconds_of(text: str) -> float:
     return datetime.strptime(text, TIME).timestamp()
 
 
-def _read_starts(run: Path, records: tuple[Record, ...]) -> tuple[Start, ...]:
+def _sort_out(lines: Iterable[Record]) -> tuple[tuple[Record, ...], dict[str, F64]]:
+    columns = {key: array("d") for key in STEP_KEYS}
+    others = []
+    for record in lines:
+        if record["event"] == "step":
+            for key, column in columns.items():
+                column.append(record.get(key, float("nan")))
+        else:
+            others.append(record)
+    return tuple(others), {key: np.array(column) for key, column in columns.items()}
+
+
+def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
     """A start that was killed ends, for all we know, with the last line before the next one."""
     abouts = read_starts(run)
     begins = [seconds_of(about["started"]) for about in abouts]
@@ -113,12 +145,12 @@ def _read_starts(run: Path, records: tuple[Record, ...]) -> tuple[Start, ...]:
     for at, (about, began) in enumerate(zip(abouts, begins, strict=True)):
         is_newest = at + 1 == len(abouts)
         limit = float("inf") if is_newest else begins[at + 1]
-        seen = [r["time"] for r in records if began <= r.get("time", 0) < limit]
+        seen = times[(times >= began) & (times < limit)]
         if "ended" in about:
             starts.append(Start(began, seconds_of(about["ended"]), about["how"], about))
         else:
             how = "" if is_newest else "ended without a word"
-            starts.append(Start(began, max([began, *seen]), how, about))
+            starts.append(Start(began, float(np.max(np.append(seen, began))), how, about))
     return tuple(starts)
 
 

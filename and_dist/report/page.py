@@ -170,10 +170,10 @@ def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list
 
 def _tiles(history: History) -> list[tuple[str, str]]:
     """The newest figures there are."""
-    step, last, found = history.last("step"), history.last("round"), history.last("discovery")
+    step, last, found = history.last_step, history.last("round"), history.last("discovery")
     rounds = history.config.last_round
     shown: list[tuple[str, str | None]] = [
-        ("round", f"{step['round']} of {rounds}" if step else None),
+        ("round", f"{step['round']:.0f} of {rounds}" if step else None),
         ("kNN", (last and last["knn"] is not None and f"{percent(last['knn'])} %") or None),
         ("consistency", last.get("consistency") and f"{percent(last['consistency'])} %"),
         ("anchors", f"{found['anchors']:,}" if found else None),

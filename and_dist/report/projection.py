@@ -5,18 +5,17 @@ Q points, D feature.
 
 from __future__ import annotations
 
-import warnings
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
+
+from and_dist.report.umap_points import is_installed, place_by_umap
 
 
 def project(features_QD: Tensor) -> dict[str, Tensor]:
     """[Q, 2] by the name of the method."""
     found = {"PCA": principal_components(features_QD)}
-    if find_spec("umap") is not None and len(features_QD) > 3:
-        found["UMAP"] = _umap(features_QD)
+    if is_installed() and len(features_QD) > 3:
+        found["UMAP"] = torch.from_numpy(place_by_umap(features_QD.numpy())).double()
     return found
 
 
@@ -29,14 +28,3 @@ def principal_components(features_QD: Tensor) -> Tensor:
     points_QX = centred_QD @ (directions_2D * largest_21.sign()).T
     missing = 2 - points_QX.shape[1]
     return torch.cat([points_QX, points_QX.new_zeros(len(points_QX), missing)], dim=1)
-
-
-def _umap(features_QD: Tensor) -> Tensor:
-    import umap
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed leaves one thread
-        mapper = umap.UMAP(
-            n_neighbors=min(15, len(features_QD) - 1), metric="cosine", random_state=0
-        )
-        return torch.from_numpy(mapper.fit_transform(features_QD.numpy())).double()

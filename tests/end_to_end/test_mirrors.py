@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar import layout_pb2
 from wandb.proto import wandb_internal_pb2
 
-from and_dist.metrics import read_all
+from and_dist.metrics import stream
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, steps, train, wait_until
 
@@ -42,7 +42,7 @@ def expected_points(run: Path) -> Points:
     """Every plain figure of metrics.jsonl, by its name and place."""
     points: Points = {}
     last = 0
-    for record in read_all(run / "metrics.jsonl"):
+    for record in stream(run / "metrics.jsonl"):
         last = record.get("step", last)
         group = {"step": "train"}.get(record["event"], record["event"])
         if group not in ("train", "epoch", "round", "discovery"):
@@ -91,7 +91,7 @@ def test_tensorboard_has_figures_5_and_6_and_histograms(resumed: Path) -> None:
         "accuracy by round (figure 5)": ["^round/knn$", "^round/knn_bank$"],
     }  # fmt: skip
     histograms = [v for v in values if v.tag == "discovery/entropy"]
-    rounds = [r for r in read_all(resumed / "metrics.jsonl") if r["event"] == "discovery"]
+    rounds = [r for r in stream(resumed / "metrics.jsonl") if r["event"] == "discovery"]
     assert len(histograms) == len(rounds) == 2
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from and_dist.metrics import read_all
+from and_dist.metrics import stream
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
 
@@ -94,7 +94,7 @@ def test_json_is_what_metrics_jsonl_takes(tmp_path: Path) -> None:
     messages = [record for record in shown if record["event"] == "message"]
     assert any("200 images" in record["text"] for record in messages)
     rest = [record for record in shown if record["event"] != "message"]
-    assert rest == read_all(tmp_path / "debug" / "metrics.jsonl")
+    assert rest == list(stream(tmp_path / "debug" / "metrics.jsonl"))
 
 
 def test_other_ranks_say_nothing(tmp_path: Path) -> None:

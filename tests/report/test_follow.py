@@ -84,7 +84,7 @@ def test_the_page_grows_with_the_run_and_keeps_what_was_chosen(address: str, loo
         "first => document.body && document.body.dataset.version !== first", arg=first
     )
     page.wait_for_selector("#map", state="attached", timeout=60_000)
-    assert page.evaluate("document.documentElement.dataset.theme") == chosen
+    page.wait_for_function("c => document.documentElement.dataset.theme === c", arg=chosen)
     assert "training, round" in str(page.locator(".state").text_content())
     origin = address[: address.index("/", 8)]
     assert all(url.startswith((origin, "data:")) for url in watched.requests)

@@ -1,0 +1,39 @@
+"""UMAP in a process of its own: what compiles it takes as much memory as a network. No torch."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 15
+
+
+def is_installed() -> bool:
+    return find_spec("umap") is not None
+
+
+def place_by_umap(features_QD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[Q, 2]."""
+    return _process().submit(_fit, features_QD).result()
+
+
+@functools.cache
+def _process() -> ProcessPoolExecutor:
+    """Kept: a page that is followed compiles once."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _fit(features_QD: NDArray[np.float32]) -> NDArray[np.float32]:
+    import umap
+
+    count = min(NEIGHBOURS, len(features_QD) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed leaves one thread
+        mapper = umap.UMAP(n_neighbors=count, metric="cosine", random_state=0)
+        return np.asarray(mapper.fit_transform(features_QD), np.float32)

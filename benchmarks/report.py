@@ -1,0 +1,225 @@
+"""python -m benchmarks.report [--smoke] [--json FILE]
+
+The page of a finished run at ImageNet's size: 1,281,167 rows, AlexNet, four rounds of discovery, a
+quarter of a million lines of metrics. The run is made up, the files are as training writes them;
+`and-dist report` is a process of its own; its memory is the most that it and its children were seen
+to hold, ten times a second. Its floor is reading
+and summing the bytes of the checkpoints, which every command does before it trusts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from and_dist.checkpoint import as_sharded, save_checkpoint
+from and_dist.config import Config, load_config
+from and_dist.curriculum import Neighbourhoods, num_anchors, select_anchors
+from and_dist.data.index import LabelledImages, index_archive, save_manifest
+from and_dist.data.stores import ArchiveStore
+from and_dist.encoders import build_encoder
+from and_dist.evaluation.neighbourhoods import describe_neighbourhoods
+from and_dist.run_folder import open_run_folder
+from and_dist.run_state import Progress, build_bank, build_state
+from and_dist.schedule import Schedule
+from and_dist.world import World, open_world
+from benchmarks.harness import Benchmark, Result, add_arguments
+
+ROWS, TEST_ROWS, CLASSES = 1_281_167, 50_000, 1000
+DISTINCT = 2000
+"""Different pictures, which the rows take turns to be."""
+LOOKS_PER_EPOCH = 250
+
+
+def make_images(folder: Path, count: int, seed: int) -> Path:
+    """A prepared set of JPEGs of 500 x 375, as large as ImageNet's are on average."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    spans, content = [], bytearray()
+    for _ in range(min(DISTINCT, count)):
+        few = random.integers(0, 256, (24, 32, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(few).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG")
+        spans.append((len(content), file.tell()))
+        content += file.getvalue()
+    (folder / "pictures.bin").write_bytes(content)
+    offset_N, length_N = np.array(spans)[np.arange(count) % len(spans)].T.copy()
+    sides = np.full(count, 500, np.int32), np.full(count, 375, np.int32)
+    file_N = np.zeros(count, np.int32)
+    store = ArchiveStore((folder / "pictures.bin",), file_N, offset_N, length_N, sides[0])
+    labels_N = np.arange(count) * CLASSES // count
+    names = tuple(f"class {number:04}" for number in range(CLASSES))
+    images = LabelledImages(index_archive(store, sides[1]), labels_N, names)
+    save_manifest(images, folder / "manifest", length_N)
+    return folder / "manifest"
+
+
+def make_run(root: Path, rows: int, world: World) -> Config:
+    """As a finished run of configs/paper/imagenet-alexnet.yaml leaves it."""
+    train = make_images(root / "train", rows, 0)
+    test = make_images(root / "test", max(CLASSES, rows * TEST_ROWS // ROWS), 1)
+    config = load_config(
+        ["configs/paper/imagenet-alexnet.yaml"],
+        [f"run.root={root}", "name=imagenet", f"data.train={train}", f"data.test={test}"],
+    )
+    open_run_folder(config, world.size, "cpu")
+    encoder = build_encoder(config.encoder, 0)
+    state = build_state(config, encoder, build_bank(config, rows, world), world)
+    labels_N = torch.arange(rows) * CLASSES // rows
+    digest = json.loads((train / "manifest.json").read_text())["content_hash"]
+    found = {}
+    for round_index in range(config.last_round + 1):
+        generator = torch.Generator().manual_seed(round_index)
+        centres_CD = torch.randn(CLASSES, config.encoder.feature_dim, generator=generator)
+        noise_ND = torch.randn(rows, config.encoder.feature_dim, generator=generator)
+        state.bank.features_SD.copy_(functional.normalize(centres_CD[labels_N] + 2 * noise_ND))
+        del noise_ND
+        if round_index:
+            state.neighbourhoods = make_neighbourhoods(rows, round_index, config, generator)
+            no_rows = torch.empty(0, dtype=torch.int64)
+            found[round_index] = describe_neighbourhoods(state.neighbourhoods, no_rows, labels_N)
+        epochs = config.epochs_of(round_index)
+        state.progress = Progress(round_index, epochs, is_begun=True)
+        plain = {
+            **state.plain(),
+            "images": {"rows": rows, "content_hash": digest},
+            "config": config.model_dump(mode="json"),
+            "bad_images": {},
+            "metrics_bytes": 0,
+        }
+        tensors = state.tensors() | {"bank": as_sharded(state.bank, world)}
+        name = state.progress.checkpoint_name
+        save_checkpoint(config.folder / "checkpoints", name, tensors, plain, world)
+    write_metrics(config, rows, found)
+    return config
+
+
+def make_neighbourhoods(
+    rows: int, round_index: int, config: Config, generator: torch.Generator
+) -> Neighbourhoods:
+    """A row's neighbour lies within two thousand rows of it: of its class, more often than not."""
+    entropy_N = 8 + torch.randn(rows, generator=generator, dtype=torch.float64)
+    anchors_S = select_anchors(entropy_N, num_anchors(rows, round_index, config.last_round))
+    shift_N = torch.randint(1, min(2000, rows), (rows,), generator=generator)
+    neighbours_NK = torch.full((rows, 1), -1)
+    neighbours_NK[anchors_S, 0] = ((torch.arange(rows) + shift_N) % rows)[anchors_S]
+    return Neighbourhoods(neighbours_NK, entropy_N, anchors_S, 1.0)
+
+
+def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -> None:
+    """A line for each look at the loss, as a run of a thousand epochs has them."""
+    per_epoch = -(-rows // config.optim.batch_size)
+    epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
+    schedule, when = Schedule(epochs, per_epoch), time.time() - 1e6
+    with (config.folder / "metrics.jsonl").open("w") as file:
+
+        def write(event: str, **values: object) -> None:
+            file.write(json.dumps({"event": event, "time": when, **values}) + "\n")
+
+        write("baselines", raw_pixels=None, random=0.001, seconds=60.0)
+        for round_index, num_epochs in enumerate(epochs):
+            if round_index in found:
+                write("discovery", round=round_index, seconds=60.0, **found[round_index])
+            for epoch in range(num_epochs):
+                for look in range(1, LOOKS_PER_EPOCH + 1):
+                    when += 0.5
+                    step = schedule.steps_before(round_index, epoch)
+                    step += look * per_epoch // LOOKS_PER_EPOCH
+                    write(
+                        "step", round=round_index, epoch=epoch, step=step, loss=7 - when % 3,
+                        lr=0.03, images_per_s=9000.0, data_wait=0.01, memory_mb=9000.0,
+                    )  # fmt: skip
+                write("epoch", round=round_index, epoch=epoch, loss=6.0, lr=0.03, knn_bank=None)
+            write(
+                "round", round=round_index, anchors=0, consistency=None, knn_bank=0.3, knn=0.31,
+                seconds=1e5,
+            )  # fmt: skip
+
+
+def report(run: Path) -> tuple[float, float]:
+    """Seconds, and the most megabytes that the process and its children held at once."""
+    started, peak_mb = time.perf_counter(), 0.0
+    process = subprocess.Popen([sys.executable, "-m", "and_dist", "report", str(run)])
+    while process.poll() is None:
+        peak_mb = max(peak_mb, sum(map(held_mb, family_of(process.pid))))
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return time.perf_counter() - started, peak_mb
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all that it started."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [one for child in path.read_text().split() for one in family_of(int(child))]
+    return found
+
+
+def held_mb(pid: int) -> float:
+    """What is shared counts by its share."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
+    return 0.0
+
+
+def read_and_sum(run: Path) -> tuple[float, float]:
+    """What any reader of all checkpoints has to do."""
+    started, size = time.perf_counter(), 0
+    for file in sorted(run.glob("checkpoints/*/*.safetensors")):
+        with file.open("rb") as content:
+            hashlib.file_digest(content, "sha256")
+        size += file.stat().st_size
+    return time.perf_counter() - started, size / 1e6
+
+
+def add(benchmark: Benchmark, name: str, seconds: list[float], peak_mb: float | None) -> None:
+    median = statistics.median(seconds)
+    spread = (max(seconds) - min(seconds)) / median
+    benchmark.results.append(Result(name, median, min(seconds), spread, peak_mb=peak_mb))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    given = parser.parse_args()
+    benchmark = Benchmark("report")
+    rows, repeats = (20_000, 1) if given.smoke else (ROWS, given.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        with open_world("cpu") as world:
+            run = make_run(Path(folder), rows, world).folder
+        pages, floors = [], []
+        for _ in range(repeats):
+            pages.append(report(run))
+            floors.append(read_and_sum(run))
+            print(f"{pages[-1][0]:.1f} s, {pages[-1][1]:,.0f} MB; floor {floors[-1][0]:.1f} s")
+        size = (run / "report.html").stat().st_size
+    add(benchmark, "and-dist report", [s for s, _ in pages], max(mb for _, mb in pages))
+    add(benchmark, "read and sum checkpoints", [s for s, _ in floors], None)
+    benchmark.facts["rows"] = f"{rows:,}"
+    benchmark.facts["checkpoints"] = f"{floors[0][1]:,.0f} MB"
+    benchmark.facts["page"] = f"{size / 1e6:.1f} MB"
+    benchmark.ratios["floor (ours / floor)"] = statistics.median(
+        page[0] / floor[0] for page, floor in zip(pages, floors, strict=True)
+    )
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()
