@@ -183,7 +183,7 @@ def report(
     with open_world("cpu") as world:
         if follows:
             follow(Pages(run, compare or [], world, display), port, every, display.say)
-        size = write_page(histories, gather(run, world, display.phase), out)
+        size = write_page(histories, gather(histories[0], world, display.phase), out)
     display.say(f"written to {out}, {size / 1e6:.1f} MB")
 
 

@@ -10,7 +10,6 @@ from and_dist.report.findings import Findings, gather_findings
 from and_dist.report.history import History, read_history
 from and_dist.report.page import render
 from and_dist.run_folder import replace_file
-from and_dist.trained import open_trained
 from and_dist.world import World
 
 MOST_BYTES = 15_000_000
@@ -25,11 +24,11 @@ def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
     return [read_history(path) for path in runs]
 
 
-def gather(run: Path, world: World, phase: Phase) -> Findings | None:
+def gather(history: History, world: World, phase: Phase) -> Findings | None:
     """None where there is no checkpoint yet."""
-    if not (run / "checkpoints" / "latest").exists():
+    if not (history.run / "checkpoints" / "latest").exists():
         return None
-    return gather_findings(open_trained(run), world, phase)
+    return gather_findings(history.run, history.config, world, phase)
 
 
 def write_page(

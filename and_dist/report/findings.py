@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,16 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from and_dist.album import Album, as_uri, as_uris
-from and_dist.config import DataConfig
+from and_dist.checkpoint import find_damage
+from and_dist.config import Config, DataConfig
 from and_dist.data.datasets import load_images, load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Phase
 from and_dist.report.attention import attend, overlay
 from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes
-from and_dist.report.projection import project
+from and_dist.report.projection import begin_projections
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.stored import StoredBank, search_bank
-from and_dist.trained import Trained, load_encoder, refuse_damaged
+from and_dist.trained import Trained, load_encoder
 from and_dist.world import World
 
 MAP_POINTS = 1200
@@ -66,28 +68,38 @@ class Findings:
 class _Search:
     """Of one run; collects what a page needs of it."""
 
-    def __init__(self, trained: Trained, world: World, phase: Phase) -> None:
-        self.trained, self.world, self.phase = trained, world, phase
-        self.config = trained.config
+    def __init__(self, run: Path, config: Config, world: World, phase: Phase) -> None:
+        self.config, self.world, self.phase = config, world, phase
         self.notes: list[str] = []
-        self.checkpoints = self._whole_checkpoints()
-        self.bank = StoredBank(trained.checkpoint)
+        self._checked: dict[str, bool] = {}
+        self._by_round = checkpoints_of(run, config, self.notes.append)
+        self.trained = self._newest_whole()
+        self.bank = StoredBank(self.trained.checkpoint)
         train, test = self._load_images()
         self.train = None if train is None else Album(train, self.config.data, world.device)
         self.test = None if test is None else Album(test, self.config.data, world.device)
         labels_N = None if train is None else train.labels_N
         self.labels_N = None if labels_N is None else torch.tensor(labels_N)
 
-    def _whole_checkpoints(self) -> list[Trained]:
-        found = []
-        for trained in checkpoints_of(self.trained):
-            try:
-                refuse_damaged(trained, self.world)
-            except ValueError as error:
-                self.notes.append(str(error))
-            else:
-                found.append(trained)
+    def _newest_whole(self) -> Trained:
+        found = next(filter(self._is_whole, reversed(self._by_round)), None)
+        if found is None:
+            raise ValueError(f"no checkpoint can be shown: {'; '.join(self.notes)}")
         return found
+
+    def _is_whole(self, trained: Trained) -> bool:
+        """What is not is noted."""
+        name = trained.checkpoint.name
+        if name not in self._checked:
+            damage = find_damage(trained.checkpoint, self.world)
+            self.notes += [damage] if damage else []
+            self._checked[name] = not damage
+        return self._checked[name]
+
+    @property
+    def checkpoints(self) -> list[Trained]:
+        """The last of every round, where it is whole."""
+        return [trained for trained in self._by_round if self._is_whole(trained)]
 
     def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
         data = self.config.data
@@ -119,16 +131,20 @@ class _Search:
                 advance(1 / len(self.checkpoints))
         return tuple(found)
 
-    def map(self) -> MapPoints:
+    def begin_map(self) -> Callable[[], MapPoints]:
+        """It takes a while, beside everything else; gives what waits for it."""
         count = min(MAP_POINTS, self.bank.num_rows)
         drawn = np.random.default_rng(0).choice(self.bank.num_rows, count, replace=False)
         rows_Q = torch.from_numpy(np.sort(drawn))
-        with self.phase("map of the features"):
-            projections = project(self.bank.take(rows_Q))
-        return MapPoints(
-            tuple(rows_Q.tolist()),
-            {name: [(x, y) for x, y in points.tolist()] for name, points in projections.items()},
-        )
+        finish = begin_projections(self.bank.take(rows_Q))
+
+        def wait() -> MapPoints:
+            with self.phase("map of the features"):
+                projections = {name: points.tolist() for name, points in finish().items()}
+            pairs = {name: [(x, y) for x, y in points] for name, points in projections.items()}
+            return MapPoints(tuple(rows_Q.tolist()), pairs)
+
+        return wait
 
     def mistakes(self) -> Mistakes | None:
         """None where there are no labelled test images."""
@@ -218,15 +234,17 @@ class _Search:
         return as_uris(images), names
 
 
-def gather_findings(trained: Trained, world: World, phase: Phase) -> Findings:
-    """All that needs torch; takes as long for a large bank as for a small one, nearly."""
-    search = _Search(trained, world, phase)
-    rounds, points, mistakes = search.rounds(), search.map(), search.mistakes()
+def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Findings:
+    """All that needs torch. ValueError where no checkpoint is whole."""
+    search = _Search(run, config, world, phase)
+    wait_for_map = search.begin_map()
+    rounds = search.rounds()
     attended = search.attended(rounds)
+    points, mistakes = wait_for_map(), search.mistakes()
     train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
     pictures, names = search.pictures(train_rows, test_rows)
     return Findings(
-        trained.checkpoint.name, tuple(search.notes), rounds, points, mistakes, attended,
+        search.trained.checkpoint.name, tuple(search.notes), rounds, points, mistakes, attended,
         pictures, names, search.class_names,
     )  # fmt: skip
 

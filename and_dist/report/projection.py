@@ -5,18 +5,27 @@ Q points, D feature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from and_dist.report.umap_points import is_installed, place_by_umap
+from and_dist.report.umap_points import begin_umap, is_installed
 
 
-def project(features_QD: Tensor) -> dict[str, Tensor]:
-    """[Q, 2] by the name of the method."""
-    found = {"PCA": principal_components(features_QD)}
+def begin_projections(features_QD: Tensor) -> Callable[[], dict[str, Tensor]]:
+    """[Q, 2] by the name of the method, once the function given is called."""
+    by_umap = None
     if is_installed() and len(features_QD) > 3:
-        found["UMAP"] = torch.from_numpy(place_by_umap(features_QD.numpy())).double()
-    return found
+        by_umap = begin_umap(features_QD.numpy())
+
+    def finish() -> dict[str, Tensor]:
+        found = {"PCA": principal_components(features_QD)}
+        if by_umap is not None:
+            found["UMAP"] = torch.from_numpy(by_umap.result()).double()
+        return found
+
+    return finish
 
 
 def principal_components(features_QD: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ N all rows, S anchors by ascending entropy, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,15 +53,18 @@ class RoundTable:
     """Rows that most anchors have for a neighbour, and how many."""
 
 
-def checkpoints_of(trained: Trained) -> Iterator[Trained]:
-    """The last checkpoint of every round that has one, in order."""
-    folder = trained.checkpoint.parent
-    by_round: dict[str, str] = {}
+def checkpoints_of(run: Path, config: Config, note: Callable[[str], None]) -> list[Trained]:
+    """The last of every round that can be read, in order; why another cannot is noted."""
+    folder = run / "checkpoints"
+    by_round: dict[str, Trained] = {}
     for name in sorted(list_checkpoints(folder)):
-        by_round[name.partition("-")[0]] = name
-    for name in by_round.values():
-        checkpoint, state = read_checkpoint(folder / name)
-        yield Trained(trained.run, trained.config, checkpoint, state)
+        try:
+            checkpoint, state = read_checkpoint(folder / name)
+        except ValueError as error:
+            note(str(error))
+        else:
+            by_round[name.partition("-")[0]] = Trained(run, config, checkpoint, state)
+    return list(by_round.values())
 
 
 def read_round(

@@ -18,6 +18,7 @@ from and_dist.display import Display
 from and_dist.layout import SharedFailure
 from and_dist.report.build import gather, read_histories
 from and_dist.report.findings import Findings
+from and_dist.report.history import History
 from and_dist.report.page import render
 from and_dist.world import World
 
@@ -50,21 +51,21 @@ class Pages:
             return
         histories = read_histories(self._run, self._others)
         if with_pictures:
-            self._look_again(histories[0].state)
+            self._look_again(histories[0])
         self._seen = seen
         self.version = secrets.token_hex(8)
         self.page = render(histories, self._findings, self.version, every).encode()
 
-    def _look_again(self, state: str) -> None:
+    def _look_again(self, history: History) -> None:
         """At the checkpoints, where a round has begun since or all is done: that takes a while,
         and training wants the cores."""
         newest = self._run / "checkpoints" / "latest"
         round_name = newest.read_text().partition("-")[0] if newest.exists() else ""
-        now = f"{round_name} {state == 'finished'}"
+        now = f"{round_name} {history.state == 'finished'}"
         if not round_name or now == self._looked_at:
             return
         try:
-            self._findings = gather(self._run, self._world, self._display.phase)
+            self._findings = gather(history, self._world, self._display.phase)
             self._looked_at = now
         except (ValueError, OSError, SharedFailure) as error:  # it was being pruned; next time
             if str(error) != self._problem:

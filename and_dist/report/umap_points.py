@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,9 +18,9 @@ def is_installed() -> bool:
     return find_spec("umap") is not None
 
 
-def place_by_umap(features_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[Q, 2]."""
-    return _process().submit(_fit, features_QD).result()
+def begin_umap(features_QD: NDArray[np.float32]) -> Future[NDArray[np.float32]]:
+    """[Q, 2], some time."""
+    return _process().submit(_fit, features_QD)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from tests.report.runs import command
 @pytest.fixture(scope="module")
 def findings(labelled: Path) -> Findings:
     with open_world("cpu") as world:
-        found = gather(labelled, world, Display(is_shown=False).phase)
+        found = gather(read_history(labelled), world, Display(is_shown=False).phase)
     assert found is not None
     return found
 
@@ -103,6 +103,14 @@ def test_a_damaged_checkpoint_is_left_out_and_named(copied: Path, tmp_path: Path
     page = report(copied, tmp_path)
     assert re.search(r"checkpoint \S+r01-e0002 is damaged: .*: its content is not what", page)
     assert [entry["round"] for entry in data_of(page)["rounds"]] == [2]
+
+
+def test_behind_a_damaged_newest_checkpoint_is_another(copied: Path, tmp_path: Path) -> None:
+    for folder in (copied / "checkpoints").glob("r02-*"):
+        (folder / "state.json").write_text("torn")
+    page = report(copied, tmp_path)
+    assert "r02-e0002 cannot be read" in page
+    assert "pictures of checkpoint r01-e0002" in page
 
 
 def test_images_that_are_gone_leave_the_figures(copied: Path, tmp_path: Path, images: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from sklearn.decomposition import PCA
 
-from and_dist.report.projection import principal_components, project
+from and_dist.report.projection import begin_projections, principal_components
 
 
 def test_principal_components_are_those_of_another_library() -> None:
@@ -27,7 +27,7 @@ def test_umap_keeps_what_is_together_together() -> None:
     centres_2D = torch.eye(2, 16)
     groups = torch.arange(60) % 2
     features_QD = centres_2D[groups] + 0.05 * torch.randn(60, 16, generator=generator)
-    points_Q2 = project(features_QD)["UMAP"]
+    points_Q2 = begin_projections(features_QD)()["UMAP"]
     centre_22 = torch.stack([points_Q2[groups == group].mean(dim=0) for group in (0, 1)])
     nearest_Q = torch.cdist(points_Q2, centre_22).argmin(dim=1)
     assert (nearest_Q == groups).float().mean() == 1
