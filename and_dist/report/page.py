@@ -171,18 +171,19 @@ def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list
 def _tiles(history: History) -> list[tuple[str, str]]:
     """The newest figures there are."""
     step, last, found = history.last_step, history.last("round"), history.last("discovery")
-    rounds = history.config.last_round
-    shown: list[tuple[str, str | None]] = [
-        ("round", f"{step['round']:.0f} of {rounds}" if step else None),
-        ("kNN", (last and last["knn"] is not None and f"{percent(last['knn'])} %") or None),
-        ("consistency", last.get("consistency") and f"{percent(last['consistency'])} %"),
-        ("anchors", f"{found['anchors']:,}" if found else None),
-        ("loss", f"{step['loss']:.3f}" if step else None),
-        ("images/s", f"{step['images_per_s']:,.0f}" if step else None),
-        ("starts", f"{len(history.starts)}"),
-        ("training time", format_seconds(sum(r["seconds"] for r in history.of("round")))),
-    ]
-    return [(name, value) for name, value in shown if value]
+    tiles = {"starts": f"{len(history.starts)}"}
+    if step:
+        tiles["round"] = f"{step['round']:.0f} of {history.config.last_round}"
+        tiles["loss"] = f"{step['loss']:.3f}"
+        tiles["images/s"] = f"{step['images_per_s']:,.0f}"
+    for key, name in (("knn", "kNN"), ("knn_bank", "bank-kNN"), ("consistency", "consistency")):
+        if last.get(key) is not None:
+            tiles[name] = f"{percent(last[key])} %"
+    if found:
+        tiles["anchors"] = f"{found['anchors']:,}"
+    if last:
+        tiles["training time"] = format_seconds(sum(r["seconds"] for r in history.of("round")))
+    return list(tiles.items())
 
 
 def _summary_tables(histories: Sequence[History]) -> list[Grid]:

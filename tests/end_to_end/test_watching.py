@@ -106,3 +106,21 @@ def test_other_ranks_say_nothing(tmp_path: Path) -> None:
 def test_quiet_and_json_exclude_each_other(cli: Cli) -> None:
     status, _, said = cli(*DEBUG, "--quiet", "--json")
     assert (status, said) == (2, "and-dist: say either --quiet or --json\n")
+
+
+def test_the_readme_says_what_metrics_jsonl_holds(tmp_path: Path) -> None:
+    """Events and keys of a run, with a batch that made no number, against the table."""
+    table: dict[str, set[str]] = {}
+    rows = re.findall(r"^\| (`\w+`.*?) \| (.*) \|$", Path("README.md").read_text(), re.MULTILINE)
+    for names, keys in rows:
+        stated = set(re.findall(r"`(\w+)`", keys))
+        table |= dict.fromkeys(re.findall(r"`(\w+)`", names), stated)
+    status, output = finish(start(*DEBUG, f"run.root={tmp_path}"))
+    assert status == 0, output
+    seen = {
+        r["event"]: set(r) - {"event", "time"} for r in stream(tmp_path / "debug/metrics.jsonl")
+    }
+    assert seen.keys() == {"baselines", "step", "epoch", "discovery", "round", "checkpoint"}
+    for event, keys in seen.items():
+        assert keys == table[event], event
+    assert table["rolled_back"] == table["non_finite"] == {"round", "epoch", "step", "rows"}

@@ -1,0 +1,201 @@
+"""What is made of a run's folder, from files written here."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from and_dist.config import load_config
+from and_dist.report.charts import MOST_POINTS, thin
+from and_dist.report.curves import accuracy_by_round, over_steps, time_line, training_curves
+from and_dist.report.discovered import entropy_histograms, pairs_by_round
+from and_dist.report.history import read_history
+from and_dist.run_folder import write_config
+
+BEGAN = 1_800_000_000.0
+STEPS = 5
+"""Of an epoch."""
+
+
+def started(at: float, **more: object) -> dict[str, Any]:
+    about = {"started": stamp(at), "world_size": 2, "device": "cpu", "host": "n1"}
+    return {**about, **more}
+
+
+def stamp(at: float) -> str:
+    return datetime.fromtimestamp(BEGAN + at).astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def look(number: int) -> dict[str, Any]:
+    """The number-th step of a run of two rounds of two epochs."""
+    epoch = (number - 1) // STEPS
+    return {
+        "event": "step", "time": BEGAN + number, "round": epoch // 2, "epoch": epoch % 2,
+        "step": number, "loss": float(number), "lr": 0.03, "images_per_s": 100.0,
+        "data_wait": 0.5, "memory_mb": 10.0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    config = load_config(
+        ["configs/debug.yaml"],
+        [f"run.root={tmp_path}", "curriculum.rounds=1", "curriculum.epochs=2"],
+    )
+    write_config(config, config.folder)
+    return config.folder
+
+
+def write_lines(run: Path, lines: list[dict[str, Any]], tail: str = "") -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text + tail)
+
+
+def write_starts(run: Path, *starts: dict[str, Any]) -> None:
+    (run / "environment.json").write_text(json.dumps(starts))
+
+
+def test_steps_lie_over_epochs_and_a_torn_line_is_none(run: Path) -> None:
+    write_lines(run, [look(n) for n in range(1, 13)], '{"event": "step", "ti')
+    history = read_history(run)
+    x, y = over_steps("loss")(history)
+    np.testing.assert_allclose(x, np.arange(1, 13) / STEPS)
+    np.testing.assert_allclose(y, np.arange(1, 13))
+    assert history.state == "training, round 1 of 1, epoch 1 of 2"
+
+
+def test_figures_an_older_program_did_not_write_are_left_out(run: Path) -> None:
+    lines = [look(n) for n in range(1, 8)]
+    for line in lines:
+        del line["data_wait"], line["time"]
+    write_lines(run, lines)
+    drawn = {chart.key for chart in training_curves([read_history(run)])}
+    assert "wait" not in drawn
+    assert {"loss", "speed"} <= drawn
+
+
+def test_throughput_is_that_of_one_rank(run: Path) -> None:
+    write_lines(run, [look(1)])
+    write_starts(run, started(0))
+    (speed,) = [c for c in training_curves([read_history(run)]) if c.key == "speed"]
+    assert list(speed.figure.data[0].y) == [50.0]
+
+
+def test_a_start_that_was_killed_ends_with_its_last_word(run: Path) -> None:
+    write_lines(run, [look(n) for n in range(1, 13)])
+    first, second = started(0), started(8.0, continued_from="r00-e0001", steps_again=3)
+    write_starts(run, first, {**second, "ended": stamp(60), "how": "SIGTERM, saved as r01-e0000"})
+    history = read_history(run)
+    assert [start.how for start in history.starts] == [
+        "ended without a word", "SIGTERM, saved as r01-e0000",
+    ]  # fmt: skip
+    assert [start.ended - BEGAN for start in history.starts] == [7, 60]
+    told = [(i.when - BEGAN, i.kind, i.text) for i in history.incidents]
+    assert told == [
+        (0, "started", "start 1: 2 rank(s) on cpu, n1"),
+        (7, "ended", "start 1: ended without a word"),
+        (8, "started", "start 2: 2 rank(s) on cpu, n1, from r00-e0001, 3 steps again"),
+        (60, "ended", "start 2: SIGTERM, saved as r01-e0000"),
+    ]
+    assert history.state == "at round 1 of 1, epoch 1 of 2, SIGTERM, saved as r01-e0000"
+
+
+def test_stalls_roll_backs_and_verdicts_are_incidents(run: Path) -> None:
+    lost = {"round": 0, "epoch": 1, "step": 2, "rows": [4, 5]}
+    write_lines(run, [look(1), {"event": "rolled_back", "time": BEGAN + 2, **lost}])
+    (run / "stalls").mkdir()
+    west = datetime.fromtimestamp(BEGAN).strftime("%Y-%m-%d 10:00:00 -0500")
+    (run / "stalls" / "rank-3.txt").write_text(
+        f"--- {west}: nothing has moved for 600 s\nThread 1:\n  File <b>\n"
+    )
+    job = run / "jobs" / "002" / "start-1"
+    job.mkdir(parents=True)
+    end = {"state": "goes on", "why": "a <node> was lost", "rank": None, "when": BEGAN + 3}
+    (job / "end.json").write_text(json.dumps(end))
+    history = read_history(run)
+    found = {incident.kind: incident for incident in history.incidents}
+    assert found["went back"].text == (
+        "round 0 epoch 1 step 2 was not finite; went on without its 2 images"
+    )
+    assert found["stalled"].text == "rank-3: nothing has moved for 600 s"
+    at_five_west = datetime.fromtimestamp(found["stalled"].when, timezone(timedelta(hours=-5)))
+    assert (at_five_west.hour, at_five_west.minute) == (10, 0)
+    assert found["judged"].text == "job 002, start-1: goes on, a <node> was lost"
+    write_starts(run, started(0))
+    chart = time_line(read_history(run))
+    assert chart is not None
+    hover = [trace.text for trace in chart.figure.data if trace.name == "judged"]
+    assert hover == [("job 002, start-1: goes on, a &lt;node&gt; was lost",)]
+
+
+def test_a_run_with_all_its_rounds_is_finished(run: Path) -> None:
+    rounds = [
+        {"event": "round", "round": r, "anchors": 0, "consistency": None, "knn_bank": None,
+         "knn": None, "seconds": 1.0}
+        for r in (0, 1)
+    ]  # fmt: skip
+    write_lines(run, [look(20), *rounds])
+    history = read_history(run)
+    assert history.state == "finished"
+    assert accuracy_by_round([history]) is None
+
+
+def discovery(consistent: int | None) -> dict[str, Any]:
+    return {
+        "event": "discovery", "time": BEGAN, "round": 1, "anchors": 8, "consistent": consistent,
+        "inconsistent": None if consistent is None else 8 - consistent,
+        "entropy": {"low": 1.0, "high": 3.0, "mean": 2.0, "rows": [5, 5], "anchors": [5, 3]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("consistent", "bars"), [(6, {"consistent", "inconsistent"}), (None, {"anchors"})]
+)
+def test_pairs_are_counted_with_labels_and_without(
+    run: Path, consistent: int | None, bars: set[str]
+) -> None:
+    write_lines(run, [discovery(consistent)])
+    chart = pairs_by_round(read_history(run))
+    assert chart is not None
+    assert {trace.name for trace in chart.figure.data} == bars
+    if consistent:
+        assert chart.rows == (("1", "6", "2", "75.0"),)
+        assert "round 1: 6 of one class, 2 not" in chart.alt
+
+
+def test_histograms_stack_to_all_rows_and_are_cut_where_anchors_end(run: Path) -> None:
+    write_lines(run, [discovery(None)])
+    chart = entropy_histograms(read_history(run), {1: 2.6})
+    assert chart is not None
+    anchors, others = (list(trace.y) for trace in chart.figure.data)
+    assert (anchors, others) == ([5, 3], [0, 2])
+    assert list(chart.figure.data[0].x) == [1.5, 2.5]
+    (view,) = chart.views
+    assert [shape["x0"] for shape in view.shapes] == [2.6]
+    assert chart.shown is view
+
+
+def test_thinning_keeps_the_mean() -> None:
+    x = np.arange(10 * MOST_POINTS + 7, dtype=float)
+    few_x, few_y = thin(x, x**2)
+    assert len(few_x) == len(few_y) == MOST_POINTS
+    assert np.mean(few_x) == pytest.approx(x.mean(), rel=1e-3)
+    assert few_x == sorted(few_x)
+    assert thin(x[:3], x[:3]) == ([0, 1, 2], [0, 1, 2])
+
+
+@pytest.mark.parametrize("content", ["no json\n", '{"no": "event"}\n'])
+def test_metrics_that_are_none_are_a_sentence(run: Path, content: str) -> None:
+    (run / "metrics.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=f"{run} cannot be read"):
+        read_history(run)
+
+
+def test_no_run_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no run folder"):
+        read_history(tmp_path)
