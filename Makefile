@@ -20,9 +20,9 @@ demo-control: setup
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml \
 		name=demo-control method=instance
 
-# Everything that needs no GPU and no SLURM.
+# Everything that needs no GPU and no SLURM. Screenshots of reports go to artefacts/.
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/gpu --ignore=tests/slurm
+	$(BIN)/python -m pytest --durations=12 --ignore=tests/gpu --ignore=tests/slurm
 
 # Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
 test-slurm: setup
@@ -45,8 +45,7 @@ check: setup
 
 # Jobs on SLURM wait a good deal, and most tests keep one core busy: they run side by side.
 ci: check
-	$(MAKE) --jobs=2 --output-sync=line test test-slurm
-	$(MAKE) faults
+	$(MAKE) --jobs=2 --output-sync=line test-slurm test faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

@@ -116,6 +116,8 @@ async function draw(element) {
     font: { family: "system-ui, sans-serif" },
     hovermode: "x unified",
     ...chart.layout,
+    xaxis: { automargin: true, ...chart.layout.xaxis },
+    yaxis: { automargin: true, ...chart.layout.yaxis },
   };
   const options = { responsive: true, displaylogo: false, displayModeBar: false };
   await Plotly.newPlot(element, chart.data, layout, options);
