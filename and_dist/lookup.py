@@ -19,14 +19,14 @@ from and_dist.album import U8, Album, short_name
 from and_dist.bank import all_shards, shard_range
 from and_dist.collectives import failing_together, gather_objects
 from and_dist.data.bad_images import BadImages
-from and_dist.data.datasets import index_named, load_images
+from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.display import Display
 from and_dist.evaluation.features import extract_features
 from and_dist.run_folder import replace_file
 from and_dist.stored import StoredBank, search_bank
-from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
@@ -101,7 +101,9 @@ def find_neighbours(lookup: Lookup, world: World, display: Display) -> Answer:
     """By the bank's rows, as evaluate --knn does."""
     trained, data = lookup.trained, lookup.trained.config.data
     refuse_damaged(trained, world)
-    own, known = Album(lookup.images, data, world.device), _training_images(trained, world, display)
+    images = find_images(trained, "names", display.say)
+    known = None if images is None else Album(images, data, world.device)
+    own = Album(lookup.images, data, world.device)
     wanted = range(len(lookup.images.index))
     rows, features_QD = own.features(wanted, load_encoder(trained, world))
     if unread := set(wanted) - set(rows):
@@ -124,19 +126,6 @@ def _neighbour(known: Album | None, row: int, similarity: float) -> Neighbour:
     if known is None:
         return Neighbour(row, f"row {row}", None, similarity)
     return Neighbour(row, known.name_of(row), known.class_of(row), similarity)
-
-
-def _training_images(trained: Trained, world: World, display: Display) -> Album | None:
-    data = trained.config.data
-    try:
-        images = load_images(data.train, data.limit, "data.train", data.bad_images)
-    except (ValueError, OSError) as error:
-        display.say(f"no names: {error}")
-        return None
-    if images.index.content_hash != trained.state["images"]["content_hash"]:
-        display.say(f"no names: data.train={data.train} holds other images now")
-        return None
-    return Album(images, data, world.device)
 
 
 def as_table(answer: Answer) -> Table:

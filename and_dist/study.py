@@ -16,12 +16,11 @@ from and_dist.checkpoint import load_tensors
 from and_dist.collectives import failing_together
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods, num_anchors
-from and_dist.data.datasets import load_images
 from and_dist.discovery import check_discovery, discover
 from and_dist.display import Display
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods, in_one_line
 from and_dist.run_folder import replace_file
-from and_dist.trained import Trained, load_bank, open_trained, refuse_damaged
+from and_dist.trained import Trained, find_images, load_bank, open_trained, refuse_damaged
 from and_dist.world import World
 
 MAY_CHANGE = ("discovery", "curriculum", "objective")
@@ -93,16 +92,8 @@ def _previous_anchors(study: Study, world: World) -> Tensor:
 
 def _labels(study: Study, display: Display) -> Tensor | None:
     """Of the images the run was trained on, if they are still there."""
-    data = study.config.data
-    try:
-        images = load_images(data.train, data.limit, "data.train", data.bad_images)
-    except (ValueError, OSError) as error:
-        display.say(f"no labels: {error}")
-        return None
-    if images.index.content_hash != study.trained.state["images"]["content_hash"]:
-        display.say(f"no labels: data.train={data.train} holds other images now")
-        return None
-    return None if images.labels_N is None else torch.tensor(images.labels_N)
+    images = find_images(study.trained, "labels", display.say)
+    return None if images is None or images.labels_N is None else torch.tensor(images.labels_N)
 
 
 def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from and_dist.checkpoint import (
     read_latest,
 )
 from and_dist.config import Config, differing_keys, load_config
+from and_dist.data.datasets import load_images
+from and_dist.data.index import LabelledImages
 from and_dist.encoders import Encoder, build_encoder
 from and_dist.plain_yaml import read_yaml
 from and_dist.world import World
@@ -68,6 +70,20 @@ def open_trained(
 def refuse_damaged(trained: Trained, world: World) -> None:
     if damage := find_damage(trained.checkpoint, world):
         raise ValueError(f"{damage}; --checkpoint takes another")
+
+
+def find_images(trained: Trained, what: str, say: Callable[[str], None]) -> LabelledImages | None:
+    """The images it was trained on, if they still are there; else why `what` cannot be had."""
+    data = trained.config.data
+    try:
+        images = load_images(data.train, data.limit, "data.train", data.bad_images)
+    except (ValueError, OSError) as error:
+        say(f"no {what}: {error}")
+        return None
+    if images.index.content_hash != trained.state["images"]["content_hash"]:
+        say(f"no {what}: data.train={data.train} holds other images than those trained on")
+        return None
+    return images
 
 
 def load_encoder(trained: Trained, world: World) -> Encoder:

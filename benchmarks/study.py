@@ -1,6 +1,6 @@
 """What the runs of a sweep say of the paper's expectations, seed by seed; and their curves, kept.
 
-python -m benchmarks.study runs/fashion runs/fashion-long --json benchmarks/results/fashion.json
+python -m benchmarks.study runs/fashion+runs/fashion-ablations runs/fashion-long --json FILE
 """
 
 from __future__ import annotations
@@ -134,19 +134,20 @@ def curves_of(run: Run) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sweeps", nargs="+", type=Path, help="folders of sweeps, or of runs")
+    parser.add_argument("sweeps", nargs="+", help="folder of a sweep; FOLDER+FOLDER are one study")
     parser.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     console = Console(width=130, highlight=False)
     kept = {}
     for sweep in arguments.sweeps:
-        runs = [run for folder in find_runs([sweep]) if isinstance(run := read_run(folder), Run)]
+        folders = [Path(folder) for folder in sweep.split("+")]
+        runs = [run for folder in find_runs(folders) if isinstance(run := read_run(folder), Run)]
         lines = [expectation.in_one_line() for expectation in expectations(runs)]
-        collected = collect([sweep])
+        collected = collect(folders)
         console.print(as_markdown(collected), markup=False)
         for line in lines:
             console.print(line, markup=False)
-        kept[sweep.name] = {
+        kept[folders[0].name] = {
             "table": as_csv(collected).splitlines(),
             "expectations": lines,
             "runs": {run.folder.name: curves_of(run) for run in runs},

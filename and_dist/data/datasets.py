@@ -79,13 +79,17 @@ def index_named(paths: Sequence[Path]) -> LabelledImages:
 
 
 def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
-    """Both sets; labels of the test set are counted as the training set counts them."""
     train = load_images(config.train, config.limit, "data.train", config.bad_images)
+    return train, load_test(config, train)
+
+
+def load_test(config: DataConfig, train: LabelledImages) -> LabelledImages | None:
+    """Labels of the test set are counted as the training set counts them."""
     if config.test is None:
-        return train, None
+        return None
     test = load_images(config.test, config.limit_test, "data.test", config.bad_images)
     if train.labels_N is None or test.labels_N is None:
-        return train, test
+        return test
     unknown = sorted(set(test.class_names) - set(train.class_names))
     if unknown:
         raise ValueError(
@@ -94,7 +98,7 @@ def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledIma
         )
     number = {name: label for label, name in enumerate(train.class_names)}
     renumbered = np.array([number[name] for name in test.class_names])
-    return train, replace(test, labels_N=renumbered[test.labels_N], class_names=train.class_names)
+    return replace(test, labels_N=renumbered[test.labels_N], class_names=train.class_names)
 
 
 def draw_shapes(split: str, count: int) -> LabelledImages:

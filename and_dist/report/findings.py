@@ -13,8 +13,8 @@ from torch import Tensor
 
 from and_dist.album import Album, as_uri, as_uris
 from and_dist.checkpoint import find_damage
-from and_dist.config import Config, DataConfig
-from and_dist.data.datasets import load_images, load_train_and_test
+from and_dist.config import Config
+from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Phase
 from and_dist.report.attention import attend, overlay
@@ -22,7 +22,7 @@ from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes
 from and_dist.report.projection import begin_projections
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.stored import StoredBank, search_bank
-from and_dist.trained import Trained, load_encoder
+from and_dist.trained import Trained, find_images, load_encoder
 from and_dist.world import World
 
 MAP_POINTS = 1200
@@ -102,20 +102,17 @@ class _Search:
         return [trained for trained in self._by_round if self._is_whole(trained)]
 
     def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
-        data = self.config.data
-        try:
-            train, test = _load(data)
-        except (ValueError, OSError) as error:
-            self.notes.append(f"no pictures: {error}")
-            return None, None
-        if train.index.content_hash != self.trained.state["images"]["content_hash"]:
-            self.notes.append(
-                f"no pictures: data.train={data.train} holds other images than those trained on"
-            )
+        """Without test images where those cannot be had."""
+        train = find_images(self.trained, "pictures", self.notes.append)
+        if train is None:
             return None, None
         if train.labels_N is None:
             self.notes.append("no labels: nothing is marked as right or wrong")
-        return train, test
+        try:
+            return train, load_test(self.config.data, train)
+        except (ValueError, OSError) as error:
+            self.notes.append(f"no mistakes: {error}")
+            return train, None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -267,11 +264,3 @@ def _rows_of(
         test.add(mistake.row)
         train |= set(mistake.nearest)
     return train, test
-
-
-def _load(data: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
-    """Without test images where those cannot be had."""
-    try:
-        return load_train_and_test(data)
-    except (ValueError, OSError):
-        return load_images(data.train, data.limit, "data.train", data.bad_images), None

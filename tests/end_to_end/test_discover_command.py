@@ -152,7 +152,11 @@ def test_an_approximate_search_says_its_recall(run: Path, tmp_path: Path, cli: C
     ("was", "becomes", "sentence"),
     [
         ("train: shapes/train", "train: /gone/train", "data.train=/gone/train: /gone/train is not"),
-        ("limit: 200", "limit: 199", "data.train=shapes/train holds other images now"),
+        (
+            "limit: 200",
+            "limit: 199",
+            "data.train=shapes/train holds other images than those trained on",
+        ),
     ],
 )
 def test_without_its_images_a_run_has_no_labels(

@@ -50,7 +50,7 @@ def test_names_hold_what_a_folder_may() -> None:
     assert name_of(member) == "init-features_train-a-b-c_test-null_seed-0"
 
 
-@pytest.mark.parametrize("name", ["demo", "ablations", "fashion", "fashion-long"])
+@pytest.mark.parametrize("name", [file.stem for file in Path("configs/sweeps").glob("*.yaml")])
 def test_the_sweeps_that_come_along_are_right(name: str) -> None:
     assert load_members(load_sweep(Path(f"configs/sweeps/{name}.yaml")), Profile(), SIZE)
 
