@@ -175,8 +175,8 @@ class Trainer:
         number = self.schedule.epoch_number(round_index, epoch)
         if self.peer is not None and first == 0:
             self.peer.begin_epoch(number, self.state.optimiser)
-        batches = clock.waiting_for(self.loader.batches(number, first))
-        for step, batch in enumerate(batches, first):
+        # Without a name for the batches, which would outlive what fails among them.
+        for step, batch in enumerate(clock.waiting_for(self.loader.batches(number, first)), first):
             self.guard.beat()
             if [number, step] not in self.state.skipped:
                 seed_step(self.config.seed, number, step, self.world.rank)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -112,6 +113,18 @@ def train(*arguments: object) -> str:
     status, output = finish(start(*DEBUG, *arguments))
     assert status == 0, output
     return output
+
+
+def train_interrupted(root: Path, *options: object) -> Path:
+    """A run that is killed, gone on with, told to end, and gone on with to its end."""
+    command, run = (*DEBUG, f"run.root={root}", *options), root / "debug"
+    for number, at_step in ((signal.SIGKILL, 8), (signal.SIGTERM, 22)):
+        process = start(*command)
+        wait_until(lambda at=at_step: steps(run) >= at, process)
+        process.send_signal(number)
+        process.wait(60)
+    train(f"run.root={root}", *options)
+    return run
 
 
 def wait_until(is_time: Callable[[], bool], process: Started | subprocess.Popen[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from wandb.proto import wandb_internal_pb2
 
 from and_dist.metrics import stream
 from tests.conftest import Cli
-from tests.end_to_end.processes import DEBUG, finish, start, steps, train, wait_until
+from tests.end_to_end.processes import DEBUG, train, train_interrupted
 
 BY_ROUND = ("round/", "discovery/")
 BLOCK, FULL, LAST = 1 << 15, 1, 4
@@ -25,17 +24,7 @@ Points = dict[str, list[tuple[int, float]]]
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Killed, told to end, and gone on with twice."""
-    root = tmp_path_factory.mktemp("runs")
-    command, run = (*DEBUG, f"run.root={root}", "run.wandb=offline"), root / "debug"
-    for number, at_step in ((signal.SIGKILL, 8), (signal.SIGTERM, 22)):
-        process = start(*command)
-        wait_until(lambda at=at_step: steps(run) >= at, process)
-        process.send_signal(number)
-        process.wait(60)
-    status, output = finish(start(*command))
-    assert status == 0, output
-    return run
+    return train_interrupted(tmp_path_factory.mktemp("runs"), "run.wandb=offline")
 
 
 def expected_points(run: Path) -> Points:

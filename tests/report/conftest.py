@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.end_to_end.processes import DEBUG, finish, start, steps, wait_until
+from tests.end_to_end.processes import train_interrupted
 from tests.report.runs import CLASSES, Open, Watched, command, save_images, trained
 
 
@@ -77,17 +76,7 @@ def unlabelled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Killed once, told to end once."""
-    root = tmp_path_factory.mktemp("runs")
-    command, run = (*DEBUG, f"run.root={root}", "evaluation.baselines=false"), root / "debug"
-    for number, at_step in ((signal.SIGKILL, 8), (signal.SIGTERM, 20)):
-        process = start(*command)
-        wait_until(lambda at=at_step: steps(run) >= at, process)
-        process.send_signal(number)
-        process.wait(60)
-    status, output = finish(start(*command))
-    assert status == 0, output
-    return run
+    return train_interrupted(tmp_path_factory.mktemp("runs"), "evaluation.baselines=false")
 
 
 @pytest.fixture(scope="session")
