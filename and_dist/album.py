@@ -33,7 +33,7 @@ class Album:
     def __init__(self, images: LabelledImages, data: DataConfig, device: torch.device) -> None:
         self.images = images
         self._data = data
-        bad = BadImages(images.index, "skip")
+        bad = BadImages(images.index, "skip", say=lambda _: None, largest_share=1.0)
         self._loader = FeatureLoader(images.index, data, IMAGES_PER_BATCH, device, bad)
         self._mean_C11 = torch.tensor(data.mean, device=device)[:, None, None]
         self._std_C11 = torch.tensor(data.std, device=device)[:, None, None]

@@ -233,20 +233,20 @@ def embed(
     from and_dist.trained import open_trained
     from and_dist.world import open_world
 
-    check_bad_images(bad_images)
+    policy = bad_images_policy(bad_images)
     lookup.check_features_file(out)
     trained = open_trained(run, checkpoint)
     images = load_images(str(folder), None, "FOLDER", bad_images)
     settings = trained.config.run
     with open_world(settings.device, settings.threads) as world:
         display = Display(is_shown=world.is_coordinator)
-        lookup.embed(trained, images, out, world, display)
-        display.say(f"{len(images.index):,} features in {out}, names in {lookup.names_file(out)}")
+        lookup.embed(trained, images, policy, out, world, display)
 
 
-def check_bad_images(policy: str) -> None:
-    if policy not in ("stop", "skip"):
-        raise ValueError(f"--bad-images {policy} is not one of: stop, skip")
+def bad_images_policy(given: str) -> Literal["stop", "skip"]:
+    if given not in ("stop", "skip"):
+        raise ValueError(f"--bad-images {given} is not one of: stop, skip")
+    return "stop" if given == "stop" else "skip"
 
 
 @app.command()
@@ -271,7 +271,7 @@ def prepare(
     from and_dist.data.prepare import prepare as prepare_images
     from and_dist.display import Bars
 
-    check_bad_images(bad_images)
+    policy = bad_images_policy(bad_images)
     if (source is None) == (download is None):
         raise ValueError("say either SOURCE or --download NAME")
     options = PackOptions(pack, resize, quality, raw)
@@ -279,7 +279,6 @@ def prepare(
         options.refuse_for_pixels(f"--download {download}")
     if source is None:
         source = downloads.download(str(download), out / "source")
-    policy: Literal["stop", "skip"] = "stop" if bad_images == "stop" else "skip"
     check: Check | None = None
     if verify:  # DALI and torch take seconds to load
         from and_dist.data.verify import find_undecodable

@@ -9,8 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +20,7 @@ from rich.table import Table
 from and_dist.album import U8, Album, short_name
 from and_dist.bank import all_shards, shard_range
 from and_dist.collectives import failing_together, gather_objects
-from and_dist.data.bad_images import BadImages
+from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
@@ -33,6 +35,7 @@ IMAGES_PER_BATCH = 256
 CELL, CAPTION, MARGIN = 128, 34, 4
 """Sides of a picture of the sheet, of the words below, and what lies between, in pixels."""
 LETTERS = 20
+Policy = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ def find_neighbours(lookup: Lookup, world: World, display: Display) -> Answer:
     known = None if images is None else Album(images, data, world.device)
     own = Album(lookup.images, data, world.device)
     wanted = range(len(lookup.images.index))
-    rows, features_QD = own.features(wanted, load_encoder(trained, world))
+    try:
+        rows, features_QD = own.features(wanted, load_encoder(trained, world))
+    except AllBad:
+        rows, features_QD = [], torch.empty(0)
     if unread := set(wanted) - set(rows):
         raise ValueError(f"{lookup.paths[min(unread)]} cannot be decoded")
     nearest = search_bank(StoredBank(trained.checkpoint), features_QD, lookup.count)
@@ -184,10 +190,15 @@ def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str)
 
 
 def embed(
-    trained: Trained, images: LabelledImages, out: Path, world: World, display: Display
+    trained: Trained,
+    images: LabelledImages,
+    policy: Policy,
+    out: Path,
+    world: World,
+    display: Display,
 ) -> None:
-    """Features [N, D] of all images into an .npy file, and their names beside it; zeros for what
-    cannot be decoded. Every rank writes its own rows."""
+    """Features [N, D] of all images into an .npy file, and their names beside it; under `skip`
+    zeros for what cannot be decoded. Every rank writes its own rows."""
     refuse_damaged(trained, world)
     config, count = trained.config, len(images.index)
     dim = config.encoder.feature_dim
@@ -195,7 +206,7 @@ def embed(
         if world.is_coordinator:
             out.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(out, "w+", np.float32, (count, dim)).flush()
-    bad = BadImages(images.index, "skip")
+    bad = BadImages(images.index, policy, display.say)
     loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
     start, stop = shard_range(count, world.rank, world.size)
     (_, longest), *_ = all_shards(count, world.size)
@@ -213,6 +224,8 @@ def embed(
     with failing_together(world, f"writing {names_file(out)}"):
         if world.is_coordinator:
             _write_names(trained, images, reasons, out)
+    zeros = f", {len(reasons)} of zeros" if reasons else ""
+    display.say(f"{count:,} features in {out}{zeros}, names in {names_file(out)}")
 
 
 def names_file(out: Path) -> Path:

@@ -21,6 +21,7 @@ from and_dist.run_folder import read_starts
 Record = dict[str, Any]
 GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}
 """Events that have curves -> what their names begin with."""
+BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}
 
 
@@ -28,6 +29,11 @@ class Mirror(Protocol):
     def write(self, record: Record) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
+
+
+def step_of(record: Record, last: int) -> int:
+    """Over all rounds; lines of other kinds belong to the last one before them."""
+    return int(record["step"]) if record["event"] == "step" else last
 
 
 def curves_of(record: Record) -> dict[str, float]:
@@ -111,7 +117,7 @@ class TensorBoard:
 
         self._protos = event_pb2, summary_pb2
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # someone may hold an old file open
         self._file = (folder / f"events.out.tfevents.{time.time():.0f}.and-dist").open("wb")
         self._records = RecordWriter(self._file)
         self._step = 0
@@ -122,8 +128,8 @@ class TensorBoard:
         self._write(time.time(), 0, summary=_layout())
 
     def write(self, record: Record) -> None:
-        self._step = record.get("step", self._step)
-        is_by_round = record["event"] in ("round", "discovery")
+        self._step = step_of(record, self._step)
+        is_by_round = record["event"] in BY_ROUND
         step = record["round"] if is_by_round else self._step
         summary = self._protos[1].Summary()
         for tag, figure in curves_of(record).items():
@@ -197,15 +203,18 @@ class WeightsAndBiases:
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
+        for group in BY_ROUND:
+            self._run.define_metric(f"{group}/*", step_metric=f"{group}/index")
         self._sent = self._run.step
         self._step = 0
 
     def write(self, record: Record) -> None:
-        self._step = record.get("step", self._step)
-        if curves := curves_of(record):
-            by_round = {} if "round" not in record else {"round": record["round"]}
-            if self._step >= self._sent:
-                self._run.log({**curves, **by_round}, step=self._step)
+        self._step = step_of(record, self._step)
+        curves = curves_of(record)
+        if record["event"] in BY_ROUND:  # two rounds meet at one step
+            curves[f"{record['event']}/index"] = record["round"]
+        if curves and self._step >= self._sent:
+            self._run.log(curves, step=self._step)
 
     def flush(self) -> None:
         """It writes by itself."""

@@ -89,9 +89,9 @@ def noting_the_end(folder: Path, is_writer: bool) -> Iterator[None]:
         raise
     finally:
         if is_writer:
-            *earlier, latest = read_starts(folder)
-            latest |= {"ended": time.strftime(TIME), "how": how}
-            with contextlib.suppress(OSError):  # of a full disk others speak
+            with contextlib.suppress(OSError, ValueError):  # of a full disk others speak
+                *earlier, latest = read_starts(folder) or [{}]
+                latest |= {"ended": time.strftime(TIME), "how": how}
                 replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
 
 

@@ -32,6 +32,8 @@ class StoredBank:
 
     def __init__(self, checkpoint: Path) -> None:
         self._pieces = sorted(_pieces_of(checkpoint))
+        if not self._pieces:
+            raise ValueError(f"checkpoint {checkpoint} holds no bank, or is gone")
         self.num_rows = self._pieces[-1].stop
 
     def blocks(self, size: int = ROWS_PER_READ) -> Iterator[tuple[int, Tensor]]:

@@ -52,7 +52,7 @@ def _forward(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple
 
 def overlay(pixels: U8, map_HW: Tensor) -> Image.Image:
     """The image under the colours of its map."""
-    heat_HW1 = map_HW.cpu().numpy()[..., None]
+    heat_HW1 = map_HW.float().cpu().numpy()[..., None]
     stops = np.linspace(0, 1, len(RAMP))
     channels = [np.interp(heat_HW1[..., 0], stops, RAMP[:, channel]) for channel in range(3)]
     weight_HW1 = LEAST + (MOST - LEAST) * heat_HW1

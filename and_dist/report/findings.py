@@ -39,8 +39,8 @@ class Attended:
 
     row: int
     neighbour: int
-    maps: tuple[tuple[int, str, float], ...]
-    """(round, data URI, cosine with the neighbour's feature)."""
+    maps: tuple[tuple[str, str, float], ...]
+    """(after what, data URI, cosine with the neighbour's feature)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Search:
         count = min(MAP_POINTS, self.bank.num_rows)
         drawn = np.random.default_rng(0).choice(self.bank.num_rows, count, replace=False)
         rows_Q = torch.from_numpy(np.sort(drawn))
-        finish = begin_projections(self.bank.take(rows_Q))
+        finish = begin_projections(self.bank.take(rows_Q), self.notes.append)
 
         def wait() -> MapPoints:
             with self.phase("map of the features"):
@@ -169,22 +169,32 @@ class _Search:
         images_BCHW, others_BCHW = (
             torch.stack([images[pair[side]] for pair in pairs]) for side in (0, 1)
         )
-        maps: list[list[tuple[int, str, float]]] = [[] for _ in pairs]
+        maps: list[list[tuple[str, str, float]]] = [[] for _ in pairs]
         with self.phase("attention") as advance:
-            for trained in self.checkpoints:
+            trained_ones = [one for one in self.checkpoints if self._after_what(one)]
+            for trained in trained_ones:
                 encoder = load_encoder(trained, self.world)
                 with torch.no_grad():
                     targets_BD = encoder(others_BCHW)
                 maps_BHW, cosines_B = attend(encoder, images_BCHW, targets_BD)
-                round_index = int(trained.state["progress"]["round_index"])
+                when = self._after_what(trained)
                 for at, of_pair in enumerate(maps):
                     shown = self._overlay(images_BCHW[at], maps_BHW[at])
-                    of_pair.append((round_index, shown, float(cosines_B[at])))
+                    of_pair.append((when, shown, float(cosines_B[at])))
                 del encoder  # before the next one comes
-                advance(1 / len(self.checkpoints))
+                advance(1 / len(trained_ones))
         return tuple(
             Attended(*pair, tuple(of_pair)) for pair, of_pair in zip(pairs, maps, strict=True)
         )
+
+    def _after_what(self, trained: Trained) -> str:
+        """`round 1`, or how far into it; nothing for a round that has only begun."""
+        at = trained.state["progress"]
+        round_index, done = int(at["round_index"]), int(at["epochs"])
+        epochs = self.config.epochs_of(round_index)
+        if done == epochs:
+            return f"round {round_index}"
+        return f"{done} of {epochs} epochs of round {round_index}" if done else ""
 
     def _overlay(self, image_CHW: Tensor, map_HW: Tensor) -> str:
         assert self.train is not None
@@ -237,7 +247,8 @@ def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Fi
     wait_for_map = search.begin_map()
     rounds = search.rounds()
     attended = search.attended(rounds)
-    points, mistakes = wait_for_map(), search.mistakes()
+    mistakes = search.mistakes()
+    points = wait_for_map()  # from here on the checkpoints may go
     train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
     pictures, names = search.pictures(train_rows, test_rows)
     return Findings(

@@ -28,11 +28,8 @@ class Incident:
     when: float
     """Seconds since 1970."""
     kind: str
-    """One of KINDS."""
+    """started, ended, went back, stalled or judged."""
     text: str
-
-
-KINDS = ("started", "ended", "went back", "stalled", "judged")
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,10 @@ class History:
     @property
     def state(self) -> str:
         """In a few words, such as `finished` or `training, round 2 of 4, epoch 7 of 20`."""
-        if not self.last_step:
-            return "not trained yet"
         if len(self.of("round")) > self.config.last_round:
             return "finished"
+        if not self.last_step:
+            return "not trained yet"
         round_index, epoch = int(self.last_step["round"]), int(self.last_step["epoch"])
         where = (
             f"round {round_index} of {self.config.last_round}, "

@@ -293,12 +293,12 @@ def _attended(findings: Findings, one: Attended) -> dict[str, Any]:
         "neighbour_says": "" if label is None else marks[label == other_label],
         "maps": [
             {
-                "round": round_index,
+                "after": after,
                 "uri": uri,
                 "cosine": f"{cosine:.2f}",
-                "alt": f"attention on {_says(findings, key)} after round {round_index}",
+                "alt": f"attention on {_says(findings, key)} after {after}",
             }
-            for round_index, uri, cosine in one.maps
+            for after, uri, cosine in one.maps
         ],
     }
 

@@ -13,8 +13,11 @@ from torch import Tensor
 from and_dist.report.umap_points import begin_umap, is_installed
 
 
-def begin_projections(features_QD: Tensor) -> Callable[[], dict[str, Tensor]]:
-    """[Q, 2] by the name of the method, once the function given is called."""
+def begin_projections(
+    features_QD: Tensor, note: Callable[[str], None]
+) -> Callable[[], dict[str, Tensor]]:
+    """[Q, 2] by the name of the method, once the function given is called. Why there is no UMAP,
+    though it is installed, is noted."""
     by_umap = None
     if is_installed() and len(features_QD) > 3:
         by_umap = begin_umap(features_QD.numpy())
@@ -22,7 +25,10 @@ def begin_projections(features_QD: Tensor) -> Callable[[], dict[str, Tensor]]:
     def finish() -> dict[str, Tensor]:
         found = {"PCA": principal_components(features_QD)}
         if by_umap is not None:
-            found["UMAP"] = torch.from_numpy(by_umap.result()).double()
+            try:
+                found["UMAP"] = torch.from_numpy(by_umap.result()).double()
+            except Exception as error:  # a page without it is a page
+                note(f"no UMAP: {type(error).__name__}: {error}")
         return found
 
     return finish

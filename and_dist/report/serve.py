@@ -42,7 +42,8 @@ class Pages:
         self._looked_at = ""
         self._seen: tuple[object, ...] = ()
         self._problem = ""
-        self.page, self.version = b"", ""
+        self.newest = (b"", "")
+        """Page and version; both change at once."""
 
     def refresh(self, every: float, with_pictures: bool = True) -> None:
         """Make the page again if there is something new."""
@@ -53,8 +54,8 @@ class Pages:
         if with_pictures:
             self._look_again(histories[0])
         self._seen = seen
-        self.version = secrets.token_hex(8)
-        self.page = render(histories, self._findings, self.version, every).encode()
+        version = secrets.token_hex(8)
+        self.newest = render(histories, self._findings, version, every).encode(), version
 
     def _look_again(self, history: History) -> None:
         """At the checkpoints, where a round has begun since or all is done: that takes a while,
@@ -76,7 +77,7 @@ class Pages:
 def _state_of(run: Path) -> tuple[object, ...]:
     """What changes when a run does."""
     found: list[object] = []
-    for name in ("metrics.jsonl", "environment.json", "checkpoints/latest"):
+    for name in ("metrics.jsonl", "environment.json", "checkpoints/latest", "evaluation", "stalls"):
         path = run / name
         if path.exists():
             entry = path.stat()
@@ -99,9 +100,10 @@ def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
             self._answer(with_content=False)
 
         def _answer(self, with_content: bool) -> None:
+            page, version = pages.newest
             contents = {
-                f"/{token}/": ("text/html", pages.page),
-                f"/{token}/version": ("text/plain", pages.version.encode()),
+                f"/{token}/": ("text/html", page),
+                f"/{token}/version": ("text/plain", version.encode()),
             }
             asked = self.path.encode(errors="replace")
             found = [c for path, c in contents.items() if hmac.compare_digest(path.encode(), asked)]

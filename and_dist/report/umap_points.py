@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
+import signal
+import threading
 import warnings
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.util import find_spec
@@ -26,7 +29,21 @@ def begin_umap(features_QD: NDArray[np.float32]) -> Future[NDArray[np.float32]]:
 @functools.cache
 def _process() -> ProcessPoolExecutor:
     """Kept: a page that is followed compiles once."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """However that ends; and what a terminal interrupts is the parent's to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def _fit(features_QD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -40,7 +40,7 @@ class Watched:
         for top in range(0, height, 400):
             self.page.evaluate("top => scrollTo(0, top)", top)
             self.page.wait_for_timeout(40)
-        drawn = "[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))"
+        drawn = "[...document.querySelectorAll('.chart')].every(c => 'ready' in c.dataset)"
         self.page.wait_for_function(drawn)
         self.page.evaluate("scrollTo(0, 0)")
 

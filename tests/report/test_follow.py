@@ -29,9 +29,8 @@ def training(tmp_path: Path) -> Iterator[tuple[Started, Path]]:
 @pytest.fixture
 def address(training: tuple[Started, Path]) -> Iterator[str]:
     process = start("report", training[1], "--follow", "--every", "0.5")
-    said = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", said)
-    assert found, said
+    pattern = re.compile(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/")
+    found = next(filter(None, map(pattern.search, process.stdout)))
     yield found[0]
     process.kill()
     process.wait(10)

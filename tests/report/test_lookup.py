@@ -18,7 +18,7 @@ from and_dist.trained import load_encoder, open_trained
 from and_dist.world import open_world
 from tests.conftest import Cli
 from tests.end_to_end.processes import finish, start_ranks
-from tests.pictures import picture, save
+from tests.pictures import cut_pixels, picture, save
 from tests.report.runs import CLASSES
 
 
@@ -94,7 +94,7 @@ def test_three_ranks_embed_as_one(
 def test_what_cannot_be_read_is_zeros_and_named(cli: Cli, labelled: Path, tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / "own" / f"{number}.jpg", picture(number, (64, 64)))
-    content = (tmp_path / "own" / "2.jpg").read_bytes()
+    cut_pixels(tmp_path / "own" / "2.jpg")
     (tmp_path / "own" / "1.jpg").write_bytes(b"no image")
     status, _, said = cli("embed", labelled, tmp_path / "own", "--out", tmp_path / "f.npy")
     assert status == 2
@@ -106,7 +106,19 @@ def test_what_cannot_be_read_is_zeros_and_named(cli: Cli, labelled: Path, tmp_pa
     about = json.loads((tmp_path / "f.json").read_text())
     assert about["names"] == ["0.jpg", "2.jpg", "3.jpg"]
     assert "1.jpg" in about["left_out"][0]
-    assert content
+    assert list(about["unreadable"]) == ["2.jpg"]
+    np.testing.assert_allclose(np.linalg.norm(np.load(out), axis=1), [1, 0, 1], atol=1e-5)
+
+
+def test_pixels_that_are_cut_off_are_a_sentence(cli: Cli, labelled: Path, tmp_path: Path) -> None:
+    own = save(tmp_path / "own" / "0.jpg", picture(0, (64, 64)))
+    cut_pixels(own)
+    status, shown, said = cli("neighbours", labelled, own, "--json")
+    assert (status, shown) == (2, "")
+    assert f"{own} cannot be decoded" in said
+    status, _, said = cli("embed", labelled, own.parent, "--out", tmp_path / "f.npy")
+    assert status == 1
+    assert "0.jpg" in said
 
 
 def test_without_the_training_images_rows_are_named(

@@ -94,16 +94,17 @@ def struck(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, fl
     root = tmp_path_factory.mktemp("struck")
     (root / "cluster.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\n")
     with contextlib.chdir(root):
-        runs = {name: submit(name) for name in STRIKES}
 
         def strike(name: str) -> tuple[Path, float]:
-            wait_for_step(runs[name], AT_STEP)
-            STRIKES[name][0](runs[name])
-            return runs[name], seconds_until(runs[name], 0)
+            """As soon as it can be: a run takes seconds, and so does a submission."""
+            run = submit(name)
+            wait_for_step(run, AT_STEP)
+            STRIKES[name][0](run)
+            return run, seconds_until(run, 0)
 
         with ThreadPoolExecutor() as pool:
-            found = dict(zip(runs, pool.map(strike, runs), strict=True))
-        for run in runs.values():
+            found = dict(zip(STRIKES, pool.map(strike, STRIKES), strict=True))
+        for run, _ in found.values():
             wait_for_end(run, 200)
     return found
 

@@ -88,7 +88,7 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
 
 
 def test_two_jobs_share_the_nodes_and_a_third_waits_for_one() -> None:
-    first, second = submit("first", config=SHORT), submit("second", config=SHORT)
+    first, second = submit("first"), submit("second", config=SHORT)
     third = submit("third", "--after", look_at(first).job_id, "--nodes", 1, config=SHORT)
     status = look_at(third)
     assert status.slurm is not None

@@ -35,7 +35,6 @@ function make(tag, attributes = {}, ...children) {
 function setPicture(image, key) {
   const uri = data.pictures[key];
   if (uri) image.src = uri;
-  else image.classList.add("missing");
 }
 
 function describe(key) {
@@ -55,7 +54,6 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 function setTheme(name) {
   root.dataset.theme = name;
-  byId("theme").setAttribute("aria-pressed", String(name === "dark"));
   byId("theme").textContent = name === "dark" ? "Light" : "Dark";
   for (const element of all(".chart.drawn")) Plotly.relayout(element, colours());
 }
@@ -125,6 +123,7 @@ async function draw(element) {
   const select = document.querySelector(`[data-views="${element.dataset.chart}"]`);
   if (select) await show(element, chart, Number(select.value));
   if (element.dataset.chart === "map") watchMap(element);
+  element.dataset.ready = "";
 }
 
 function show(element, chart, number) {

@@ -82,6 +82,14 @@ def test_every_kind_of_network_has_a_last_convolution_to_look_at(name: str) -> N
     assert name in ENCODERS
 
 
+def test_a_network_of_bfloat16_is_looked_at_too() -> None:
+    config = EncoderConfig(name="small", feature_dim=8, precision="bfloat16")
+    encoder, images_BCHW = build_encoder(config, 3).eval(), torch.rand(2, 3, 32, 32)
+    targets_BD = functional.normalize(torch.randn(2, 8), dim=1)
+    maps_BHW, _ = attend(encoder, images_BCHW, targets_BD)
+    assert np.asarray(overlay(np.zeros((32, 32, 3), np.uint8), maps_BHW[0])).shape == (32, 32, 3)
+
+
 def test_an_overlay_keeps_what_is_not_looked_at() -> None:
     pixels = np.full((4, 4, 3), 200, np.uint8)
     map_HW = torch.zeros(4, 4)

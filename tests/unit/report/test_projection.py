@@ -27,7 +27,16 @@ def test_umap_keeps_what_is_together_together() -> None:
     centres_2D = torch.eye(2, 16)
     groups = torch.arange(60) % 2
     features_QD = centres_2D[groups] + 0.05 * torch.randn(60, 16, generator=generator)
-    points_Q2 = begin_projections(features_QD)()["UMAP"]
+    notes: list[str] = []
+    points_Q2 = begin_projections(features_QD, notes.append)()["UMAP"]
+    assert notes == []
     centre_22 = torch.stack([points_Q2[groups == group].mean(dim=0) for group in (0, 1)])
     nearest_Q = torch.cdist(points_Q2, centre_22).argmin(dim=1)
     assert (nearest_Q == groups).float().mean() == 1
+
+
+def test_a_umap_that_fails_leaves_the_rest() -> None:
+    notes: list[str] = []
+    found = begin_projections(torch.full((40, 5), torch.nan), notes.append)()
+    assert list(found) == ["PCA"]
+    assert notes[0].startswith("no UMAP: ")
