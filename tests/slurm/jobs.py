@@ -17,10 +17,10 @@ from tests.end_to_end.processes import pids_of
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = (
     "--config", str(REPOSITORY / "configs/debug.yaml"), "curriculum.rounds=1",
-    "curriculum.epochs=20", "optim.milestones=[10]", "evaluation.baselines=false",
+    "curriculum.epochs=40", "optim.milestones=[20]", "evaluation.baselines=false",
     "run.threads=1", "run.device=cpu",
 )  # fmt: skip
-"""280 steps, seconds once it trains; a checkpoint an epoch."""
+"""400 steps, some fifteen seconds once it trains; a checkpoint an epoch."""
 SHORT = (*CONFIG, "curriculum.epochs=2", "optim.milestones=[1]")
 SECONDS = 120.0
 
