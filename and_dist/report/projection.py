@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from and_dist.report.umap_points import begin_umap, is_installed
+from and_dist.report.umap_points import begin_umap, forget_process, is_installed
 
 
 def begin_projections(
@@ -29,6 +29,7 @@ def begin_projections(
                 found["UMAP"] = torch.from_numpy(by_umap.result()).double()
             except Exception as error:  # a page without it is a page
                 note(f"no UMAP: {type(error).__name__}: {error}")
+                forget_process()
         return found
 
     return finish

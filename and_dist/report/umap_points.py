@@ -33,6 +33,11 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
 
 
+def forget_process() -> None:
+    """The next one starts another: this one may be gone."""
+    _process.cache_clear()
+
+
 def _end_with_parent() -> None:
     """However that ends; and what a terminal interrupts is the parent's to say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
