@@ -28,7 +28,6 @@ from and_dist.report.discovered import (
 from and_dist.report.findings import Attended, Findings
 from and_dist.report.history import History
 from and_dist.report.mistakes import Mistake
-from and_dist.summary import summarise
 from and_dist.words import format_seconds, percent
 
 ASSETS = Path(__file__).parent / "assets"
@@ -196,15 +195,18 @@ def _summary_tables(histories: Sequence[History]) -> list[Grid]:
 
 
 def _table_of_rounds(history: History) -> Grid:
-    summary = summarise(history.run) if history.records else {"rounds": []}
+    baselines = history.last("baselines")
+    names = {"raw_pixels": "raw pixels", "random": "random network"}
     rows = [
+        (name, "-", "-", "-", percent(baselines[key]), "-")
+        for key, name in names.items()
+        if baselines.get(key) is not None
+    ]
+    rows += [
         (f"round {r['round']}", f"{r['anchors']:,}", percent(r["consistency"]),
          percent(r["knn_bank"]), percent(r["knn"]), format_seconds(r["seconds"]))
-        for r in summary["rounds"]
+        for r in history.of("round")
     ]  # fmt: skip
-    for key, name in (("random", "random network"), ("raw_pixels", "raw pixels")):
-        if history.records and summary[key]["knn"] is not None:
-            rows.insert(0, (name, "-", "-", "-", percent(summary[key]["knn"]), "-"))
     columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
     return {"caption": "By round", "columns": columns, "rows": rows}
 
