@@ -27,6 +27,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 ECHO_SECONDS = 3.0
 """A scheduler signals every process and torchrun passes it on: one request arrives as several."""
 TICK_SECONDS = 0.5
+SECONDS_BEYOND_STALL = 120.0
+"""A stall is noticed here, before the ranks give up waiting for each other."""
 LEAST_MARGIN = 5.0
 
 NOTHING, SAVE, TIME_LIMIT, LAUNCHER_GONE, SIGNAL = 0, 1, 2, 3, 64

@@ -31,6 +31,8 @@ CPUS, GPUS, MEMORY_MB = 16, 8, 24_000
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "setpriv")
 PACKAGES = "apt-get install slurmctld slurmd slurm-client munge iproute2"
 FOLDER = "TESTCLUSTER_FOLDER"
+PATIENCE = 300.0
+"""Seconds. Who waits longer waits for what does not come, however busy the machine is."""
 
 SLURM_CONF = """\
 ClusterName=testcluster
@@ -218,7 +220,7 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > deadline:

@@ -54,7 +54,8 @@ def test_a_terminal_shows_all_there_is_to_know(tmp_path: Path) -> None:
         r"run .*100 % .*0:00 left",
     ):
         assert re.search(expected, last), (expected, last)
-    assert any("round 1/2 epoch 3/8" in frame for frame in whole)
+    places = {place for frame in whole for place in re.findall(r"round \d/2 epoch \d", frame)}
+    assert len(places) > 2  # of 24: it is drawn four times a second, and epochs take less
     assert "round 0 done: 0 anchors" in drawn
 
 

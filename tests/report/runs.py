@@ -11,9 +11,10 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Page
 
-from and_dist.cli import main, run_training
+from and_dist.cli import main
 from and_dist.config import load_config
 from and_dist.guard import Guard
+from and_dist.training import run_training
 from tests.pictures import picture, save
 
 ARTEFACTS = Path("artefacts")

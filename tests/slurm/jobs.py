@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.jobs import End, job_folders, read_end, starts
 from launcher.status import Status, look_at, read_training
-from slurm.testcluster.cluster import wait_until
+from slurm.testcluster.cluster import PATIENCE, wait_until
 from tests.end_to_end.processes import pids_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -22,14 +22,13 @@ CONFIG = (
 )  # fmt: skip
 """400 steps, some fifteen seconds once it trains; a checkpoint an epoch."""
 SHORT = (*CONFIG, "curriculum.epochs=2", "optim.milestones=[1]")
-SECONDS = 120.0
 
 
 def launch(*arguments: object) -> tuple[int, str]:
     """and-launch as a user calls it: exit status, and what it said."""
     said = subprocess.run(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     return said.returncode, said.stdout
@@ -52,10 +51,10 @@ def wait_for_step(run: Path, step: int, start: int = 0) -> None:
         trained = read_training(run).get("step", {}).get("step", 0)
         return trained >= step and len(starts(job_folders(run)[-1])) > start
 
-    wait_until(has_come, f"step {step} of {run.name}", SECONDS)
+    wait_until(has_come, f"step {step} of {run.name}")
 
 
-def wait_for_end(run: Path, seconds: float = SECONDS) -> Status:
+def wait_for_end(run: Path, seconds: float = PATIENCE) -> Status:
     """Until nothing of it waits or runs."""
 
     def is_over() -> bool:

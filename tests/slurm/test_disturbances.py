@@ -25,7 +25,6 @@ from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
     CONFIG,
-    SECONDS,
     agent_of,
     ends_of,
     kill_one,
@@ -41,6 +40,8 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 AT_STEP = 30
+SIDE_BY_SIDE = 3
+"""To start a job costs twenty seconds of a core."""
 
 
 def assert_went_on(run: Path, whole: Path, why: str, num_starts: int = 2) -> None:
@@ -102,10 +103,10 @@ def struck(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, fl
             STRIKES[name][0](run)
             return run, seconds_until(run, 0)
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             found = dict(zip(STRIKES, pool.map(strike, STRIKES), strict=True))
         for run, _ in found.values():
-            wait_for_end(run, 200)
+            wait_for_end(run)
     return found
 
 
@@ -154,7 +155,7 @@ def test_a_preempted_job_saves_waits_and_goes_on(home: Path, whole: Path) -> Non
         ["sbatch", "--parsable", "--nodes=4", "--exclusive", "--wrap", "srun sleep 5"],
         check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
-    wait_until(lambda: ends_of(run)[0] is not None, "preemption", 60)
+    wait_until(lambda: ends_of(run)[0] is not None, "preemption")
     assert pids_of(worker_of(run)) == []
     assert_went_on(run, whole, "told to end by SIG(USR2|TERM)")
     print(f"preempted by job {greedy}")
@@ -168,7 +169,7 @@ def test_a_job_at_its_time_limit_goes_on_in_the_next(home: Path) -> None:
         "--cluster", "short.yaml",
     )  # fmt: skip
     # SLURM looks every half minute, so the signal may come before there is anything to save.
-    wait_until(lambda: newest_checkpoint(run) != "" and ends_of(run)[-1] is not None, "it", 200)
+    wait_until(lambda: newest_checkpoint(run) != "" and ends_of(run)[-1] is not None, "it")
     before, num_starts = look_at(run).training["step"]["step"], len(ends_of(run))
     end = ends_of(run)[-1]
     assert end is not None
@@ -206,8 +207,8 @@ def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) ->
     for start in range(2):
         wait_until(
             lambda start=start: len(ends_of(run)) > start and bool(pids_of(worker_of(run))),
-            f"ranks of start {start}", SECONDS,
-        )  # fmt: skip
+            f"ranks of start {start}",
+        )
         if start == 0:
             for pid in pids_of(worker_of(run)):
                 os.kill(pid, signal.SIGKILL)

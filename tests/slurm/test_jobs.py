@@ -17,7 +17,7 @@ import pytest
 from launcher.jobs import job_folders
 from launcher.logs import read_tail
 from launcher.status import look_at
-from slurm.testcluster.cluster import output, wait_until
+from slurm.testcluster.cluster import PATIENCE, output, wait_until
 from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
@@ -70,7 +70,7 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
             launch, "submit", *SHORT, "name=followed", "--cluster", "final.yaml", "--nodes", 2,
             "--workers", 2, "--time", "5m", "--follow",
         )  # fmt: skip
-        wait_until(lambda: bool(pids_of(worker_of(run))), "ranks", 60)
+        wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
         assert "requeues: false" in launch("requeue", run)[1]
         assert "Requeue=0" in output("scontrol", "show", "job", str(look_at(run).job_id))
         (slurmctld,) = pids_of("^slurmctld")
@@ -109,9 +109,9 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     trainer.write_text(text.replace(place, BOOM + place))
     job_id = look_at(run).job_id
     subprocess.run(["scontrol", "release", str(job_id)], check=True)
-    wait_until(lambda: bool(pids_of(worker_of(run))), "ranks", 60)
+    wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
     log = run / "logs" / "rank-1.log"
-    wait_until(lambda: "KeyError: 'boom'" in "".join(read_tail(log, 5)), "the failure", 60)
+    wait_until(lambda: "KeyError: 'boom'" in "".join(read_tail(log, 5)), "the failure")
     failed = time.monotonic()
     wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks", 15)
     wait_until(lambda: ends_of(run)[0] is not None, "a verdict", 15)
@@ -135,7 +135,7 @@ def test_plain_srun_is_a_world_of_its_tasks(home: Path, whole: Path) -> None:
             "srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1",
             sys.executable, "-m", "and_dist", "train", *CONFIG, "name=srun",
         ],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=PATIENCE,
     )  # fmt: skip
     assert difference(home / "runs" / "srun", whole) == ""
 
@@ -149,10 +149,10 @@ def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None
     ).strip()  # fmt: skip
     run = home / "runs" / "hand"
     metrics = run / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and '"step": 50,' in metrics.read_text(), "a step", 90)
+    wait_until(lambda: metrics.exists() and '"step": 50,' in metrics.read_text(), "a step")
     assert "CPUs=6" in output("scontrol", "show", "step", f"{job_id}.0")
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True)
-    wait_until(lambda: (run / "summary.json").exists(), "the end of the run", 120)
+    wait_until(lambda: (run / "summary.json").exists(), "the end of the run")
     wait_until(lambda: "COMPLETED" in output("scontrol", "show", "job", job_id), "its job's end")
     assert difference(run, whole) == ""
     log = (home / f"and-dist-{job_id}.log").read_text()
@@ -175,4 +175,4 @@ def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
     assert places == sorted(places)
     assert len({status.job_id for status in waiting}) == 20
     for run in runs:
-        assert wait_for_end(run, 400).state == "finished"
+        assert wait_for_end(run, 2 * PATIENCE).state == "finished"
