@@ -27,6 +27,7 @@ from and_dist.layout import (
     names_first_rank,
     read_layout,
 )
+from and_dist.words import safe_lines
 
 app = typer.Typer(
     add_completion=False,
@@ -318,12 +319,13 @@ def export(
 def refuse(error: ValueError) -> NoReturn:
     """Mostly all ranks refuse the same. The first of each node says so at once; the others speak if
     nobody has ended them since, as torchrun does where the first has failed."""
+    said = safe_lines(str(error))
     if names_first_rank():
-        print(f"and-dist: {error}", file=sys.stderr)
+        print(f"and-dist: {said}", file=sys.stderr)
     else:
         if not names_first_of_node():
             time.sleep(SECONDS_FOR_THE_FIRST)
-        print(f"and-dist: rank {named_rank()}: {error}", file=sys.stderr)
+        print(f"and-dist: rank {named_rank()}: {said}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from and_dist.schedule import Schedule
 from and_dist.screen import Screen
-from and_dist.words import describe_step, format_seconds, percent
+from and_dist.words import describe_step, format_seconds, percent, safe_lines
 
 SECONDS_BETWEEN_LINES = 15.0
 Advance = Callable[[float], None]
@@ -49,8 +49,10 @@ class Display:
         self._last_line = time.monotonic()
         self._started = time.monotonic()
         self._first_step = 0
+        self._said_before: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
+        text = safe_lines(text)
         self.console.print(text, markup=False, soft_wrap=True)
         if self._is_json:
             self._print({"event": "message", "time": round(time.time(), 3), "text": text})
@@ -67,6 +69,11 @@ class Display:
         elif record["event"] == "step":
             self._line_of_step(record)
 
+    def recall(self, records: Iterable[dict[str, Any]]) -> None:
+        """Lines of metrics.jsonl that a run goes on from."""
+        if self._is_live:
+            self._said_before = [record for record in records if record["event"] != "step"]
+
     @contextmanager
     def training(
         self, schedule: Schedule, done_steps: int, name: str, ranks: int, rank_word: str
@@ -79,6 +86,8 @@ class Display:
             yield
             return
         self._screen = Screen(self.console, schedule, done_steps, name, ranks, rank_word)
+        for record in self._said_before:
+            self._screen.record(record)
         try:
             with self._screen:
                 yield

@@ -36,6 +36,7 @@ class Journal:
         last_step = self.metrics.go_back_to(num_bytes)
         if self._mirrors:
             self._mirrors.begin(stream(self.path))
+            self.display.recall(stream(self.path))
         return last_step
 
     def flush(self) -> None:

@@ -5,7 +5,9 @@ Q such images, K neighbours, D feature.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from and_dist.album import U8, Album, short_name
 from and_dist.bank import all_shards, shard_range
@@ -29,6 +32,7 @@ from and_dist.evaluation.features import extract_features
 from and_dist.run_folder import replace_file
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
+from and_dist.words import as_text
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
@@ -141,10 +145,10 @@ def as_table(answer: Answer) -> Table:
     for one in answer.found:
         for at, neighbour in enumerate(one.neighbours):
             table.add_row(
-                escape(one.name) if at == 0 else "",
+                escape(as_text(one.name)) if at == 0 else "",
                 f"{neighbour.similarity:.3f}",
-                escape(neighbour.label or "-"),
-                escape(neighbour.name),
+                escape(as_text(neighbour.label or "-")),
+                escape(as_text(neighbour.name)),
                 end_section=at + 1 == len(one.neighbours),
             )
     return table
@@ -170,11 +174,13 @@ def draw_sheet(answer: Answer) -> Image.Image:
     size = (CELL * (1 + answer.lookup.count), (CELL + CAPTION) * len(answer.found))
     sheet = Image.new("RGB", size, "white")
     for line, one in enumerate(answer.found):
-        _paste(sheet, line, 0, answer.own.pixels(own[one.row]), Path(one.name).name)
+        own_name = as_text(Path(one.name).name)[:LETTERS]
+        _paste(sheet, line, 0, answer.own.pixels(own[one.row]), own_name)
         for column, neighbour in enumerate(one.neighbours, 1):
             if neighbour.row in near:
                 pixels = answer.known.pixels(near[neighbour.row])
-                caption = f"{neighbour.label or neighbour.name}\n{neighbour.similarity:.3f}"
+                name = as_text(neighbour.label or neighbour.name)[:LETTERS]
+                caption = f"{name}\n{neighbour.similarity:.3f}"
                 _paste(sheet, line, column, pixels, caption)
     return sheet
 
@@ -184,9 +190,36 @@ def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str)
     inner = CELL - 2 * MARGIN
     picture = Image.fromarray(pixels).resize((inner, inner), Image.Resampling.BICUBIC)
     sheet.paste(picture, (left + MARGIN, top + MARGIN))
-    shown = "\n".join(text[:LETTERS] for text in caption.splitlines())
     place = (left + MARGIN, top + CELL - MARGIN + 2)
-    ImageDraw.Draw(sheet).multiline_text(place, shown, fill="black", spacing=2)
+    ImageDraw.Draw(sheet).multiline_text(place, caption, fill="black", spacing=2)
+
+
+class FeaturesFile:
+    """An .npy file that all ranks write to; it has its name once it is whole."""
+
+    def __init__(self, path: Path, count: int, dim: int) -> None:
+        self._path = path
+        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self._bytes_per_row = 4 * dim
+        buffer = io.BytesIO()
+        about = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+        np.lib.format.write_array_header_1_0(buffer, about)
+        self._header = buffer.getvalue()
+
+    def begin(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._unfinished.write_bytes(self._header)
+
+    def write(self, start: int, features_MD: Tensor) -> None:
+        """Not by a map into memory, which ends the process where a disk is full."""
+        with self._unfinished.open("r+b") as file:
+            file.seek(len(self._header) + start * self._bytes_per_row)
+            file.write(features_MD.cpu().numpy().astype("<f4").data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        self._unfinished.replace(self._path)
 
 
 def embed(
@@ -202,10 +235,10 @@ def embed(
     refuse_damaged(trained, world)
     config, count = trained.config, len(images.index)
     dim = config.encoder.feature_dim
+    file = FeaturesFile(out, count, dim)
     with failing_together(world, f"making {out}"):
         if world.is_coordinator:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(out, "w+", np.float32, (count, dim)).flush()
+            file.begin()
     bad = BadImages(images.index, policy, display.say)
     loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
     start, stop = shard_range(count, world.rank, world.size)
@@ -215,15 +248,14 @@ def embed(
             load_encoder(trained, world), loader, start, stop, dim, longest, advance
         )
     with failing_together(world, f"writing {out}"):
-        written = np.lib.format.open_memmap(out, "r+")
-        written[start:stop] = features_MD.cpu().numpy()
-        written.flush()
+        file.write(start, features_MD)
     reasons = {
         row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
     }
     with failing_together(world, f"writing {names_file(out)}"):
         if world.is_coordinator:
             _write_names(trained, images, reasons, out)
+            file.finish()
     zeros = f", {len(reasons)} of zeros" if reasons else ""
     display.say(f"{count:,} features in {out}{zeros}, names in {names_file(out)}")
 

@@ -51,6 +51,18 @@ def hold_lock(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether somebody trains in it, as far as can be seen from here."""
+    path = folder / "lock"
+    theirs = _read(path)
+    if theirs is None:
+        return False
+    holder = _parse(theirs)
+    if holder.get("host") == platform.node():
+        return process_start(holder.get("pid", 0)) == holder.get("process_start")
+    return path.exists() and time.time() - path.stat().st_mtime <= SECONDS_UNTIL_STALE
+
+
 def _take(path: Path, mine: str) -> None:
     patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
     while not _create(path, mine):

@@ -61,17 +61,17 @@ class Screen:
         self._live.stop()
 
     def __rich__(self) -> Group:
-        if self._record is None:
-            return Group(Text(f"{self._name}  starting"), self.phases)
-        place = self._schedule.place_of(self._record)
-        figures = describe_step(self._record, self._ranks, self._rank_word)
         others = [self._knn]
         if self._saved:
             ago = format_seconds(time.time() - self._saved_at)
             others.append(f"saved {self._saved}, {ago} ago")
         said = "  ".join(filter(None, others))
-        texts = [Text(f"{self._name}  {place}"), Text(figures)] + ([Text(said)] if said else [])
-        return Group(*texts, self._bars, self.phases)
+        texts = [Text(said)] if said else []
+        if self._record is None:
+            return Group(Text(f"{self._name}  starting"), *texts, self.phases)
+        place = self._schedule.place_of(self._record)
+        figures = describe_step(self._record, self._ranks, self._rank_word)
+        return Group(Text(f"{self._name}  {place}"), Text(figures), *texts, self._bars, self.phases)
 
     def record(self, record: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""

@@ -233,7 +233,8 @@ class Trainer:
             return
         at = self.progress
         self.journal.write(
-            "step", round=at.round_index, epoch=at.epochs, step=self._steps_done(), loss=loss,
+            "step", round=at.round_index, epoch=at.epochs, step=self._steps_done(),
+            epochs=round(self._steps_done() / self.schedule.steps_per_epoch, 4), loss=loss,
             lr=rate, images_per_s=pace.images_per_s, data_wait=pace.data_wait,
             memory_mb=memory_mb(self.world.device),
         )  # fmt: skip

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from unicodedata import category
+
+NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Controls, halves of letters, ends of lines."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -13,6 +17,17 @@ def format_seconds(seconds: float) -> str:
 
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def as_text(name: str) -> str:
+    """Of a file's name, which may hold anything: what is no UTF-8 and what steers a terminal
+    becomes U+FFFD."""
+    return "".join("\ufffd" if category(letter) in NO_TEXT else letter for letter in name)
+
+
+def safe_lines(said: str) -> str:
+    """What is said, with names in it."""
+    return "\n".join(map(as_text, said.split("\n")))
 
 
 def describe_step(record: dict[str, Any], ranks: int, rank_word: str) -> str:

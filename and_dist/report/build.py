@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from and_dist.display import Phase
+from and_dist.layout import SharedFailure
 from and_dist.report.findings import Findings, gather_findings
 from and_dist.report.history import History, read_history
 from and_dist.report.page import render
@@ -21,14 +23,27 @@ def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
     resolved = [path.resolve() for path in runs]
     if twice := [str(path) for path in runs if resolved.count(path.resolve()) > 1]:
         raise ValueError(f"--compare {twice[0]}: it is the run itself, or named twice")
-    return [read_history(path) for path in runs]
+    histories = [read_history(path) for path in runs]
+    names = [history.name for history in histories]
+    return [
+        replace(history, name=str(path)) if names.count(history.name) > 1 else history
+        for history, path in zip(histories, runs, strict=True)
+    ]
 
 
 def gather(history: History, world: World, phase: Phase) -> Findings | None:
-    """None where there is no checkpoint yet."""
-    if not (history.run / "checkpoints" / "latest").exists():
-        return None
-    return gather_findings(history.run, history.config, world, phase)
+    """None where there is no checkpoint yet. A run that goes on takes away what is being read:
+    then there is a newer one."""
+    newest = history.run / "checkpoints" / "latest"
+    seen = None
+    while newest.exists():
+        try:
+            return gather_findings(history.run, history.config, world, phase)
+        except (ValueError, OSError, SharedFailure):
+            if newest.read_text() == seen:
+                raise
+            seen = newest.read_text()
+    return None
 
 
 def write_page(
@@ -37,7 +52,8 @@ def write_page(
     """Its size in bytes."""
     page = render(histories, findings, version, None)
     size = len(page.encode())
-    assert size < MOST_BYTES, f"a page of {size:,} bytes"
+    if size > MOST_BYTES:
+        raise ValueError(f"a page of {size / 1e6:.0f} MB; --compare fewer runs")
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page)
     return size

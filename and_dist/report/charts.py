@@ -20,6 +20,7 @@ COLOURS = (
 CONSISTENT, INCONSISTENT, NEUTRAL = COLOURS[2], COLOURS[1], COLOURS[0]
 MOST_POINTS = 1000
 """Of one curve; more are averaged."""
+DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,22 @@ class Chart:
         views = [{"traces": view.traces, "shapes": view.shapes} for view in self.views]
         drawn = self.figure.to_plotly_json()
         del drawn["layout"]["template"]  # colours are the page's own
-        return {**drawn, "views": views}
+        return {**_rounded(drawn), "views": views}
 
     @property
     def shown(self) -> View | None:
         """The view that the figure begins with."""
         visible = {at for at, trace in enumerate(self.figure.data) if trace.visible is not False}
         return next((view for view in self.views if set(view.traces) == visible), None)
+
+
+def _rounded(drawn: Any) -> Any:
+    """To what can be seen."""
+    if isinstance(drawn, float):
+        return float(f"{drawn:.{DIGITS}g}")
+    if isinstance(drawn, dict):
+        return {key: _rounded(value) for key, value in drawn.items()}
+    return [_rounded(value) for value in drawn] if isinstance(drawn, list | tuple) else drawn
 
 
 def thin(x: F64, y: F64) -> tuple[list[float], list[float]]:

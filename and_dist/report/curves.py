@@ -27,13 +27,7 @@ def over_steps(key: str, scale: float = 1.0) -> CurveOf:
     """A column of the steps, over the epochs that have passed."""
 
     def points(history: History) -> Points:
-        at = history.steps
-        if not len(at["step"]):
-            return np.empty(0), np.empty(0)
-        before = np.array(epochs_before(history))[at["round"].astype(int)] + at["epoch"]
-        # The last look at an epoch is at its last step.
-        per_epoch = (at["step"] / (before + 1)).max()
-        return at["step"] / per_epoch, scale * at[key]
+        return history.steps["epochs"], scale * history.steps[key]
 
     return points
 
@@ -52,7 +46,7 @@ def over_epochs(key: str, scale: float = 1.0) -> CurveOf:
 
 def images_per_s_of_a_rank(history: History) -> Points:
     x, y = over_steps("images_per_s")(history)
-    return x, y / history.ranks
+    return x, y / history.ranks_of_steps
 
 
 def round_marks(history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

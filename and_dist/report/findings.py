@@ -23,6 +23,7 @@ from and_dist.report.projection import begin_projections
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder
+from and_dist.words import as_text
 from and_dist.world import World
 
 MAP_POINTS = 1200
@@ -116,7 +117,7 @@ class _Search:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return () if self.train is None else self.train.images.class_names
+        return () if self.train is None else tuple(map(as_text, self.train.images.class_names))
 
     def rounds(self) -> tuple[RoundTable, ...]:
         per_band = anchors_per_band(self.config, self.config.last_round)
@@ -233,12 +234,17 @@ class _Search:
                     continue
                 wanted = sorted(set(rows))
                 names |= {
-                    f"{letter}{row}": (album.name_of(row), album.class_of(row)) for row in wanted
+                    f"{letter}{row}": _as_texts(album.name_of(row), album.class_of(row))
+                    for row in wanted
                 }
                 for row, image in album.thumbnails(wanted).items():
                     images[f"{letter}{row}"] = image
                 advance(0.5)
         return as_uris(images), names
+
+
+def _as_texts(name: str, label: str | None) -> tuple[str, str | None]:
+    return as_text(name), None if label is None else as_text(label)
 
 
 def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Findings:

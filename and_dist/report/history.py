@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from and_dist.config import Config, load_config
 from and_dist.metrics import stream
 from and_dist.run_folder import TIME, read_starts
+from and_dist.run_lock import is_held
 
 Record = dict[str, Any]
 
@@ -45,12 +46,15 @@ class Start:
 
 F64 = NDArray[np.float64]
 STEP_KEYS = (
-    "time", "round", "epoch", "step", "loss", "lr", "images_per_s", "data_wait", "memory_mb"
+    "time", "round", "epoch", "step", "epochs", "loss", "lr", "images_per_s", "data_wait",
+    "memory_mb",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class History:
+    name: str
+    """Of the run; its folder, where runs beside it have the same name."""
     run: Path
     config: Config
     records: tuple[Record, ...]
@@ -62,10 +66,6 @@ class History:
     incidents: tuple[Incident, ...]
     evaluations: tuple[Record, ...]
     """What `and-dist evaluate` has written, oldest checkpoint first."""
-
-    @property
-    def name(self) -> str:
-        return self.config.name
 
     def of(self, event: str) -> list[Record]:
         """All lines of metrics.jsonl of one kind, which is not `step`."""
@@ -81,8 +81,14 @@ class History:
         return {key: float(column[-1]) for key, column in self.steps.items() if len(column)}
 
     @property
-    def ranks(self) -> int:
-        return int(self.starts[-1].about["world_size"]) if self.starts else 1
+    def ranks_of_steps(self) -> F64:
+        """How many there were at every look at training."""
+        if not self.starts:
+            return np.ones(len(self.steps["time"]))
+        began = np.array([start.began for start in self.starts])
+        of_start = np.array([start.about["world_size"] for start in self.starts], float)
+        at = np.searchsorted(began, self.steps["time"], side="right").clip(1) - 1
+        return np.asarray(of_start[at])
 
     @property
     def state(self) -> str:
@@ -115,7 +121,7 @@ def read_history(run: Path) -> History:
         raise ValueError(f"{run} cannot be read: {error}") from None
     found = [*_of_starts(starts), *_of_metrics(records), *_of_stalls(run), *judged]
     incidents = tuple(sorted(found, key=lambda incident: incident.when))
-    return History(run, config, records, steps, starts, incidents, evaluations)
+    return History(config.name, run, config, records, steps, starts, incidents, evaluations)
 
 
 def seconds_of(text: str) -> float:
@@ -146,7 +152,7 @@ def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
         if "ended" in about:
             starts.append(Start(began, seconds_of(about["ended"]), about["how"], about))
         else:
-            how = "" if is_newest else "ended without a word"
+            how = "" if is_newest and is_held(run) else "ended without a word"
             starts.append(Start(began, float(np.max(np.append(seen, began))), how, about))
     return tuple(starts)
 

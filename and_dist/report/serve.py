@@ -20,6 +20,7 @@ from and_dist.report.build import gather, read_histories
 from and_dist.report.findings import Findings
 from and_dist.report.history import History
 from and_dist.report.page import render
+from and_dist.run_lock import is_held
 from and_dist.world import World
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -82,7 +83,7 @@ def _state_of(run: Path) -> tuple[object, ...]:
         if path.exists():
             entry = path.stat()
             found.append((name, entry.st_size, entry.st_mtime_ns))
-    return tuple(found)
+    return (*found, *run.glob("jobs/*/start-*/end.json"), is_held(run))
 
 
 def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:

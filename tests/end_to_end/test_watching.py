@@ -59,6 +59,13 @@ def test_a_terminal_shows_all_there_is_to_know(tmp_path: Path) -> None:
     assert "round 0 done: 0 anchors" in drawn
 
 
+def test_a_run_that_goes_on_shows_what_it_goes_on_from(tmp_path: Path) -> None:
+    command = (*DEBUG, f"run.root={tmp_path}")
+    finish(start(*command))
+    drawn = ESCAPES.sub("", seen_in_terminal(*command, columns=110))
+    assert re.search(r"debug  starting\s+kNN \d+\.\d %  saved r02-e000\d, 0:\d\d ago", drawn), drawn
+
+
 def test_a_narrow_terminal_is_enough(tmp_path: Path) -> None:
     drawn = seen_in_terminal(*DEBUG, f"run.root={tmp_path}", columns=40)
     frames = [ESCAPES.sub("", frame) for frame in re.split(r"(?:\x1b\[1A\x1b\[2K)+", drawn)]

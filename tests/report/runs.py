@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from and_dist.cli import main
 from and_dist.config import load_config
@@ -20,7 +20,8 @@ from tests.pictures import picture, save
 ARTEFACTS = Path("artefacts")
 """Screenshots, to be looked at."""
 CLASSES = ("<img src=x onerror=pwned=1>", "\"'><b>quoted", "😀 emoji", "\u202eأبجد")
-FILES = ("<svg onload=pwned=1>{}.png", "\"'{}&amp;.png", "😀{}.png", "\u202eعربي{}.png")
+FILES = ("<svg onload=pwned=1>{}.png", "\"'{}&amp;.png", "😀{}.png", "\u202eعربي{}.png",
+         "\udcff\x1b[31m{}.png")  # fmt: skip
 SHORT = (
     "data.limit=null", "data.limit_test=null", "curriculum.epochs=2", "optim.milestones=[1]",
     "curriculum.neighbours=2", "optim.batch_size=16", "evaluation.every=1", "run.threads=1",
@@ -41,9 +42,11 @@ class Watched:
         for top in range(0, height, 400):
             self.page.evaluate("top => scrollTo(0, top)", top)
             self.page.wait_for_timeout(40)
-        drawn = "[...document.querySelectorAll('.chart')].every(c => 'ready' in c.dataset)"
-        self.page.wait_for_function(drawn)
+        self.wait_for_charts()
         self.page.evaluate("scrollTo(0, 0)")
+
+    def wait_for_charts(self) -> None:
+        expect(self.page.locator(".chart:not([data-ready])")).to_have_count(0, timeout=30_000)
 
     def keep(self, name: str) -> None:
         ARTEFACTS.mkdir(exist_ok=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from and_dist.display import Display
+from and_dist.display import Advance, Display, silently
 from and_dist.evaluation.neighbourhoods import by_entropy
 from and_dist.report.build import gather
 from and_dist.report.findings import Findings
@@ -84,6 +86,24 @@ def test_mistakes_are_those_of_the_votes(
     assert far == sorted(far)
     page = report(labelled, tmp_path)
     assert "kNN by the bank, K 20, tau 0.1" in page
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_followed_by_the_next(copied: Path) -> None:
+    """As training prunes it."""
+    checkpoints = copied / "checkpoints"
+
+    @contextmanager
+    def phase(what: str) -> Iterator[Advance]:
+        if what == "attention" and (checkpoints / "r02-e0002").exists():
+            (checkpoints / "r02-e0002").rename(checkpoints / "r02-e0003")
+            (checkpoints / "latest").write_text("r02-e0003")
+        yield silently
+
+    with open_world("cpu") as world:
+        found = gather(read_history(copied), world, phase)
+    assert found is not None
+    assert found.checkpoint == "r02-e0003"
+    assert found.notes == ()
 
 
 def test_a_run_that_has_not_trained_yet_has_a_page(copied: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -90,6 +91,22 @@ def test_the_page_grows_with_the_run_and_keeps_what_was_chosen(address: str, loo
     others = {urlsplit(url).path for url in watched.requests if url.startswith(origin)}
     assert others == {urlsplit(address).path, urlsplit(address).path + "version"}
     assert watched.complaints == []
+
+
+def test_a_page_that_is_paused_stays(address: str, look: Open) -> None:
+    page = look(address).page
+    page.click("#pause")
+    before = page.get_attribute("body", "data-version")
+    newest = f"{urlsplit(address).path}version"
+    deadline = time.monotonic() + 30
+    while ask(address, newest)[1].decode() == before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    page.wait_for_timeout(2000)
+    assert page.get_attribute("body", "data-version") == before
+    page.click("#pause")
+    page.wait_for_function(
+        "before => document.body && document.body.dataset.version !== before", arg=before
+    )
 
 
 def test_a_port_that_is_taken_is_a_sentence(address: str, training: tuple[Started, Path]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.runs import CLASSES, FILES, Open
+from and_dist.words import as_text
+from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open
 
 KINDS = ("labelled", "unlabelled", "resumed", "compared", "rival")
 TRAINING = {"loss", "lr", "speed", "wait", "map", "time-line"}
@@ -65,7 +66,8 @@ def test_names_that_are_markup_are_text(pages: dict[str, Path], look: Open, kind
     if kind == "unlabelled":
         captions = " ".join(page.locator("#hoods figcaption").all_text_contents())
         for name in FILES:
-            assert re.search(re.escape(name).replace(r"\{\}", r"\d+"), captions), name
+            shown = re.escape(as_text(name)).replace(r"\{\}", r"\d+")
+            assert re.search(shown, captions), name
 
 
 def test_filters_show_what_they_say(pages: dict[str, Path], look: Open) -> None:
@@ -197,6 +199,15 @@ def test_restarts_are_told(pages: dict[str, Path], look: Open) -> None:
     assert "start 3: 1 rank(s) on cpu" in told
     assert re.search(r"start 2: .*, from r\d\d-e\d{4}", told)
     assert told.count("started") == 3
+
+
+def test_a_page_that_is_printed_has_all_charts(pages: dict[str, Path], look: Open) -> None:
+    """Also those that nobody has scrolled to."""
+    watched = look(pages["labelled"])
+    watched.wait_for_charts()
+    assert watched.page.evaluate("scrollY") == 0
+    ARTEFACTS.mkdir(exist_ok=True)
+    watched.page.pdf(path=ARTEFACTS / "labelled.pdf")
 
 
 def test_compared_runs_stand_beside_each_other(pages: dict[str, Path], look: Open) -> None:

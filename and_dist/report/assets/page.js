@@ -87,7 +87,7 @@ dark.addEventListener("change", () => {
   if (memory.get("theme") === null) setTheme(dark.matches ? "dark" : "light");
 });
 
-/* ---- charts, drawn when they come near ---- */
+/* ---- charts: the near ones first, the others when nothing else is to be done ---- */
 
 // To read it takes a browser longer than everything else: what needs no chart is there before.
 let plotly = null;
@@ -104,7 +104,11 @@ function loadPlotly() {
   return plotly;
 }
 
+const begun = new Set();
+
 async function draw(element) {
+  if (begun.has(element)) return;
+  begun.add(element);
   await loadPlotly();
   const chart = data.charts[element.dataset.chart];
   element.classList.add("drawn");
@@ -145,7 +149,16 @@ const near = new IntersectionObserver(
   { rootMargin: "400px" },
 );
 for (const element of all(".chart")) near.observe(element);
-window.addEventListener("beforeprint", () => all(".chart:not(.drawn)").forEach(draw));
+
+// A page that is printed has them all.
+async function drawOthers() {
+  const whenIdle = window.requestIdleCallback ?? setTimeout;
+  for (const element of all(".chart")) {
+    await new Promise((resolve) => whenIdle(resolve));
+    await draw(element);
+  }
+}
+window.addEventListener("load", drawOthers);
 
 for (const select of all("[data-views]")) {
   const key = select.dataset.views;
@@ -268,7 +281,15 @@ if (byId("browser")) startBrowser();
 if (document.body.dataset.follow) {
   const top = memory.get("top");
   if (top !== null) window.scrollTo(0, Number(top));
+  const pause = byId("pause");
+  const isPaused = () => pause.getAttribute("aria-pressed") === "true";
+  pause.setAttribute("aria-pressed", memory.get("paused") ?? "false");
+  pause.addEventListener("click", () => {
+    memory.set("paused", String(!isPaused()));
+    pause.setAttribute("aria-pressed", String(!isPaused()));
+  });
   setInterval(async () => {
+    if (isPaused()) return;
     try {
       const answer = await fetch("version", { cache: "no-store" });
       if (answer.ok && (await answer.text()) !== document.body.dataset.version) {

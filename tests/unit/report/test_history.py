@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 
 from and_dist.config import load_config
+from and_dist.report.build import read_histories
 from and_dist.report.charts import MOST_POINTS, thin
 from and_dist.report.curves import accuracy_by_round, over_steps, time_line, training_curves
 from and_dist.report.discovered import entropy_histograms, pairs_by_round
 from and_dist.report.history import read_history
 from and_dist.run_folder import write_config
+from and_dist.run_lock import hold_lock, is_held
 
 BEGAN = 1_800_000_000.0
 STEPS = 5
@@ -36,8 +40,8 @@ def look(number: int) -> dict[str, Any]:
     epoch = (number - 1) // STEPS
     return {
         "event": "step", "time": BEGAN + number, "round": epoch // 2, "epoch": epoch % 2,
-        "step": number, "loss": float(number), "lr": 0.03, "images_per_s": 100.0,
-        "data_wait": 0.5, "memory_mb": 10.0,
+        "step": number, "epochs": number / STEPS, "loss": float(number), "lr": 0.03,
+        "images_per_s": 100.0, "data_wait": 0.5, "memory_mb": 10.0,
     }  # fmt: skip
 
 
@@ -62,11 +66,14 @@ def write_starts(run: Path, *starts: dict[str, Any]) -> None:
 
 def test_steps_lie_over_epochs_and_a_torn_line_is_none(run: Path) -> None:
     write_lines(run, [look(n) for n in range(1, 13)], '{"event": "step", "ti')
+    write_starts(run, started(0))
     history = read_history(run)
     x, y = over_steps("loss")(history)
     np.testing.assert_allclose(x, np.arange(1, 13) / STEPS)
     np.testing.assert_allclose(y, np.arange(1, 13))
-    assert history.state == "training, round 1 of 1, epoch 1 of 2"
+    assert history.state == "at round 1 of 1, epoch 1 of 2, ended without a word"
+    with hold_lock(run):
+        assert read_history(run).state == "training, round 1 of 1, epoch 1 of 2"
 
 
 def test_figures_an_older_program_did_not_write_are_left_out(run: Path) -> None:
@@ -79,11 +86,11 @@ def test_figures_an_older_program_did_not_write_are_left_out(run: Path) -> None:
     assert {"loss", "speed"} <= drawn
 
 
-def test_throughput_is_that_of_one_rank(run: Path) -> None:
-    write_lines(run, [look(1)])
-    write_starts(run, started(0))
+def test_throughput_is_that_of_one_rank_of_as_many_as_there_were(run: Path) -> None:
+    write_lines(run, [look(1), look(2), look(5)])
+    write_starts(run, started(0), started(3, world_size=4))
     (speed,) = [c for c in training_curves([read_history(run)]) if c.key == "speed"]
-    assert list(speed.figure.data[0].y) == [50.0]
+    assert list(speed.figure.data[0].y) == [50.0, 50.0, 25.0]
 
 
 def test_a_start_that_was_killed_ends_with_its_last_word(run: Path) -> None:
@@ -143,6 +150,23 @@ def test_a_run_with_all_its_rounds_is_finished(run: Path) -> None:
     history = read_history(run)
     assert history.state == "finished"
     assert accuracy_by_round([history]) is None
+
+
+def test_runs_of_one_name_go_by_their_folders(run: Path, tmp_path: Path) -> None:
+    same = Path(shutil.copytree(run, tmp_path / "elsewhere"))
+    other = Path(shutil.copytree(run, tmp_path / "another"))
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("name: debug", "name: other"))
+    names = [history.name for history in read_histories(run, [same, other])]
+    assert names == [str(run), str(same), "other"]
+
+
+def test_a_lock_from_elsewhere_tells_by_its_age_whether_someone_trains(run: Path) -> None:
+    assert not is_held(run)
+    (run / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    assert is_held(run)
+    os.utime(run / "lock", (0, 0))
+    assert not is_held(run)
 
 
 def discovery(consistent: int | None) -> dict[str, Any]:
