@@ -58,6 +58,8 @@ function setTheme(name) {
   for (const element of all(".chart.drawn")) Plotly.relayout(element, colours());
 }
 
+const chosenTheme = () => memory.get("theme") ?? (dark.matches ? "dark" : "light");
+
 function colours() {
   const style = getComputedStyle(root);
   const ink = style.getPropertyValue("--ink").trim();
@@ -77,14 +79,14 @@ function colours() {
   };
 }
 
-setTheme(memory.get("theme") ?? (dark.matches ? "dark" : "light"));
+setTheme(chosenTheme());
 byId("theme").addEventListener("click", () => {
   const name = root.dataset.theme === "dark" ? "light" : "dark";
   memory.set("theme", name);
   setTheme(name);
 });
 dark.addEventListener("change", () => {
-  if (memory.get("theme") === null) setTheme(dark.matches ? "dark" : "light");
+  setTheme(chosenTheme());
 });
 
 /* ---- charts: the near ones first, the others when nothing else is to be done ---- */
@@ -104,6 +106,7 @@ function loadPlotly() {
   return plotly;
 }
 
+const PAPER_WIDTH = 640;
 const begun = new Set();
 
 async function draw(element) {
@@ -150,7 +153,7 @@ const near = new IntersectionObserver(
 );
 for (const element of all(".chart")) near.observe(element);
 
-// A page that is printed has them all.
+// A page that is printed has them all, as wide as paper and dark on white.
 async function drawOthers() {
   const whenIdle = window.requestIdleCallback ?? setTimeout;
   for (const element of all(".chart")) {
@@ -159,6 +162,14 @@ async function drawOthers() {
   }
 }
 window.addEventListener("load", drawOthers);
+window.addEventListener("beforeprint", () => {
+  setTheme("light");
+  for (const element of all(".chart.drawn")) Plotly.relayout(element, { width: PAPER_WIDTH });
+});
+window.addEventListener("afterprint", () => {
+  setTheme(chosenTheme());
+  for (const element of all(".chart.drawn")) Plotly.relayout(element, { width: null, autosize: true });
+});
 
 for (const select of all("[data-views]")) {
   const key = select.dataset.views;
