@@ -16,7 +16,7 @@ from torch import Tensor
 
 from and_dist.neighbours import Nearest, ShardSearch, best_of
 
-ROWS_PER_READ = 1 << 17
+ROWS_PER_READ = 1 << 16
 
 
 class _Piece(NamedTuple):

@@ -88,7 +88,9 @@ def find_images(trained: Trained, what: str, say: Callable[[str], None]) -> Labe
 
 def load_encoder(trained: Trained, world: World) -> Encoder:
     """In evaluation mode."""
-    encoder = build_encoder(trained.config.encoder, trained.config.seed)
+    with torch.device("meta"):  # first weights take seconds to draw
+        encoder = build_encoder(trained.config.encoder, trained.config.seed)
+    encoder.to_empty(device="cpu")
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     load_tensors(trained.checkpoint, tensors, world)
     return encoder.to(world.device).eval()

@@ -27,8 +27,8 @@ from and_dist.words import as_text
 from and_dist.world import World
 
 MAP_POINTS = 1200
-TEST_IMAGES = 512
-"""Looked at for mistakes."""
+TEST_IMAGES, TEST_PIXELS = 512, 256 * 224 * 224
+"""At most so many are looked at for mistakes."""
 ATTENDED = (("low", 3), ("middle", 3), ("high", 2))
 """Images whose attention is shown, by band of entropy."""
 OVERLAY_SIDE = 112
@@ -149,7 +149,8 @@ class _Search:
         if self.test is None or self.labels_N is None or self.test.images.labels_N is None:
             return None
         count = len(self.test.images.index)
-        rows = np.unique(np.linspace(0, count - 1, min(TEST_IMAGES, count)).round()).astype(int)
+        most = max(1, min(count, TEST_IMAGES, TEST_PIXELS // self.config.data.image_size**2))
+        rows = np.unique(np.linspace(0, count - 1, most).round()).astype(int)
         with self.phase("mistakes"):
             encoder = load_encoder(self.trained, self.world)
             found, queries_QD = self.test.features(rows.tolist(), encoder)

@@ -129,8 +129,7 @@ def _spread(rows: Sequence[int], labels_N: Tensor | None, count: int) -> list[in
         return [rows[at] for at in dict.fromkeys(places.tolist())]
     seen: dict[int, int] = {}
     turns = []
-    for at, row in enumerate(rows):
-        label = int(labels_N[row])
+    for at, label in enumerate(labels_N[torch.tensor(rows)].tolist()):
         seen[label] = seen.get(label, -1) + 1
         turns.append((seen[label], at))
     return [rows[at] for at in sorted(at for _, at in sorted(turns)[:count])]
