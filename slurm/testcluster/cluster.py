@@ -74,7 +74,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 {nodes}
 PartitionName=main Nodes=n[1-{count}] Default=YES State=UP PriorityTier=10 PreemptMode=OFF
-PartitionName=low Nodes=n[1-{count}] State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=low Nodes=n[1-{count}] State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=paid Nodes=n[1-{count}] State=UP PriorityTier=10 PreemptMode=OFF AllowAccounts=lab
 PartitionName=short Nodes=n[1-{count}] State=UP PriorityTier=10 PreemptMode=OFF MaxTime=10
 """

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.cli import main
+from slurm.testcluster.cluster import PATIENCE
 from tests.ranks.pool import PRELOAD, free_port
 
-SECONDS = 120
 multiprocessing.set_forkserver_preload(PRELOAD)
 DEBUG = ("train", "--config", "configs/debug.yaml")
 ENDLESS = ("curriculum.epochs=1000", "optim.milestones=[500]", "evaluation.baselines=false")
@@ -104,7 +104,7 @@ def start_ranks(size: int, *arguments: object) -> list[Started]:
 
 def finish(process: Started) -> tuple[int, str]:
     """Exit status and what it said."""
-    output, _ = process.communicate(timeout=SECONDS)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
 
 
@@ -122,13 +122,13 @@ def train_interrupted(root: Path, *options: object) -> Path:
         process = start(*command)
         wait_until(lambda at=at_step: steps(run) >= at, process)
         process.send_signal(number)
-        process.wait(60)
+        process.wait(PATIENCE)
     train(f"run.root={root}", *options)
     return run
 
 
 def wait_until(is_time: Callable[[], bool], process: Started | subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not is_time():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[0]

@@ -14,6 +14,7 @@ import pytest
 
 from and_dist.layout import SharedFailure
 from and_dist.training import no_longer_refusing
+from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end import processes
 from tests.end_to_end.processes import Started
@@ -125,7 +126,7 @@ def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
     assert said.startswith("and-dist: rank 1: data.train=/nowhere")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=120
+        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.stderr.count("data.train=/nowhere") == 1
 
@@ -159,7 +160,7 @@ def start(*arguments: str, ranks: int = 1) -> Started | subprocess.Popen[str]:
 
 def finish(*arguments: str, ranks: int = 1) -> str:
     process = start(*arguments, ranks=ranks)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output
 
@@ -171,7 +172,7 @@ def test_a_killed_run_continues_by_the_same_command(tmp_path: Path, ranks_: int)
     finish(*DEBUG, *options, "name=whole", ranks=ranks_)
     process = start(*DEBUG, *options, "name=killed", ranks=ranks_)
     latest = tmp_path / "killed" / "checkpoints" / "latest"
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE
     while not latest.exists() or latest.read_text().strip() < "r00-e0002":
         assert time.monotonic() < deadline
         assert process.poll() is None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.guard import Guard
+from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
 from tests.ranks.runs import debug_config
 
@@ -68,7 +69,7 @@ def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
 
 @pytest.mark.parametrize("reason", ["the time limit", "SIGUSR2"])
 def test_torchrun_does_not_start_anew_what_was_told_to_end(tmp_path: Path, reason: str) -> None:
-    limit = "0:20" if reason == "the time limit" else "1:00:00"
+    limit = "0:40" if reason == "the time limit" else "1:00:00"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         "--max-restarts=3", "-m", "and_dist", *DEBUG, *ENDLESS, f"run.root={tmp_path}",
@@ -82,7 +83,7 @@ def test_torchrun_does_not_start_anew_what_was_told_to_end(tmp_path: Path, reaso
             wait_until(lambda: steps(tmp_path / "debug") > 5, process)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
             os.kill(int(children.split()[-1]), signal.SIGUSR2)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert f"stopped by {reason}, saved as r00-" in output
     assert len(starts(tmp_path / "debug")) == 1

@@ -16,6 +16,7 @@ from launcher.jobs import End, job_folders, read_ends, write_end, write_id, writ
 from launcher.profile import Profile
 from launcher.request import Request
 from launcher.status import look_at, read_training
+from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 
@@ -23,7 +24,6 @@ CONFIG = (
     "--config", "configs/debug.yaml", "curriculum.rounds=1", "curriculum.epochs=12",
     "optim.milestones=[8]", "evaluation.baselines=false", "run.threads=1",
 )  # fmt: skip
-SECONDS = 120
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -35,12 +35,12 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def launch(*arguments: object) -> tuple[int, str]:
     process = start(*arguments)
-    said, _ = process.communicate(timeout=SECONDS)
+    said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while read_training(run).get("step", {}).get("step", 0) < step:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -79,10 +79,10 @@ def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
     wait_for_step(run, 20)
     following = start("logs", "-f", run)
     os.kill(ranks_of(run)[0], signal.SIGKILL)
-    said, _ = process.communicate(timeout=SECONDS)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert "was killed by SIGKILL; once more" in said
-    followed, _ = following.communicate(timeout=SECONDS)
+    followed, _ = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0, followed
     assert "finished, trained to its end" in followed
     assert difference(run, whole) == ""
@@ -95,7 +95,7 @@ def test_control_c_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Pat
     process = start(*given)
     wait_for_step(run, 20)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=SECONDS)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, said
     assert "stopped, it was told to end by SIGINT" in said
     assert ranks_of(run) == []
@@ -112,7 +112,7 @@ def test_a_closed_terminal_saves_too_and_leaves_nobody_behind(tmp_path: Path) ->
     process = start("local", *CONFIG, f"run.root={tmp_path}", "name=hung-up")
     wait_for_step(run, 10)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=SECONDS)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 75
     assert ranks_of(run) == []
     (end,) = read_ends(job_folders(run)[-1])

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from and_dist.metrics import stream
+from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
 
@@ -27,7 +28,7 @@ def seen_in_terminal(*arguments: object, columns: int) -> str:
     command = [sys.executable, "-m", "and_dist", *map(str, arguments)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
-    drawn, deadline = b"", time.monotonic() + 100
+    drawn, deadline = b"", time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.5)[0]:
             try:
@@ -35,7 +36,7 @@ def seen_in_terminal(*arguments: object, columns: int) -> str:
             except OSError:  # the other end is closed
                 break
     os.close(ours)
-    assert process.wait(10) == 0, drawn.decode()
+    assert process.wait(PATIENCE) == 0, drawn.decode()
     return drawn.decode()
 
 

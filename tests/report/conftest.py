@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import train_interrupted
 from tests.report.runs import CLASSES, Open, Watched, command, save_images, trained
 
@@ -33,6 +34,7 @@ def look(chromium: Browser) -> Iterator[Open]:
             viewport={"width": width, "height": 900},
             color_scheme="dark" if scheme == "dark" else "light",
         )
+        context.set_default_timeout(1000 * PATIENCE)
         opened.append(context)
         watched = Watched(context.new_page())
         watched.page.on("console", lambda message: watched.complaints.append(message.text))

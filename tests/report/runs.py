@@ -15,6 +15,7 @@ from and_dist.cli import main
 from and_dist.config import load_config
 from and_dist.guard import Guard
 from and_dist.training import run_training
+from slurm.testcluster.cluster import PATIENCE
 from tests.pictures import picture, save
 
 ARTEFACTS = Path("artefacts")
@@ -46,7 +47,9 @@ class Watched:
         self.page.evaluate("scrollTo(0, 0)")
 
     def wait_for_charts(self) -> None:
-        expect(self.page.locator(".chart:not([data-ready])")).to_have_count(0, timeout=30_000)
+        expect(self.page.locator(".chart:not([data-ready])")).to_have_count(
+            0, timeout=1000 * PATIENCE
+        )
 
     def keep(self, name: str) -> None:
         ARTEFACTS.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, Started, start, steps, wait_until
 from tests.report.runs import Open
 
@@ -24,7 +25,7 @@ def training(tmp_path: Path) -> Iterator[tuple[Started, Path]]:
     wait_until(lambda: steps(run) > 2, process)
     yield process, run
     process.kill()
-    process.wait(10)
+    process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -34,11 +35,11 @@ def address(training: tuple[Started, Path]) -> Iterator[str]:
     found = next(filter(None, map(pattern.search, process.stdout)))
     yield found[0]
     process.kill()
-    process.wait(10)
+    process.wait(PATIENCE)
 
 
 def ask(address: str, path: str, method: str = "GET", host: str = "") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
     connection.request(method, path, headers={"Host": host} if host else {})
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -83,7 +84,7 @@ def test_the_page_grows_with_the_run_and_keeps_what_was_chosen(address: str, loo
     page.wait_for_function(
         "first => document.body && document.body.dataset.version !== first", arg=first
     )
-    page.wait_for_selector("#map", state="attached", timeout=60_000)
+    page.wait_for_selector("#map", state="attached")
     page.wait_for_function("c => document.documentElement.dataset.theme === c", arg=chosen)
     assert "training, round" in str(page.locator(".state").text_content())
     origin = address[: address.index("/", 8)]
@@ -98,7 +99,7 @@ def test_a_page_that_is_paused_stays(address: str, look: Open) -> None:
     page.click("#pause")
     before = page.get_attribute("body", "data-version")
     newest = f"{urlsplit(address).path}version"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while ask(address, newest)[1].decode() == before and time.monotonic() < deadline:
         time.sleep(0.2)
     page.wait_for_timeout(2000)
@@ -112,6 +113,6 @@ def test_a_page_that_is_paused_stays(address: str, look: Open) -> None:
 def test_a_port_that_is_taken_is_a_sentence(address: str, training: tuple[Started, Path]) -> None:
     port = urlsplit(address).port
     process = start("report", training[1], "--follow", "--port", port)
-    output, _ = process.communicate(60)
+    output, _ = process.communicate(PATIENCE)
     assert process.returncode == 2
     assert f"--port {port} cannot be had: Address already in use; 0 takes any" in output

@@ -20,7 +20,7 @@ import pytest
 from and_dist.run_folder import read_starts
 from launcher.jobs import newest_checkpoint
 from launcher.status import look_at
-from slurm.testcluster.cluster import Cluster, wait_until
+from slurm.testcluster.cluster import PATIENCE, Cluster, wait_until
 from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
@@ -76,6 +76,8 @@ def freeze_ranks(run: Path) -> None:
     launch("requeue", run)
 
 
+PROMISED = {"worker": 15, "frozen": 30}
+"""Seconds until it is understood; what saves first takes as long as that takes."""
 STRIKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "worker": (lambda run: kill_one(worker_of(run)), r"rank \d on n\d was killed by SIGKILL"),
     "torchrun": (lambda run: kill_one(agent_of(run)), r"torchrun on n\d was killed by SIGKILL"),
@@ -93,12 +95,13 @@ STRIKES: dict[str, tuple[Callable[[Path], object], str]] = {
 def struck(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, float]]:
     """Jobs side by side, each struck as it trains; and how long until that was understood."""
     root = tmp_path_factory.mktemp("struck")
-    (root / "cluster.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\n")
+    (root / "cluster.yaml").write_text("cpus_per_node: 2\nsignal_lead: 120\n")
+    (root / "soon.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\n")
     with contextlib.chdir(root):
 
         def strike(name: str) -> tuple[Path, float]:
             """As soon as it can be: a run takes seconds, and so does a submission."""
-            run = submit(name)
+            run = submit(name, "--cluster", "soon.yaml" if name == "frozen" else "cluster.yaml")
             wait_for_step(run, AT_STEP)
             STRIKES[name][0](run)
             return run, seconds_until(run, 0)
@@ -116,7 +119,7 @@ def test_what_is_killed_or_warned_goes_on(
 ) -> None:
     run, seconds = struck[name]
     print(f"{name}: understood after {seconds:.1f} s")
-    assert seconds < (15 if name == "worker" else 30)
+    assert seconds < PROMISED.get(name, PATIENCE)
     assert_went_on(run, whole, STRIKES[name][1])
 
 
@@ -148,7 +151,7 @@ def test_a_cancelled_job_does_not_go_on_until_it_is_submitted_again(whole: Path)
 
 
 def test_a_preempted_job_saves_waits_and_goes_on(home: Path, whole: Path) -> None:
-    (home / "low.yaml").write_text("partition: low\ncpus_per_node: 2\nsignal_lead: 30\n")
+    (home / "low.yaml").write_text("partition: low\ncpus_per_node: 2\nsignal_lead: 120\n")
     run = submit("preempted", "--cluster", "low.yaml")
     wait_for_step(run, AT_STEP)
     greedy = subprocess.run(
