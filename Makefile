@@ -43,9 +43,8 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Jobs on SLURM wait a good deal, and most tests keep one core busy: they run side by side.
-ci: check
-	$(MAKE) --jobs=2 --output-sync=line test-slurm test faults
+# One after the other: side by side they take as long on two cores, and wait for each other.
+ci: check test-slurm test faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import shlex
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from and_dist.guard import TRY_AGAIN
 from and_dist.layout import parent_of
 from launcher.jobs import (
     NodeEnd,
@@ -41,6 +43,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """At what other nodes have left in the shared folder."""
 GRACE_SECONDS = 3.0
 """Ranks of other nodes notice a failure by themselves, mostly: then the log says how."""
+ORDERLY_SECONDS = 30.0
+"""Ranks that were all told to end save together, and then each takes its time to be gone."""
 LAST_SECONDS = 4.0
 SECONDS_TO_END = SECONDS_BETWEEN_LOOKS + GRACE_SECONDS + LAST_SECONDS + 2.0
 """Until all nodes have ended, after one has."""
@@ -100,15 +104,15 @@ class Node:
 
     def _wait(self, agent: subprocess.Popen[bytes]) -> bool:
         """Whether it had to be ended because another node failed."""
-        failed_since, next_look = None, 0.0
+        give_up, next_look = math.inf, 0.0
         while agent.poll() is None:
             time.sleep(LOOK_SECONDS)
             self._tell(agent)
             now = time.monotonic()
-            if failed_since is None and now > next_look:
+            if now > next_look:
                 next_look = now + SECONDS_BETWEEN_LOOKS
-                failed_since = now if self._others_failed() else None
-            if failed_since is not None and now > failed_since + GRACE_SECONDS:
+                give_up = min(give_up, now + self._patience())
+            if now > give_up:
                 agent.terminate()
                 _wait_or_kill(agent, LAST_SECONDS)
                 return True
@@ -125,12 +129,16 @@ class Node:
                 agent.terminate()
             self.on_asked(name)
 
-    def _others_failed(self) -> bool:
+    def _patience(self) -> float:
+        """How long its own ranks may go on, for what has become of the others."""
         try:
-            ends = read_node_ends(self.job, self.place.start)
+            ends = read_node_ends(self.job, self.place.start).values()
         except OSError:
-            return False
-        return any(end.launcher != 0 for end in ends.values())
+            return math.inf
+        early = [end for end in ends if end.launcher != 0]
+        if any(set(end.exit_codes.values()) != {TRY_AGAIN} for end in early):
+            return GRACE_SECONDS
+        return ORDERLY_SECONDS if early else math.inf
 
 
 def listen() -> list[str]:
