@@ -60,7 +60,10 @@ def is_held(folder: Path) -> bool:
     holder = _parse(theirs)
     if holder.get("host") == platform.node():
         return process_start(holder.get("pid", 0)) == holder.get("process_start")
-    return path.exists() and time.time() - path.stat().st_mtime <= SECONDS_UNTIL_STALE
+    try:
+        return time.time() - path.stat().st_mtime <= SECONDS_UNTIL_STALE
+    except FileNotFoundError:  # released meanwhile
+        return False
 
 
 def _take(path: Path, mine: str) -> None:

@@ -35,14 +35,13 @@ def gather(history: History, world: World, phase: Phase) -> Findings | None:
     """None where there is no checkpoint yet. A run that goes on takes away what is being read:
     then there is a newer one."""
     newest = history.run / "checkpoints" / "latest"
-    seen = None
     while newest.exists():
+        name = newest.read_text()
         try:
             return gather_findings(history.run, history.config, world, phase)
         except (ValueError, OSError, SharedFailure):
-            if newest.read_text() == seen:
+            if newest.read_text() == name:
                 raise
-            seen = newest.read_text()
     return None
 
 
