@@ -94,7 +94,8 @@ class Collection:
 
 def collect(folders: Iterable[Path]) -> Collection:
     """ValueError for what is no run, and for two runs that are the same."""
-    runs, notes = [], []
+    runs: list[Run] = []
+    notes: list[str] = []
     for folder in find_runs(folders):
         run = read_run(folder)
         if isinstance(run, str):
@@ -102,16 +103,21 @@ def collect(folders: Iterable[Path]) -> Collection:
             continue
         runs.append(run)
         notes += run.notes
+    return arrange(runs, notes)
+
+
+def arrange(runs: Sequence[Run], notes: Iterable[str] = ()) -> Collection:
+    """Runs as tables; ValueError for two that are the same."""
     kinds = group_by_kind(runs)
     protocols = sorted(
         {(k.config["evaluation.knn"], k.config["evaluation.knn_temperature"]) for k in kinds}
     )
     said = "; ".join(f"K {knn}, tau {tau}" for knn, tau in protocols)
-    notes.append(
+    protocol = (
         f"Top-1 %, mean and standard deviation over seeds. kNN by recomputed features, bank-kNN by "
         f"the bank ({said}); the last checkpoint, none chosen by its accuracy."
     )
-    return Collection([*_paper_sheets(kinds), *_own_sheets(kinds)], notes)
+    return Collection([*_paper_sheets(kinds), *_own_sheets(kinds)], [*notes, protocol])
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:

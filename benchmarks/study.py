@@ -1,6 +1,8 @@
 """What the runs of a sweep say of the paper's expectations, seed by seed; and their curves, kept.
 
 python -m benchmarks.study runs/fashion+runs/fashion-ablations runs/fashion-long --json FILE
+
+FILE grows: runs that it has and that are not here any more stay in it and are part of what is said.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from and_dist.metrics import read_metrics
-from and_dist.tables import Run, collect, find_runs, read_run
+from and_dist.tables import Run, arrange, find_runs, read_run
 from and_dist.typeset import as_csv, as_markdown
 from benchmarks.harness import describe_machine
 
@@ -37,6 +39,8 @@ DISCOVERY_KEYS = (
     "consistency_by_entropy",
     "kept",
 )
+Record = dict[str, Any]
+"""What is kept of a run: its config, top-1 figures, losses, rounds and discoveries."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,22 @@ class Expectation:
         return f"{self.says}: {mean:+.1f} points ({by_seed}), in {held} of {len(found)} seeds"
 
 
-def expectations(runs: list[Run]) -> list[Expectation]:
+def expectations(runs: Sequence[Record]) -> list[Expectation]:
     """Those that the runs can tell of."""
 
-    def of(figure: Callable[[Run], float | None], **changed: Any) -> Values:
+    def of(figure: Callable[[Record], float | None], **changed: Any) -> Values:
         wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
-        chosen = [run for run in runs if _is_like(run.config, wanted)]
-        found = {run.config["seed"]: figure(run) for run in chosen}
+        chosen = [run for run in runs if _is_like(run["config"], wanted)]
+        found = {run["config"]["seed"]: figure(run) for run in chosen}
         assert len(found) == len(chosen), f"two runs of a seed are like {wanted}"
         return {seed: value for seed, value in found.items() if value is not None}
 
     found = []
-    for name in dict.fromkeys(name for run in runs for name in run.top1):
+    for name in dict.fromkeys(name for run in runs for name in run["top1"]):
 
-        def top1(run: Run, name: str = name) -> float | None:
-            return run.top1.get(name)
+        def top1(run: Record, name: str = name) -> float | None:
+            found: float | None = run["top1"].get(name)
+            return found
 
         main = of(top1)
         others = {
@@ -106,24 +111,24 @@ def _is_like(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(config[key] == value for key, value in wanted.items())
 
 
-def _consistency(run: Run, at: int) -> float | None:
-    found = read_metrics(run.folder / "metrics.jsonl", "discovery")
+def _consistency(run: Record, at: int) -> float | None:
+    found = run["discoveries"]
     pairs = found[at]["consistent"] + found[at]["inconsistent"] if found else 0
     return 100 * found[at]["consistent"] / pairs if pairs else None
 
 
-def _by_entropy(run: Run, part: slice) -> float | None:
+def _by_entropy(run: Record, part: slice) -> float | None:
     """Of the last round, where all rows are anchors."""
-    found = read_metrics(run.folder / "metrics.jsonl", "discovery")
+    found = run["discoveries"]
     return 100 * statistics.fmean(found[-1]["consistency_by_entropy"][part]) if found else None
 
 
-def curves_of(run: Run) -> dict[str, Any]:
-    """What is to be kept of one run: settings that differ, losses, rounds, discoveries."""
+def record_of(run: Run) -> Record:
+    """What is to be kept of one run: all settings, losses, rounds, discoveries."""
     metrics = run.folder / "metrics.jsonl"
     rounds, found = read_metrics(metrics, "round"), read_metrics(metrics, "discovery")
     return {
-        "config": {k: v for k, v in run.config.items() if not k.startswith(("run.", "name"))},
+        "config": {k: v for k, v in run.config.items() if not k.startswith("run.")},
         "top1": dict(run.top1),
         "losses": [round(record["loss"], 4) for record in read_metrics(metrics, "epoch")],
         "rounds": [{key: record[key] for key in ROUND_KEYS} for record in rounds],
@@ -132,30 +137,44 @@ def curves_of(run: Run) -> dict[str, Any]:
     }
 
 
+def read_study(folders: Sequence[Path], kept: Mapping[str, Record]) -> dict[str, Record]:
+    """By FOLDER/RUN: those kept from earlier, and over them those that are finished here."""
+    found = dict(kept)
+    for folder in find_runs([folder for folder in folders if folder.exists()]):
+        run = read_run(folder)
+        if isinstance(run, Run):
+            found[f"{folder.parent.name}/{folder.name}"] = record_of(run)
+    return dict(sorted(found.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweeps", nargs="+", help="folder of a sweep; FOLDER+FOLDER are one study")
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", type=Path, help="file to go on with")
     arguments = parser.parse_args()
     console = Console(width=130, highlight=False)
-    kept = {}
+    file: Path | None = arguments.json
+    before = json.loads(file.read_text())["studies"] if file and file.exists() else {}
+    studies = {}
     for sweep in arguments.sweeps:
         folders = [Path(folder) for folder in sweep.split("+")]
-        runs = [run for folder in find_runs(folders) if isinstance(run := read_run(folder), Run)]
-        lines = [expectation.in_one_line() for expectation in expectations(runs)]
-        collected = collect(folders)
+        name = folders[0].name
+        runs = read_study(folders, before.get(name, {}).get("runs", {}))
+        lines = [expectation.in_one_line() for expectation in expectations([*runs.values()])]
+        of = [Run(Path(at), run["config"], run["top1"]) for at, run in runs.items()]
+        collected = arrange(of)
         console.print(as_markdown(collected), markup=False)
         for line in lines:
             console.print(line, markup=False)
-        kept[folders[0].name] = {
+        studies[name] = {
             "table": as_csv(collected).splitlines(),
             "expectations": lines,
-            "runs": {run.folder.name: curves_of(run) for run in runs},
+            "runs": runs,
         }
-    if arguments.json is not None:
-        record = {"machine": describe_machine(), "studies": kept}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
-        console.print(f"written to {arguments.json}")
+    if file is not None:
+        record = {"machine": describe_machine(), "studies": before | studies}
+        file.write_text(json.dumps(record, indent=1) + "\n")
+        console.print(f"written to {file}")
 
 
 if __name__ == "__main__":
