@@ -79,6 +79,8 @@ class EncoderConfig(Section):
     """Start from these: a safetensors file, or a .pth of torchvision's or of the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of images and activations; bfloat16 trains by autocast, its weights stay float32."""
+    channels_last: bool = True
+    """Lay activations out pixel by pixel, which convolutions are faster on; sums differ in order."""
 
 
 class BankConfig(Section):

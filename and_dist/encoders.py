@@ -25,8 +25,11 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, feature_dim)
         self.precision = torch.float32
         """Of activations; weights, their gradients and features are float32 whatever it is."""
+        self.memory_format = torch.channels_last
+        """Of activations; they take it from the images, so weights need not have it."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        images_BCHW = images_BCHW.contiguous(memory_format=self.memory_format)
         is_mixed = self.precision != torch.float32
         with torch.autocast(images_BCHW.device.type, self.precision, enabled=is_mixed):
             unscaled_BD = self.head(self.trunk(images_BCHW))
@@ -164,4 +167,5 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
         torch.manual_seed(seed)
         encoder = ENCODERS[config.name](config.feature_dim)
     encoder.precision = getattr(torch, config.precision)
+    encoder.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return encoder
