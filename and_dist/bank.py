@@ -32,6 +32,7 @@ class BankShard:
         num_rows: int,
         update_rate: float,
         renormalise: bool = True,
+        products: torch.dtype | None = None,
     ) -> None:
         assert 0 <= start <= start + len(features_SD) <= num_rows
         self.features_SD = features_SD
@@ -39,6 +40,8 @@ class BankShard:
         self.num_rows = num_rows
         self.update_rate = update_rate
         self.renormalise = renormalise
+        self.products = products
+        """What log_partition rounds rows to; none multiplies them as they are stored."""
 
     @property
     def stop(self) -> int:

@@ -122,7 +122,7 @@ def _partitions_of_my_queries(
     batch: GlobalBatch, bank: BankShard, world: World, temperature: float
 ) -> tuple[Partition, Partition]:
     """(over all rows, over the positives) of the B local queries: one packed reduction."""
-    partial_all = log_partition(batch.features_GD, bank.features_SD, temperature)
+    partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
     partial_positives = _partition_of_positives(batch, bank, temperature)
     log_z_WB, mean_WBD, positive_log_z_WB, positive_mean_WBD = exchange_parts(
         world, [*partial_all, *partial_positives]

@@ -9,14 +9,16 @@ G queries, S rows, P rows of one query's own, D feature.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ROWS_PER_TILE = 16384
-"""Rows at a time where no fused operator serves (float64 on a GPU)."""
+ROWS_PER_BLOCK = 16384
+"""Rows at a time where they are rounded first, where no fused operator serves (float64 on a GPU),
+and of 16 bits on a CPU, whose operator copies all rows it is given into the layout of its tiles."""
 
 
 class Partition(NamedTuple):
@@ -29,20 +31,26 @@ class Partition(NamedTuple):
     mean: Tensor
 
 
-def log_partition(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
-    """Partition of each query over all given rows; the rows' type decides the arithmetic."""
-    queries_GD = queries_GD.detach().to(rows_SD.dtype)
+def log_partition(
+    queries_GD: Tensor, rows_SD: Tensor, temperature: float, products: torch.dtype | None = None
+) -> Partition:
+    """Partition of each query over all given rows.
+
+    The rows' type decides the arithmetic, or `products`, to which queries and rows are rounded
+    before they are multiplied; sums run in float32 at least.
+    """
+    products = products or rows_SD.dtype
+    queries_GD = queries_GD.detach().to(products)
     num_queries, dim = queries_GD.shape
     if num_queries == 0 or rows_SD.shape[0] == 0:
         accumulated = torch.promote_types(rows_SD.dtype, torch.float32)
         empty_G = torch.full((num_queries,), -math.inf, dtype=accumulated, device=rows_SD.device)
         return Partition(empty_G, empty_G.new_zeros(num_queries, dim))
-    if rows_SD.device.type == "cpu":
-        return _fused_on_cpu(queries_GD, rows_SD, temperature)
-    if rows_SD.dtype == torch.float64:
-        tiles = rows_SD.split(ROWS_PER_TILE)
-        return merge([_dense(queries_GD, tile_TD, temperature) for tile_TD in tiles])
-    return _fused_on_gpu(queries_GD, rows_SD, temperature)
+    form = _form_on(rows_SD.device.type, products)
+    if form.takes_all_rows and products == rows_SD.dtype:
+        return form.partition(queries_GD, rows_SD, temperature)
+    blocks = (block_TD.to(products) for block_TD in rows_SD.split(ROWS_PER_BLOCK))
+    return _merge_one_by_one(form.partition(queries_GD, rows, temperature) for rows in blocks)
 
 
 def log_partition_of_own(
@@ -68,6 +76,11 @@ def merge(partitions: Sequence[Partition]) -> Partition:
     )
 
 
+def _merge_one_by_one(partitions: Iterable[Partition]) -> Partition:
+    """merge, for parts of which two at a time shall exist."""
+    return reduce(lambda merged, part: merge([merged, part]), partitions)
+
+
 def merge_stacked(parts: Partition) -> Partition:
     """merge, for parts that lie along the first dimension of one tensor."""
     log_z_G = parts.log_z.logsumexp(dim=0)
@@ -78,6 +91,20 @@ def merge_stacked(parts: Partition) -> Partition:
 def _weights(log_parts: Tensor, log_total: Tensor) -> Tensor:
     """exp(part - total), 0 where the total is over nothing."""
     return (log_parts - log_total).exp().masked_fill(log_parts == -math.inf, 0.0)
+
+
+class _Form(NamedTuple):
+    """A way to compute it, and whether it takes any number of rows in little memory."""
+
+    partition: Callable[[Tensor, Tensor, float], Partition]
+    takes_all_rows: bool
+
+
+def _form_on(device: str, products: torch.dtype) -> _Form:
+    if device == "cpu":
+        return _Form(_fused_on_cpu, takes_all_rows=products.itemsize > 2)
+    is_fused = products != torch.float64
+    return _Form(_fused_on_gpu if is_fused else _dense, takes_all_rows=is_fused)
 
 
 def _dense(queries_GD: Tensor, rows_TD: Tensor, temperature: float) -> Partition:

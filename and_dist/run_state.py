@@ -15,12 +15,15 @@ from torch import nn
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.baselines.peer import Peer
 from and_dist.checkpoint import Tensors, as_sharded, load_tensors, local_rows
-from and_dist.config import Config
+from and_dist.config import BankConfig, Config
 from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
 from and_dist.optim import build_optimiser
 from and_dist.world import World
+
+ROWS_WORTH_ROUNDING = 100_000
+"""Below, a partition is a small part of a step, and float32 keeps a run equal on all machines."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,17 @@ def build_bank(config: Config, num_rows: int, world: World) -> BankShard:
         num_rows,
         config.bank.update_rate,
         config.bank.renormalise,
+        choose_products(config.bank, num_rows, world.device),
     )
+
+
+def choose_products(config: BankConfig, num_rows: int, device: torch.device) -> torch.dtype | None:
+    """What the bank's rows are rounded to before they are multiplied; None for as they are."""
+    if config.products == "auto":
+        has_amx = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+        is_worth_it = config.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
+        return torch.bfloat16 if has_amx and is_worth_it else None
+    return torch.bfloat16 if config.products == "bfloat16" else None
 
 
 def build_state(

@@ -51,7 +51,7 @@ def test_any_override_is_a_config_or_a_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("bank.dims=3", "unknown key 'bank.dims'; bank takes: dtype, update_rate"),
+        ("bank.dims=3", "unknown key 'bank.dims'; bank takes: dtype, products"),
         ("bnak.dtype=float32", "unknown key 'bnak'; the top level takes: name, preset"),
         ("optim.lr=fast", "optim.lr = 'fast' will not do: input should be a valid number"),
         ("optim.lr=-1", "optim.lr = -1 will not do: input should be greater than 0"),
