@@ -81,6 +81,8 @@ class EncoderConfig(Section):
     """Of images and activations; bfloat16 trains by autocast, its weights stay float32."""
     channels_last: bool = True
     """Activations lie pixel by pixel, on which convolutions are faster."""
+    compile: bool = False
+    """Train a network that torch.compile has rewritten; it takes minutes and a C++ compiler."""
 
 
 class BankConfig(Section):
@@ -158,6 +160,16 @@ class OptimConfig(Section):
     """Epochs of a round at which the learning rate falls: code 120, 160; paper 80, 120, 160."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of each fall."""
+    fused: bool = True
+    """One pass over weights, gradients and momentum, which is faster; sums round differently."""
+
+
+class TrainingOptimConfig(OptimConfig):
+    """Of the encoder, on all ranks."""
+
+    compression: Literal["none", "float16", "bfloat16", "powersgd"] = "none"
+    """What gradients travel as between ranks; powersgd sends large layers as products of thin
+    matrices, and forgets what it has not sent yet where a run goes on."""
 
 
 class LinearConfig(OptimConfig):
@@ -209,6 +221,8 @@ class RunConfig(Section):
     stall_seconds: Positive = 600.0
     """Without progress for so long, every rank writes its stacks down and ends; longer than a
     checkpoint takes to write."""
+    profile: bool = False
+    """Watch 20 steps and write where their time goes: RUN/profile, a table and a trace a rank."""
     non_finite: Literal["stop", "roll_back"] = "stop"
     """What a loss or gradient that is no number does: end the run, or go on without that batch."""
     most_roll_backs: PositiveInt = 3
@@ -260,7 +274,7 @@ class Config(Section):
     discovery: DiscoveryConfig = DiscoveryConfig()
     instance_nce: InstanceNceConfig = InstanceNceConfig()
     deepcluster: DeepClusterConfig = DeepClusterConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: TrainingOptimConfig = TrainingOptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from and_dist.parts import part
+
 T = TypeVar("T")
 
 
@@ -92,7 +94,8 @@ class StepClock:
         batches = iter(batches)
         while True:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            with part("waiting for images"):
+                batch = next(batches, None)
             self._waited += time.perf_counter() - asked
             if batch is None:
                 return

@@ -17,6 +17,7 @@ from torch import Tensor
 from and_dist.bank import BankShard
 from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.partition import Partition, log_partition, log_partition_of_own, merge_stacked
+from and_dist.parts import part
 from and_dist.world import World
 
 
@@ -64,8 +65,10 @@ def sharded_nll(
     gradients over ranks: after DDP they are those of one process with the whole batch.
     """
     over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
-    loss_B, slope_BD = over_all.log_z - over_positives.log_z, over_all.mean - over_positives.mean
-    return mean_over_batch(features_BD, loss_B, slope_BD, batch, world, temperature)
+    with part("loss"):
+        loss_B = over_all.log_z - over_positives.log_z
+        slope_BD = over_all.mean - over_positives.mean
+        return mean_over_batch(features_BD, loss_B, slope_BD, batch, world, temperature)
 
 
 def mean_over_batch(
@@ -122,15 +125,18 @@ def _partitions_of_my_queries(
     batch: GlobalBatch, bank: BankShard, world: World, temperature: float
 ) -> tuple[Partition, Partition]:
     """(over all rows, over the positives) of the B local queries: one packed reduction."""
-    partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
-    partial_positives = _partition_of_positives(batch, bank, temperature)
-    log_z_WB, mean_WBD, positive_log_z_WB, positive_mean_WBD = exchange_parts(
-        world, [*partial_all, *partial_positives]
-    )
-    return (
-        merge_stacked(Partition(log_z_WB, mean_WBD)),
-        merge_stacked(Partition(positive_log_z_WB, positive_mean_WBD)),
-    )
+    with part("partition"):
+        partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
+    with part("positives"):
+        partial_positives = _partition_of_positives(batch, bank, temperature)
+    with part("exchanging parts"):
+        log_z_WB, mean_WBD, positive_log_z_WB, positive_mean_WBD = exchange_parts(
+            world, [*partial_all, *partial_positives]
+        )
+        return (
+            merge_stacked(Partition(log_z_WB, mean_WBD)),
+            merge_stacked(Partition(positive_log_z_WB, positive_mean_WBD)),
+        )
 
 
 def _partition_of_positives(batch: GlobalBatch, bank: BankShard, temperature: float) -> Partition:

@@ -23,6 +23,7 @@ def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
         weight_decay=config.weight_decay,
+        fused=config.fused,
     )
     if config.momentum > 0:
         for parameter in parameters:

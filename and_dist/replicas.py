@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.collectives import broadcast_from_coordinator
@@ -15,8 +16,13 @@ from and_dist.counter import derive_key
 from and_dist.encoders import Encoder
 from and_dist.world import World
 
+Compression = Literal["none", "float16", "bfloat16", "powersgd"]
+POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS = 4, 100
 
-def replicate(module: nn.Module, world: World, example: Any) -> nn.Module:
+
+def replicate(
+    module: nn.Module, world: World, example: Any, compression: Compression = "none"
+) -> nn.Module:
     """DDP around a module that takes such an example, or the module itself in a world of one."""
     if world.size == 1:
         return module
@@ -31,6 +37,7 @@ def replicate(module: nn.Module, world: World, example: Any) -> nn.Module:
         gradient_as_bucket_view=True,
         **quiet,
     )
+    _compress(network, compression, world)
     _settle_buckets(network, module, example)
     return network
 
@@ -48,6 +55,22 @@ def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
     """What an encoder draws at random (dropout) follows from the step, not from the past."""
     key = derive_key(seed, "step", epoch_number, step, rank)
     torch.manual_seed(int(key >> np.uint64(1)))
+
+
+def _compress(network: DistributedDataParallel, compression: Compression, world: World) -> None:
+    """What the gradients travel as. powerSGD sends them whole for its first steps, as its authors
+    advise, and layers that would not become four times smaller always."""
+    if compression == "powersgd":
+        state = powerSGD_hook.PowerSGDState(
+            world.group, POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS, min_compression_rate=4
+        )
+        network.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    elif compression != "none":
+        hooks = {
+            "float16": default_hooks.fp16_compress_hook,
+            "bfloat16": default_hooks.bf16_compress_hook,
+        }
+        network.register_comm_hook(world.group, hooks[compression])
 
 
 def _settle_buckets(network: nn.Module, module: nn.Module, example: Any) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,18 +19,16 @@ from torch import Tensor
 from and_dist.agreement import Agreement, agree_now
 from and_dist.baselines import build_peer
 from and_dist.baselines.peer import Setting
+from and_dist.boundary import Boundary
 from and_dist.config import Config
-from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.discovery import discover
 from and_dist.display import Advance, Display
 from and_dist.encoders import build_encoder
-from and_dist.evaluation.evaluator import MOST_PIXEL_BYTES, Evaluator
-from and_dist.evaluation.neighbourhoods import in_one_line
+from and_dist.evaluation.evaluator import Evaluator
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.journal import Journal
 from and_dist.keeper import Keeper
@@ -40,11 +38,12 @@ from and_dist.metrics import read_metrics
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.optim import learning_rate, parameters_of, set_learning_rate
+from and_dist.parts import part
+from and_dist.profiling import StepProfile
 from and_dist.replicas import replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
-from and_dist.weights import load_weights
 from and_dist.words import format_seconds, percent
 from and_dist.world import World
 
@@ -81,16 +80,25 @@ class Trainer:
         self.evaluator = Evaluator(config, train, test, world, self.bad_images, self.phase)
         side = config.data.image_size
         example_BCHW = torch.rand(2, 3, side, side, device=world.device)
-        self.network = replicate(self.encoder, world, example_BCHW)
+        if config.encoder.compile:
+            self.encoder.compile()
+        self.network = replicate(self.encoder, world, example_BCHW, config.optim.compression)
         bank = build_bank(config, self.num_rows, world)
         labels_N = train.labels_N if config.method == "supervised" else None
+        features_of_shard = partial(
+            self.evaluator.train_features, self.encoder, config.encoder.feature_dim
+        )
         self.peer = build_peer(
-            Setting(config, world, bank, labels_N, self.features_of_shard, self.phase)
+            Setting(config, world, bank, labels_N, features_of_shard, self.phase)
         )
         self.state = build_state(config, self.encoder, bank, world, self.peer)
         self.keeper = Keeper(
             config, world, self.state, train.index, self.bad_images, self.journal, guard
         )
+        self.boundary = Boundary(
+            config, world, self.state, self.evaluator, self.journal, self.phase
+        )
+        self.profile = StepProfile(config.folder, world, config.run.profile)
         self.rolled_back: list[dict[str, Any]] = []
         self.resume()
         self._last_look = time.monotonic()
@@ -116,12 +124,14 @@ class Trainer:
                     self.train_round(self.progress.round_index)
                 except NotFinite as found:
                     self.roll_back(found.step)
+            if unfinished := self.profile.finish():
+                self.display.say(unfinished)
             self.keeper.finish(must_succeed=True)
 
     def train_round(self, round_index: int) -> None:
         """Discovery, then epochs of training, then evaluation."""
         if not self.progress.is_begun:
-            self.begin_round(round_index)
+            self.boundary.begin_round(round_index)
             self.proceed(is_begun=True)
             self.save()
         for epoch in range(self.progress.epochs, self.schedule.epochs[round_index]):
@@ -131,41 +141,6 @@ class Trainer:
             self.save()
         self.evaluate_round(round_index)
         self.state.progress = Progress(round_index + 1)
-
-    def begin_round(self, round_index: int) -> None:
-        """Anchors and their neighbours; round 0 and instance learning have none."""
-        if round_index == 0:
-            self.begin_run()
-        elif self.config.method == "and":
-            self.state.neighbourhoods = self.discover(round_index)
-
-    def begin_run(self) -> None:
-        """Weights from a file, the first bank by a pass over all images, what there is to beat."""
-        if self.config.encoder.weights:
-            self.display.say(load_weights(self.encoder, Path(self.config.encoder.weights)))
-        if self.config.bank.init == "features":
-            self.state.bank.features_SD.copy_(self.features_of_shard())
-        if self.config.evaluation.baselines:
-            gigabytes = self.evaluator.pixel_bytes / 1e9
-            if self.evaluator.pixel_bytes > MOST_PIXEL_BYTES:
-                self.display.say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
-            self.journal.write("baselines", **self.evaluator.baselines(self.encoder))
-
-    def discover(self, round_index: int) -> Neighbourhoods:
-        config, started = self.config, time.monotonic()
-        with self.phase(f"discovery of round {round_index}") as advance:
-            found = discover(
-                self.state.bank, self.world, round_index, config.curriculum.rounds,
-                config.curriculum.neighbours, config.objective.temperature,
-                config.discovery.search, config.discovery.recall,
-                config.discovery.memory_bytes, advance,
-            )  # fmt: skip
-        if self.world.is_coordinator:
-            seconds = time.monotonic() - started
-            figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_S)
-            self.journal.write("discovery", round=round_index, seconds=seconds, **figures)
-            self.display.say(in_one_line(round_index, figures, seconds))
-        return found
 
     def train_epoch(self, round_index: int, epoch: int) -> None:
         """From the step on that the run has come to."""
@@ -177,18 +152,22 @@ class Trainer:
             self.peer.begin_epoch(number, self.state.optimiser)
         # Without a name for the batches, which would outlive what fails among them.
         for step, batch in enumerate(clock.waiting_for(self.loader.batches(number, first)), first):
-            self.guard.beat()
-            if [number, step] not in self.state.skipped:
+            with part("book-keeping"):
+                self.guard.beat()
                 seed_step(self.config.seed, number, step, self.world.rank)
+            if [number, step] not in self.state.skipped:
                 loss = self.train_step(batch)
                 self.state.losses.add(loss, step, self.order.num_images(step))
                 clock.count(self.order.num_images(step))
-            self.proceed(step=step + 1)
             is_last = step + 1 == self.order.steps_per_epoch
-            if is_last or (step + 1) % self.config.run.log_every == 0:
-                self.look(clock, rate)
-            if not is_last:
-                self.answer(self.agreement.take())
+            with part("book-keeping"):
+                self.proceed(step=step + 1)
+                if is_last or (step + 1) % self.config.run.log_every == 0:
+                    self.look(clock, rate)
+                if not is_last:
+                    self.answer(self.agreement.take())
+            if found := self.profile.end_of_step():
+                self.display.say(found)
         self.synchronise()
         self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
@@ -203,18 +182,23 @@ class Trainer:
 
         The loss is not a number where a gradient is none.
         """
-        features_BD = self.network(batch.images_BCHW)
-        neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
-        everyone = gather_global_batch(
-            features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
-        )
+        with part("encoder, forward"):
+            features_BD = self.network(batch.images_BCHW)
+        with part("gathering the batch"):
+            neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
+            everyone = gather_global_batch(
+                features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
+            )
         loss = self.loss(features_BD, everyone)
-        loss.backward()
-        gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]
-        is_finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
-        self.state.optimiser.step()
-        self.state.optimiser.zero_grad()
-        self.state.bank.update(everyone.rows_G, everyone.features_GD)
+        with part("backward"):
+            loss.backward()
+        with part("optimiser"):
+            gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]
+            is_finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+            self.state.optimiser.step()
+            self.state.optimiser.zero_grad()
+        with part("bank"):
+            self.state.bank.update(everyone.rows_G, everyone.features_GD)
         self.agreement.hear(everyone.requests_G)
         return loss.detach().where(is_finite, torch.nan)
 
@@ -268,10 +252,6 @@ class Trainer:
         seconds = self.progress.seconds + now - self._last_look
         self.state.progress = replace(self.progress, seconds=seconds, **changes)
         self._last_look = now
-
-    def features_of_shard(self) -> Tensor:
-        """[S, D] of this rank's rows, by the network as it is and the test transform."""
-        return self.evaluator.train_features(self.encoder, self.config.encoder.feature_dim)
 
     def evaluate_round(self, round_index: int) -> None:
         knn_bank, knn = self._knn_of_bank(), self.evaluator.knn(self.encoder)

@@ -15,7 +15,7 @@ from pathlib import Path
 from and_dist.metrics import stream
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
-from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
+from tests.end_to_end.processes import DEBUG, finish, start, start_ranks, train
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONGER = ("curriculum.epochs=8", "optim.milestones=[6]", "evaluation.every=2")
@@ -133,3 +133,30 @@ def test_the_readme_says_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     for event, keys in seen.items():
         assert keys == table[event], event
     assert table["rolled_back"] == table["non_finite"] == {"round", "epoch", "step", "rows"}
+
+
+def test_a_profile_says_where_a_step_spends_its_time(tmp_path: Path) -> None:
+    """Of every rank, whose parts add up to the step; and a trace that Chrome can read."""
+    options = (f"run.root={tmp_path}", *LONGER, "run.profile=true")
+    ends = [finish(rank) for rank in start_ranks(2, *DEBUG, *options)]
+    assert all(status == 0 and "Error" not in said for status, said in ends), ends
+    assert "table and trace" in ends[0][1]
+    for rank in range(2):
+        table = (tmp_path / "debug/profile" / f"rank-{rank}.txt").read_text()
+        assert table.startswith(f"20 steps of rank {rank}, ")
+        line = re.compile(r"^([a-z][\w, -]+?) +(\d+\.\d{3}) ms +(\d+\.\d)%$", re.MULTILINE)
+        shares = {name: float(share) for name, _, share in line.findall(table)}
+        assert abs(sum(shares.values()) - 100) < 1, shares
+        for name in ("waiting for images", "encoder, forward", "partition", "backward", "bank"):
+            assert shares[name] > 0, shares
+        assert shares["elsewhere"] < 25, shares  # 1 % where nothing else runs
+        trace = json.loads((tmp_path / "debug/profile" / f"rank-{rank}.json").read_text())
+        marks = [event["name"] for event in trace["traceEvents"]].count("and-dist: backward")
+        assert marks >= 20
+
+
+def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path) -> None:
+    options = ("curriculum.rounds=0", "method=instance", "curriculum.epochs=1", "run.profile=true")
+    said = train(f"run.root={tmp_path}", *options, "optim.milestones=[1]")
+    assert "nothing written, it takes 30 steps and this start had 5" in said
+    assert not (tmp_path / "debug/profile").exists()
