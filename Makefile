@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-control test test-slurm faults test-gpu check ci clean
+.PHONY: setup demo demo-control test test-slurm faults test-gpu bench check ci clean
 
 setup: .venv/ready
 
@@ -36,6 +36,10 @@ faults: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
+
+# Every benchmark at a small size, to see that it runs; its figures go to artefacts/bench/.
+bench: setup
+	$(BIN)/python -m benchmarks.all --smoke
 
 check: setup
 	$(BIN)/ruff check .

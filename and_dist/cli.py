@@ -27,6 +27,8 @@ from and_dist.layout import (
     names_first_rank,
     read_layout,
 )
+from and_dist.options import ConfigFiles, Overrides
+from and_dist.plan_command import plan
 from and_dist.words import safe_lines
 
 app = typer.Typer(
@@ -37,14 +39,6 @@ app = typer.Typer(
 )
 
 SECONDS_FOR_THE_FIRST = 10.0
-
-ConfigFiles = Annotated[
-    list[Path] | None,
-    typer.Option("--config", "-c", help="YAML file; several merge from left to right."),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, such as optim.lr=0.06; wins over files.")
-]
 
 
 @app.callback()
@@ -314,6 +308,9 @@ def export(
     with open_world("cpu") as world:
         run_export(planned, world)
     typer.echo(f"written to {planned.out}")
+
+
+app.command()(plan)
 
 
 def refuse(error: ValueError) -> NoReturn:

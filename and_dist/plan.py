@@ -1,144 +1,144 @@
-"""What a job takes before it is submitted: memory of a rank, seconds of an epoch. No torch.
+"""Plan: what a job takes before it is submitted, in memory, on the wire and in time. No torch.
 
 Rates of GPUs are published ones, not ours, and say so; what a run has measured itself wins.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from and_dist.config import Config, DataConfig
+from and_dist.config import Config
+from and_dist.footprint import Footprint, checkpoint_bytes, footprint_of
+from and_dist.hardware import Hardware
+from and_dist.job import Job, Size, count_rows, kind_of_images
 from and_dist.metrics import read_metrics
+from and_dist.pace import Pace, Traffic, pace_of, traffic_of
 from and_dist.run_folder import read_starts
 
-
-class Cost(NamedTuple):
-    """Of an encoder with feature_dim 128."""
-
-    multiplications: float
-    """Of one image, forward, at `side` pixels."""
-    parameters: int
-    side: int
-
-
-COSTS = {
-    "tiny": Cost(0.62e6, 80_080, 32),
-    "small": Cost(15.1e6, 421_792, 32),
-    "cifar_resnet18": Cost(555e6, 11_234_496, 32),
-    "cifar_resnet50": Cost(1_298e6, 23_762_624, 32),
-    "cifar_resnet101": Cost(2_510e6, 42_754_752, 32),
-    "cifar_alexnet": Cost(292e6, 37_418_336, 32),
-    "resnet18": Cost(1_814e6, 11_242_176, 224),
-    "resnet50": Cost(4_087e6, 23_770_304, 224),
-    "resnet101": Cost(7_800e6, 42_762_432, 224),
-    "alexnet": Cost(1_132e6, 58_815_328, 224),
-    "torchvision_alexnet": Cost(711e6, 57_528_256, 224),
-}
-
-TRAINING = 6
-"""Operations of a step for each multiplication forward: two there, four back."""
-ALEXNET = TRAINING * COSTS["torchvision_alexnet"].multiplications
-
-
-class Rate(NamedTuple):
-    """Operations a second of one rank, as it trains."""
-
-    per_second: float
-    source: str
-
-
-RATES = {
-    "v100": Rate(9_300 * ALEXNET, "9,300 images/s published for AlexNet on a V100"),
-    "a100": Rate(11_800 * ALEXNET, "11,800 images/s published for AlexNet on an A100"),
-    "cpu": Rate(48e9, "the demo on two cores, benchmarks/results/demo.json"),
-}
-"""By the `gpu` of a cluster profile; cpu is one core."""
-
-
-SECONDS_OF_A_STEP = 0.01
-"""Beside its arithmetic: launches, collectives, the loader's hand-over. Rough."""
+MOST_ROWS = 10**12
+MOST_RANKS = 2**20
 
 
 @dataclass(frozen=True)
 class Plan:
-    num_rows: int | None
-    """None where the images are not to be seen from here."""
-    world_size: int
-    bank_bytes: int
-    """Of a rank; so are all of these."""
-    encoder_bytes: int
-    table_bytes: int
-    epoch_seconds: float | None
-    source: str
-    """Where that comes from."""
+    job: Job
+    footprint: Footprint
+    """Of a rank; so is all traffic."""
+    traffic: Traffic
+    pace: Pace | None
+    """None where nobody knows how fast the hardware is."""
+    measured_images_per_s: float | None
+    """Of the whole world, by the run itself at this size."""
+    checkpoint_bytes: int
+    device_bytes: float | None
+    """What a rank may fill, of its GPU or as its share of a node."""
 
     @property
-    def rank_bytes(self) -> int:
-        return self.bank_bytes + self.encoder_bytes + self.table_bytes
+    def fits(self) -> bool:
+        return self.device_bytes is None or self.footprint.peak() <= self.device_bytes
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        if self.measured_images_per_s is not None:
+            return self.job.num_rows / self.measured_images_per_s
+        return self.pace.epoch if self.pace else None
+
+    @property
+    def run_seconds(self) -> float | None:
+        if self.pace is None or self.epoch_seconds is None:
+            epochs = self.epoch_seconds
+            return None if epochs is None else self.job.config.num_epochs * epochs
+        others = self.pace.run - self.job.config.num_epochs * self.pace.epoch
+        return self.job.config.num_epochs * self.epoch_seconds + others
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Of the whole world."""
+        return self.job.num_rows / self.epoch_seconds if self.epoch_seconds else None
+
+    @property
+    def device_hours(self) -> float | None:
+        return None if self.run_seconds is None else self.run_seconds / 3600 * self.job.world
+
+    @property
+    def source(self) -> str:
+        """Where the time comes from."""
+        if self.measured_images_per_s is not None:
+            return "what this run has measured at this size"
+        return self.job.hardware.source if self.job.hardware else "nothing"
 
 
-def make_plan(config: Config, world_size: int, rate_name: str | None, cores: int = 1) -> Plan:
-    """ValueError for what cannot be trained, as far as it can be known without its images."""
-    if config.encoder.name not in COSTS:
-        raise ValueError(f"encoder.name={config.encoder.name!r} is not one of: {', '.join(COSTS)}")
-    if rate_name is not None and rate_name not in RATES:
-        raise ValueError(f"gpu: {rate_name} is not one of: {', '.join(RATES)}")
-    num_rows = count_rows(config.data)
-    if num_rows is not None and num_rows < world_size:
+def make_plan(job: Job, memory_gb: float | None = None) -> Plan:
+    """`memory_gb` of each GPU or node wins over what the hardware is known to have."""
+    config = job.config
+    return Plan(
+        job,
+        footprint_of(job),
+        traffic_of(job),
+        pace_of(job),
+        measured_images_per_s(config.folder, job.world),
+        checkpoint_bytes(job),
+        _device_bytes(job, memory_gb),
+    )
+
+
+def plan_job(
+    config: Config,
+    size: Size,
+    hardware: Hardware | None,
+    num_rows: int | None = None,
+    memory_gb: float | None = None,
+) -> Plan | None:
+    """As far as it can be known: None where the images are not to be seen from here. ValueError
+    for what cannot be trained."""
+    rows = num_rows or count_rows(config.data)
+    if rows is None:
+        return None
+    if num_rows is None and rows < size.world:
         raise ValueError(
-            f"data.train={config.data.train} has {num_rows} images for {world_size} ranks; ask for "
+            f"data.train={config.data.train} has {rows} images for {size.world} ranks; ask for "
             "fewer nodes, GPUs or workers"
         )
-    rows = num_rows or 0
-    bytes_of_number = 4 if config.bank.dtype == "float32" else 2
-    shard = math.ceil(rows / world_size) * config.encoder.feature_dim * bytes_of_number
-    # weights, gradients, momentum, and DDP's buckets
-    encoder = 16 * COSTS[config.encoder.name].parameters
-    table = 8 * rows * config.curriculum.neighbours
-    seconds, source = _predict_epoch(config, num_rows, world_size, rate_name, cores)
-    return Plan(num_rows, world_size, shard, encoder, table, seconds, source)
+    job = Job(config, rows, size, hardware, kind_of_images(config.data))
+    return make_plan(job, memory_gb)
 
 
-def count_rows(data: DataConfig) -> int | None:
-    """Of the training set, without reading any image; ValueError if it cannot be one."""
-    folder = Path(data.train)
-    if data.train.startswith("shapes/") and not folder.exists():
-        found = 2_000 if data.train == "shapes/train" else 500
-    elif (folder / "manifest.json").exists():
-        found = int(json.loads((folder / "manifest.json").read_text())["rows"])
-    elif folder.is_dir():
-        from and_dist.data.importers.folders import list_folder
-
-        found = len(list_folder(folder, "train"))
-    else:
+def most_rows(job: Job, memory_gb: float | None = None) -> int | None:
+    """That fit this world; None where the memory is not known, 0 where none do."""
+    if _device_bytes(job, memory_gb) is None:
         return None
-    return min(found, data.limit or found)
+    low, high = job.world, MOST_ROWS
+    if not _fits(job.of(num_rows=low), memory_gb):
+        return 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(job.of(num_rows=middle), memory_gb) else (low, middle)
+    return low
 
 
-def _predict_epoch(
-    config: Config, num_rows: int | None, world_size: int, rate_name: str | None, cores: int
-) -> tuple[float | None, str]:
-    if num_rows is None:
-        return None, f"data.train={config.data.train} is not to be seen from here"
-    measured = measured_images_per_s(config.folder, world_size)
-    if measured is not None:
-        return num_rows / measured, "what this run has measured at this size"
-    if rate_name is None:
-        return None, "no `gpu` in the cluster profile says how fast a rank is"
-    cost, rate = COSTS[config.encoder.name], RATES[rate_name]
-    images = math.ceil(config.optim.batch_size / world_size)
-    pixels = (config.data.image_size / cost.side) ** 2
-    encoder = TRAINING * cost.multiplications * pixels * images
-    # Two products over the shard for log Z and its gradient.
-    shard = math.ceil(num_rows / world_size)
-    partition = 4 * config.optim.batch_size * shard * config.encoder.feature_dim
-    per_second = rate.per_second * (cores if rate_name == "cpu" else 1)
-    step = SECONDS_OF_A_STEP + (encoder + partition) / per_second
-    return step * math.ceil(num_rows / config.optim.batch_size), rate.source
+def fewest_nodes(job: Job, memory_gb: float | None = None) -> int | None:
+    """Of as many ranks, on which the rows fit; None where they fit on no number of them."""
+    most = min(MOST_RANKS, job.num_rows) // job.size.ranks_of_a_node
+    if most < 1 or not _fits(job.of(nodes=most), memory_gb):
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _fits(job.of(nodes=middle), memory_gb) else (middle, high)
+    return high
+
+
+def _fits(job: Job, memory_gb: float | None) -> bool:
+    room = _device_bytes(job, memory_gb)
+    return room is None or footprint_of(job).peak() <= room
+
+
+def _device_bytes(job: Job, memory_gb: float | None) -> float | None:
+    if job.hardware is None and memory_gb is None:
+        return None
+    gigabytes = memory_gb or (job.hardware.memory_gb if job.hardware else 0.0)
+    return 1e9 * gigabytes / (1 if job.on_gpu else job.size.ranks_of_a_node)
 
 
 def measured_images_per_s(run: Path, world_size: int) -> float | None:

@@ -4,7 +4,8 @@ One discovery with all rows anchors, k = 1, on features of a trained network: th
 form, torch.topk in blocks, and ours with faiss Flat, with the fused scan and with an inverted file,
 at several numbers of rows. Equal results are asserted first. Then peak memory beside the bank, the
 time by ranks, what 16-bit banks and approximation change, and what the coordinator does alone.
-The features are those that the network of --run (`make demo`) makes of freshly drawn images.
+The features are those that the network of --run (`make demo`) makes of freshly drawn images. The
+floor is the product of every pair of rows, once, at the machine's own rate.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +31,11 @@ from and_dist.discovery import discover
 from and_dist.neighbours import RECALL, Approximate, ShardSearch, gather_sample, search_shards
 from and_dist.pairs import scan_pairs
 from and_dist.world import World, open_world
-from benchmarks.features import draw_features
+from benchmarks.features import draw_classes, draw_features
 from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.memory import forget_peak, memory_mb, peak_mb
 
-TEMPERATURE = 0.1
+TEMPERATURE, DIM = 0.1, 128
 MEMORY_BYTES = 200_000_000
 SIZES = (10_000, 20_000, 50_000, 100_000)
 RANKS = (1, 2, 4)
@@ -148,21 +151,32 @@ def measure_sizes(
         assert torch.equal(exact.anchors_S, found.anchors_S)
 
 
-def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
+def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...], device: str) -> None:
     def seconds(name: str, size: int) -> float:
         return benchmark.result(f"{name}, {size // 1000}k").median_s
 
     promised = 50_000 if 50_000 in sizes else sizes[-1]
-    baseline = seconds("published", promised)
-    benchmark.ratios["published_flat"] = baseline / seconds("Flat", promised)
-    benchmark.ratios["published_best"] = baseline / seconds("fused", promised)
-    benchmark.ratios["recall_ivf"] = baseline / seconds("IVF", promised)
-    benchmark.ratios["topk_in_blocks_best"] = seconds("topk in blocks", promised) / seconds(
-        "fused", promised
-    )
+    at = f"{promised // 1000}k"
+    for ratio, baseline, form in (
+        ("published_flat", "published", "Flat"),
+        ("published_best", "published", "fused"),
+        ("recall_ivf", "published", "IVF"),
+        ("topk_in_blocks_best", "topk in blocks", "fused"),
+    ):
+        benchmark.ratio(ratio, f"{baseline}, {at}", f"{form}, {at}")
+    add_floors(benchmark, promised, device)
     for name in ("published", "Flat", "fused", "Flat search alone", "IVF search alone"):
         points = [(math.log(size), math.log(seconds(name, size))) for size in sizes]
         benchmark.facts[f"exponent of {name}"] = round(slope(points), 2)
+
+
+def add_floors(benchmark: Benchmark, size: int, device: str) -> None:
+    """Every pair of rows is multiplied once at least."""
+    gflop = 1e-9 * size**2 * DIM
+    rate = benchmark.rates["gpu_matrix_fp32_gflops" if device == "cuda" else "matrix_fp32_gflops"]
+    for form in ("Flat", "fused", "IVF"):
+        ours = f"{form}, {size // 1000}k"
+        benchmark.floor(form.lower(), ours, gflop / rate, f"{gflop:,.1f} GFLOP, every pair once")
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -195,7 +209,7 @@ def measure_coordinator(benchmark: Benchmark) -> None:
         anchors_S = select_anchors(entropy_N, IMAGENET)
         check_neighbours(table_NK[anchors_S], anchors_S, IMAGENET)
 
-    benchmark.measure({"coordinator alone, 1.28M": alone}, 3, {"coordinator alone, 1.28M": 1}, "")
+    benchmark.measure({"coordinator alone, 1.28M": alone}, 5, {"coordinator alone, 1.28M": 1}, "")
 
 
 def in_processes(
@@ -214,49 +228,57 @@ def in_processes(
         file = Path(folder) / f"{size}.pt"
         torch.save(features_ND[:size].clone(), file)
         for search in ("Flat", "fused"):
-            seconds = {n: run_workers(file, search, n, 1)["seconds"] for n in ranks}
+            seconds = {}
+            for count in ranks:
+                repeats = run_workers(file, search, count, 1)["seconds"]
+                name = f"{search}, {size // 1000}k, {count} ranks of one thread"
+                seconds[count] = benchmark.add(name, repeats, size, "rows").min_s
             benchmark.facts[f"{search}, {size // 1000}k rows, one thread a rank"] = ", ".join(
                 f"{n} rank(s) {s:.2f} s ({seconds[1] / s:.2f}x)" for n, s in seconds.items()
             )
 
 
-def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, float]:
+def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, Any]:
     """What rank 0 of so many workers reports."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    command = [*launcher, "-m", "benchmarks.discovery", "--worker", str(file), search, str(threads)]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+        "-m", "benchmarks.discovery", "--worker", str(file), search, str(threads),
+    ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def work(file: str, search: str, threads: int) -> None:
-    """One rank: a small discovery to load everything, then the real one three times."""
+    """One rank: a small discovery to load everything, then the real one five times."""
     with open_world("cpu", threads) as world:
         bank_ND = torch.load(file, mmap=True)
         start, stop = shard_range(len(bank_ND), world.rank, world.size)
         bank = BankShard(bank_ND[start:stop].clone(), start, len(bank_ND), 0.5)
         small = "IVF16,Flat" if search.startswith("IVF") else search
         ours(bank_ND[:2000].clone(), world, small)
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before, seconds = memory_mb("VmRSS"), []
-        for _ in range(3):
+        forget_peak()
+        before, seconds = memory_mb(), []
+        for _ in range(5):
             started = time.perf_counter()
             discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
             seconds.append(time.perf_counter() - started)
         if world.is_coordinator:
-            peak = memory_mb("VmHWM") - before
-            print(json.dumps({"seconds": min(seconds), "peak_mb": peak}), flush=True)
+            print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() - before}), flush=True)
 
 
-def memory_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1000
+def build_features(run: Path | None, is_smoke: bool, count: int) -> Tensor:
+    if is_smoke and run is None:
+        return draw_classes(count, DIM, 10, torch.Generator().manual_seed(0))[0]
+    return draw_features(run or Path("runs/demo"), count)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, repeats=3)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a trained run")
+    add_arguments(parser)
+    parser.add_argument(
+        "--run", type=Path, help="a trained run; runs/demo, and with --smoke none: rows are drawn"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -271,13 +293,14 @@ def main() -> None:
         sizes = (*sizes, IMAGENET)
     benchmark = Benchmark("discovery")
     with open_world(given.device) as world:
-        features_ND = draw_features(given.run, max(sizes)).to(world.device)
+        features_ND = build_features(given.run, given.smoke, max(sizes)).to(world.device)
         measure_sizes(benchmark, features_ND, world, sizes, given.repeats)
-        add_ratios(benchmark, sizes)
+        add_ratios(benchmark, sizes, given.device)
         measure_16_bits(benchmark, features_ND[: sizes[1]].contiguous(), world)
         measure_coordinator(benchmark)
     if given.device == "cpu":
-        in_processes(benchmark, features_ND, sizes, RANKS)
+        few = (sizes[-1:], RANKS[:2]) if given.smoke else (sizes, RANKS)
+        in_processes(benchmark, features_ND, *few)
     benchmark.finish(given.json)
 
 

@@ -1,4 +1,4 @@
-"""Features of a trained network for benchmarks: what `make demo` learned, of newly drawn images."""
+"""Features for benchmarks: what `make demo` learned, of newly drawn images; or drawn themselves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from and_dist.checkpoint import read_latest
 from and_dist.config import load_config
@@ -15,6 +16,16 @@ from and_dist.data.datasets import draw_shapes
 from and_dist.encoders import Encoder, build_encoder
 
 IMAGES_AT_ONCE = 1000
+
+
+def draw_classes(
+    count: int, dim: int, classes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """[N, D] unit rows around the directions of their classes, and [N] which; of no network."""
+    centres_CD = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
+    labels_N = torch.randint(classes, (count,), generator=generator)
+    noise_ND = torch.randn(count, dim, generator=generator)
+    return functional.normalize(noise_ND.mul_(3).add_(centres_CD[labels_N]), dim=1), labels_N
 
 
 def draw_features(run: Path, count: int) -> Tensor:

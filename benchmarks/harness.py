@@ -8,14 +8,24 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.memory import extra_peak_mb, forget_peak, memory_mb, peak_mb
+from benchmarks.rates import Rates, machine_rates
+
+__all__ = [
+    "Benchmark", "Result", "add_arguments", "describe_machine", "extra_peak_mb", "forget_peak",
+    "memory_mb", "parse_arguments", "peak_mb",
+]  # fmt: skip
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
 
@@ -32,7 +42,10 @@ class Result:
     work: float = 0
     unit: str = ""
     peak_mb: float | None = None
+    """The most memory it held above what was there before."""
     notes: str = ""
+    seconds: list[float] = field(default_factory=list)
+    """Of every repeat, in their order."""
 
 
 @dataclass
@@ -42,7 +55,34 @@ class Benchmark:
     name: str
     results: list[Result] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
+    """Baseline / ours, and under floor_* ours / the least that the machine allows."""
     facts: dict[str, Any] = field(default_factory=dict)
+    ratio_repeats: dict[str, list[float]] = field(default_factory=dict)
+    """What each ratio was in every repeat, where both sides have as many."""
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """The machine's own, measured when they are first asked for, at the latest in finish()."""
+        return machine_rates(self.threads)
+
+    def add(
+        self,
+        name: str,
+        seconds: Sequence[float],
+        work: float = 0,
+        unit: str = "",
+        peak_mb: float | None = None,
+        notes: str = "",
+    ) -> Result:
+        """A result of some repeats."""
+        median = statistics.median(seconds)
+        spread = (max(seconds) - min(seconds)) / median
+        result = Result(
+            name, median, min(seconds), spread, work, unit, peak_mb, notes, list(seconds)
+        )
+        self.results.append(result)
+        return result
 
     def measure(
         self,
@@ -51,7 +91,17 @@ class Benchmark:
         work: dict[str, float],
         unit: str,
         warm_up: int = 1,
+        measure_memory: bool = False,
     ) -> None:
+        """Results of interleaved repeats; memory is looked at in one more run of each case."""
+        times = self.repeat(cases, repeats, warm_up)
+        for name, case in cases.items():
+            peak = extra_peak_mb(case) if measure_memory else None
+            self.add(name, times[name], work[name], unit, peak)
+
+    def repeat(
+        self, cases: dict[str, Callable[[], object]], repeats: int, warm_up: int = 1
+    ) -> dict[str, list[float]]:
         """Every case once, then again, and so on: a slow minute of the machine hits all alike."""
         times: dict[str, list[float]] = {name: [] for name in cases}
         for repeat in range(warm_up + repeats):
@@ -63,19 +113,45 @@ class Benchmark:
                 print(f"{name}: {seconds:.3f} s{'' if is_warm else ' to warm up'}", flush=True)
                 if is_warm:
                     times[name].append(seconds)
-        for name, seconds in times.items():
-            median = statistics.median(seconds)
-            spread = (max(seconds) - min(seconds)) / median
-            self.results.append(Result(name, median, min(seconds), spread, work[name], unit))
+        return times
 
     def result(self, name: str) -> Result:
         return next(result for result in self.results if result.name == name)
 
     def seconds_per_unit(self, name: str) -> float:
         result = self.result(name)
-        return result.median_s / result.work
+        return result.median_s / (result.work or 1)
+
+    def ratio(self, name: str, baseline: str, ours: str) -> None:
+        """How often ours goes into the baseline, both by unit of work."""
+        self.ratios[name] = self.seconds_per_unit(baseline) / self.seconds_per_unit(ours)
+        above, below = self.result(baseline), self.result(ours)
+        if len(above.seconds) == len(below.seconds):
+            units = (below.work or 1) / (above.work or 1)
+            self.ratio_repeats[name] = [
+                a / b * units for a, b in zip(above.seconds, below.seconds, strict=True)
+            ]
+
+    def floor(self, name: str, ours: str, least_s: float, why: str) -> None:
+        """How far the best repeat of ours is from the least seconds that the machine allows."""
+        result = self.result(ours)
+        self.ratios[f"floor_{name}"] = result.min_s / least_s
+        self.ratio_repeats[f"floor_{name}"] = [second / least_s for second in result.seconds]
+        self.facts[f"floor_{name}"] = f"{ours}: {result.min_s:.4g} s over {least_s:.4g} s, {why}"
 
     def finish(self, file: Path | None) -> None:
+        console = Console(width=130, highlight=False)
+        console.print(self._as_table())
+        for name, ratio in self.ratios.items():
+            console.print(f"{name:>28}  {ratio:.2f}x")
+        for name, fact in {**self.facts, **self.rates}.items():
+            console.print(f"{name:>28}  {fact}", markup=False)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            console.print(f"written to {file}")
+
+    def _as_table(self) -> Table:
         table = Table(title=self.name, title_justify="left")
         for column in ("", "median s", "min s", "spread", "units/s", "peak MB", ""):
             table.add_column(column, justify="left" if not column else "right")
@@ -84,24 +160,17 @@ class Benchmark:
             peak = "" if r.peak_mb is None else f"{r.peak_mb:,.0f}"
             row = (f"{r.median_s:.4f}", f"{r.min_s:.4f}", f"{r.spread:.0%}", rate, peak, r.notes)
             table.add_row(r.name, *row)
-        console = Console(width=130, highlight=False)
-        console.print(table)
-        for name, ratio in self.ratios.items():
-            console.print(f"{name:>28}  {ratio:.2f}x")
-        for name, fact in self.facts.items():
-            console.print(f"{name:>28}  {fact}")
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(self.as_json(), indent=1) + "\n")
-            console.print(f"written to {file}")
+        return table
 
     def as_json(self) -> dict[str, Any]:
         return {
             "benchmark": self.name,
             "machine": describe_machine(),
             "versions": {name: metadata.version(name) for name in PACKAGES},
+            "rates": self.rates,
             "results": [asdict(result) for result in self.results],
             "ratios": self.ratios,
+            "ratio_repeats": self.ratio_repeats,
             "facts": self.facts,
         }
 
@@ -109,10 +178,12 @@ class Benchmark:
 def describe_machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    gpus = {torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())}
     return {
         "cpu": ", ".join(sorted(models)),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": ", ".join(sorted(gpus)) or None,
         "system": platform.platform(),
         "python": platform.python_version(),
     }

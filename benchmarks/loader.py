@@ -3,15 +3,15 @@
 Training images per second from JPEG files of 500 x 375 to 224 x 224, antialiased, with the whole
 ImageNet augmentation: DALI fed by our own parameters, against torchvision v2 in a DataLoader at
 its best number of workers, on the same files. And what packs, raw pixels and the cache add, which
-operator takes what share, and how far it is from decoding alone. Where there is an NVIDIA GPU,
-the same with decoding and all the rest on it.
+operator takes what share, and how far it is from decoding alone: the floor is the machine's own
+rate of decoding whole JPEGs, for packs by their bytes. Where there is an NVIDIA GPU, the same with
+decoding and all the rest on it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +21,7 @@ import numpy as np
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import DataConfig
@@ -37,8 +34,12 @@ from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
+from and_dist.data.stores import ArchiveStore
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
+from benchmarks.memory import peak_mb
+from benchmarks.photos import write_photos
+from benchmarks.torchvision_peer import TorchvisionImages, open_loader, training_transform
 
 BATCH = 64
 CONFIG = DataConfig(image_size=224, flip=True, grayscale_first=True)
@@ -50,58 +51,13 @@ class Silent:
     def advance(self, count: int) -> None: ...
 
 
-def write_photos(folder: Path, count: int) -> None:
-    """Pictures with the detail of photographs: about 100 kB each as JPEG, like ImageNet's."""
-    random = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for number in range(count):
-        coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.float32)
-        fine = random.normal(0, 14, (188, 250, 3)).astype(np.float32).repeat(2, 0).repeat(2, 1)
-        pixels = np.clip(smooth + fine[:375, :500], 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:05}.jpg", quality=90)
-
-
-# The peer: torchvision as its documentation has one use it.
-
-
-class TorchvisionImages(Dataset[torch.Tensor]):
-    """v2 transforms on PIL images, or on uint8 tensors decoded by torchvision's own libjpeg."""
-
-    def __init__(self, paths: list[Path], on_tensors: bool) -> None:
-        self.paths = paths
-        self.on_tensors = on_tensors
-        self.augment = v2.Compose([
-            v2.RandomResizedCrop(224, scale=(0.2, 1.0), antialias=True),
-            v2.RandomGrayscale(0.2),
-            v2.ColorJitter(0.4, 0.4, 0.4, 0.4),
-            v2.RandomHorizontalFlip(),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(CONFIG.mean, CONFIG.std),
-        ])  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        if self.on_tensors:
-            image = decode_image(read_file(str(self.paths[row])), ImageReadMode.RGB)
-        else:
-            image = Image.open(self.paths[row]).convert("RGB")
-        augmented: torch.Tensor = self.augment(image)
-        return augmented
-
-
 def torchvision_case(paths: list[Path], on_tensors: bool, workers: int) -> Callable[[], None]:
-    loader = DataLoader(
-        TorchvisionImages(paths, on_tensors), BATCH, shuffle=True, num_workers=workers,
-        persistent_workers=True, prefetch_factor=2,
-    )  # fmt: skip
+    images = TorchvisionImages(paths, training_transform(CONFIG), on_tensors)
+    loader = open_loader(images, BATCH, workers, shuffle=True)
 
     def run() -> None:
         torch.set_num_threads(1)
-        count = sum(len(images) for images in loader)
+        count = sum(len(images_BCHW) for images_BCHW, _ in loader)
         assert count == len(paths)
 
     return run
@@ -212,83 +168,91 @@ def hue_differences(paths: list[Path]) -> tuple[float, float]:
     return round(float(np.mean(apart)), 1), round(float(np.mean(moved)), 1)
 
 
-def main() -> None:
-    arguments = parse_arguments(__doc__ or "")
-    count = 128 if arguments.smoke else 512
-    repeats = 2 if arguments.smoke else arguments.repeats
-    benchmark = Benchmark("loader")
-    with tempfile.TemporaryDirectory() as base, open_world("cpu") as world:
-        photos = Path(base, "photos")
-        write_photos(photos, count)
-        paths = sorted(photos.iterdir())
-        index = index_folder(photos).index
-        benchmark.facts["mean difference from torchvision, levels"] = round(
-            assert_equal_crops(index, world), 3
-        )
+def build_cases(
+    benchmark: Benchmark, base: Path, count: int, world: World
+) -> dict[str, Callable[[], object]]:
+    """Ours by how images are stored, torchvision's by how many workers, DALI's graph by stage."""
+    photos = base / "photos"
+    write_photos(photos, count)
+    paths, index = sorted(photos.iterdir()), index_folder(photos).index
+    benchmark.facts["mean levels from torchvision's"] = round(assert_equal_crops(index, world), 3)
 
-        def pack(name: str, options: PackOptions) -> ImageIndex:
-            job = Job(photos, Path(base, name), options, "stop", 2, Silent())
-            return prepare(job)["train"].index
+    def pack(name: str, options: PackOptions) -> ImageIndex:
+        job = Job(photos, base / name, options, "stop", 2, Silent())
+        return prepare(job)["train"].index
 
-        small = Path(base, "small")
-        small.mkdir()
-        packed = pack("pack", PackOptions(pack=True, resize=256))
-        for row in range(count):
-            (small / f"{row:05}.jpg").write_bytes(packed.store.read(row))  # type: ignore[union-attr]
-        raw = pack("raw", PackOptions(raw=256))
-        cached = CONFIG.model_copy(update={"cache_gb": 2.0, "cache_side": 256})
-        cases = {
-            "ours, files": our_case(index, world),
-            "ours, 256-px pack": our_case(packed, world),
-            "ours, 256-px raw": our_case(raw, world),
-            "ours, 256-px cache": our_case(
-                cache_in_memory(index, cached, world, BadImages(index, "stop")), world
-            ),
-        }
-        if torch.cuda.is_available():
-            gpu = replace(world, device=torch.device("cuda", 0))
-            cases["ours, files, mixed decode on the GPU"] = our_case(index, gpu)
-            cases["ours, 256-px pack, on the GPU"] = our_case(packed, gpu)
-            cases["ours, 256-px raw, on the GPU"] = our_case(raw, gpu)
-        else:
-            benchmark.facts["GPU"] = "no NVIDIA GPU here: mixed decode is not measured"
-        for on_tensors in (False, True):
-            kind = "tensors" if on_tensors else "PIL"
-            for workers in (1, 2, 3):
-                name = f"torchvision {kind}, {workers} workers"
-                cases[name] = torchvision_case(paths, on_tensors, workers)
-        cases["torchvision tensors, 256-px files"] = torchvision_case(
-            sorted(small.iterdir()), True, 2
-        )
-        for stage in STAGES:
-            cases[f"graph: {stage}"] = graph_case(paths, stage)
-        benchmark.measure(cases, repeats, dict.fromkeys(cases, count), "images")
-        apart, moved = hue_differences(paths[:32])
-        benchmark.facts["hue, mean levels from torchvision's"] = apart
-        benchmark.facts["hue, mean levels torchvision's moves"] = moved
-        size = sum(path.stat().st_size for path in paths) / count
-        benchmark.facts["kB a JPEG"] = round(size / 1000, 1)
+    packed = pack("pack", PackOptions(pack=True, resize=256))
+    small = unpack(packed, base / "small")
+    raw = pack("raw", PackOptions(raw=256))
+    config = CONFIG.model_copy(update={"cache_gb": 2.0, "cache_side": 256})
+    cached = cache_in_memory(index, config, world, BadImages(index, "stop"))
+    stores = {"files": index, "256-px pack": packed, "256-px raw": raw, "256-px cache": cached}
+    cases = {f"ours, {name}": our_case(store, world) for name, store in stores.items()}
+    if torch.cuda.is_available():
+        gpu = replace(world, device=torch.device("cuda", 0))
+        cases["ours, files, mixed decode on the GPU"] = our_case(index, gpu)
+        cases["ours, 256-px pack, on the GPU"] = our_case(packed, gpu)
+        cases["ours, 256-px raw, on the GPU"] = our_case(raw, gpu)
+    else:
+        benchmark.facts["GPU"] = "no NVIDIA GPU here: mixed decode is not measured"
+    for on_tensors, kind in ((False, "PIL"), (True, "tensors")):
+        for workers in (1, 2, 3):
+            name = f"torchvision {kind}, {workers} workers"
+            cases[name] = torchvision_case(paths, on_tensors, workers)
+    cases["torchvision tensors, 256-px files"] = torchvision_case(small, True, 2)
+    cases |= {f"graph: {stage}": graph_case(paths, stage) for stage in STAGES}
+    apart, moved = hue_differences(paths[:32])
+    benchmark.facts["hue, mean levels from torchvision's"] = apart
+    benchmark.facts["hue, mean levels torchvision's moves"] = moved
+    for name, files in (("kB a JPEG", paths), ("kB a packed JPEG", small)):
+        size = sum(path.stat().st_size for path in files) / count
+        benchmark.facts[name] = round(size / 1000, 1)
+    return cases
+
+
+def unpack(packed: ImageIndex, folder: Path) -> list[Path]:
+    """The files of a pack on their own, for those who cannot read packs."""
+    assert isinstance(packed.store, ArchiveStore)
+    folder.mkdir()
+    paths = [folder / f"{row:05}.jpg" for row in range(len(packed))]
+    for row, path in enumerate(paths):
+        path.write_bytes(packed.store.read(row))
+    return paths
+
+
+def add_ratios(benchmark: Benchmark, count: int) -> None:
     names = [result.name for result in benchmark.results]
     peers = [name for name in names if name.startswith("torchvision") and "256" not in name]
     best = min(peers, key=benchmark.seconds_per_unit)
     benchmark.facts["best of torchvision"] = best
     why = "its build stops at the missing package opencv4"
     benchmark.facts["FFCV"] = f"does not install by pip: {why}"
+    for name, baseline, ours in (
+        ("torchvision", best, "ours, files"),
+        ("packed", best, "ours, 256-px pack"),
+        ("packed_same_files", "torchvision tensors, 256-px files", "ours, 256-px pack"),
+        ("raw", best, "ours, 256-px raw"),
+        ("cache", best, "ours, 256-px cache"),
+        ("pack_over_files", "ours, files", "ours, 256-px pack"),
+        ("decode_only_over_ours", "graph: decode box", "ours, files"),
+    ):
+        benchmark.ratio(name, baseline, ours)
+    images = benchmark.rates["decode_images_s"]
+    benchmark.floor("decode", "ours, files", count / images, f"{count} images decoded whole")
+    megabytes = count * benchmark.facts["kB a packed JPEG"] / 1000
+    least = megabytes / benchmark.rates["decode_mb_s"]
+    benchmark.floor("packed", "ours, 256-px pack", least, f"{megabytes:.1f} MB decoded whole")
 
-    def ratio(theirs: str, ours: str) -> float:
-        return round(benchmark.seconds_per_unit(theirs) / benchmark.seconds_per_unit(ours), 3)
 
-    benchmark.ratios = {
-        "torchvision": ratio(best, "ours, files"),
-        "packed": ratio(best, "ours, 256-px pack"),
-        "packed_same_files": ratio("torchvision tensors, 256-px files", "ours, 256-px pack"),
-        "raw": ratio(best, "ours, 256-px raw"),
-        "cache": ratio(best, "ours, 256-px cache"),
-        "pack_over_files": ratio("ours, files", "ours, 256-px pack"),
-        "decode_only_over_ours": ratio("graph: decode box", "ours, files"),
-    }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    benchmark.facts["peak memory of the process, MB"] = round(peak)
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "")
+    count = 128 if arguments.smoke else 512
+    benchmark = Benchmark("loader")
+    with tempfile.TemporaryDirectory() as base, open_world("cpu", os.cpu_count()) as world:
+        cases = build_cases(benchmark, Path(base), count, world)
+        benchmark.measure(cases, arguments.repeats, dict.fromkeys(cases, count), "images")
+    add_ratios(benchmark, count)
+    benchmark.facts["peak memory of the process, MB"] = round(peak_mb())
     benchmark.finish(arguments.json)
 
 

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from PIL import Image
 
 from and_dist.data.processes import open_processes
 from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.memory import FamilyWatch
 
 ROWS = 1_300_000
 CLASSES = 1000
@@ -80,53 +80,19 @@ def look_at_files(folder: Path) -> int:
     return count
 
 
-class MemoryWatch:
-    """Largest sum of resident memory of a process and its children, sampled."""
-
-    def __init__(self, pid: int) -> None:
-        self.peak_mb = 0.0
-        self._pid = pid
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def finish(self) -> float:
-        self._thread.join()
-        return self.peak_mb
-
-    def _watch(self) -> None:
-        while (own := self._unshared_mb(self._pid)) is not None:
-            listing = Path(f"/proc/{self._pid}/task/{self._pid}/children")
-            try:
-                children = [int(child) for child in listing.read_text().split()]
-            except OSError:
-                return
-            family = [own, *(self._unshared_mb(child) or 0.0 for child in children)]
-            self.peak_mb = max(self.peak_mb, sum(family))
-            time.sleep(0.2)
-
-    @staticmethod
-    def _unshared_mb(pid: int) -> float | None:
-        """Pages that several processes share count once in sum (PSS)."""
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            return None
-        return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("Pss:")), None)
-
-
 def build(source: Path, out: Path) -> tuple[float, float]:
     """(seconds, MB) of `and-dist prepare`."""
     command = [sys.executable, "-m", "and_dist", "prepare", str(source), "--out", str(out)]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        watch = MemoryWatch(process.pid)
+        watch = FamilyWatch(process.pid)
         assert process.wait() == 0
     return time.perf_counter() - started, watch.finish()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, repeats=3)
+    add_arguments(parser)
     parser.add_argument("--folder", type=Path, help="where the files are, or will be, and stay")
     arguments = parser.parse_args()
     rows = 20_000 if arguments.smoke else ROWS
@@ -154,11 +120,8 @@ def main() -> None:
         "memory of a rank that holds it, MB": round(float(told[1]), 1),
         "file handles of that rank": int(told[2]),
     }
-    benchmark.ratios["over_reading_alone"] = round(
-        benchmark.seconds_per_unit("prepare")
-        / benchmark.seconds_per_unit("list, open and read only"),
-        3,
-    )
+    least = benchmark.result("list, open and read only").min_s
+    benchmark.floor("prepare", "prepare", least, "to list, open and read the files alone")
     benchmark.finish(arguments.json)
 
 

@@ -9,16 +9,13 @@ and summing the bytes of the checkpoints, which every command does before it tru
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +35,14 @@ from and_dist.run_folder import open_run_folder
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
 from and_dist.world import World, open_world
-from benchmarks.harness import Benchmark, Result, add_arguments
+from benchmarks.harness import Benchmark, parse_arguments
+from benchmarks.memory import FamilyWatch
 
 ROWS, TEST_ROWS, CLASSES = 1_281_167, 50_000, 1000
 DISTINCT = 2000
 """Different pictures, which the rows take turns to be."""
 LOOKS_PER_EPOCH = 250
+OURS, FLOOR = "and-dist report", "read and sum checkpoints"
 
 
 def make_images(folder: Path, count: int, seed: int) -> Path:
@@ -154,30 +153,11 @@ def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -
 
 def report(run: Path) -> tuple[float, float]:
     """Seconds, and the most megabytes that the process and its children held at once."""
-    started, peak_mb = time.perf_counter(), 0.0
-    process = subprocess.Popen([sys.executable, "-m", "and_dist", "report", str(run)])
-    while process.poll() is None:
-        peak_mb = max(peak_mb, sum(map(held_mb, family_of(process.pid))))
-        time.sleep(0.1)
-    assert process.returncode == 0
-    return time.perf_counter() - started, peak_mb
-
-
-def family_of(pid: int) -> list[int]:
-    """A process and all that it started."""
-    found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += [one for child in path.read_text().split() for one in family_of(int(child))]
-    return found
-
-
-def held_mb(pid: int) -> float:
-    """What is shared counts by its share."""
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
-    return 0.0
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-m", "and_dist", "report", str(run)]) as process:
+        watch = FamilyWatch(process.pid)
+        assert process.wait() == 0
+    return time.perf_counter() - started, watch.finish()
 
 
 def read_and_sum(run: Path) -> tuple[float, float]:
@@ -190,16 +170,8 @@ def read_and_sum(run: Path) -> tuple[float, float]:
     return time.perf_counter() - started, size / 1e6
 
 
-def add(benchmark: Benchmark, name: str, seconds: list[float], peak_mb: float | None) -> None:
-    median = statistics.median(seconds)
-    spread = (max(seconds) - min(seconds)) / median
-    benchmark.results.append(Result(name, median, min(seconds), spread, peak_mb=peak_mb))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    given = parser.parse_args()
+    given = parse_arguments(__doc__ or "")
     benchmark = Benchmark("report")
     rows, repeats = (20_000, 1) if given.smoke else (ROWS, given.repeats)
     with tempfile.TemporaryDirectory() as folder:
@@ -211,14 +183,15 @@ def main() -> None:
             floors.append(read_and_sum(run))
             print(f"{pages[-1][0]:.1f} s, {pages[-1][1]:,.0f} MB; floor {floors[-1][0]:.1f} s")
         size = (run / "report.html").stat().st_size
-    add(benchmark, "and-dist report", [s for s, _ in pages], max(mb for _, mb in pages))
-    add(benchmark, "read and sum checkpoints", [s for s, _ in floors], None)
+    megabytes = floors[0][1]
+    benchmark.add(
+        OURS, [s for s, _ in pages], megabytes, "MB of checkpoints", max(mb for _, mb in pages)
+    )
+    reading = benchmark.add(FLOOR, [s for s, _ in floors], megabytes, "MB of checkpoints")
     benchmark.facts["rows"] = f"{rows:,}"
     benchmark.facts["checkpoints"] = f"{floors[0][1]:,.0f} MB"
     benchmark.facts["page"] = f"{size / 1e6:.1f} MB"
-    benchmark.ratios["floor (ours / floor)"] = statistics.median(
-        page[0] / floor[0] for page, floor in zip(pages, floors, strict=True)
-    )
+    benchmark.floor("report", OURS, reading.min_s, "to read and sum the checkpoints alone")
     benchmark.finish(given.json)
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from and_dist.config import Config
-from and_dist.plan import Plan, make_plan
+from and_dist.hardware import find_hardware
+from and_dist.job import Size as JobSize
+from and_dist.plan import Plan, plan_job
+from and_dist.plan_report import in_short
 from and_dist.run_folder import write_config
 from and_dist.sections import parse_duration
 from launcher import batch, scheduler
@@ -30,7 +33,8 @@ class Wanted:
     config: Config
     profile: Profile
     size: Size
-    plan: Plan
+    plan: Plan | None
+    """None where the images are not to be seen from here."""
 
     def request(self, job: Path, code: Path) -> Request:
         size = self.size
@@ -60,9 +64,10 @@ def prepare(
     size.check(profile)
     config = load_run(files, overrides)
     ranks = size.ranks_of_a_node
-    cores = max(1, (profile.cpus_per_node or ranks) // ranks)
-    rate = profile.gpu if size.gpus else "cpu"
-    plan = make_plan(config, size.nodes * ranks, rate, cores)
+    cores = profile.cpus_per_node or ranks * (profile.cpus_per_gpu or 1)
+    name = profile.gpu if size.gpus else "cpu"
+    hardware = find_hardware(name) if name is not None else None
+    plan = plan_job(config, JobSize(size.nodes, ranks, cores), hardware)
     if profile.memory_gb is not None and config.data.cache_gb > profile.memory_gb:
         raise ValueError(
             f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "
@@ -73,36 +78,16 @@ def prepare(
 
 def describe(wanted: Wanted) -> list[str]:
     size, plan, config = wanted.size, wanted.plan, wanted.config
-    images = "unknown images" if plan.num_rows is None else f"{plan.num_rows:,} images"
+    images = "unknown images" if plan is None else f"{plan.job.num_rows:,} images"
     lines = [
         f"{config.name}: {images}, {config.encoder.name}, {size.nodes} node(s) of "
         f"{size.ranks_of_a_node} {'GPU' if size.gpus else 'CPU rank'}(s), "
         f"{config.num_epochs} epochs of training in {config.last_round + 1} round(s)",
-        f"  a rank holds {in_bytes(plan.rank_bytes)}: bank {in_bytes(plan.bank_bytes)}, encoder "
-        f"{in_bytes(plan.encoder_bytes)}, neighbours {in_bytes(plan.table_bytes)}",
     ]
-    if plan.epoch_seconds is None:
-        return [*lines, f"  no epoch time predicted: {plan.source}"]
-    return [
-        *lines,
-        f"  predicted: {in_time(plan.epoch_seconds)} an epoch, "
-        f"{in_time(config.num_epochs * plan.epoch_seconds)} in all, from {plan.source}",
-    ]
-
-
-def in_bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
-
-
-def in_time(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.2g} s"
+    if plan is None:
+        unseen = f"data.train={config.data.train} is not to be seen from here"
+        return [*lines, f"  nothing predicted: {unseen}"]
+    return [*lines, *map("  {}".format, in_short(plan))]
 
 
 def write_down(wanted: Wanted, has_time_limit: bool = False) -> Path:

@@ -1,56 +1,264 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from and_dist.config import Config, load_config
-from and_dist.encoders import ENCODERS
-from and_dist.plan import COSTS, count_rows, make_plan, measured_images_per_s
+from and_dist.costs import COSTS
+from and_dist.discovery import check_discovery
+from and_dist.footprint import footprint_of, refused_discovery, smallest_budget_mb
+from and_dist.hardware import GPUS, NAMED, Curve, Hardware, Links, read_measured
+from and_dist.job import Job, Size, count_rows
+from and_dist.pace import discovery_seconds, pace_of, traffic_of
+from and_dist.plan import (
+    fewest_nodes,
+    make_plan,
+    measured_images_per_s,
+    most_rows,
+    plan_job,
+)
+from tests.unit.slide_rule import device, line
+
+P = COSTS["tiny"].parameters
 
 
 def config(*overrides: str) -> Config:
     return load_config(["configs/debug.yaml"], overrides)
 
 
-def test_every_encoder_has_a_cost() -> None:
-    assert COSTS.keys() == ENCODERS.keys()
+def job(rows: int, ranks: int, *overrides: str, hardware: Hardware | None = None) -> Job:
+    return Job(config(*overrides), rows, Size(1, ranks), hardware or device())
 
 
-@pytest.mark.parametrize("name", sorted(COSTS))
-def test_costs_are_those_of_the_networks(name: str) -> None:
-    encoder, cost = ENCODERS[name](128).eval(), COSTS[name]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(torch.zeros(1, 3, cost.side, cost.side))
-    assert sum(p.numel() for p in encoder.parameters()) == cost.parameters
-    assert counter.get_total_flops() / 2 == pytest.approx(cost.multiplications, rel=0.01)
+def test_the_shard_shrinks_with_the_world_and_the_table_does_not() -> None:
+    for ranks, shard in ((1, 1000), (3, 334), (4, 250)):
+        footprint = footprint_of(job(1000, ranks, "bank.dtype=float16"))
+        assert footprint.bytes_of("shard of the bank") == shard * 128 * 2
+        # a neighbour, an entropy and, in the last round, an anchor for every row
+        assert footprint.bytes_of("neighbours, entropies, anchors") == 8 * 3 * 1000
+    many = footprint_of(job(1000, 4, "curriculum.neighbours=10"))
+    assert many.bytes_of("neighbours, entropies, anchors") == 8 * 12 * 1000
 
 
-def test_memory_of_a_rank_is_its_share_of_the_bank_and_the_whole_encoder() -> None:
-    plan = make_plan(config("data.limit=1000", "bank.dtype=float16"), 3, "cpu")
-    assert plan.num_rows == 1000
-    assert plan.bank_bytes == 334 * 128 * 2
-    assert plan.encoder_bytes == 16 * COSTS["tiny"].parameters
+def test_weights_gradients_and_momentum_lie_there_once_each() -> None:
+    for ranks in (1, 4):
+        assert footprint_of(job(1000, ranks)).bytes_of("weights, gradients, momentum") == 12 * P
+    without = footprint_of(job(1000, 1, "optim.momentum=0", "optim.nesterov=false"))
+    assert without.bytes_of("weights, gradients, momentum") == 8 * P
+    longer = footprint_of(job(1000, 1, "encoder.feature_dim=129"))
+    assert longer.bytes_of("weights, gradients, momentum") == 12 * (P + 513)
 
 
-def test_an_epoch_is_predicted_from_a_published_rate_and_shrinks_with_ranks() -> None:
-    alone = make_plan(config("encoder.name=alexnet", "data.image_size=224"), 1, "a100")
-    shared = make_plan(config("encoder.name=alexnet", "data.image_size=224"), 4, "a100")
-    assert alone.epoch_seconds is not None
-    assert shared.epoch_seconds is not None
-    assert shared.epoch_seconds < alone.epoch_seconds
-    assert "published" in alone.source
+def test_activations_follow_the_local_batch_and_the_precision() -> None:
+    cost = COSTS["tiny"]
+    wide, halved, narrow = (
+        footprint_of(job(1000, ranks, *overrides)).bytes_of("activations")
+        for ranks, overrides in ((1, ()), (2, ()), (1, ("encoder.precision=bfloat16",)))
+    )
+    assert wide == 48 * (cost.kept_float32 + 2 * 4 * cost.largest)
+    assert halved == wide / 2
+    assert narrow == 48 * (cost.kept_bfloat16 + 2 * 2 * cost.largest)
 
 
-def test_without_a_rate_nothing_is_predicted() -> None:
-    plan = make_plan(config(), 2, None)
-    assert plan.epoch_seconds is None
-    assert "`gpu`" in plan.source
+def test_every_rank_copies_all_it_holds_and_the_disk_takes_it_once() -> None:
+    table, weights = 24 * 1000, 8 * P
+    plan = make_plan(job(1000, 4))
+    copy = weights + table + 250 * 512
+    assert plan.footprint.bytes_of("checkpoint: copy of all") == copy
+    assert plan.checkpoint_bytes == weights + table + 1000 * 512
+
+
+def test_discovery_holds_two_tables_and_its_budget() -> None:
+    footprint = footprint_of(job(10_000, 2, "discovery.memory_mb=100"))
+    discovery = footprint.phase("discovery")
+    named = {part.name: part.bytes for part in discovery.parts}
+    assert named["discovery's budget"] == 100e6
+    assert named["the next round's table"] == 24 * 10_000
+    assert named["index of the search"] == 0
+    narrow = footprint_of(job(10_000, 2, "discovery.search=IVF64,Flat"))
+    assert narrow.bytes_of("index of the search") == 5_000 * 512
+    alone = footprint_of(job(10_000, 2, "method=instance", "curriculum.rounds=0"))
+    assert "discovery" not in {phase.name for phase in alone.phases}
+
+
+def test_without_gpus_there_is_one_memory_and_with_them_two() -> None:
+    here = footprint_of(job(1000, 2))
+    assert here.peak("device") == here.peak("host")
+    there = footprint_of(job(1000, 2, hardware=device(kind="gpu")))
+    training = there.phase("training")
+    on_gpu = {part.name for part in there.parts(training, "device")}
+    on_host = {part.name for part in there.parts(training, "host")}
+    assert "shard of the bank" in on_gpu
+    assert "checkpoint: copy of all" in on_host
+    assert on_gpu & on_host == {"framework"}
+
+
+def test_traffic_is_what_a_rank_receives() -> None:
+    # 48 queries, 16 a rank: a feature, a row, a neighbour and a byte; two partitions back
+    traffic = traffic_of(job(1000, 3))
+    assert traffic.gather == 2 * 16 * (512 + 8 + 8 + 1)
+    assert traffic.exchange == 2 * 16 * 2 * (512 + 4)
+    assert traffic.gradients == pytest.approx(2 * 2 / 3 * 4 * P)
+    assert traffic.loss == pytest.approx(2 * 2 / 3 * 4)
+    assert traffic_of(job(1000, 1)).total == 0
+
+
+def test_a_step_is_the_sum_of_its_parts_and_the_loader_runs_beside() -> None:
+    pace = pace_of(job(1000, 2, "data.image_size=32", "run.threads=1"))
+    assert pace is not None
+    assert pace.parts == pytest.approx(
+        {
+            "encoder": 24 * 1.0,
+            "partition": 48 * 10.0 * 500 * 128 / 1e6,
+            "gather": 24 * (512 + 17) * 1e-3,
+            "exchange": 24 * 2 * 516 * 2e-3,
+            "gradients": 4 * P * 1e-6,
+            "loss": 4 * 1e-6,
+            "optimiser": P * 1e-5,
+            "rest": 48 * 0.5,
+        }
+    )
+    assert pace.loader == pytest.approx(24 * 32**2 * 1e-4)
+    assert pace.step == pytest.approx(sum(pace.parts.values()))  # two cores of four are free
+    assert pace.epoch == pytest.approx(pace.step * 21)
+
+
+def test_on_cores_that_are_full_the_loader_takes_its_time_from_the_rest() -> None:
+    alone = pace_of(job(1000, 1, "run.threads=4"))
+    assert alone is not None
+    assert alone.step == pytest.approx(sum(alone.parts.values()) + alone.loader)
+    on_gpu = device(kind="gpu")
+    for slow, bound in ((1e-4, "partition"), (1.0, "loader")):
+        loader = {"pixels": line(slow), "encoded": line(slow)}
+        pace = pace_of(job(1000, 1, hardware=on_gpu.model_copy(update={"loader": loader})))
+        assert pace is not None
+        assert pace.bound_by == bound
+        assert pace.step == pytest.approx(max(sum(pace.parts.values()), pace.loader))
+
+
+def test_ranks_that_share_cores_wait_for_each_other() -> None:
+    """The same work of a rank: four threads' cores for two ranks, or two for each."""
+    threads = ("run.threads=2",)
+    roomy, crowded = (
+        pace_of(Job(config(*threads), 1000, Size(1, 2, cores), device())) for cores in (4, 2)
+    )
+    assert roomy is not None
+    assert crowded is not None
+    for part in ("encoder", "partition", "optimiser"):
+        assert crowded.parts[part] == pytest.approx(2 * roomy.parts[part])
+
+
+def test_more_threads_than_were_measured_are_so_much_faster() -> None:
+    one, four = (pace_of(job(1000, 1, f"run.threads={n}")) for n in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert one.parts["encoder"] == pytest.approx(4 * four.parts["encoder"])
+
+
+def test_gradients_hide_behind_the_backward_pass_of_a_gpu() -> None:
+    slow = Links(gather=line(0), exchange=line(0), reduce=line(1e-4))
+    gpu = device(kind="gpu", links={2: slow})
+    pace = pace_of(job(1000, 2, hardware=gpu))
+    assert pace is not None
+    assert pace.parts["gradients"] == pytest.approx(4 * P * 1e-4 - 24 * 2 / 3)
+
+
+def test_discovery_scans_pairs_once_and_searches_for_anchors() -> None:
+    scan, pairs = 1000**2 * 128 / 1e6, 1000**2 * 128
+    assert discovery_seconds(job(1000, 1, "run.threads=1"), 0.0) == pytest.approx(scan)
+    searched = discovery_seconds(job(1000, 1, "run.threads=1"), 0.5)
+    assert searched == pytest.approx(scan + 0.5 * 2 * pairs / 2e6)
+    fused = discovery_seconds(job(1000, 1, "run.threads=1", "discovery.search=fused"), 1.0)
+    assert fused == pytest.approx(scan)
+    huge, shared = (
+        discovery_seconds(job(10**7, 1, "run.threads=1", f"discovery.search={search}"), 1.0)
+        for search in ("Flat", "IVF4096,Flat")
+    )
+    assert shared < 0.6 * huge
+
+
+def test_a_run_is_its_epochs_its_discoveries_and_features_for_knn() -> None:
+    this = job(1000, 1, "run.threads=1", "data.test=null")
+    plan = make_plan(this)
+    assert plan.pace is not None
+    discoveries = discovery_seconds(this, 0.5) + discovery_seconds(this, 1.0)
+    assert plan.pace.run == pytest.approx(9 * plan.pace.epoch + discoveries)
+    assert plan.device_hours == pytest.approx(plan.pace.run / 3600)
+    tested = make_plan(job(1000, 1, "run.threads=1")).pace
+    assert tested is not None
+    assert tested.run == pytest.approx(plan.pace.run + 3 * 21 * 48 / 3)
+
+
+@pytest.mark.parametrize("name", sorted(GPUS))
+def test_more_of_anything_never_takes_less(name: str) -> None:
+    def look(rows: int, nodes: int, *overrides: str) -> tuple[float, float]:
+        changes = "encoder.name=alexnet", "data.image_size=224", *overrides
+        plan = make_plan(Job(config(*changes), rows, Size(nodes, 8), GPUS[name]))
+        assert plan.pace is not None
+        return plan.footprint.peak(), plan.pace.epoch
+
+    held, epochs = zip(*(look(10**power, 1) for power in range(4, 10)), strict=True)
+    assert list(held) == sorted(held)
+    assert list(epochs) == sorted(epochs)
+    held = [look(10**8, nodes)[0] for nodes in (16, 4, 1)]
+    assert held == sorted(held)
+    batches = [look(10**6, 1, f"optim.batch_size={64 * 4**power}") for power in range(4)]
+    assert [held for held, _ in batches] == sorted(held for held, _ in batches)
+    assert [epoch for _, epoch in batches] == sorted((e for _, e in batches), reverse=True)
+    assert look(10**8, 1, "bank.dtype=bfloat16") < look(10**8, 1)
+
+
+def test_as_many_rows_fit_as_are_said_to_and_not_one_more() -> None:
+    for hardware, ranks in ((device(), 2), (GPUS["a100"], 8)):
+        this = job(1000, ranks, hardware=hardware)
+        most = most_rows(this)
+        assert most
+        assert make_plan(this.of(num_rows=most)).fits
+        assert not make_plan(this.of(num_rows=most + 1)).fits
+    assert most_rows(job(1000, 1), memory_gb=0.01) == 0
+    assert most_rows(replace(job(1000, 1), hardware=None)) is None
+
+
+def test_the_fewest_nodes_fit_and_one_less_does_not() -> None:
+    this = Job(config(), 10**9, Size(1, 8), GPUS["h100"])
+    nodes = fewest_nodes(this)
+    assert nodes is not None
+    assert make_plan(this.of(nodes=nodes)).fits
+    assert not make_plan(this.of(nodes=nodes - 1)).fits
+    # twice 24 bytes a row and 24 to check them: more than 80 GB on any number of ranks
+    assert fewest_nodes(this.of(num_rows=2 * 10**9)) is None
+
+
+@pytest.mark.parametrize("search", ["Flat", "fused"])
+def test_a_budget_is_refused_where_discovery_refuses_it(search: str) -> None:
+    for rows in (1_000_000, 3_124_999, 3_125_001, 40_000_000):
+        this = job(rows, 2, "discovery.memory_mb=64", f"discovery.search={search}")
+        budget = this.config.discovery.memory_bytes
+        if refused_discovery(this):
+            with pytest.raises(ValueError, match="is too little"):
+                check_discovery(rows, 128, 2, 1, search, budget)
+            check_discovery(rows, 128, 2, 1, search, 1_000_000 * smallest_budget_mb(this))
+        else:
+            check_discovery(rows, 128, 2, 1, search, budget)
+
+
+def test_a_curve_is_a_line_between_what_was_measured() -> None:
+    curve = Curve(points=((10, 1.0), (20, 3.0), (40, 5.0)))
+    expected = {5: 1.0, 10: 1.0, 15: 2.0, 20: 3.0, 30: 4.0, 40: 5.0, 60: 7.0}
+    assert {amount: curve.at(amount) for amount in expected} == pytest.approx(expected)
+    assert Curve(points=((10, 1.0),)).at(30) == 3.0
+    with pytest.raises(ValueError, match="ascending order"):
+        Curve(points=((10, 1.0), (10, 2.0)))
+
+
+def test_the_cpu_is_that_of_the_results() -> None:
+    measured = read_measured(Path("benchmarks/results/hardware.json"))
+    assert NAMED["cpu"] == measured
 
 
 def test_what_the_run_has_measured_wins(tmp_path: Path) -> None:
@@ -61,7 +269,17 @@ def test_what_the_run_has_measured_wins(tmp_path: Path) -> None:
     (run.folder / "environment.json").write_text(json.dumps([{"world_size": 2}]))
     assert measured_images_per_s(run.folder, 2) == 100.0
     assert measured_images_per_s(run.folder, 4) is None
-    assert make_plan(run, 2, None).epoch_seconds == pytest.approx(200 / 100.0)
+    plan = plan_job(run, Size(1, 2), None)
+    assert plan is not None
+    assert plan.epoch_seconds == pytest.approx(200 / 100.0)
+    assert plan.run_seconds == pytest.approx(9 * 200 / 100.0)
+
+
+def test_without_hardware_memory_is_known_and_time_is_not() -> None:
+    plan = plan_job(config(), Size(1, 2), None)
+    assert plan is not None
+    assert plan.footprint.bytes_of("shard of the bank") == 100 * 512
+    assert plan.epoch_seconds is None
 
 
 def test_rows_are_counted_without_reading_an_image(tmp_path: Path) -> None:
@@ -73,19 +291,3 @@ def test_rows_are_counted_without_reading_an_image(tmp_path: Path) -> None:
         pixels.save(tmp_path / "a" / f"{number}.png")
     (tmp_path / "a" / "empty.png").write_bytes(b"")
     assert count_rows(config(f"data.train={tmp_path}").data) == 4
-
-
-@pytest.mark.parametrize(
-    ("overrides", "ranks", "rate", "sentence"),
-    [
-        (["encoder.name=vgg"], 1, "cpu", "encoder.name='vgg' is not one of: tiny, small"),
-        (["data.limit=3"], 4, "cpu", "has 3 images for 4 ranks"),
-        ([], 1, "b200", "gpu: b200 is not one of: v100, a100, cpu"),
-    ],
-)
-def test_what_cannot_be_trained_is_a_sentence(
-    overrides: list[str], ranks: int, rate: str, sentence: str
-) -> None:
-    with pytest.raises(ValueError) as refused:
-        make_plan(config(*overrides), ranks, rate)
-    assert sentence in str(refused.value)

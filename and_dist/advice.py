@@ -1,0 +1,164 @@
+"""What to change about a job, and what it would bring: the job is planned again. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from and_dist.config import Config
+from and_dist.footprint import refused_discovery, smallest_budget_mb, table_bytes
+from and_dist.job import Job
+from and_dist.pace import BACKWARD, pace_of
+from and_dist.plan import Plan, make_plan
+from and_dist.units import in_bytes, in_time
+
+WORTH = 0.97
+"""Of what it was before: what changes less is no advice."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    change: str
+    effect: str
+
+
+def advise(plan: Plan, memory_gb: float | None = None) -> list[Advice]:
+    """First what stops the job, then what slows it down."""
+    found = [*_if_it_stops(plan), *_about_memory(plan, memory_gb), *_about_time(plan, memory_gb)]
+    effects: dict[str, list[str]] = {}
+    for advice in found:
+        effects.setdefault(advice.change, []).append(advice.effect)
+    return [Advice(change, "; ".join(of)) for change, of in effects.items()]
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    """With other values in some sections."""
+    update = {
+        name: getattr(config, name).model_copy(update=values) for name, values in sections.items()
+    }
+    return config.model_copy(update=update)
+
+
+def _if_it_stops(plan: Plan) -> Iterator[Advice]:
+    if refused_discovery(plan.job):
+        needed = smallest_budget_mb(plan.job)
+        yield Advice(
+            f"discovery.memory_mb={needed}",
+            f"the sums of a shard's {plan.job.shard_rows:,} rows fit; without it training refuses",
+        )
+
+
+def _about_memory(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+    job = plan.job
+    if plan.device_bytes is None or plan.footprint.peak() < 0.5 * plan.device_bytes:
+        return
+    if job.config.bank.dtype == "float32":
+        narrow = make_plan(_with(job, bank={"dtype": "bfloat16"}), memory_gb)
+        if narrow.footprint.peak() < WORTH * plan.footprint.peak():
+            yield Advice("bank.dtype=bfloat16", _memory_effect(plan, narrow))
+    more = make_plan(job.of(nodes=2 * job.size.nodes), memory_gb) if _can_grow(job) else None
+    if more is not None and more.footprint.peak() < WORTH * plan.footprint.peak():
+        yield Advice(f"--nodes {2 * job.size.nodes}", _memory_effect(plan, more))
+    if table_bytes(job) > 0.5 * plan.footprint.bytes_of("shard of the bank"):
+        yield Advice(
+            "fewer rows, or devices with more memory",
+            f"{in_bytes(table_bytes(job))} of neighbours, entropies and anchors lie on every rank, "
+            "twice during discovery, however many there are",
+        )
+
+
+def _about_time(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+    if plan.pace is None:
+        return
+    yield from _about_discovery(plan)
+    bound = plan.pace.bound_by
+    if bound == "partition":
+        yield from _about_partition(plan, memory_gb)
+    if bound == "loader" and plan.job.images == "encoded":
+        yield from _about_images(plan)
+    if bound == "gradients":
+        yield _compression(plan)
+    small_parts = plan.pace.step - max(plan.pace.parts["encoder"], plan.pace.parts["partition"])
+    if small_parts > 0.3 * plan.pace.step and plan.pace.step > plan.pace.loader:
+        batch = 4 * plan.job.config.optim.batch_size
+        if batch < plan.job.num_rows:
+            yield from _faster(plan, f"optim.batch_size={batch}", optim={"batch_size": batch})
+
+
+def _about_discovery(plan: Plan) -> Iterator[Advice]:
+    assert plan.pace is not None
+    search = plan.job.config.discovery.search
+    rounds = plan.job.rounds - 1
+    if search == "Flat" and rounds * plan.pace.discovery > 0.05 * plan.pace.run:
+        cells = cells_of(plan.job.shard_rows)
+        name = f"discovery.search=IVF{cells},Flat"
+        yield from _faster(plan, name, discovery={"search": f"IVF{cells},Flat"})
+        yield from _faster(plan, "discovery.search=fused", discovery={"search": "fused"})
+
+
+def cells_of(rows: int) -> int:
+    """Of an inverted file: four square roots, to a power of two."""
+    return int(2 ** round((rows * 16).bit_length() / 2)) if rows > 1 else 1
+
+
+def _about_partition(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+    if plan.job.config.bank.dtype == "float32":
+        yield from _faster(plan, "bank.dtype=bfloat16", bank={"dtype": "bfloat16"})
+    if _can_grow(plan.job):
+        nodes = 2 * plan.job.size.nodes
+        after = make_plan(plan.job.of(nodes=nodes), memory_gb)
+        yield from _if_faster(plan, f"--nodes {nodes}", after)
+
+
+def _about_images(plan: Plan) -> Iterator[Advice]:
+    """Packed as pixels, which take no decoding."""
+    assert plan.pace is not None
+    side = 256 * plan.job.config.data.image_size // 224
+    after = replace(plan, pace=pace_of(replace(plan.job, images="pixels")))
+    how = f"and-dist prepare --raw {side}, and data.train=OUT/train"
+    yield from _if_faster(plan, how, after)
+
+
+def _compression(plan: Plan) -> Advice:
+    """DDP has hooks that send gradients in half as many bytes."""
+    assert plan.pace is not None
+    hidden = BACKWARD * plan.pace.parts["encoder"] if plan.job.on_gpu else 0.0
+    whole = plan.pace.parts["gradients"] + hidden
+    saved = plan.pace.parts["gradients"] - max(0.0, whole / 2 - hidden)
+    return Advice(
+        "gradients in 16 bits on the wire, a communication hook of DDP",
+        f"{in_bytes(plan.traffic.gradients / 2)} in place of {in_bytes(plan.traffic.gradients)} a "
+        f"step and rank, {in_time(plan.pace.step - saved)} a step in place of "
+        f"{in_time(plan.pace.step)}",
+    )
+
+
+def _faster(plan: Plan, change: str, **sections: dict[str, Any]) -> Iterator[Advice]:
+    yield from _if_faster(plan, change, make_plan(_with(plan.job, **sections)))
+
+
+def _if_faster(before: Plan, change: str, after: Plan) -> Iterator[Advice]:
+    was, now = before.pace, after.pace
+    if was is None or now is None or now.run >= WORTH * was.run:
+        return
+    yield Advice(
+        change,
+        f"{in_time(now.run)} in all in place of {in_time(was.run)}: an epoch "
+        f"{in_time(now.epoch)} ({in_time(was.epoch)}), a discovery {in_time(now.discovery)} "
+        f"({in_time(was.discovery)})",
+    )
+
+
+def _memory_effect(before: Plan, after: Plan) -> str:
+    now, was = after.footprint.peak(), before.footprint.peak()
+    verdict = "" if before.fits or not after.fits else ", which fits"
+    return f"{in_bytes(now)} a rank in place of {in_bytes(was)}{verdict}"
+
+
+def _with(job: Job, **sections: dict[str, Any]) -> Job:
+    return replace(job, config=changed(job.config, **sections))
+
+
+def _can_grow(job: Job) -> bool:
+    return 2 * job.world <= job.num_rows

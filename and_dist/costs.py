@@ -1,0 +1,90 @@
+"""What the encoders cost: operations, parameters, and what an image leaves behind for the backward
+pass. No torch; a test counts them anew in the networks themselves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+FEATURE_DIM = 128
+TRAINING = 6
+"""Operations of a step for each multiplication forward: two there, four back."""
+
+
+class Cost(NamedTuple):
+    """Of an encoder with a feature_dim of 128, at `side` pixels."""
+
+    multiplications: float
+    """Of one image, forward."""
+    parameters: int
+    tensors: int
+    """The parameters lie in so many."""
+    width: int
+    """What its head sees: another feature_dim has so many parameters and one more a feature."""
+    buffer_bytes: int
+    """Running statistics."""
+    kept_float32: int
+    """Bytes that one more image keeps for the backward pass, itself included."""
+    kept_bfloat16: int
+    largest: int
+    """Numbers of the largest activation of an image."""
+    largest_parameter: int
+    """Its numbers."""
+    side: int
+
+    def parameters_at(self, feature_dim: int) -> int:
+        return self.parameters + (feature_dim - FEATURE_DIM) * (self.width + 1)
+
+    def kept_bytes(self, precision: str, side: int) -> float:
+        """By one image. What lies behind a pooling to a fixed size is a small part."""
+        kept = self.kept_float32 if precision == "float32" else self.kept_bfloat16
+        return kept * (side / self.side) ** 2
+
+    def largest_bytes(self, precision: str, side: int) -> float:
+        return self.largest * (4 if precision == "float32" else 2) * (side / self.side) ** 2
+
+    def operations(self, side: int) -> float:
+        """Of one image in a training step."""
+        return TRAINING * self.multiplications * (side / self.side) ** 2
+
+
+COSTS = {
+    "tiny": Cost(
+        0.618e6, 80_080, 11, 512, 0, 68_200, 34_408, 4_096, 65_536, 32
+    ),
+    "small": Cost(
+        15.07e6, 421_792, 14, 256, 3_872, 677_384, 396_296, 32_768, 294_912, 32
+    ),
+    "cifar_resnet18": Cost(
+        555.5e6, 11_234_496, 62, 512, 38_560, 4_700_680, 2_350_600, 65_536, 2_359_296, 32
+    ),
+    "cifar_resnet50": Cost(
+        1298e6, 23_762_624, 161, 2048, 212_904, 25_514_504, 12_757_512, 262_144, 2_359_296, 32
+    ),
+    "cifar_resnet101": Cost(
+        2510e6, 42_754_752, 314, 2048, 422_208, 38_883_848, 19_442_184, 262_144, 2_359_296, 32
+    ),
+    "cifar_alexnet": Cost(
+        291.5e6, 37_418_336, 23, 4096, 76_600, 2_454_024, 1_407_496, 98_304, 16_777_216, 32
+    ),
+    "resnet18": Cost(
+        1814e6, 11_242_176, 62, 512, 38_560, 22_180_360, 11_893_256, 802_816, 2_359_296, 224
+    ),
+    "resnet50": Cost(
+        4087e6, 23_770_304, 161, 2048, 212_904, 85_910_024, 43_758_088, 802_816, 2_359_296, 224
+    ),
+    "resnet101": Cost(
+        7800e6, 42_762_432, 314, 2048, 422_208, 126_853_640, 64_229_896, 802_816, 2_359_296, 224
+    ),
+    "alexnet": Cost(
+        1132e6, 58_815_328, 23, 4096, 76_600, 7_338_376, 4_159_304, 290_400, 37_748_736, 224
+    ),
+    "torchvision_alexnet": Cost(
+        710.6e6, 57_528_256, 16, 4096, 0, 3_741_704, 2_224_392, 193_600, 37_748_736, 224
+    ),
+}  # fmt: skip
+
+
+def cost_of(encoder: str) -> Cost:
+    if encoder not in COSTS:
+        raise ValueError(f"encoder.name={encoder!r} is not one of: {', '.join(COSTS)}")
+    return COSTS[encoder]

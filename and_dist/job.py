@@ -1,0 +1,161 @@
+"""Job: how many rows, on how many ranks, of what kind. What a plan is made of. No torch.
+
+W ranks, G queries of a step, B of one rank, N rows, S of one rank.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from and_dist.config import Config, DataConfig
+from and_dist.costs import Cost, cost_of
+from and_dist.hardware import Hardware
+
+Images = Literal["encoded", "pixels"]
+SMALLEST_LOCAL_BATCH = 2
+"""As data/order.py has it."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of what a job is given."""
+
+    nodes: int
+    ranks_of_a_node: int
+    cores_of_a_node: int | None = None
+    """None takes as many as the hardware has."""
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.ranks_of_a_node
+
+
+@dataclass(frozen=True)
+class Job:
+    config: Config
+    num_rows: int
+    size: Size
+    hardware: Hardware | None
+    """None: nobody knows how fast it is."""
+    images: Images = "encoded"
+    """`pixels` need no decoding."""
+
+    def __post_init__(self) -> None:
+        if self.size.nodes < 1 or self.size.ranks_of_a_node < 1:
+            raise ValueError(
+                f"{self.size.nodes} node(s) of {self.size.ranks_of_a_node} rank(s): a job takes at "
+                "least one of each"
+            )
+        cost_of(self.config.encoder.name)
+        if self.num_rows < self.world:
+            raise ValueError(
+                f"{self.num_rows:,} rows for {self.world:,} ranks: every rank takes at least one; "
+                "ask for fewer nodes, GPUs or workers"
+            )
+
+    def of(self, **changes: int) -> Job:
+        """The same job with other `num_rows`, `nodes` or `ranks_of_a_node`."""
+        rows = changes.pop("num_rows", self.num_rows)
+        return replace(self, num_rows=rows, size=replace(self.size, **changes))
+
+    @property
+    def world(self) -> int:
+        return self.size.world
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.hardware is not None and self.hardware.kind == "gpu"
+
+    @property
+    def cost(self) -> Cost:
+        return cost_of(self.config.encoder.name)
+
+    @property
+    def dim(self) -> int:
+        return self.config.encoder.feature_dim
+
+    @property
+    def parameters(self) -> int:
+        return self.cost.parameters_at(self.dim)
+
+    @property
+    def shard_rows(self) -> int:
+        return -(-self.num_rows // self.world)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dim * (4 if self.config.bank.dtype == "float32" else 2)
+
+    @property
+    def local_batch(self) -> int:
+        most = min(self.config.optim.batch_size, self.num_rows)
+        return max(-(-most // self.world), SMALLEST_LOCAL_BATCH)
+
+    @property
+    def queries(self) -> int:
+        """G, padding included."""
+        return self.world * self.local_batch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_rows // self.config.optim.batch_size)
+
+    @property
+    def neighbours(self) -> int:
+        return self.config.curriculum.neighbours
+
+    @property
+    def rounds(self) -> int:
+        return self.config.last_round + 1
+
+    @property
+    def discovers(self) -> bool:
+        return self.config.method == "and"
+
+    @property
+    def cores(self) -> int:
+        """Of a node."""
+        if self.size.cores_of_a_node is not None:
+            return self.size.cores_of_a_node
+        if self.hardware is None:
+            return self.size.ranks_of_a_node
+        return self.hardware.cores * (self.size.ranks_of_a_node if self.on_gpu else 1)
+
+    @property
+    def threads(self) -> int:
+        """Of a rank, as open_world() sets them."""
+        return self.config.run.threads or max(1, self.cores // self.size.ranks_of_a_node)
+
+    @property
+    def crowding(self) -> float:
+        """Threads that want each core of a node."""
+        return max(1.0, self.size.ranks_of_a_node * self.threads / self.cores)
+
+
+def count_rows(data: DataConfig) -> int | None:
+    """Of the training set, without reading any image; ValueError if it cannot be one."""
+    folder = Path(data.train)
+    if data.train.startswith("shapes/") and not folder.exists():
+        found = 2_000 if data.train == "shapes/train" else 500
+    elif (folder / "manifest.json").exists():
+        found = int(json.loads((folder / "manifest.json").read_text())["rows"])
+    elif folder.is_dir():
+        from and_dist.data.importers.folders import list_folder
+
+        found = len(list_folder(folder, "train"))
+    else:
+        return None
+    return min(found, data.limit or found)
+
+
+def kind_of_images(data: DataConfig) -> Images:
+    """Encoded, if nobody knows."""
+    folder = Path(data.train)
+    if data.cache_gb or (data.train.startswith("shapes/") and not folder.exists()):
+        return "pixels"
+    manifest = folder / "manifest.json"
+    about = json.loads(manifest.read_text()) if manifest.exists() else {}
+    return "pixels" if about.get("kind") == "pixels" else "encoded"

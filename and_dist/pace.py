@@ -1,0 +1,191 @@
+"""What a step sends and how long everything takes, by part. No torch.
+
+W ranks, G queries of a step, B of one rank, N rows, S of one rank, D feature, K neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from and_dist.hardware import Curve, Hardware, Precision, Rates
+from and_dist.job import Job
+
+BACKWARD = 2 / 3
+"""Of an encoder's time: what DDP's sums of gradients hide behind, on a GPU."""
+IVF_SHARE, IVF_ROWS = 0.25, 100_000
+"""Of an exact search's time that an inverted file takes at so many rows and a recall of 0.98, its
+building included (benchmarks/results/discovery.json); the share falls with the root of the rows."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a rank receives in a step, by collective; it sends as many."""
+
+    gather: float
+    """Features, rows and neighbours of everyone's queries."""
+    exchange: float
+    """Partitions of all shards for the own queries."""
+    gradients: float
+    """DDP's all-reduce, 2 (W - 1) / W of the gradients."""
+    loss: float
+
+    @property
+    def total(self) -> float:
+        return self.gather + self.exchange + self.gradients + self.loss
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds."""
+
+    parts: dict[str, float]
+    """Of a step on one rank, one after the other."""
+    loader: float
+    """Of a rank's next images, made beside the step."""
+    step: float
+    """The longer of both; on CPUs they share the cores."""
+    epoch: float
+    discovery: float
+    """Of the last round, which has most anchors."""
+    run: float
+    """Epochs and discoveries of all rounds, and features for kNN at the end of each."""
+
+    @property
+    def bound_by(self) -> str:
+        """The part that takes longest."""
+        every = self.parts | {"loader": self.loader}
+        return max(every, key=lambda name: every[name])
+
+
+def traffic_of(job: Job) -> Traffic:
+    others = (job.world - 1) * job.local_batch
+    sums = 2 * (job.world - 1) / job.world
+    return Traffic(
+        gather=others * (4 * job.dim + 8 * (1 + job.neighbours) + 1),
+        exchange=others * 2 * (4 * job.dim + 4),
+        gradients=sums * 4 * job.parameters,
+        loss=sums * 4,
+    )
+
+
+def pace_of(job: Job) -> Pace | None:
+    """None where nobody knows how fast the hardware is."""
+    if job.hardware is None:
+        return None
+    rates, times_threads = job.hardware.rates_at(job.threads)
+    slower = job.crowding / (1 if job.on_gpu else times_threads)
+    parts = {
+        "encoder": slower * encoder_seconds(job, rates),
+        "partition": slower * partition_seconds(job, rates),
+        **collective_seconds(job, job.hardware),
+        "optimiser": slower * optimiser_seconds(job, rates),
+        "rest": job.crowding * rates.overhead.at(job.queries),
+    }
+    if job.on_gpu:
+        hidden = BACKWARD * parts["encoder"]
+        parts["gradients"] = max(0.05 * parts["gradients"], parts["gradients"] - hidden)
+    loader = loader_seconds(job, job.hardware)
+    step = _together(job, sum(parts.values()), loader)
+    epoch = step * job.steps_per_epoch
+    return Pace(parts, loader, step, epoch, discovery_seconds(job, 1.0), _run(job, rates, epoch))
+
+
+def _together(job: Job, computing: float, loading: float) -> float:
+    """Without a GPU the loader's threads take time from those that compute."""
+    if job.on_gpu:
+        return max(computing, loading)
+    shared = (computing * job.threads / job.crowding + loading * job.threads / job.crowding) / (
+        job.cores / job.size.ranks_of_a_node
+    )
+    return max(computing, loading, shared)
+
+
+def encoder_seconds(job: Job, rates: Rates) -> float:
+    """Forward and backward pass of B images."""
+    config, side = job.config.encoder, job.config.data.image_size
+    measured = rates.encoders.get(config.name)
+    if measured is not None and config.precision == "float32":
+        return measured.at(job.local_batch) * (side / job.cost.side) ** 2
+    per_s = rates.operations_per_s.get(config.precision, rates.operations_per_s["float32"])
+    return job.local_batch * job.cost.operations(side) / per_s
+
+
+def partition_seconds(job: Job, rates: Rates) -> float:
+    """Everyone's queries past this shard."""
+    is_narrow = job.config.bank.dtype != "float32" or job.config.bank.products == "bfloat16"
+    wanted: Precision = "bfloat16" if is_narrow else "float32"
+    curve = rates.partition.get(wanted, rates.partition["float32"])
+    return curve.at(job.queries) * job.shard_rows * job.dim / 1e6
+
+
+def optimiser_seconds(job: Job, rates: Rates) -> float:
+    return rates.optimiser.at(job.parameters)
+
+
+def collective_seconds(job: Job, hardware: Hardware) -> dict[str, float]:
+    if job.world == 1:
+        return dict.fromkeys(("gather", "exchange", "gradients", "loss"), 0.0)
+    links, rounds = hardware.links_at(job.world, job.size.nodes)
+    traffic = traffic_of(job)
+
+    def seconds(curve: Curve, size: float) -> float:
+        return curve.at(size) + (rounds - 1) * curve.at(0)
+
+    return {
+        "gather": seconds(links.gather, traffic.gather),
+        "exchange": seconds(links.exchange, traffic.exchange),
+        "gradients": seconds(links.reduce, traffic.gradients),
+        "loss": seconds(links.reduce, traffic.loss),
+    }
+
+
+def loader_seconds(job: Job, hardware: Hardware) -> float:
+    """Of B images by a rank's cores, and by its GPU where that decodes."""
+    pixels = job.local_batch * job.config.data.image_size**2
+    curve = hardware.loader[job.images]
+    seconds = curve.at(pixels) * job.crowding / job.threads
+    if job.images == "encoded" and job.on_gpu and hardware.decodes_per_s is not None:
+        seconds = min(seconds, job.local_batch / hardware.decodes_per_s)
+    return seconds
+
+
+def discovery_seconds(job: Job, anchors: float) -> float:
+    """Every pair of rows once, then this share of all rows searched for (discovery.py)."""
+    if job.hardware is None or not job.discovers:
+        return 0.0
+    rates, times_threads = job.hardware.rates_at(job.threads)
+    slower = job.crowding / (1 if job.on_gpu else times_threads)
+    pairs = job.num_rows**2 * job.dim / job.world
+    scan = pairs / rates.scan_operations_per_s
+    search = anchors * 2 * pairs / rates.search_operations_per_s * _share_of_search(job)
+    return slower * (scan + search) + _streaming_seconds(job, job.hardware)
+
+
+def _share_of_search(job: Job) -> float:
+    """Of an exact search's time."""
+    name = job.config.discovery.search
+    if name == "fused":
+        return 0.0
+    if name == "Flat":
+        return 1.0
+    return min(1.0, IVF_SHARE * math.sqrt(IVF_ROWS / job.shard_rows))
+
+
+def _streaming_seconds(job: Job, hardware: Hardware) -> float:
+    """All rows come by every rank, once for each pass."""
+    if job.world == 1:
+        return 0.0
+    links, _ = hardware.links_at(job.world, job.size.nodes)
+    received = job.num_rows * (1 - 1 / job.world) * (job.row_bytes + 8 * (3 + job.neighbours))
+    return 2 * links.gather.at(received)
+
+
+def _run(job: Job, rates: Rates, epoch: float) -> float:
+    rounds = range(1, job.rounds)
+    discovery = sum(
+        discovery_seconds(job, r / max(1, job.config.curriculum.rounds)) for r in rounds
+    )
+    forward = (1 - BACKWARD) * job.crowding * encoder_seconds(job, rates) * job.steps_per_epoch
+    features = job.rounds * forward if job.config.data.test is not None else 0.0
+    return job.config.num_epochs * epoch + discovery + features

@@ -1,0 +1,178 @@
+"""python -m benchmarks.checkpoint [--smoke] [--json FILE]
+
+One checkpoint of a rank's shard of the bank and its encoder: how long training stands still when it
+writes one itself, and when a thread writes it beside; how long the whole save takes then, and how
+long it takes to be compared with its sums and loaded. Training meanwhile is matrix products on one
+of the cores. Beside it the same tensors by torch.save and torch.load, which flush and compare
+nothing. The floors are the bytes over what the disk and the page cache take and give in this run,
+and over a copy in memory for what training waits.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from and_dist.checkpoint import as_sharded, find_damage, find_whole, save_checkpoint
+from and_dist.config import load_config
+from and_dist.encoders import build_encoder
+from and_dist.run_state import RunState, build_bank, build_state
+from and_dist.saving import Saver
+from and_dist.world import World, open_world
+from benchmarks.harness import Benchmark, parse_arguments
+from benchmarks.memory import extra_peak_mb
+from benchmarks.rates import read_rate, write_rate
+
+ROWS = 640_000
+"""Half of ImageNet: a shard of two ranks, 328 MB."""
+ALONE, BESIDE, WAITED, LOAD = (
+    "training writes it", "the thread writes it", "training waits for the thread",
+    "compare and load",
+)  # fmt: skip
+TORCH_SAVE, TORCH_LOAD = "torch.save by training", "torch.load"
+
+
+def build(rows: int, world: World) -> RunState:
+    config = load_config([], ["encoder.name=resnet50"])
+    encoder = build_encoder(config.encoder, 0)
+    return build_state(config, encoder, build_bank(config, rows, world), world)
+
+
+class Checkpoints:
+    """Both ways to write and read one, in a folder."""
+
+    def __init__(self, state: RunState, folder: Path, world: World) -> None:
+        self.state, self.folder, self.world = state, folder, world
+        self.saver = Saver(folder, world, 2, lambda _: False)
+        self.factor_MM = torch.rand(512, 512)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.state.tensors() | {"bank": self.state.bank.features_SD}
+
+    def save_alone(self) -> None:
+        tensors = self.state.tensors() | {"bank": as_sharded(self.state.bank, self.world)}
+        save_checkpoint(self.folder, "r00-e0001", tensors, self.state.plain(), self.world)
+
+    def save_beside(self) -> tuple[float, float]:
+        """What training waited for, and what the save took."""
+        state = self.state
+        self.saver.start("r00-e0002", state.tensors(), state.bank, state.plain())
+        while self.saver.is_busy():
+            self.factor_MM @ self.factor_MM
+        saved = self.saver.finish()
+        assert saved is not None
+        assert not saved.failure
+        return saved.waited, saved.took
+
+    def load(self) -> None:
+        found = find_whole(self.folder, self.world, print)
+        assert found is not None
+        self.state.load(*found, self.world)
+
+    def torch_save(self) -> None:
+        torch.save({"tensors": self.tensors(), "plain": self.state.plain()}, self.folder / "all.pt")
+
+    def torch_load(self) -> None:
+        """Into the tensors that are there, as ours does."""
+        loaded = torch.load(self.folder / "all.pt", weights_only=True)["tensors"]
+        for name, tensor in self.tensors().items():
+            tensor.copy_(loaded[name])
+
+    def assert_equal(self) -> None:
+        """Either way gives back what was saved."""
+        self.save_beside()
+        self.torch_save()
+        before = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        for load in (self.load, self.torch_load):
+            for tensor in self.tensors().values():
+                tensor.zero_()
+            load()
+            # The entropies of rows without a neighbourhood are no numbers.
+            torch.testing.assert_close(self.tensors(), before, rtol=0, atol=0, equal_nan=True)
+
+
+def timed(case: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    case()
+    return time.perf_counter() - started
+
+
+def measure(checkpoints: Checkpoints, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, one after the other, again and again."""
+    names = (TORCH_SAVE, ALONE, BESIDE, WAITED, TORCH_LOAD, LOAD)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(repeats + 1):
+        found = [timed(checkpoints.torch_save), timed(checkpoints.save_alone)]
+        waited, took = checkpoints.save_beside()
+        found += [took, waited, timed(checkpoints.torch_load), timed(checkpoints.load)]
+        print(", ".join(f"{n} {s:.3f} s" for n, s in zip(names, found, strict=True)), flush=True)
+        if repeat:
+            for name, second in zip(names, found, strict=True):
+                seconds[name].append(second)
+    return seconds
+
+
+def measure_memory(checkpoints: Checkpoints) -> dict[str, float]:
+    """Of the first of each: the copies that the thread writes stay for the next."""
+    checkpoints.saver = Saver(checkpoints.folder, checkpoints.world, 2, lambda _: False)
+    return {
+        TORCH_SAVE: extra_peak_mb(checkpoints.torch_save),
+        ALONE: extra_peak_mb(checkpoints.save_alone),
+        BESIDE: extra_peak_mb(checkpoints.save_beside),
+        TORCH_LOAD: extra_peak_mb(checkpoints.torch_load),
+        LOAD: extra_peak_mb(checkpoints.load),
+    }
+
+
+def add_floors(benchmark: Benchmark, folder: Path, size_mb: float) -> None:
+    size = round(1e6 * size_mb)
+    cached, flushed = write_rate(folder, size)
+    reading = read_rate(folder, size)
+    copying = 1e3 * benchmark.rates["copy_gb_s"]
+    benchmark.facts["written here"] = (
+        f"{cached:,.0f} MB/s to the page cache, {flushed:,.0f} flushed"
+    )
+    benchmark.facts["read here"] = f"{reading:,.0f} MB/s from the page cache"
+    for name, ours, rate, why in (
+        ("torch_save", TORCH_SAVE, cached, "written to the page cache"),
+        ("alone", ALONE, flushed, "written and flushed"),
+        ("beside", BESIDE, flushed, "written and flushed"),
+        ("waiting", WAITED, copying, "copied in memory"),
+        ("load", LOAD, reading, "read from the page cache"),
+    ):
+        benchmark.floor(name, ours, size_mb / rate, f"{size_mb:,.0f} MB {why}")
+
+
+def main() -> None:
+    given = parse_arguments(__doc__ or "")
+    benchmark = Benchmark("checkpoint", threads=1)
+    rows = 20_000 if given.smoke else ROWS
+    with tempfile.TemporaryDirectory() as base, open_world("cpu", threads=1) as world:
+        folder = Path(base)
+        checkpoints = Checkpoints(build(rows, world), folder, world)
+        checkpoints.assert_equal()
+        seconds = measure(checkpoints, given.repeats)
+        peaks = measure_memory(checkpoints)
+        assert not find_damage(folder / "r00-e0002", world)
+        size = sum(file.stat().st_size for file in (folder / "r00-e0002").iterdir()) / 1e6
+        for name, repeats in seconds.items():
+            benchmark.add(name, repeats, size, "MB", peaks.get(name))
+        add_floors(benchmark, folder, size)
+    shares = [w / t for w, t in zip(seconds[WAITED], seconds[BESIDE], strict=True)]
+    benchmark.facts["share of the save that training waits"] = f"{statistics.median(shares):.1%}"
+    benchmark.facts["checkpoint"] = f"{size:,.0f} MB"
+    benchmark.ratio("waiting", TORCH_SAVE, WAITED)
+    benchmark.ratio("waiting_over_own_writing", ALONE, WAITED)
+    benchmark.ratio("saving", TORCH_SAVE, BESIDE)
+    benchmark.ratio("loading", TORCH_LOAD, LOAD)
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()

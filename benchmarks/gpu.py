@@ -1,0 +1,114 @@
+"""python -m benchmarks.gpu [--smoke] [--json FILE]
+
+On one NVIDIA GPU, images made there: AlexNet and ResNet18 at 224 pixels over banks of 1.28 and of
+10 million rows, with the share of a step that the partition takes, the share of the GPU's own
+matrix rate that is used, and memory; and the partition alone, at 256 and 4,096 queries, against
+the dense form and against the least there is. What feeds a GPU is measured by `python -m
+benchmarks.loader` and `benchmarks.throughput`, discovery by `benchmarks.discovery --device cuda`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from and_dist.costs import COSTS
+from and_dist.partition import log_partition
+from and_dist.world import World, open_world
+from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.partition import DIM, IMAGENET, TEMPERATURE, extra_gpu_peak_mb, to_its_end
+from benchmarks.rates import matrix_rate
+from benchmarks.step import Scene, build_trainer, make_batch
+
+BATCH, MANY = 256, 4096
+OPERATIONS = 6
+"""Of a step for each multiplication of a forward pass."""
+GPU = ("run.device=cuda", "encoder.precision=bfloat16", "bank.dtype=bfloat16")
+
+
+def measure_step(
+    benchmark: Benchmark, scene: Scene, world: World, repeats: int, operations_per_s: float
+) -> None:
+    name = f"{scene.network}, {scene.rows / 1e6:.3g}M rows"
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(scene, world, Path(folder), *GPU)
+        images_BCHW, rows_B = (tensor.to(world.device) for tensor in make_batch(scene))
+        batch = make_batch(scene)._replace(
+            images_BCHW=images_BCHW.to(trainer.encoder.precision), rows_B=rows_B
+        )
+        bank_SD = trainer.state.bank.features_SD
+        queries_BD = functional.normalize(torch.randn(scene.batch, DIM, device=world.device), dim=1)
+        cases: dict[str, Callable[[], object]] = {
+            name: partial(to_its_end, lambda: trainer.train_step(batch)),
+            f"{name}, the partition": partial(
+                to_its_end, lambda: log_partition(queries_BD, bank_SD, TEMPERATURE)
+            ),
+        }
+        benchmark.measure(cases, repeats, dict.fromkeys(cases, scene.batch), "images", warm_up=5)
+        benchmark.result(name).peak_mb = extra_gpu_peak_mb(lambda: trainer.train_step(batch))
+    step_s, part_s = (benchmark.result(case).min_s for case in cases)
+    operations = OPERATIONS * COSTS[scene.network].multiplications * scene.batch
+    benchmark.facts[f"{name}: share of the partition"] = f"{part_s / step_s:.1%}"
+    benchmark.facts[f"{name}: of the GPU's matrix rate"] = (
+        f"{operations / step_s / operations_per_s:.1%}"
+    )
+
+
+def measure_partition(
+    benchmark: Benchmark, queries: int, rows: int, repeats: int, operations_per_s: float
+) -> None:
+    """16 bits; ours / floor is against two products at the rate that the card shows."""
+    draw = partial(torch.randn, device="cuda")
+    queries_GD = functional.normalize(draw(queries, DIM), dim=1).bfloat16()
+    rows_SD = functional.normalize(draw(rows, DIM), dim=1).bfloat16()
+
+    def dense() -> None:
+        logits_GS = queries_GD @ rows_SD.T / TEMPERATURE
+        logits_GS.logsumexp(dim=1)
+        logits_GS.softmax(dim=1) @ rows_SD
+
+    forms = {"fused": lambda: log_partition(queries_GD, rows_SD, TEMPERATURE)}
+    if queries * rows * 8 < torch.cuda.mem_get_info()[0]:
+        forms["dense"] = dense
+    names = {form: f"partition of {queries} queries, {form}" for form in forms}
+    cases = {names[form]: partial(to_its_end, case) for form, case in forms.items()}
+    benchmark.measure(cases, repeats, dict.fromkeys(cases, queries), "queries", warm_up=5)
+    for form, case in forms.items():
+        benchmark.result(names[form]).peak_mb = extra_gpu_peak_mb(case)
+    ours_s, floor_s = (
+        benchmark.result(names["fused"]).min_s,
+        4 * queries * rows * DIM / operations_per_s,
+    )
+    benchmark.ratios[f"floor_{queries}"] = ours_s / floor_s
+    if "dense" in forms:
+        benchmark.ratios[f"dense_{queries}"] = benchmark.result(names["dense"]).min_s / ours_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, repeats=20)
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no NVIDIA GPU here; `python -m benchmarks.gpu` is to be run where there is one")
+        return
+    benchmark = Benchmark("gpu")
+    operations_per_s = 1e9 * matrix_rate(torch.bfloat16, "cuda")
+    sizes = (100_000,) if given.smoke else (IMAGENET, 10_000_000)
+    with open_world("cuda") as world:
+        for network in ("alexnet", "resnet18"):
+            for rows in sizes:
+                scene = Scene(network, 224, rows, BATCH)
+                measure_step(benchmark, scene, world, given.repeats, operations_per_s)
+        for queries in (BATCH, MANY):
+            measure_partition(benchmark, queries, sizes[0], given.repeats, operations_per_s)
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()

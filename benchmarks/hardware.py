@@ -1,0 +1,254 @@
+"""python -m benchmarks.hardware [--smoke] [--json FILE] [--device cpu|cuda] [--keep]
+
+What `and-dist plan` needs to know of this machine: encoders, the partition, the optimiser, a step's
+overhead, discovery, the loader, memory of a rank that holds nothing, and the collectives of 2 and 4
+ranks. FILE is what its --gpu takes; --keep makes it what it calls cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from and_dist.bank import BankShard
+from and_dist.costs import cost_of
+from and_dist.data.datasets import index_folder
+from and_dist.data.index import ImageIndex
+from and_dist.data.pack import PackOptions
+from and_dist.data.prepare import Job, prepare
+from and_dist.hardware import CPU_FILE, GPUS, Hardware
+from and_dist.neighbours import ShardSearch
+from and_dist.pairs import scan_pairs
+from and_dist.sections import build
+from and_dist.world import World, open_world
+from benchmarks.harness import Benchmark, add_arguments, describe_machine
+from benchmarks.loader import Silent, write_photos
+from benchmarks.measured_rates import (
+    DIM,
+    TEMPERATURE,
+    Case,
+    Seconds,
+    Wanted,
+    curves,
+    encoder_cases,
+    least_seconds,
+    links_here,
+    links_of,
+    loader_seconds,
+    overhead_here,
+    rates_here,
+    rates_of,
+    slowest,
+    unit_rows,
+)
+from benchmarks.measured_runs import num_cores
+from benchmarks.plan import framework_bytes
+from tests.ranks.pool import RankPool
+
+LARGE = "alexnet"
+"""Encoders that are not measured themselves are taken to be as fast for their operations."""
+WANTED = Wanted(
+    images={"tiny": (16, 64, 256), "small": (16, 64, 256), LARGE: (8, 32)},
+    queries=(32, 128, 512),
+    loaded=(16, 64, 256),
+    dtypes=("float32", "bfloat16"),
+)
+SMOKE = Wanted(
+    images={"tiny": (16, 64), LARGE: (4,)},
+    queries=(32, 128),
+    loaded=(16,),
+    rows=20_000,
+    dtypes=("float32", "bfloat16"),
+)
+LINK_IMAGES = (8, 32, 128)
+DISCOVERED_ROWS = 16_384
+PHOTOS, TIMES = 128, 24
+"""So many, each so often, and a batch of some."""
+PHOTOS_OF_A_BATCH = 32
+MEMORY_BYTES = 200_000_000
+
+
+def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Seconds:
+    """The scan of all pairs, and an exact search for every row, of a bank that is all here."""
+    torch.set_num_threads(threads)
+    alone = World(0, 1, 0, 1, world.device, world.group, world.side_group)
+    rows_SD = unit_rows(rows, world.device)
+    bank, shard = BankShard(rows_SD, 0, rows, 0.5), ShardSearch(rows_SD, 0, 1, MEMORY_BYTES)
+    rows_S = torch.arange(rows, device=world.device)
+    cases: dict[str, Case] = {
+        f"scan/{rows}": lambda: scan_pairs(bank, alone, TEMPERATURE, MEMORY_BYTES),
+        f"search/{rows}": lambda: [
+            shard.nearest(*block)
+            for block in zip(rows_SD.split(2048), rows_S.split(2048), strict=True)
+        ],
+    }
+    return least_seconds(world, cases, repeats)
+
+
+def halves_here(world: World, count: int, threads: int, repeats: int) -> Seconds:
+    """The large encoder in 16 bits."""
+    torch.set_num_threads(threads)
+    cases = encoder_cases({LARGE: [count]}, world.device, torch.bfloat16)
+    found = least_seconds(world, cases, repeats)
+    return {f"{name}/16 bits": seconds for name, seconds in found.items()}
+
+
+def photos_here(
+    world: World, indexes: dict[str, ImageIndex], count: int, threads: int, repeats: int
+) -> Seconds:
+    """Images of 224 pixels, by how they lie on the disk."""
+    return {
+        f"loader/{kind}/{count * 224**2}": loader_seconds(
+            world, index, 224, count, threads, repeats
+        )
+        for kind, index in indexes.items()
+    }
+
+
+def write_images(folder: Path, count: int) -> dict[str, ImageIndex]:
+    """JPEGs of 500 x 375, and the same as raw pixels of 256, each many times over."""
+    write_photos(folder / "photos", count)
+    job = Job(folder / "photos", folder / "raw", PackOptions(raw=256), "stop", 2, Silent())
+    encoded = index_folder(folder / "photos").index
+    pixels = prepare(job)["train"].index
+    return {"encoded": _again(encoded), "pixels": _again(pixels)}
+
+
+def _again(index: ImageIndex) -> ImageIndex:
+    rows = np.tile(np.arange(len(index)), TIMES)
+    sides = index.heights_N[rows], index.widths_N[rows]
+    return ImageIndex(index.store.select(rows), *sides, f"{index.content_hash} again")
+
+
+def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
+    """The plain form of and_dist.hardware.Hardware."""
+    cores = num_cores()
+    pool, rates, loaded = RankPool(), {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        indexes = write_images(Path(folder), PHOTOS)
+        for threads in sorted({1, cores}):
+            busy = min(4, max(1, cores // threads))
+            found = measure_parts(pool, busy, wanted, threads, repeats)
+            if threads == 1:
+                given = indexes, PHOTOS_OF_A_BATCH, threads, repeats
+                loaded = slowest(pool.run(busy, photos_here, *given))
+                loaded |= {name: s for name, s in found.items() if name.startswith("loader/")}
+            rates[str(threads)] = as_rates(found, wanted.rows)
+            note_all(benchmark, found | loaded, f"{threads} thread(s), {busy} rank(s)")
+    links = {}
+    parameters = [cost_of(name).parameters for name in wanted.images]
+    for world in (2, 4):
+        threads = max(1, cores // world)
+        found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
+        links[str(world)] = links_of(found)
+        note_all(benchmark, found, f"{world} ranks of {threads} thread(s)")
+    pool.close()
+    return {
+        "name": "cpu",
+        "kind": "cpu",
+        "memory_gb": describe_machine()["memory_gb"],
+        "cores": cores,
+        "framework_mb": round(framework_bytes(2) / 1e6),
+        "rates": rates,
+        "links": links,
+        "loader": {name.removeprefix("loader/"): c for name, c in curves(loaded).items()},
+    }
+
+
+def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:
+    found = slowest(pool.run(busy, rates_here, wanted, threads, repeats))
+    found |= slowest(pool.run(1, overhead_here, wanted.queries, threads, 4 * repeats))
+    found |= slowest(pool.run(busy, discovery_here, DISCOVERED_ROWS, threads, repeats))
+    found |= slowest(pool.run(busy, halves_here, wanted.images[LARGE][0], threads, repeats))
+    return found
+
+
+def measure_gpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
+    """Of one; what connects many is taken from the data sheet of its kind, or of an A100."""
+    with open_world("cuda") as world, tempfile.TemporaryDirectory() as folder:
+        found = rates_here(world, wanted, 1, repeats)
+        found |= overhead_here(world, wanted.queries, 1, 4 * repeats)
+        found |= discovery_here(world, DISCOVERED_ROWS, 1, repeats)
+        found |= halves_here(world, wanted.images[LARGE][0], 1, repeats)
+        cores = num_cores()
+        indexes = write_images(Path(folder), PHOTOS)
+        loaded = photos_here(world, indexes, PHOTOS_OF_A_BATCH, cores, repeats)
+        about = torch.cuda.get_device_properties(world.device)
+    note_all(benchmark, found | loaded, about.name)
+    kind = next((name for name in GPUS if name in about.name.lower()), "a100")
+    curve_of = {name.removeprefix("loader/"): c for name, c in curves(loaded).items()}
+    decoding = loaded[f"loader/encoded/{PHOTOS_OF_A_BATCH * 224**2}"]
+    return GPUS[kind].model_dump(mode="json") | {
+        "name": about.name,
+        "memory_gb": round(about.total_memory / 1e9, 1),
+        "cores": cores,
+        "rates": {"1": as_rates(found, wanted.rows)},
+        "loader": curve_of,
+        "decodes_per_s": PHOTOS_OF_A_BATCH * cores / decoding,
+    }
+
+
+def as_rates(found: Seconds, rows: int) -> dict[str, Any]:
+    """Both passes of a discovery multiply every pair, the scan once for both of its rows."""
+    pairs = DISCOVERED_ROWS**2 * DIM
+    large = [name for name in found if name.startswith(f"encoder/{LARGE}/")]
+    known = [name for name in found if not name.startswith(("loader/", "scan/", "search/"))]
+    narrow = next(name for name in large if name.endswith("/16 bits"))
+    return rates_of({name: found[name] for name in known if name != narrow}, rows) | {
+        "operations_per_s": {
+            "float32": operations_per_s(found, max(large, key=lambda name: found[name])),
+            "bfloat16": operations_per_s(found, narrow),
+        },
+        "scan_operations_per_s": rounded(pairs / found[f"scan/{DISCOVERED_ROWS}"]),
+        "search_operations_per_s": rounded(2 * pairs / found[f"search/{DISCOVERED_ROWS}"]),
+    }
+
+
+def operations_per_s(found: Seconds, name: str) -> float:
+    """Of encoder/NAME/IMAGES."""
+    encoder, images = name.split("/")[1:3]
+    cost = cost_of(encoder)
+    return rounded(int(images) * cost.operations(cost.side) / found[name])
+
+
+def rounded(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def note_all(benchmark: Benchmark, found: Seconds, where: str) -> None:
+    for name, seconds in found.items():
+        benchmark.add(f"{name}, {where}", [seconds])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--keep", action="store_true", help="make it what and-dist plan calls cpu")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("no NVIDIA GPU here: nothing of one is measured")
+        return
+    benchmark = Benchmark("hardware")
+    wanted, repeats = (SMOKE, 1) if given.smoke else (WANTED, given.repeats)
+    measure = measure_cpu if given.device == "cpu" else measure_gpu
+    plain = measure(wanted, repeats, benchmark)
+    about = describe_machine()
+    plain["source"] = f"measured on {about['cores']} cores of {about['cpu']}: benchmarks.hardware"
+    build(Hardware, plain)
+    benchmark.finish(given.json)
+    if given.json is not None:
+        content = json.loads(given.json.read_text())
+        given.json.write_text(json.dumps(content | {"hardware": plain}, indent=1) + "\n")
+    if given.keep:
+        CPU_FILE.write_text(json.dumps({"hardware": plain}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

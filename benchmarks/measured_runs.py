@@ -1,0 +1,144 @@
+"""Real training on the ranks of a pool, of any number of rows, and what it takes.
+
+For benchmarks.plan and its test, which compare that with what `and-dist plan` says."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from and_dist.collectives import reduce_sum
+from and_dist.config import Config, load_config
+from and_dist.data.datasets import draw_shapes
+from and_dist.data.index import ImageIndex, LabelledImages
+from and_dist.data.stores import MemoryStore
+from and_dist.display import Display
+from and_dist.guard import Guard
+from and_dist.replicas import seed_step
+from and_dist.run_folder import open_run_folder
+from and_dist.trainer import Trainer
+from and_dist.world import World
+
+DRAWN = 512
+WARM_UP = 4
+"""Steps, as many as the loader has batches ready."""
+
+
+class Scene(NamedTuple):
+    """A size of job, small enough for this machine."""
+
+    encoder: str
+    num_rows: int
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.encoder}, {self.num_rows // 1000:,}k rows, batch {self.batch_size}"
+
+    def config(self, root: str, threads: int = 1) -> Config:
+        overrides = [
+            f"run.root={root}", f"encoder.name={self.encoder}", "data.test=null",
+            f"optim.batch_size={self.batch_size}", f"data.limit={self.num_rows}",
+            "evaluation.baselines=false", f"run.threads={threads}",
+        ]  # fmt: skip
+        return load_config([], overrides)
+
+
+def few_images(num_rows: int) -> LabelledImages:
+    """So many rows that show a few drawn images again and again, and take next to no memory."""
+    drawn = draw_shapes("train", DRAWN).index.store
+    assert isinstance(drawn, MemoryStore)
+    offset_N = np.resize(drawn.offset_N, num_rows)
+    side_N = np.broadcast_to(np.int32(32), num_rows)
+    store = MemoryStore(drawn.block, offset_N, side_N, side_N)
+    return LabelledImages(ImageIndex(store, side_N, side_N, f"{num_rows} of {DRAWN}"))
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def build_trainer(world: World, scene: Scene, root: str, threads: int = 1) -> Trainer:
+    torch.set_num_threads(threads)
+    config = scene.config(root, threads)
+    if world.is_coordinator:
+        open_run_folder(config, world.size, world.device.type)
+    return Trainer(
+        config, world, few_images(scene.num_rows), None, Display(is_shown=False), Guard()
+    )
+
+
+def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float, float]:
+    """Most bytes of this process while it trains, and until a checkpoint is written beside it."""
+    give_back_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    trainer = build_trainer(world, scene, root)
+    for step, batch in enumerate(trainer.loader.batches(0)):
+        trainer.train_step(batch)
+        if step == steps:
+            trained = status_bytes("VmHWM")
+            trainer.proceed(is_begun=True)
+            trainer.save()  # a thread writes, while training goes on
+        if step > steps and not is_saving_somewhere(world):
+            break
+    with trainer.keeper:
+        trainer.keeper.finish(must_succeed=True)
+    saved = status_bytes("VmHWM")
+    del trainer, batch
+    give_back_memory()
+    return trained, saved
+
+
+def is_saving_somewhere(world: World) -> bool:
+    """Whether a rank's thread still writes; alike on all ranks, so that all do as many steps."""
+    here = any(thread.name == "saver" for thread in threading.enumerate())
+    return reduce_sum(world, torch.tensor(int(here))).item() > 0
+
+
+def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int) -> float:
+    """Of a step with its wait for images: the least of some, after as many as are queued."""
+    trainer = build_trainer(world, scene, root, threads)
+    batches = trainer.loader.batches(0)
+    best = float("inf")
+    for step in range(WARM_UP + steps):
+        started = time.perf_counter()
+        seed_step(0, 0, step, world.rank)
+        loss = trainer.train_step(next(batches))
+        trainer.state.losses.add(loss, step, scene.batch_size)
+        if step >= WARM_UP:
+            best = min(best, time.perf_counter() - started)
+    batches.close()
+    return best
+
+
+def status_bytes(key: str) -> float:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024.0 * int(found[1])
+
+
+def give_back_memory() -> None:
+    """What is free goes back to the system, so that what comes next is seen in full."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def cpu_seconds_here(world: World) -> float:  # noqa: ARG001 - every function of a pool takes one
+    return time.process_time()
+
+
+def busy_seconds() -> float:
+    """Of all cores, whoever took them, but for those that are nice."""
+    user, _, system, _, _, irq, soft_irq, stolen = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + system + irq + soft_irq + stolen) / os.sysconf("SC_CLK_TCK")

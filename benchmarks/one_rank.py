@@ -1,0 +1,177 @@
+"""What trains on one rank, without loader and optimiser; and the published form of the same.
+
+B local batch, G global batch, S rows of this shard, N all rows, P positives, D feature, X any.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.config import EncoderConfig
+from and_dist.data.order import Order
+from and_dist.encoders import build_encoder
+from and_dist.objective import gather_global_batch, sharded_nll
+from and_dist.replicas import replicate
+from and_dist.world import World
+from benchmarks.memory import extra_peak_mb
+from benchmarks.watch import Watch
+
+TEMPERATURE, DIM, UPDATE_RATE = 0.07, 128, 0.5
+SIDE = 32
+"""Pixels of the images that an encoder is shown."""
+ROWS_DRAWN = 1 << 16
+
+
+class Rank:
+    """A batch, its neighbours, and what a step of training does with them."""
+
+    def __init__(
+        self,
+        world: World,
+        bank: BankShard,
+        rows_B: Tensor,
+        neighbours_B: Tensor,
+        inputs_BX: Tensor,
+        encoder: str = "",
+    ) -> None:
+        self.world = world
+        self.bank = bank
+        self.rows_B = rows_B
+        self.inputs_BX = inputs_BX
+        # Memory is taken for the entries of this batch alone, so any N fits.
+        self.neighbours_NK = torch.empty(bank.num_rows, 1, dtype=torch.int64)
+        self.neighbours_NK[rows_B, 0] = neighbours_B
+        self.network: nn.Module = nn.Identity()
+        if encoder:
+            config = EncoderConfig(name=encoder, feature_dim=bank.features_SD.shape[1])
+            self.network = replicate(build_encoder(config, 0), world, inputs_BX[:2])
+        else:
+            inputs_BX.requires_grad_()
+
+    def step(self) -> Tensor:
+        """The trainer's, but for what reads images and updates weights; gradients stay."""
+        self.inputs_BX.grad = None
+        self.network.zero_grad()
+        features_BD = self.network(self.inputs_BX)
+        neighbours_BK = self.neighbours_NK[self.rows_B]
+        batch = gather_global_batch(features_BD, self.rows_B, neighbours_BK, self.world)
+        loss = sharded_nll(features_BD, batch, self.bank, self.world, TEMPERATURE)
+        loss.backward()
+        self.bank.update(batch.rows_G, batch.features_GD)
+        return loss.detach()
+
+
+def published(features_BD: Tensor, positives_BP: Tensor, bank_ND: Tensor) -> Tensor:
+    """The 2019 program's loss: all similarities, their softmax, the logarithm of its sum over the
+    positives; autograd for the rest."""
+    p_BN = (features_BD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
+    return -p_BN.gather(1, positives_BP).sum(dim=1).log().mean()
+
+
+def published_step(features_BD: Tensor, positives_BP: Tensor, bank_ND: Tensor) -> Tensor:
+    """[B, 1 + D]: the loss beside its gradient."""
+    features_BD = features_BD.detach().clone().requires_grad_()
+    loss = published(features_BD, positives_BP, bank_ND)
+    loss.backward()
+    assert features_BD.grad is not None
+    return torch.cat([loss.detach().expand(len(features_BD), 1), features_BD.grad], dim=1)
+
+
+def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32) -> BankShard:
+    """This rank's rows of a bank in which the same 65,536 rows come again and again."""
+    start, stop = shard_range(num_rows, world.rank, world.size)
+    drawn_XD = draw_uniform_rows(0, min(ROWS_DRAWN, num_rows), DIM, seed=0).to(dtype)
+    features_SD = torch.empty(stop - start, DIM, dtype=dtype)
+    for at in range(0, stop - start, ROWS_DRAWN):
+        rows_XD = features_SD[at : at + ROWS_DRAWN]
+        places_X = torch.arange(start + at, start + at + len(rows_XD)) % len(drawn_XD)
+        rows_XD.copy_(drawn_XD[places_X])
+    return BankShard(features_SD, start, num_rows, UPDATE_RATE)
+
+
+def unit_features(count: int) -> Tensor:
+    random = torch.Generator().manual_seed(2)
+    return functional.normalize(torch.randn(count, DIM, generator=random), dim=1)
+
+
+def rank_of_world(
+    world: World, num_rows: int, global_batch: int, encoder: str = "", bank: BankShard | None = None
+) -> Rank:
+    """Its part of a batch and a bank that are the same at any world size."""
+    bank = bank or build_shard(world, num_rows)
+    order = Order(num_rows, global_batch, seed=0)
+    rows_B = torch.from_numpy(order.local_rows(0, 0, world.rank, world.size).rows_B)
+    mine = slice(*shard_range(global_batch, world.rank, world.size))
+    inputs_BX = unit_features(global_batch)[mine].clone()
+    if encoder:
+        inputs_BX = torch.rand(len(rows_B), 3, SIDE, SIDE)
+    return Rank(world, bank, rows_B, (rows_B + 1) % num_rows, inputs_BX, encoder)
+
+
+def expected_step(world: World, num_rows: int, global_batch: int) -> Tensor:
+    """What the published form gives for the same, [G, 1 + D], in a world of one."""
+    return published_step(*published_inputs(rank_of_world(world, num_rows, global_batch)))
+
+
+def published_inputs(rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+    rows_B = rank.rows_B
+    positives_BP = torch.stack([rows_B, rank.neighbours_NK[rows_B, 0]], dim=1)
+    return rank.inputs_BX, positives_BP, rank.bank.features_SD
+
+
+def result_of_step(rank: Rank) -> Tensor:
+    """[B, 1 + D] as published_step gives it, of a rank without an encoder."""
+    loss = rank.step()
+    assert rank.inputs_BX.grad is not None
+    mean_BD = rank.inputs_BX.grad / rank.world.size  # DDP averages
+    return torch.cat([loss.expand(len(mean_BD), 1), mean_BD], dim=1)
+
+
+def assert_same(ours_GX: Tensor, theirs_GX: Tensor) -> None:
+    torch.testing.assert_close(ours_GX, theirs_GX, rtol=1e-3, atol=1e-5)
+
+
+def measure_rank(
+    world: World, num_rows: int, global_batch: int, encoder: str, repeats: int
+) -> dict[str, Any]:
+    """Figures of one rank: what its first step gave, then seconds, memory and traffic."""
+    rank = rank_of_world(world, num_rows, global_batch, encoder)
+    found: dict[str, Any] = {"result_BX": None if encoder else result_of_step(rank)}
+    with Watch(world.size) as watch:
+        rank.step()
+    found |= {"received": sum(watch.received.values()), "peak_mb": extra_peak_mb(rank.step)}
+    seconds: list[float] = []
+    before = bytes_over_loopback()
+    for _ in range(repeats):
+        dist.barrier(group=world.group)
+        started = time.perf_counter()
+        rank.step()
+        seconds.append(time.perf_counter() - started)
+    found["seconds"] = seconds
+    found["loopback"] = (bytes_over_loopback() - before) / repeats / world.size
+    return found
+
+
+def bytes_expected(size: int, global_batch: int) -> int:
+    """What a step without an encoder brings a rank from the others: everyone's feature, row,
+    neighbour and request; two partitions of its queries from each rank; the sum of the losses."""
+    gathered = 4 * DIM + 8 + 8 + 1
+    partitions = 2 * 4 * (DIM + 1)
+    share = (size - 1) / size
+    return sum(
+        round(share * part) for part in (global_batch * gathered, global_batch * partitions, 8)
+    )
+
+
+def bytes_over_loopback() -> int:
+    """What the ranks of one machine have sent each other, and whoever else speaks to itself."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))

@@ -1,0 +1,278 @@
+"""python -m benchmarks.partition [--smoke] [--json FILE] [--device cpu]
+
+Loss and gradient of one batch of instances over a whole bank of ImageNet's size: the published
+code's form, what one would write today, the same compiled, Cut Cross-Entropy where it is installed,
+and ours, in 32 and in 16 bits; against two bare matrix products, the least there is. Then on two
+ranks with half the bank each, against materialised logits sharded as Partial-FC shards a
+classifier. Equal results are asserted first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from and_dist.bank import BankShard, shard_range
+from and_dist.collectives import gather_batch
+from and_dist.objective import neighbourhood_nll
+from and_dist.partition import ROWS_PER_BLOCK
+from and_dist.world import World, open_world
+from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.memory import extra_peak_mb
+
+TEMPERATURE, QUERIES, DIM = 0.07, 256, 128
+IMAGENET, SMOKE = 1_281_167, 100_000
+ROWS_COMPARED = 50_000
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(features, their rows, bank) -> loss, through which backward() goes."""
+
+
+def published(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+    """The 2019 program's: all similarities, their softmax, its logarithm at the instance."""
+    p_BN = (features_BD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
+    return -p_BN.gather(1, rows_B[:, None]).log().mean()
+
+
+def eager(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+    """What one would write today."""
+    return functional.cross_entropy(features_BD @ bank_ND.T / TEMPERATURE, rows_B)
+
+
+def cut(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+    """Cut Cross-Entropy's form for CPUs, where that package is installed."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    loss: Tensor = linear_cross_entropy(
+        features_BD / TEMPERATURE, bank_ND, rows_B, impl="torch_compile"
+    )
+    return loss
+
+
+def ours(
+    features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor, *, world: World, products: torch.dtype
+) -> Tensor:
+    bank = BankShard(bank_ND, 0, len(bank_ND), 0.5, products=products)
+    none_B1 = torch.full((len(rows_B), 1), -1, device=rows_B.device)
+    return neighbourhood_nll(features_BD, rows_B, none_B1, bank, world, TEMPERATURE)
+
+
+def two_products(features_BD: Tensor, bank_ND: Tensor) -> Tensor:
+    """The floor: similarities, and as many operations again for the gradient, block by block."""
+    features_BD = features_BD.to(bank_ND.dtype)
+    sum_BD = torch.zeros_like(features_BD)
+    for block_TD in bank_ND.split(ROWS_PER_BLOCK):
+        sum_BD.addmm_(features_BD @ block_TD.T, block_TD)
+    return sum_BD
+
+
+def differentiate(step: Step, features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+    """[B, 1 + D]: the loss beside its gradient."""
+    features_BD = features_BD.clone().requires_grad_()
+    loss = step(features_BD, rows_B, bank_ND)
+    loss.backward()
+    assert features_BD.grad is not None
+    return torch.cat([loss.detach().expand(len(rows_B), 1), features_BD.grad], dim=1)
+
+
+def make_scene(num_rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Features near rows of their own, as while training."""
+    random = torch.Generator(device).manual_seed(0)
+    draw = partial(torch.randn, generator=random, device=device)
+    bank_ND = functional.normalize(draw(num_rows, DIM), dim=1)
+    rows_B = torch.randperm(num_rows, generator=random, device=device)[:QUERIES]
+    noise_BD = 0.05 * draw(QUERIES, DIM)
+    return functional.normalize(bank_ND[rows_B] + noise_BD, dim=1), rows_B, bank_ND
+
+
+def assert_equal(steps: dict[str, Step], scene: tuple[Tensor, Tensor, Tensor]) -> dict[str, str]:
+    """All forms give the loss and gradient of float64, as nearly as their type allows."""
+    features_BD, rows_B, bank_ND = scene
+    exact = differentiate(eager, features_BD.double(), rows_B, bank_ND.double())
+    errors = {}
+    for name, step in steps.items():
+        found = differentiate(step, features_BD, rows_B, bank_ND)
+        loss = (found[0, 0] - exact[0, 0]).abs().item()
+        gradient = ((found - exact)[:, 1:].norm() / exact[:, 1:].norm()).item()
+        is_narrow = "16" in name
+        assert loss < (0.01 if is_narrow else 1e-4), f"{name}: the loss is {loss} off"
+        assert gradient < (0.05 if is_narrow else 1e-3), f"{name}: the gradient is {gradient} off"
+        errors[f"{name} is off by"] = f"{loss:.1e} in the loss, {gradient:.1e} of the gradient"
+    return errors
+
+
+def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> None:
+    scene = features_BD, rows_B, bank_ND = make_scene(num_rows, world.device)
+    in_fp32 = partial(ours, world=world, products=torch.float32)
+    in_bf16 = partial(ours, world=world, products=torch.bfloat16)
+    steps: dict[str, Step] = {
+        "published form": published,
+        "F.cross_entropy": eager,
+        "F.cross_entropy, compiled": torch.compile(eager),
+        "ours, float32": in_fp32,
+        "ours, rounded to 16 bits": in_bf16,
+    }
+    if find_spec("cut_cross_entropy"):
+        steps["Cut Cross-Entropy"] = cut
+    narrow_ND = bank_ND.bfloat16()
+
+    def stored(x_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+        return in_bf16(x_BD, rows_B, narrow_ND[: len(bank_ND)])
+
+    steps["ours, stored in 16 bits"] = stored
+    few = (features_BD, rows_B % ROWS_COMPARED, bank_ND[:ROWS_COMPARED])
+    benchmark.facts |= assert_equal(steps, few)
+    cases: dict[str, Callable[[], object]] = {
+        name: partial(differentiate, step, *scene) for name, step in steps.items()
+    }
+    cases["two products, float32"] = partial(two_products, features_BD, bank_ND)
+    cases["two products, bfloat16"] = partial(two_products, features_BD, narrow_ND)
+    if world.device.type == "cuda":
+        cases = {name: partial(to_its_end, case) for name, case in cases.items()}
+    benchmark.measure(cases, repeats, dict.fromkeys(cases, QUERIES), "queries")
+    peak_of = extra_peak_mb if world.device.type == "cpu" else extra_gpu_peak_mb
+    for name, case in cases.items():
+        benchmark.result(name).peak_mb = peak_of(case)
+
+
+def to_its_end(case: Callable[[], object]) -> None:
+    case()
+    torch.cuda.synchronize()
+
+
+def extra_gpu_peak_mb(case: Callable[[], object]) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    case()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def add_ratios(benchmark: Benchmark) -> None:
+    """Of the fastest repeats: they are interleaved, and whatever else runs only adds."""
+
+    def compare(name: str, theirs: str, our: str) -> None:
+        benchmark.ratio(name, theirs, our)
+        benchmark.ratios[name] = benchmark.result(theirs).min_s / benchmark.result(our).min_s
+
+    narrow = min(
+        ("ours, rounded to 16 bits", "ours, stored in 16 bits"),
+        key=lambda name: benchmark.result(name).min_s,
+    )
+    theirs, mine = (benchmark.result(n).peak_mb or 1.0 for n in ("published form", "ours, float32"))
+    compare("published_fp32", "published form", "ours, float32")
+    compare("published_16bit", "published form", narrow)
+    compare("eager_fp32", "F.cross_entropy", "ours, float32")
+    compare("compiled_fp32", "F.cross_entropy, compiled", "ours, float32")
+    if any(result.name == "Cut Cross-Entropy" for result in benchmark.results):
+        compare("cut_fp32", "Cut Cross-Entropy", "ours, float32")
+    compare("floor_fp32", "ours, float32", "two products, float32")
+    compare("floor_16bit", narrow, "two products, bfloat16")
+    benchmark.ratios["memory"] = theirs / max(mine, 1.0)
+
+
+# Two ranks.
+
+
+def partial_fc(features_BD: Tensor, rows_B: Tensor, shard_SD: Tensor, world: World) -> Tensor:
+    """[B, 1 + D] of this rank's queries: logits of everyone's queries over the shard, and
+    collectives for their maximum, their sum, the logit of the instance and the gradient."""
+    features_GD, rows_G = gather_batch(world, [features_BD, rows_B])
+    logits_GS = features_GD @ shard_SD.T / TEMPERATURE
+    largest_G = logits_GS.amax(dim=1)
+    dist.all_reduce(largest_G, dist.ReduceOp.MAX)
+    local_G = rows_G - world.rank * len(shard_SD)
+    is_here_G = (local_G >= 0) & (local_G < len(shard_SD))
+    own_G = logits_GS.gather(1, local_G.where(is_here_G, 0)[:, None])[:, 0].where(is_here_G, 0)
+    dist.all_reduce(own_G)
+    p_GS = logits_GS.sub_(largest_G[:, None]).exp_()
+    sum_G = p_GS.sum(dim=1)
+    dist.all_reduce(sum_G)
+    p_GS /= sum_G[:, None]
+    here_G = is_here_G.nonzero()[:, 0]
+    p_GS[here_G, local_G[here_G]] -= 1
+    gradient_GD = p_GS @ shard_SD / TEMPERATURE / len(rows_G)
+    gradient_BD = torch.empty_like(features_BD)
+    dist.reduce_scatter_tensor(gradient_BD, gradient_GD)
+    loss = (sum_G.log() + largest_G - own_G).mean()
+    return torch.cat([loss.expand(len(rows_B), 1), gradient_BD], dim=1)
+
+
+def work(num_rows: int, repeats: int) -> None:
+    """One rank of two: half the bank, half the queries, both forms by turns."""
+    with open_world("cpu", threads=1) as world:
+        features_GD, rows_G, bank_ND = make_scene(num_rows, world.device)
+        start, stop = shard_range(num_rows, world.rank, world.size)
+        mine = slice(*shard_range(QUERIES, world.rank, world.size))
+        shard_SD = bank_ND[start:stop].clone()
+        del bank_ND
+        bank = BankShard(shard_SD, start, num_rows, 0.5)
+        none_B1 = torch.full((len(rows_G[mine]), 1), -1)
+
+        def step(x_BD: Tensor, rows_B: Tensor, _: Tensor) -> Tensor:
+            return neighbourhood_nll(x_BD, rows_B, none_B1, bank, world, TEMPERATURE)
+
+        cases = {
+            "partial_fc": lambda: partial_fc(features_GD[mine], rows_G[mine], shard_SD, world),
+            "ours": lambda: differentiate(step, features_GD[mine], rows_G[mine], shard_SD),
+        }
+        theirs, our = (case() for case in cases.values())
+        our[:, 1:] /= world.size  # DDP averages
+        torch.testing.assert_close(our, theirs, rtol=1e-3, atol=1e-5)
+        figures = {name: {"seconds": [], "peak_mb": extra_peak_mb(c)} for name, c in cases.items()}
+        for _ in range(repeats):
+            for name, case in cases.items():
+                dist.barrier()
+                started = time.perf_counter()
+                case()
+                figures[name]["seconds"].append(time.perf_counter() - started)
+        if world.is_coordinator:
+            print(json.dumps(figures), flush=True)
+
+
+def measure_two_ranks(benchmark: Benchmark, num_rows: int, repeats: int) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "benchmarks.partition", "--worker", str(num_rows), str(repeats)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    for form, name in (("partial_fc", "Partial-FC's sharding, 2 ranks"), ("ours", "ours, 2 ranks")):
+        benchmark.add(name, work=QUERIES, unit="queries", **figures[form])
+    fastest = {form: min(of["seconds"]) for form, of in figures.items()}
+    benchmark.ratios["partial_fc_2ranks"] = fastest["partial_fc"] / fastest["ours"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(*given.worker)
+        return
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("no NVIDIA GPU here; `python -m benchmarks.partition` measures the CPU")
+        return
+    num_rows = SMOKE if given.smoke else IMAGENET
+    benchmark = Benchmark("partition")
+    with open_world(given.device, threads=os.cpu_count()) as world:
+        measure(benchmark, num_rows, given.repeats, world)
+    add_ratios(benchmark)
+    if given.device == "cpu":
+        measure_two_ranks(benchmark, num_rows, given.repeats)
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""python -m benchmarks.plan [--smoke] [--json FILE]
+
+Memory and seconds of a step as `and-dist plan` predicts them, beside what real ranks take, at three
+sizes of job and worlds of 1, 2 and 4 on this machine. What the prediction knows of the machine is
+measured between the steps that it is compared with; of both the least of all looks counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from and_dist.footprint import footprint_of
+from and_dist.hardware import Hardware
+from and_dist.job import Job, Size
+from and_dist.pace import pace_of
+from and_dist.sections import build
+from benchmarks.harness import Benchmark, Result, add_arguments
+from benchmarks.measured_rates import (
+    Seconds,
+    Wanted,
+    links_here,
+    links_of,
+    merge_least,
+    overhead_here,
+    rates_here,
+    rates_of,
+    slowest,
+)
+from benchmarks.measured_runs import (
+    Scene,
+    busy_seconds,
+    cpu_seconds_here,
+    num_cores,
+    peak_here,
+    seconds_here,
+)
+from tests.ranks.pool import RankPool
+
+WORLDS = (1, 2, 4)
+TIMED = (Scene("tiny", 8_000, 256), Scene("small", 50_000, 64), Scene("tiny", 400_000, 64))
+HELD = (
+    Scene("tiny", 200_000, 64), Scene("cifar_alexnet", 50_000, 64), Scene("small", 500_000, 128)
+)  # fmt: skip
+EMPTY = Scene("tiny", 1_000, 64)
+"""Holds next to nothing but programs."""
+STEPS = 12
+"""Of which the fastest counts."""
+COPY = ("checkpoint: copy of all", "checkpoint: bytes being written")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Bytes of a rank or seconds of a step."""
+
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+@dataclass
+class Looks:
+    """At the machine and at real steps, in turns."""
+
+    scenes: Sequence[Scene]
+    worlds: Sequence[int]
+    rates: dict[int, Seconds] = field(default_factory=dict)
+    """By ranks that are busy at once: memory and caches are shared."""
+    links: dict[int, Seconds] = field(default_factory=dict)
+    steps: dict[tuple[Scene, int], float] = field(default_factory=dict)
+
+    disturbed: float = 0.0
+    """Share of the cores that others took during the last look."""
+
+    def look(self, pool: RankPool, repeats: int = 4) -> None:
+        """Once more at everything."""
+        began, busy, ours = time.monotonic(), busy_seconds(), cpu_seconds_of(pool)
+        self._look_at_parts(pool, repeats)
+        self._look_at_steps(pool)
+        others = busy_seconds() - busy - (cpu_seconds_of(pool) - ours)
+        self.disturbed = max(0.0, others / (num_cores() * (time.monotonic() - began)))
+
+    def _look_at_parts(self, pool: RankPool, repeats: int) -> None:
+        images = {scene.encoder: set[int]() for scene in self.scenes}
+        for scene in self.scenes:
+            images[scene.encoder] |= {scene.batch_size // world for world in self.worlds}
+        batches = sorted({scene.batch_size for scene in self.scenes})
+        counts = sorted(set().union(*images.values()))
+        wanted = Wanted({name: sorted(of) for name, of in images.items()}, batches, counts)
+        parameters = [job_of(scene, 1).parameters for scene in self.scenes]
+        overhead = pool.run(1, overhead_here, batches, 1, repeats)[0]
+        for busy in {busy_ranks(world) for world in self.worlds}:
+            found = slowest(pool.run(busy, rates_here, wanted, 1, repeats))
+            self.rates[busy] = merge_least([self.rates.get(busy, {}), overhead, found])
+        for world in self.worlds:
+            if world > 1:
+                links = slowest(pool.run(world, links_here, counts, parameters, 1, 4 * repeats))
+                self.links[world] = merge_least([self.links.get(world, {}), links])
+
+    def _look_at_steps(self, pool: RankPool) -> None:
+        for world, scene in itertools.product(self.worlds, self.scenes):
+            with tempfile.TemporaryDirectory() as root:
+                took = max(pool.run(world, seconds_here, scene, root, 1, STEPS))
+            self.steps[scene, world] = min(took, self.steps.get((scene, world), took))
+
+    def hardware(self, world: int) -> Hardware:
+        known = self.rates[busy_ranks(world)]
+        loader = {name: s for name, s in known.items() if name.startswith("loader/")}
+        others = {name: s for name, s in known.items() if name not in loader}
+        rates = rates_of(others, Wanted._field_defaults["rows"]) | UNUSED
+        plain = {
+            "name": "this machine", "source": "measured beside the steps", "kind": "cpu",
+            "memory_gb": 1.0, "cores": num_cores(), "framework_mb": 0.0, "rates": {"1": rates},
+            "links": {str(size): links_of(found) for size, found in self.links.items()},
+            "loader": {"pixels": links_of(loader)["loader/pixels"]},
+        }  # fmt: skip
+        return build(Hardware, plain)
+
+    def compare(self) -> dict[tuple[Scene, int], Compared]:
+        compared = {}
+        for (scene, world), measured in self.steps.items():
+            pace = pace_of(job_of(scene, world, self.hardware(world)))
+            assert pace is not None
+            compared[scene, world] = Compared(pace.step, measured)
+        return compared
+
+
+def cpu_seconds_of(pool: RankPool) -> float:
+    """Of its ranks and this process."""
+    return time.process_time() + sum(pool.run(max(WORLDS), cpu_seconds_here))
+
+
+def busy_ranks(world: int) -> int:
+    """At once; others wait for a core."""
+    return min(world, num_cores())
+
+
+UNUSED = {
+    "operations_per_s": {"float32": 1.0}, "scan_operations_per_s": 1.0,
+    "search_operations_per_s": 1.0,
+}  # fmt: skip
+"""Of no matter for steps of encoders that were measured."""
+
+
+def job_of(scene: Scene, world: int, hardware: Hardware | None = None) -> Job:
+    config = scene.config("nowhere")
+    return Job(config, scene.num_rows, Size(1, world, num_cores()), hardware, "pixels")
+
+
+def compare_memory(
+    scenes: Sequence[Scene], worlds: Sequence[int]
+) -> dict[tuple[Scene, int, str], Compared]:
+    """Before the first checkpoint, and while one is written; of the rank that holds most."""
+    compared = {}
+    for world in worlds:
+        framework = framework_bytes(world)
+        for scene in scenes:
+            held, planned = _most_held(scene, world), _predicted(scene, world)
+            for when, measured, parts in zip(("training", "saving"), held, planned, strict=True):
+                compared[scene, world, when] = Compared(framework + parts, measured)
+    return compared
+
+
+def framework_bytes(world: int) -> float:
+    """What a rank holds that holds nothing."""
+    return _most_held(EMPTY, world)[0] - _predicted(EMPTY, world)[0]
+
+
+def _most_held(scene: Scene, world: int) -> tuple[float, float]:
+    """By ranks that have done nothing before."""
+    pool = RankPool()
+    try:
+        with tempfile.TemporaryDirectory() as root:
+            found = pool.run(world, peak_here, scene, root, 3)
+    finally:
+        pool.close()
+    return max(trained for trained, _ in found), max(saved for _, saved in found)
+
+
+def _predicted(scene: Scene, world: int) -> tuple[float, float]:
+    """Without the framework."""
+    footprint = footprint_of(job_of(scene, world))
+    copies = sum(map(footprint.bytes_of, COPY))
+    start, training = (footprint.total(footprint.phase(name)) for name in ("start", "training"))
+    copied = footprint.bytes_of(COPY[0])
+    unsaved = max(start - copied, training - copies)
+    return unsaved, max(unsaved, training)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    given = parser.parse_args()
+    benchmark = Benchmark("plan")
+    worlds = (1, 2) if given.smoke else WORLDS
+    looks = Looks(TIMED[:1] if given.smoke else TIMED, worlds)
+    pool = RankPool()
+    for _ in range(1 if given.smoke else given.repeats):
+        looks.look(pool)
+    pool.close()
+    for (scene, world), step in looks.compare().items():
+        note = f"predicted {1e3 * step.predicted:.1f} ms, {step.error:+.0%}"
+        name = f"{scene.name}, {world} rank(s)"
+        seconds = step.measured
+        benchmark.results.append(
+            Result(name, seconds, seconds, 0.0, scene.batch_size, "images", notes=note)
+        )
+        benchmark.facts[f"step of {name}"] = f"{1e3 * seconds:.1f} ms, {note}"
+    held = compare_memory(HELD[:1] if given.smoke else HELD, worlds)
+    for (scene, world, when), memory in held.items():
+        benchmark.facts[f"{when}, {scene.name}, {world} rank(s)"] = (
+            f"{memory.measured / 1e6:,.0f} MB, predicted {memory.predicted / 1e6:,.0f} MB, "
+            f"{memory.error:+.0%}"
+        )
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Prepared sets of as many rows as wanted, which show a few pictures again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from and_dist.data.datasets import draw_shapes
+from and_dist.data.index import LabelledImages, index_archive, index_files, save_manifest
+from and_dist.data.stores import ArchiveStore, MemoryStore, Names
+from benchmarks.photos import write_photos
+
+HEIGHT, WIDTH = 375, 500
+
+
+def prepare_files(folder: Path, rows: int, distinct: int) -> list[Path]:
+    """A manifest of JPEG files below `folder`; and the files, by row."""
+    write_photos(folder / "photos", distinct)
+    paths = sorted((folder / "photos").iterdir())
+    chosen = [paths[row % distinct] for row in range(rows)]
+    length_N = np.resize([path.stat().st_size for path in paths], rows)
+    sides = np.full(rows, HEIGHT, np.int32), np.full(rows, WIDTH, np.int32)
+    names = Names.of([path.name for path in chosen])
+    index = index_files(folder / "photos", names, length_N, *sides)
+    save_manifest(LabelledImages(index), folder / "manifest", length_N)
+    return chosen
+
+
+def prepare_shapes(folder: Path, rows: int, distinct: int) -> list[np.ndarray]:
+    """A manifest of drawn shapes, packed as raw pixels; and the images, by row."""
+    folder.mkdir(parents=True)
+    store = draw_shapes("train", distinct).index.store
+    assert isinstance(store, MemoryStore)
+    store.block.tofile(folder / "shapes.bin")
+    offset_N = np.resize(store.offset_N, rows)
+    side_N = np.resize(store.heights_N, rows)
+    length_N = 3 * side_N.astype(np.int64) ** 2
+    file_N = np.zeros(rows, np.int32)
+    packed = ArchiveStore(
+        (folder / "shapes.bin",), file_N, offset_N, length_N, side_N, kind="pixels"
+    )
+    save_manifest(LabelledImages(index_archive(packed, side_N)), folder / "manifest", length_N)
+    images = [store.pixels(row) for row in range(distinct)]
+    return [images[row % distinct] for row in range(rows)]

@@ -1,0 +1,178 @@
+"""One rank of a world that is not there: what its training step and its discovery take.
+
+torch's fake process group stands for the other ranks, each of which sends what this one does. So
+shapes and memory are those of a real rank, and the loss is known: that of this rank alone.
+
+B local batch, G global batch, S rows of this shard, N all rows, K neighbours, D feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeStore
+
+from and_dist.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
+from and_dist.discovery import ROWS_PER_BLOCK, discover
+from and_dist.neighbours import MEMORY_BYTES, ShardSearch, search_shards
+from and_dist.objective import gather_global_batch, sharded_nll
+from and_dist.pairs import scan_pairs
+from and_dist.world import World
+from benchmarks.harness import Benchmark
+from benchmarks.memory import extra_peak_mb, memory_mb
+from benchmarks.one_rank import DIM, TEMPERATURE, Rank, build_shard, unit_features
+from benchmarks.watch import Made, Watch
+
+NEIGHBOURS = 1
+
+
+@contextmanager
+def open_simulated_world(rank: int, size: int) -> Iterator[World]:
+    """Whatever this rank sends, all others send too."""
+    options = FakeProcessGroup.Options()
+    options.simulate_uniform_ranks = True
+    dist.init_process_group(
+        "fake", rank=rank, world_size=size, store=FakeStore(), pg_options=options
+    )
+    group = dist.group.WORLD
+    assert group is not None
+    try:
+        yield World(rank, size, 0, 1, torch.device("cpu"), group, group)
+    finally:
+        dist.destroy_process_group()
+
+
+def simulated_rank(world: World, num_rows: int, batch: int, dtype: torch.dtype) -> Rank:
+    """Its queries and their neighbours are rows of its shard, spread over it."""
+    bank = build_shard(world, num_rows, dtype)
+    length = len(bank.features_SD)
+    places_B = torch.arange(batch) * (length // batch)
+    neighbours_B = bank.start + (places_B + 1) % length
+    return Rank(world, bank, bank.start + places_B, neighbours_B, unit_features(batch))
+
+
+# Training.
+
+
+def simulate_training(
+    size: int, num_rows: int, batch: int, dtype: str, repeats: int
+) -> dict[str, Any]:
+    """Memory of a rank by part, and steps of a global batch of size * batch."""
+    with open_simulated_world(0, size) as world:
+        before = memory_mb()
+        rank = simulated_rank(world, num_rows, batch, getattr(torch, dtype))
+        state_mb = memory_mb() - before
+        alone = loss_alone(rank)
+        with Watch(size) as watch:
+            loss = rank.step().item()
+        assert abs(loss - alone) < 1e-3, f"a world of such ranks loses {loss}, one alone {alone}"
+        rest_mb = extra_peak_mb(rank.step)
+        seconds = Benchmark("").repeat({"a step": rank.step}, repeats, warm_up=0)["a step"]
+    check_largest(watch.largest(), size * batch)
+    return {
+        "seconds": seconds,
+        "state_mb": state_mb,
+        "shard_mb": rank.bank.features_SD.nbytes / 1e6,
+        "table_mb": table_bytes(num_rows) / 1e6,
+        "rest_mb": rest_mb,
+        "made_bytes_a_query": watch.bytes_made() / (size * batch),
+        "largest": str(watch.largest()),
+        "received": dict(watch.received),
+    }
+
+
+def loss_alone(rank: Rank) -> float:
+    """Of this rank's batch over its shard, in a world of one."""
+    world = replace(rank.world, rank=0, size=1)
+    features_BD, rows_B = rank.inputs_BX.detach(), rank.rows_B
+    batch = gather_global_batch(features_BD, rows_B, rank.neighbours_NK[rows_B], world)
+    return sharded_nll(features_BD, batch, rank.bank, world, TEMPERATURE).item()
+
+
+def check_largest(largest: Made, global_batch: int) -> None:
+    """Nothing takes more than a few features for each of everyone's queries: not B x N, not W x W
+    where a rank has one query."""
+    partitions = 2 * 4 * (1 + DIM)  # log z and mean, over all rows and over the positives
+    positives = 4 * (1 + NEIGHBOURS) * DIM
+    assert largest.num_bytes <= global_batch * max(partitions, positives), str(largest)
+
+
+def table_bytes(num_rows: int) -> int:
+    """What every rank keeps of the last round's discovery, counted on the meta device."""
+    table = all_instances(num_rows, NEIGHBOURS, torch.device("meta"))
+    anchors = 8 * num_anchors(num_rows, 1, 1)
+    return table.neighbours_NK.nbytes + table.entropy_N.nbytes + anchors
+
+
+# Discovery.
+
+
+class _EnoughError(Exception):
+    """One block has streamed past the shard; the others take as much memory."""
+
+
+def simulate_scan(size: int, rows_per_rank: int) -> dict[str, float]:
+    """The most that the scan of all pairs holds above the shard, until its first block is done."""
+
+    def stop(_: float) -> None:
+        raise _EnoughError
+
+    def scan_one_block() -> None:
+        try:
+            scan_pairs(bank, world, TEMPERATURE, MEMORY_BYTES, NEIGHBOURS + 1, stop)
+        except _EnoughError:
+            return
+
+    with open_simulated_world(0, size) as world:
+        bank = build_shard(world, size * rows_per_rank)
+        return {"rest_mb": extra_peak_mb(scan_one_block)}
+
+
+def simulate_search(size: int, rows_per_rank: int) -> dict[str, float]:
+    """The most that a search for one block of everyone's anchors holds above the shard."""
+
+    def search_one_block() -> None:
+        rows_Q = torch.arange(min(ROWS_PER_BLOCK, rows_per_rank))
+        shard = ShardSearch(bank.features_SD, bank.start, NEIGHBOURS)
+        search_shards(shard, bank.features_SD[rows_Q], rows_Q + bank.start, world)
+
+    with open_simulated_world(0, size) as world:
+        bank = build_shard(world, size * rows_per_rank)
+        return {"rest_mb": extra_peak_mb(search_one_block)}
+
+
+def lines_that_grow_with_rows(sizes: tuple[int, int], rows_per_rank: int) -> dict[str, int]:
+    """Lines of a discovery on rank 0 that make tensors of N rows, and the bytes of a row.
+
+    A shard is as long in both worlds, and longer than a block: what has N rows in both has them
+    because of N, not because of S or G.
+    """
+    found: list[dict[str, int]] = []
+    for size in sizes:
+        num_rows = size * rows_per_rank
+        with open_simulated_world(0, size) as world:
+            bank = build_shard(world, num_rows)
+            with Watch(size) as watch:
+                discover(bank, world, 1, 1, NEIGHBOURS, TEMPERATURE)
+        of_all = [made for made in sorted(watch.made) if made.num_elements == num_rows * NEIGHBOURS]
+        found.append({made.where: round(made.num_bytes / num_rows) for made in of_all})
+    return {where: found[1][where] for where in found[0] if where in found[1]}
+
+
+def simulate_coordinator(num_rows: int) -> dict[str, float]:
+    """Bytes a row that rank 0 holds at most while it chooses anchors and checks neighbours, beside
+    entropies and table."""
+    entropy_N = torch.rand(num_rows, dtype=torch.float64)
+    table_NK = torch.arange(1, num_rows + 1)[:, None] % num_rows
+    choosing = extra_peak_mb(lambda: select_anchors(entropy_N, num_rows))
+    anchors_S = select_anchors(entropy_N, num_rows)
+    checking = extra_peak_mb(lambda: check_neighbours(table_NK[anchors_S], anchors_S, num_rows))
+    return {
+        "choosing the anchors": choosing * 1e6 / num_rows,
+        "checking their neighbours": checking * 1e6 / num_rows,
+    }

@@ -1,0 +1,253 @@
+"""python -m benchmarks.throughput [--smoke] [--json FILE] [--device auto]
+
+Training from end to end, images per second by number of ranks: `torchrun -m and_dist train`, from
+JPEG files and from packed pixels, with the same global batch and with the same batch on every rank,
+as metrics.jsonl tells it, a repeat being the steps between two of its records. Beside it a plain
+loop of one process: torchvision in a DataLoader, the same encoder, a dense softmax over the bank.
+The floor is what the encoder alone takes for the same images. Losses are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from and_dist.config import Config, load_config
+from and_dist.encoders import build_encoder
+from and_dist.metrics import read_metrics
+from and_dist.optim import build_optimiser
+from and_dist.world import open_world
+from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.plain_loop import (
+    DenseBank,
+    assert_equal_to_ours,
+    train_encoder_alone,
+    train_plainly,
+)
+from benchmarks.repeated_images import prepare_files, prepare_shapes
+from benchmarks.torchvision_peer import TorchvisionImages, open_loader, training_transform
+
+DISTINCT, ROWS_COMPARED = 256, 20_000
+SECONDS_TO_START = 300
+
+
+class Case(NamedTuple):
+    """What is trained on what; a window is the steps between two records."""
+
+    name: str
+    encoder: str
+    side: int
+    rows: int
+    batch: int
+    window: int
+    is_packed: bool
+
+
+CASES = (
+    Case("files", "alexnet", 224, 100_000, 64, 2, False),
+    Case("packed", "small", 32, 200_000, 128, 10, True),
+)
+SMOKE_CASES = (
+    Case("files", "small", 64, 4_000, 32, 2, False),
+    Case("packed", "small", 32, 20_000, 64, 4, True),
+)
+
+
+class Size(NamedTuple):
+    """How often everything is trained anew, and how many windows are timed of each time."""
+
+    turns: int
+    windows: int
+
+
+class Run(NamedTuple):
+    """Seconds of each window, the median share that waited for images, and what rank 0 held."""
+
+    seconds: list[float]
+    data_wait: float
+    memory_mb: float | None = None
+
+
+def configure(case: Case, folder: Path, device: str, batch: int, name: str) -> Config:
+    flip = str(case.side > 32).lower()
+    return load_config([], [
+        f"name={name}", "method=instance", "curriculum.rounds=0", "curriculum.epochs=1",
+        f"data.train={folder / 'manifest'}", "data.test=null", f"data.image_size={case.side}",
+        f"data.flip={flip}", f"encoder.name={case.encoder}", f"optim.batch_size={batch}",
+        "objective.temperature=0.07", "evaluation.baselines=false", f"run.root={folder / 'runs'}",
+        f"run.device={device}", f"run.log_every={case.window}", "run.tensorboard=false",
+    ])  # fmt: skip
+
+
+def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
+    """Real workers, told to end once they have said enough; the first window warms up."""
+    config.folder.mkdir(parents=True)
+    given = config.folder.with_suffix(".json")
+    given.write_text(config.model_dump_json())
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={ranks}", "-m", "and_dist", "train", "--quiet", "--config", str(given),
+    ]  # fmt: skip
+    log = config.folder.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            steps = wait_for_steps(process, config, windows + 1, log)[1 : windows + 1]
+        finally:
+            process.terminate()  # the workers save, and end
+            process.wait()
+    images = config.optim.batch_size * case.window
+    return Run(
+        [images / step["images_per_s"] for step in steps],
+        statistics.median(step["data_wait"] for step in steps),
+        max(step["memory_mb"] for step in steps),
+    )
+
+
+def wait_for_steps(
+    process: subprocess.Popen[bytes], config: Config, count: int, log: Path
+) -> list[dict[str, Any]]:
+    started, metrics = time.monotonic(), config.folder / "metrics.jsonl"
+    steps: list[dict[str, Any]] = []
+    while len(steps) < count:
+        is_over = process.poll() is not None
+        if is_over or (not steps and time.monotonic() - started > SECONDS_TO_START):
+            raise SystemExit(f"training said too little: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
+        steps = read_metrics(metrics, "step") if metrics.exists() else []
+    return steps
+
+
+def train_the_plain_way(
+    case: Case, config: Config, sources: list[Any], device: torch.device, windows: int
+) -> Run:
+    encoder = build_encoder(config.encoder, 0).to(device)
+    dense = DenseBank(case.rows, config.encoder.feature_dim, config.objective.temperature, device)
+    images = TorchvisionImages(sources, training_transform(config.data), on_tensors=False)
+    loader = open_loader(images, case.batch, os.cpu_count() or 1, shuffle=True)
+    optimiser = build_optimiser([encoder], config.optim)
+    found = train_plainly(encoder, loader, dense, optimiser, case.window)
+    seconds, waits = zip(*islice(found, 1, windows + 1), strict=True)
+    return Run(list(seconds), statistics.median(waits))
+
+
+def train_the_encoder_alone(case: Case, config: Config, device: torch.device, windows: int) -> Run:
+    """Forward, backward and optimiser on batches as large, that lie in memory."""
+    encoder = build_encoder(config.encoder, 0).to(device)
+    optimiser = build_optimiser([encoder], config.optim)
+    images_BCHW = torch.rand(case.batch, 3, case.side, case.side, device=device)
+    seconds = []
+    for _ in range(windows + 1):
+        started = time.perf_counter()
+        for _ in range(case.window):
+            train_encoder_alone(encoder, images_BCHW, optimiser)
+        seconds.append(time.perf_counter() - started)
+    return Run(seconds[1:], 0.0)
+
+
+def measure_case(
+    benchmark: Benchmark, case: Case, worlds: tuple[int, ...], device: torch.device, size: Size
+) -> None:
+    """All once, then again: a slow minute of the machine hits all alike."""
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base, case.name)
+        prepare = prepare_shapes if case.is_packed else prepare_files
+        sources = list(prepare(folder, case.rows, DISTINCT))
+        config = configure(case, folder, device.type, case.batch, "plain")
+        with open_world(device.type, os.cpu_count()) as world:  # type: ignore[arg-type]
+            rows = min(case.rows, ROWS_COMPARED)
+            assert_equal_to_ours(DenseBank(rows, 128, 0.07, world.device), world)
+        runs: dict[str, list[Run]] = {}
+        for turn in range(size.turns):
+            alone = train_the_encoder_alone(case, config, device, size.windows)
+            plain = train_the_plain_way(case, config, sources, device, size.windows)
+            runs.setdefault(f"{case.name}, the encoder alone", []).append(alone)
+            runs.setdefault(f"{case.name}, plain loop", []).append(plain)
+            for name, (ranks, batch) in scalings(case, worlds).items():
+                print(f"{name}: training, turn {turn + 1} of {size.turns}", flush=True)
+                run_name = f"{ranks}-{batch}-{turn}"
+                config = configure(case, folder, device.type, batch, run_name)
+                runs.setdefault(name, []).append(train(case, config, ranks, size.windows))
+    add_runs(benchmark, case, worlds, runs)
+
+
+def add_runs(
+    benchmark: Benchmark, case: Case, worlds: tuple[int, ...], runs: dict[str, list[Run]]
+) -> None:
+    scaled = scalings(case, worlds)
+    for name, turns in runs.items():
+        ranks, batch = scaled.get(name, (1, case.batch))
+        held = [run.memory_mb for run in turns if run.memory_mb is not None]
+        waits = statistics.median(run.data_wait for run in turns)
+        seconds = [second for run in turns for second in run.seconds]
+        notes = "" if "alone" in name else f"waits {waits:.0%}"
+        peak = max(held) if held else None
+        benchmark.add(name, seconds, batch * case.window, "images", peak, notes)
+    alone, one = f"{case.name}, the encoder alone", f"{case.name}, 1 rank"
+    benchmark.ratio(f"plain_{case.name}", f"{case.name}, plain loop", one)
+    least = benchmark.result(alone).min_s / case.batch
+    for name, (ranks, batch) in scaled.items():
+        how = "strong" if batch == case.batch else "weak"
+        if ranks > 1:
+            benchmark.ratio(f"{how}_{case.name}_{ranks}", one, name)
+        rate = 1 / benchmark.seconds_per_unit(name) / ranks
+        benchmark.facts[f"{name}, a rank"] = f"{rate:,.0f} images/s"
+        where = f"{case.name}_{ranks}{'_weak' if how == 'weak' else ''}"
+        benchmark.floor(where, name, least * batch, "what the encoder alone takes")
+
+
+def scalings(case: Case, worlds: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """Name -> ranks and global batch: one rank, then the others both ways."""
+    found = {f"{case.name}, 1 rank": (1, case.batch)}
+    for ranks in worlds[1:]:
+        found[f"{case.name}, {ranks} ranks, same batch in all"] = ranks, case.batch
+        found[f"{case.name}, {ranks} ranks, same batch a rank"] = ranks, ranks * case.batch
+    return found
+
+
+def choose_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda needs an NVIDIA GPU, and there is none here; leave it out")
+    has_gpu = wanted != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if has_gpu else "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    given = parser.parse_args()
+    device = choose_device(given.device)
+    benchmark = Benchmark("throughput")
+    if device.type == "cpu":
+        worlds: tuple[int, ...] = (1, 2) if given.smoke else (1, 2, 4)
+        cores = os.cpu_count() or 1
+        benchmark.facts["device"] = f"the CPU: all ranks share its {cores} cores"
+        if not torch.cuda.is_available():
+            benchmark.facts["GPU"] = "no NVIDIA GPU here: nothing is measured on one"
+    else:
+        worlds = tuple(n for n in (1, 2, 4, 8) if n <= torch.cuda.device_count())
+        benchmark.facts["device"] = torch.cuda.get_device_name()
+    benchmark.facts["peak MB"] = "of training, all that rank 0 holds"
+    size = Size(1 if given.smoke else 2, given.repeats)
+    for case in SMOKE_CASES if given.smoke else CASES:
+        benchmark.facts[case.name] = (
+            f"{case.encoder} at {case.side} px, {case.rows:,} rows, batch {case.batch}"
+        )
+        some = worlds[:1] if given.smoke and not case.is_packed else worlds
+        measure_case(benchmark, case, some, device, size)
+    benchmark.finish(given.json)
+
+
+if __name__ == "__main__":
+    main()
