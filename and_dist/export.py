@@ -190,7 +190,7 @@ session = onnxruntime.InferenceSession("encoder.onnx")
 _LOAD_SAFETENSORS = """\
 from pathlib import Path
 
-from and_dist.config import EncoderConfig
+from and_dist.schema import EncoderConfig
 from and_dist.words import percent
 from and_dist.encoders import build_encoder
 from and_dist.weights import load_weights

@@ -23,7 +23,7 @@ from and_dist.agreement import Agreement, agree_now
 from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, prune, save_checkpoint
 from and_dist.collectives import gather_batch, reduce_sum
-from and_dist.config import Config, LinearConfig
+from and_dist.config import Config
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
@@ -37,6 +37,7 @@ from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.layout import SharedFailure
 from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.replicas import replicate
+from and_dist.schema import LinearConfig
 from and_dist.world import World
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}

@@ -15,11 +15,12 @@ from torch import nn
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.baselines.peer import Peer
 from and_dist.checkpoint import Tensors, as_sharded, load_tensors, local_rows
-from and_dist.config import BankConfig, Config
+from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
 from and_dist.optim import build_optimiser
+from and_dist.schema import BankConfig
 from and_dist.world import World
 
 ROWS_WORTH_ROUNDING = 100_000

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.config import Config, LinearConfig, differing_keys, load_config
+from and_dist.config import Config, differing_keys, load_config
+from and_dist.schema import LinearConfig
 from and_dist.sections import build
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from and_dist.config import EncoderConfig
 from and_dist.encoders import build_encoder, stages
 from and_dist.evaluation.probe import PADDING, FrozenLayers, Probes, losses_of, places_in, pool
+from and_dist.schema import EncoderConfig
 
 
 def test_alexnets_layers_are_pooled_as_published() -> None:
