@@ -28,7 +28,7 @@ from and_dist.pairs import scan_pairs
 from and_dist.sections import build
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments, describe_machine
-from benchmarks.loader import Silent, write_photos
+from benchmarks.loader import Silent
 from benchmarks.measured_rates import (
     DIM,
     TEMPERATURE,
@@ -48,6 +48,7 @@ from benchmarks.measured_rates import (
     unit_rows,
 )
 from benchmarks.measured_runs import num_cores
+from benchmarks.photos import write_photos
 from benchmarks.plan import framework_bytes
 from tests.ranks.pool import RankPool
 

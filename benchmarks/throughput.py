@@ -40,7 +40,7 @@ from benchmarks.torchvision_peer import TorchvisionImages, open_loader, training
 
 DISTINCT, ROWS_COMPARED = 256, 20_000
 SECONDS_TO_START = 300
-ENCODER_ALONE = "what the encoder alone takes on all cores, together or each on its own"
+ENCODER_ALONE = "what the encoder alone takes on all cores or GPUs, together or each on its own"
 
 
 class Case(NamedTuple):
@@ -63,6 +63,10 @@ SMOKE_CASES = (
     Case("files", "small", 64, 4_000, 32, 2, False),
     Case("packed", "small", 32, 20_000, 64, 4, True),
 )
+
+
+Scaled = dict[str, tuple[int, int]]
+"""Name -> ranks and global batch."""
 
 
 class Size(NamedTuple):
@@ -174,7 +178,7 @@ def measure_case(
             assert_equal_to_ours(DenseBank(rows, 128, 0.07, world.device), world)
         runs: dict[str, list[Run]] = {}
         for turn in range(size.turns):
-            for threads in {1, os.cpu_count() or 1}:
+            for threads in threads_alone(device):
                 alone = train_the_encoder_alone(case, config, device, size.windows, threads)
                 runs.setdefault(encoder_alone(case, threads), []).append(alone)
             torch.set_num_threads(os.cpu_count() or 1)
@@ -183,28 +187,29 @@ def measure_case(
             for name, (ranks, batch) in scalings(case, worlds).items():
                 print(f"{name}: training, turn {turn + 1} of {size.turns}", flush=True)
                 run_name = f"{ranks}-{batch}-{turn}"
-                config = configure(case, folder, device.type, batch, run_name)
-                runs.setdefault(name, []).append(train(case, config, ranks, size.windows))
-    add_runs(benchmark, case, worlds, runs)
+                training = configure(case, folder, device.type, batch, run_name)
+                runs.setdefault(name, []).append(train(case, training, ranks, size.windows))
+    add_runs(benchmark, case, scalings(case, worlds), runs)
+    add_ratios(benchmark, case, scalings(case, worlds), device)
 
 
-def add_runs(
-    benchmark: Benchmark, case: Case, worlds: tuple[int, ...], runs: dict[str, list[Run]]
-) -> None:
-    scaled, cores = scalings(case, worlds), os.cpu_count() or 1
+def add_runs(benchmark: Benchmark, case: Case, scaled: Scaled, runs: dict[str, list[Run]]) -> None:
     for name, turns in runs.items():
-        ranks, batch = scaled.get(name, (1, case.batch))
+        _, batch = scaled.get(name, (1, case.batch))
         held = [run.memory_mb for run in turns if run.memory_mb is not None]
         waits = statistics.median(run.data_wait for run in turns)
         seconds = [second for run in turns for second in run.seconds]
         notes = "" if "alone" in name else f"waits {waits:.0%}"
         peak = max(held) if held else None
         benchmark.add(name, seconds, batch * case.window, "images", peak, notes)
-    one = f"{case.name}, 1 rank"
+
+
+def add_ratios(benchmark: Benchmark, case: Case, scaled: Scaled, device: torch.device) -> None:
+    one, choices = f"{case.name}, 1 rank", threads_alone(device)
     benchmark.ratio(f"plain_{case.name}", f"{case.name}, plain loop", one)
     least = min(
-        benchmark.result(encoder_alone(case, threads)).min_s / case.batch * threads / cores
-        for threads in {1, cores}
+        benchmark.result(encoder_alone(case, threads)).min_s * threads / max(choices)
+        for threads in choices
     )
     for name, (ranks, batch) in scaled.items():
         how = "strong" if batch == case.batch else "weak"
@@ -213,15 +218,22 @@ def add_runs(
         rate = 1 / benchmark.seconds_per_unit(name) / ranks
         benchmark.facts[f"{name}, a rank"] = f"{rate:,.0f} images/s"
         where = f"{case.name}_{ranks}{'_weak' if how == 'weak' else ''}"
-        benchmark.floor(where, name, least * batch, ENCODER_ALONE)
+        devices = ranks if device.type == "cuda" else 1
+        benchmark.floor(where, name, least * batch / case.batch / devices, ENCODER_ALONE)
+
+
+def threads_alone(device: torch.device) -> list[int]:
+    """How many threads the encoder is tried with; on a GPU they make no difference."""
+    cores = os.cpu_count() or 1
+    return [cores] if device.type == "cuda" or cores == 1 else [1, cores]
 
 
 def encoder_alone(case: Case, threads: int) -> str:
     return f"{case.name}, the encoder alone, {threads} thread{'s' * (threads > 1)}"
 
 
-def scalings(case: Case, worlds: tuple[int, ...]) -> dict[str, tuple[int, int]]:
-    """Name -> ranks and global batch: one rank, then the others both ways."""
+def scalings(case: Case, worlds: tuple[int, ...]) -> Scaled:
+    """One rank, then the others both ways."""
     found = {f"{case.name}, 1 rank": (1, case.batch)}
     for ranks in worlds[1:]:
         found[f"{case.name}, {ranks} ranks, same batch in all"] = ranks, case.batch
