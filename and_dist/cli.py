@@ -28,7 +28,7 @@ from and_dist.layout import (
     read_layout,
 )
 from and_dist.options import ConfigFiles, Overrides
-from and_dist.plan_command import plan
+from and_dist.planning.command import plan
 from and_dist.words import safe_lines
 
 app = typer.Typer(

@@ -231,7 +231,7 @@ def in_processes(
             seconds = {}
             for count in ranks:
                 repeats = run_workers(file, search, count, 1)["seconds"]
-                name = f"{search}, {size // 1000}k, {count} ranks of one thread"
+                name = f"{search}, {size // 1000}k, one thread on each of {count}"
                 seconds[count] = benchmark.add(name, repeats, size, "rows").min_s
             benchmark.facts[f"{search}, {size // 1000}k rows, one thread a rank"] = ", ".join(
                 f"{n} rank(s) {s:.2f} s ({seconds[1] / s:.2f}x)" for n, s in seconds.items()

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from and_dist.costs import COSTS
 from and_dist.partition import log_partition
+from and_dist.planning.costs import COSTS
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.partition import DIM, IMAGENET, TEMPERATURE, extra_gpu_peak_mb, to_its_end

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from and_dist.bank import BankShard
-from and_dist.costs import cost_of
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
-from and_dist.hardware import CPU_FILE, GPUS, Hardware
 from and_dist.neighbours import ShardSearch
 from and_dist.pairs import scan_pairs
+from and_dist.planning.costs import cost_of
+from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
 from and_dist.sections import build
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments, describe_machine
@@ -128,7 +128,7 @@ def _again(index: ImageIndex) -> ImageIndex:
 
 
 def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
-    """The plain form of and_dist.hardware.Hardware."""
+    """The plain form of and_dist.planning.hardware.Hardware."""
     cores = num_cores()
     pool, rates, loaded = RankPool(), {}, {}
     with tempfile.TemporaryDirectory() as folder:

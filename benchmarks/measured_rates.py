@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
-from and_dist.costs import COSTS
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
@@ -25,6 +24,7 @@ from and_dist.data.order import Order
 from and_dist.encoders import ENCODERS, Encoder
 from and_dist.optim import build_optimiser
 from and_dist.partition import log_partition
+from and_dist.planning.costs import COSTS
 from and_dist.schema import DataConfig, OptimConfig
 from and_dist.trainer import Trainer
 from and_dist.world import World
@@ -266,7 +266,7 @@ def _rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def rates_of(seconds: Seconds, rows: int) -> dict[str, Any]:
-    """The plain form of and_dist.hardware.Rates, as far as steps need it."""
+    """The plain form of and_dist.planning.hardware.Rates, as far as steps need it."""
     found = curves(seconds)
     per_million = {
         name: value * 1e6 / (rows * DIM)
@@ -282,7 +282,7 @@ def rates_of(seconds: Seconds, rows: int) -> dict[str, Any]:
 
 
 def links_of(seconds: Seconds) -> dict[str, Any]:
-    """The plain form of and_dist.hardware.Links."""
+    """The plain form of and_dist.planning.hardware.Links."""
     return curves(seconds)
 
 

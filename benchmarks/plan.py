@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from and_dist.footprint import footprint_of
-from and_dist.hardware import Hardware
-from and_dist.job import Job, Size
-from and_dist.pace import pace_of
+from and_dist.planning.footprint import footprint_of
+from and_dist.planning.hardware import Hardware
+from and_dist.planning.job import Job, Size
+from and_dist.planning.pace import pace_of
 from and_dist.sections import build
 from benchmarks.harness import Benchmark, Result, add_arguments
 from benchmarks.measured_rates import (

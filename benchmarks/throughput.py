@@ -128,7 +128,7 @@ def wait_for_steps(
     while len(steps) < count:
         is_over = process.poll() is not None
         if is_over or (not steps and time.monotonic() - started > SECONDS_TO_START):
-            raise SystemExit(f"training said too little: {log.read_text()[-2000:]}")
+            raise SystemExit(f"training said too little:\n{log.read_text()}")
         time.sleep(0.2)
         steps = read_metrics(metrics, "step") if metrics.exists() else []
     return steps

@@ -32,8 +32,8 @@ class Profile(Section):
     cpus_per_node: PositiveInt | None = None
     """Wins over cpus_per_gpu, and is what CPU-only nodes take."""
     gpu: Line | None = None
-    """Which GPUs these are, for predictions: a name of and_dist.hardware.GPUS, or a file of
-    benchmarks.hardware."""
+    """Which GPUs these are, for predictions: a name of and_dist.planning.hardware.GPUS, or a file
+    of benchmarks.hardware."""
     signal_lead: Annotated[int, Field(ge=20, le=3600)] = 120
     """Seconds between SLURM's signal and the time limit: enough to save a checkpoint."""
     requeues: bool = True

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from and_dist.config import Config
-from and_dist.hardware import find_hardware
-from and_dist.job import Size as JobSize
-from and_dist.plan import Plan, plan_job
-from and_dist.plan_report import in_short
+from and_dist.planning.hardware import find_hardware
+from and_dist.planning.job import Size as JobSize
+from and_dist.planning.plan import Plan, plan_job
+from and_dist.planning.report import in_short
 from and_dist.run_folder import write_config
 from and_dist.sections import parse_duration
 from launcher import batch, scheduler

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 from and_dist.config import Config, load_config
-from and_dist.costs import COSTS
 from and_dist.discovery import check_discovery
-from and_dist.footprint import footprint_of, refused_discovery, smallest_budget_mb
-from and_dist.hardware import GPUS, NAMED, Curve, Hardware, Links, read_measured
-from and_dist.job import Job, Size, count_rows
-from and_dist.pace import discovery_seconds, pace_of, traffic_of
-from and_dist.plan import (
+from and_dist.planning.costs import COSTS
+from and_dist.planning.footprint import footprint_of, refused_discovery, smallest_budget_mb
+from and_dist.planning.hardware import GPUS, NAMED, Curve, Hardware, Links, read_measured
+from and_dist.planning.job import Job, Size, count_rows
+from and_dist.planning.pace import discovery_seconds, pace_of, traffic_of
+from and_dist.planning.plan import (
     fewest_nodes,
     make_plan,
     measured_images_per_s,
     most_rows,
     plan_job,
 )
-from tests.unit.slide_rule import device, line
+from tests.unit.planning.slide_rule import device, line
 
 P = COSTS["tiny"].parameters
 

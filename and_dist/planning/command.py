@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 from and_dist.config import load_config
-from and_dist.hardware import GPUS, NAMED, Hardware, find_hardware
-from and_dist.job import Size
 from and_dist.options import ConfigFiles, Overrides
-from and_dist.plan import plan_job
-from and_dist.plan_report import as_plain, show
+from and_dist.planning.hardware import GPUS, NAMED, Hardware, find_hardware
+from and_dist.planning.job import Size
+from and_dist.planning.plan import plan_job
+from and_dist.planning.report import as_plain, show
 
 
 def plan(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from and_dist.config import Config
-from and_dist.footprint import refused_discovery, smallest_budget_mb, table_bytes
-from and_dist.job import Job
-from and_dist.pace import BACKWARD, pace_of
-from and_dist.plan import Plan, make_plan
-from and_dist.units import in_bytes, in_time
+from and_dist.planning.footprint import refused_discovery, smallest_budget_mb, table_bytes
+from and_dist.planning.job import Job
+from and_dist.planning.pace import pace_of
+from and_dist.planning.plan import Plan, make_plan
+from and_dist.planning.units import in_bytes, in_time
 
 WORTH = 0.97
 """Of what it was before: what changes less is no advice."""
@@ -77,8 +77,9 @@ def _about_time(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
         yield from _about_partition(plan, memory_gb)
     if bound == "loader" and plan.job.images == "encoded":
         yield from _about_images(plan)
-    if bound == "gradients":
-        yield _compression(plan)
+    if bound == "gradients" and plan.job.config.optim.compression == "none":
+        narrow = {"compression": "bfloat16"}
+        yield from _faster(plan, "optim.compression=bfloat16", optim=narrow)
     small_parts = plan.pace.step - max(plan.pace.parts["encoder"], plan.pace.parts["partition"])
     if small_parts > 0.3 * plan.pace.step and plan.pace.step > plan.pace.loader:
         batch = 4 * plan.job.config.optim.batch_size
@@ -118,20 +119,6 @@ def _about_images(plan: Plan) -> Iterator[Advice]:
     after = replace(plan, pace=pace_of(replace(plan.job, images="pixels")))
     how = f"and-dist prepare --raw {side}, and data.train=OUT/train"
     yield from _if_faster(plan, how, after)
-
-
-def _compression(plan: Plan) -> Advice:
-    """DDP has hooks that send gradients in half as many bytes."""
-    assert plan.pace is not None
-    hidden = BACKWARD * plan.pace.parts["encoder"] if plan.job.on_gpu else 0.0
-    whole = plan.pace.parts["gradients"] + hidden
-    saved = plan.pace.parts["gradients"] - max(0.0, whole / 2 - hidden)
-    return Advice(
-        "gradients in 16 bits on the wire, a communication hook of DDP",
-        f"{in_bytes(plan.traffic.gradients / 2)} in place of {in_bytes(plan.traffic.gradients)} a "
-        f"step and rank, {in_time(plan.pace.step - saved)} a step in place of "
-        f"{in_time(plan.pace.step)}",
-    )
 
 
 def _faster(plan: Plan, change: str, **sections: dict[str, Any]) -> Iterator[Advice]:

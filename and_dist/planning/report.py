@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from and_dist.advice import Advice, advise
-from and_dist.footprint import Place, footprint_of, refused_discovery, table_bytes
-from and_dist.plan import Plan, fewest_nodes, most_rows
-from and_dist.units import in_bytes, in_count, in_time
+from and_dist.planning.advice import Advice, advise
+from and_dist.planning.footprint import Place, footprint_of, refused_discovery, table_bytes
+from and_dist.planning.plan import Plan, fewest_nodes, most_rows
+from and_dist.planning.units import in_bytes, in_count, in_time
 
 PARTS_OF_A_STEP = {
     "encoder": "encoder, forward and backward",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from tests.unit.slide_rule import device
+from tests.unit.planning.slide_rule import device
 
 
 def test_a_billion_rows_in_json(cli: Cli) -> None:
@@ -63,7 +63,7 @@ IMAGENET = ("-c", "configs/paper/imagenet-alexnet.yaml", "--gpus", 8, "--gpu")
         ([*IMAGENET, "h100", "--rows", "1e6", *SIXTEEN_BIT, "optim.batch_size=4096"],
          "and-dist prepare --raw 256, and data.train=OUT/train", "an epoch"),
         ([*IMAGENET, "a100", "--nodes", 8, "--rows", "1281167", "encoder.name=alexnet"],
-         "gradients in 16 bits on the wire, a communication hook of DDP", "MB in place of"),
+         "optim.compression=bfloat16", "in all in place of"),
         ([*IMAGENET, "a100", "--rows", "3e7", "curriculum.epochs=1", "optim.batch_size=4096"],
          "discovery.search=fused", "a discovery"),
     ],

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from and_dist.costs import COSTS, TRAINING
+from and_dist.planning.costs import COSTS, TRAINING
 from and_dist.sections import Section, build
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

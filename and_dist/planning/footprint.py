@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from and_dist.job import Job
+from and_dist.planning.job import Job
 
 BATCHES_QUEUED = 3
 """As data/pipeline.py prepares them, and one more that a step looks at."""
@@ -180,7 +180,10 @@ def exchange_scratch(job: Job) -> float:
 
 
 def optimiser_scratch(job: Job) -> float:
-    """Decayed and Nesterov's gradients: of all parameters at once on a GPU, else of the largest."""
+    """Decayed and Nesterov's gradients, where one pass does not do everything: of all parameters at
+    once on a GPU, else of the largest."""
+    if job.config.optim.fused:
+        return 0.0
     return 2 * 4 * (job.parameters if job.on_gpu else job.cost.largest_parameter)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from and_dist.hardware import Curve, Hardware, Links, Rates
+from and_dist.planning.hardware import Curve, Hardware, Links, Rates
 
 
 def line(each: float) -> Curve:

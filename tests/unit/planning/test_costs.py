@@ -8,8 +8,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from and_dist.costs import COSTS, cost_of
 from and_dist.encoders import ENCODERS, Encoder
+from and_dist.planning.costs import COSTS, cost_of
 
 IMAGES = (2, 5)
 

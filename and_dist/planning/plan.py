@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from and_dist.config import Config
-from and_dist.footprint import Footprint, checkpoint_bytes, footprint_of
-from and_dist.hardware import Hardware
-from and_dist.job import Job, Size, count_rows, kind_of_images
 from and_dist.metrics import read_metrics
-from and_dist.pace import Pace, Traffic, pace_of, traffic_of
+from and_dist.planning.footprint import Footprint, checkpoint_bytes, footprint_of
+from and_dist.planning.hardware import Hardware
+from and_dist.planning.job import Job, Size, count_rows, kind_of_images
+from and_dist.planning.pace import Pace, Traffic, pace_of, traffic_of
 from and_dist.run_folder import read_starts
 
 MOST_ROWS = 10**12

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from and_dist.config import Config
-from and_dist.costs import Cost, cost_of
-from and_dist.hardware import Hardware
+from and_dist.planning.costs import Cost, cost_of
+from and_dist.planning.hardware import Hardware
 from and_dist.schema import DataConfig
 
 Images = Literal["encoded", "pixels"]

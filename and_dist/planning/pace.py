@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from and_dist.hardware import Curve, Hardware, Precision, Rates
-from and_dist.job import Job
+from and_dist.planning.hardware import Curve, Hardware, Precision, Rates
+from and_dist.planning.job import Job
 
 BACKWARD = 2 / 3
 """Of an encoder's time: what DDP's sums of gradients hide behind, on a GPU."""
 IVF_SHARE, IVF_ROWS = 0.25, 100_000
 """Of an exact search's time that an inverted file takes at so many rows and a recall of 0.98, its
 building included (benchmarks/results/discovery.json); the share falls with the root of the rows."""
+
+BYTES_OF_A_GRADIENT = {"none": 4, "float16": 2, "bfloat16": 2, "powersgd": 1}
+"""On the wire; powersgd's are the most there can be, and far more than large layers take."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Traffic:
     exchange: float
     """Partitions of all shards for the own queries."""
     gradients: float
-    """DDP's all-reduce, 2 (W - 1) / W of the gradients."""
+    """DDP's all-reduce, 2 (W - 1) / W of the gradients, as optim.compression sends them."""
     loss: float
 
     @property
@@ -64,7 +67,7 @@ def traffic_of(job: Job) -> Traffic:
     return Traffic(
         gather=others * (4 * job.dim + 8 * (1 + job.neighbours) + 1),
         exchange=others * 2 * (4 * job.dim + 4),
-        gradients=sums * 4 * job.parameters,
+        gradients=sums * BYTES_OF_A_GRADIENT[job.config.optim.compression] * job.parameters,
         loss=sums * 4,
     )
 
