@@ -44,7 +44,7 @@ def test_supervised_learning_without_labels_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["bank.dims=3"], "unknown key 'bank.dims'; bank takes: dtype, update_rate"),
+        (["bank.dims=3"], "unknown key 'bank.dims'; bank takes: dtype, products"),
         (["curriculum.rounds=0"], "discovers nothing: that is method=instance"),
         (["method=annd"], "method = 'annd' is not one of: and, instance, random, supervised"),
         (["method=random", "bank.init=uniform"], "method=random looks at the first rows"),
