@@ -82,8 +82,16 @@ def gather_objects(world: World, value: T) -> list[T]:
     return [v for v in values if v is not None]
 
 
-def equal_blocks(world: World, rows_X: Tensor, size: int) -> list[Tensor]:
-    """This rank's rows in blocks, padded with -1: as many, as long blocks on every rank."""
+def equal_blocks(
+    world: World, rows_X: Tensor, size: int, most_in_all: int | None = None
+) -> list[Tensor]:
+    """This rank's rows in blocks, padded with -1: as many, as long blocks on every rank.
+
+    So long that those of all ranks together hold `most_in_all` rows: what is gathered of them is no
+    larger in a larger world.
+    """
+    if most_in_all is not None:
+        size = max(1, min(size, most_in_all // world.size))
     count = torch.tensor([[len(rows_X)]], device=rows_X.device)
     most = int(gather_batch(world, [count])[0].max())
     blocks = []

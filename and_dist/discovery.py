@@ -43,7 +43,8 @@ from and_dist.neighbours import (
 from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
 from and_dist.world import World
 
-ROWS_PER_BLOCK = 2048
+ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15
+"""That are searched for at a time, of one rank and together."""
 RECALL_SAMPLE = 1024
 """Anchors whose neighbours are searched exactly too, where the search is approximate."""
 
@@ -168,7 +169,7 @@ class _Phase:
             shard = ShardSearch(
                 bank.features_SD, bank.start, self.num_neighbours, self.memory_bytes, approximate
             )
-        blocks = equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK)
+        blocks = equal_blocks(self.world, mine_S - bank.start, ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS)
         for positions_Q in blocks:
             is_real_Q = positions_Q >= 0
             rows_Q = (positions_Q + bank.start).where(is_real_Q, -1)

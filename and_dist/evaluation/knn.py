@@ -14,7 +14,7 @@ from and_dist.evaluation.scores import places_of
 from and_dist.neighbours import Nearest, ShardSearch, search_shards
 from and_dist.world import World
 
-QUERIES_PER_BLOCK = 512
+QUERIES_PER_BLOCK, QUERIES_OF_ALL_RANKS = 512, 1 << 12
 
 
 def knn_places(
@@ -35,10 +35,10 @@ def knn_places(
     num_neighbours = min(num_neighbours, len(labels_N))
     with failing_together(world, "the search of kNN evaluation"):
         shard = ShardSearch(features_SD, start, num_neighbours)
-    num_classes = int(torch.cat([labels_N, labels_M.cpu()]).max()) + 1
+    num_classes = 1 + max(int(labels_X.max()) for labels_X in (labels_N, labels_M) if len(labels_X))
     places_M = torch.zeros(len(queries_MD), dtype=torch.int64)
     positions_M = torch.arange(len(queries_MD), device=queries_MD.device)
-    blocks = equal_blocks(world, positions_M, QUERIES_PER_BLOCK)
+    blocks = equal_blocks(world, positions_M, QUERIES_PER_BLOCK, QUERIES_OF_ALL_RANKS)
     for positions_Q in blocks:
         queries_QD = take_rows(queries_MD, positions_Q)
         no_rows_Q = torch.full_like(positions_Q, -1)

@@ -82,6 +82,17 @@ def test_blocks_are_as_many_and_as_long_on_every_rank(ranks: RankPool) -> None:
     assert ranks.run(3, blocks_here) == expected
 
 
+def lengths_here(world: World, most_in_all: int) -> list[int]:
+    return [len(block) for block in equal_blocks(world, torch.arange(7), 4, most_in_all)]
+
+
+def test_blocks_of_all_ranks_together_are_no_longer_in_a_larger_world(ranks: RankPool) -> None:
+    assert ranks.run(1, lengths_here, 8) == [[4, 3]]
+    assert ranks.run(2, lengths_here, 8) == [[4, 3]] * 2
+    assert ranks.run(4, lengths_here, 8) == [[2, 2, 2, 1]] * 4
+    assert ranks.run(4, lengths_here, 3) == [[1] * 7] * 4
+
+
 def test_padding_takes_zeros_even_from_nothing() -> None:
     positions = torch.tensor([1, -1])
     assert take_rows(torch.tensor([5, 7]), positions).tolist() == [7, 0]
