@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# What is imported is compiled once, and not, as this would have it, at every start of every rank.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo demo-control test test-slurm faults test-gpu bench check ci clean
 
