@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from benchmarks.plan import HELD, TIMED, WORLDS, Looks, compare_memory
-from tests.ranks.pool import RankPool
-
-LOOKS = 4
-CALM = 0.1
-"""Share of the cores that others may take where seconds are to be promised."""
+from benchmarks.plan import HELD, WORLDS, compare_memory
 
 
 def test_memory_is_predicted_within_a_tenth() -> None:
@@ -17,19 +10,3 @@ def test_memory_is_predicted_within_a_tenth() -> None:
     wrong = {at: memory for at, memory in compared.items() if abs(memory.error) > 0.1}
     assert not wrong
     assert len(compared) == 2 * len(HELD) * len(WORLDS)
-
-
-def test_a_step_is_predicted_within_a_quarter(ranks: RankPool) -> None:
-    """The machine is measured between the steps; what a busy minute has spoilt, once more."""
-    looks, disturbances = Looks(TIMED, WORLDS), []
-    wrong = {(scene, world) for scene in TIMED for world in WORLDS}
-    for _ in range(LOOKS):
-        looks.look(ranks)
-        disturbances.append(looks.disturbed)
-        compared = looks.compare()
-        wrong = {at for at in wrong if abs(compared[at].error) > 0.25}
-        if not wrong:
-            return
-    if min(disturbances) > CALM:
-        pytest.skip(f"others took {min(disturbances):.0%} of the cores while steps were timed")
-    raise AssertionError(f"not as predicted: { ({at: compared[at] for at in wrong}) }")
