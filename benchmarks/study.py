@@ -160,6 +160,9 @@ def main() -> None:
         folders = [Path(folder) for folder in sweep.split("+")]
         name = folders[0].name
         runs = read_study(folders, before.get(name, {}).get("runs", {}))
+        if not runs:
+            kept = f", and {file} keeps none of {name}" if file else ""
+            raise SystemExit(f"there is no finished run in {sweep}{kept}")
         lines = [expectation.in_one_line() for expectation in expectations([*runs.values()])]
         of = [Run(Path(at), run["config"], run["top1"]) for at, run in runs.items()]
         collected = arrange(of)

@@ -173,7 +173,7 @@ def measure_case(
         prepare = prepare_shapes if case.is_packed else prepare_files
         sources = list(prepare(folder, case.rows, DISTINCT))
         config = configure(case, folder, device.type, case.batch, "plain")
-        with open_world(device.type, os.cpu_count()) as world:  # type: ignore[arg-type]
+        with open_world("cuda" if device.type == "cuda" else "cpu", os.cpu_count()) as world:
             rows = min(case.rows, ROWS_COMPARED)
             assert_equal_to_ours(DenseBank(rows, 128, 0.07, world.device), world)
         runs: dict[str, list[Run]] = {}
