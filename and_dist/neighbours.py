@@ -21,6 +21,8 @@ from and_dist.world import World
 
 ROUNDING = 1e-5
 """More than float32's error of a product of two unit vectors of a few thousand entries."""
+TINY = 1e-12
+"""A row of zeros is similar to none."""
 SPARE = 8
 MEMORY_BYTES = 200_000_000
 RECALL = 0.98
@@ -103,14 +105,16 @@ class ShardSearch:
 
     def _cosines(self, queries_QD: Tensor, places_QC: Tensor) -> Tensor:
         """In float64, a few queries at a time; equal rows have equal ones."""
-        per_query = 3 * 8 * places_QC.shape[1] * queries_QD.shape[1]
+        per_query = 2 * 8 * places_QC.shape[1] * queries_QD.shape[1]
         size = max(1, self._rank_bytes // per_query)
+        unit_QD = functional.normalize(queries_QD.double(), dim=1)
         cosines = []
-        for unit_qD, places_qC in zip(
-            _unit_float64(queries_QD).split(size), places_QC.split(size), strict=True
-        ):
-            candidates_qCD = _unit_float64(self._features_SD[places_qC])
-            cosines.append((candidates_qCD * unit_qD[:, None]).sum(dim=2))
+        for unit_qD, places_qC in zip(unit_QD.split(size), places_QC.split(size), strict=True):
+            candidates_qCD = self._features_SD[places_qC].double()
+            norm_qC1 = torch.linalg.vector_norm(candidates_qCD, dim=2, keepdim=True)
+            candidates_qCD /= norm_qC1.clamp_(min=TINY)
+            candidates_qCD *= unit_qD[:, None]
+            cosines.append(candidates_qCD.sum(dim=2))
         return torch.cat(cosines)
 
 
@@ -158,7 +162,3 @@ def _nothing(num_queries: int, num_wanted: int, device: torch.device) -> Nearest
         torch.full(shape, -torch.inf, dtype=torch.float64, device=device),
         torch.full(shape, -1, device=device),
     )
-
-
-def _unit_float64(features: Tensor) -> Tensor:
-    return functional.normalize(features.double(), dim=-1)

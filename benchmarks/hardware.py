@@ -47,9 +47,9 @@ from benchmarks.measured_rates import (
     slowest,
     unit_rows,
 )
-from benchmarks.measured_runs import num_cores
+from benchmarks.measured_runs import num_cores, seconds_here
 from benchmarks.photos import write_photos
-from benchmarks.plan import framework_bytes
+from benchmarks.plan import CROWDED, STEPS, framework_bytes, turns_of
 from tests.ranks.pool import RankPool
 
 LARGE = "alexnet"
@@ -149,8 +149,12 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
         found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
         links[str(world)] = links_of(found)
         note_all(benchmark, found, f"{world} ranks of {threads} thread(s)")
+    threads = max(1, cores // 2)  # of 4 ranks: twice as many as there are cores
+    with tempfile.TemporaryDirectory() as root:
+        crowded_step = max(pool.run(world, seconds_here, CROWDED, root, threads, STEPS))
+    benchmark.add(f"step of {CROWDED.name}, {world} ranks", [crowded_step])
     pool.close()
-    return {
+    plain = {
         "name": "cpu",
         "kind": "cpu",
         "memory_gb": describe_machine()["memory_gb"],
@@ -159,7 +163,9 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
         "rates": rates,
         "links": links,
         "loader": {name.removeprefix("loader/"): c for name, c in curves(loaded).items()},
+        "source": "",
     }
+    return plain | {"turns": turns_of(build(Hardware, plain), world, crowded_step, threads)}
 
 
 def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:

@@ -48,6 +48,8 @@ HELD = (
 )  # fmt: skip
 EMPTY = Scene("tiny", 1_000, 64)
 """Holds next to nothing but programs."""
+CROWDED = Scene("tiny", 10_000, 128)
+"""Whose steps say what it costs that ranks share a core."""
 STEPS = 12
 """Of which the fastest counts."""
 COPY = ("checkpoint: copy of all", "checkpoint: bytes being written")
@@ -105,12 +107,21 @@ class Looks:
                 self.links[world] = merge_least([self.links.get(world, {}), links])
 
     def _look_at_steps(self, pool: RankPool) -> None:
-        for world, scene in itertools.product(self.worlds, self.scenes):
+        crowded = [(world, CROWDED) for world in self.worlds if world > num_cores()]
+        for world, scene in [*itertools.product(self.worlds, self.scenes), *crowded]:
             with tempfile.TemporaryDirectory() as root:
                 took = max(pool.run(world, seconds_here, scene, root, 1, STEPS))
             self.steps[scene, world] = min(took, self.steps.get((scene, world), took))
 
     def hardware(self, world: int) -> Hardware:
+        """With what it costs to share cores, where this world does."""
+        found = self._uncrowded(world)
+        if world <= num_cores():
+            return found
+        turns = turns_of(found, world, self.steps[CROWDED, world])
+        return found.model_copy(update={"turns": turns})
+
+    def _uncrowded(self, world: int) -> Hardware:
         known = self.rates[busy_ranks(world)]
         loader = {name: s for name, s in known.items() if name.startswith("loader/")}
         others = {name: s for name, s in known.items() if name not in loader}
@@ -125,11 +136,22 @@ class Looks:
 
     def compare(self) -> dict[tuple[Scene, int], Compared]:
         compared = {}
-        for (scene, world), measured in self.steps.items():
-            pace = pace_of(job_of(scene, world, self.hardware(world)))
-            assert pace is not None
-            compared[scene, world] = Compared(pace.step, measured)
+        for world, scene in itertools.product(self.worlds, self.scenes):
+            predicted = _step_seconds(job_of(scene, world, self.hardware(world)))
+            compared[scene, world] = Compared(predicted, self.steps[scene, world])
         return compared
+
+
+def turns_of(hardware: Hardware, world: int, measured: float, threads: int = 1) -> float:
+    """Seconds that a step of CROWDED took beyond what is predicted without them."""
+    missing = measured - _step_seconds(job_of(CROWDED, world, hardware, threads))
+    return float(f"{max(0.0, missing):.4g}")
+
+
+def _step_seconds(job: Job) -> float:
+    pace = pace_of(job)
+    assert pace is not None
+    return pace.step
 
 
 def cpu_seconds_of(pool: RankPool) -> float:
@@ -149,8 +171,8 @@ UNUSED = {
 """Of no matter for steps of encoders that were measured."""
 
 
-def job_of(scene: Scene, world: int, hardware: Hardware | None = None) -> Job:
-    config = scene.config("nowhere")
+def job_of(scene: Scene, world: int, hardware: Hardware | None = None, threads: int = 1) -> Job:
+    config = scene.config("nowhere", threads)
     return Job(config, scene.num_rows, Size(1, world, num_cores()), hardware, "pixels")
 
 

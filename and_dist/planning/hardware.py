@@ -96,6 +96,8 @@ class Hardware(Section):
     """Seconds of one core for a batch, by the pixels that the encoder sees of it."""
     decodes_per_s: Positive | None = None
     """JPEGs that a GPU decodes itself."""
+    turns: NonNegative = 0.0
+    """Seconds of a step, whatever it does, that two ranks on a core wait for each other's turns."""
 
     def rates_at(self, threads: int) -> tuple[Rates, float]:
         """Those of the next smaller number that was measured, and how often that many it is."""

@@ -96,12 +96,12 @@ def pace_of(job: Job) -> Pace | None:
 
 def _together(job: Job, computing: float, loading: float) -> float:
     """Without a GPU the loader's threads take time from those that compute."""
-    if job.on_gpu:
+    if job.hardware is None or job.on_gpu:
         return max(computing, loading)
     shared = (computing * job.threads / job.crowding + loading * job.threads / job.crowding) / (
         job.cores / job.size.ranks_of_a_node
     )
-    return max(computing, loading, shared)
+    return max(computing, loading, shared) + (job.crowding - 1) * job.hardware.turns
 
 
 def encoder_seconds(job: Job, rates: Rates) -> float:
