@@ -38,6 +38,7 @@ class BadImages:
         left_out: tuple[str, ...] = (),
     ) -> None:
         self.reasons: dict[int, str] = {}
+        self._unshared: dict[int, str] = {}
         self._index = index
         self._policy = policy
         self._say = say
@@ -50,6 +51,7 @@ class BadImages:
         with self._lock:
             new = {row: why for row, why in found.items() if row not in self.reasons}
             self.reasons |= new
+            self._unshared |= new
         for row, why in new.items():
             if self._policy == "stop":
                 raise RuntimeError(
@@ -74,8 +76,10 @@ class BadImages:
 
     def share(self, world: World, file: Path) -> None:
         """All ranks know what each has found; the coordinator writes it down."""
-        everyone = gather_objects(world, self.reasons)
-        self.reasons = {row: why for found in everyone for row, why in found.items()}
+        with self._lock:
+            mine, self._unshared = self._unshared, {}
+        for found in gather_objects(world, mine):
+            self.reasons |= found
         self._check_share()
         name = self._index.store.name
         lines = [*self._left_out, *(f"{name(r)}: {self.reasons[r]}" for r in sorted(self.reasons))]

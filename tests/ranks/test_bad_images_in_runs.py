@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from and_dist.config import Config
+from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
+from and_dist.world import World
 from tests.pictures import cut_header, save_pictures
 from tests.ranks.pool import RankError, RankPool
 from tests.ranks.runs import (
@@ -80,3 +82,22 @@ def test_stop_names_the_file(ranks: RankPool, folder: Path, tmp_path: Path) -> N
     config = config_for(folder, tmp_path, "data.bad_images=stop")
     with pytest.raises(RankError, match=rf"{BROKEN}: .*data\.bad_images=skip"):
         ranks.run(1, train, config)
+
+
+def share_twice(world: World, folder: Path, file: Path) -> list[dict[int, str]]:
+    """Every rank finds its own, later rank 1 one more."""
+    bad = BadImages(index_folder(folder).index, "skip", print, largest_share=1.0)
+    bad.add({10 * world.rank: f"found by {world.rank}", 5: "found by all"})
+    bad.share(world, file)
+    first = dict(bad.reasons)
+    bad.add({7: "late"} if world.rank == 1 else {})
+    bad.share(world, file)
+    return [first, bad.reasons]
+
+
+def test_all_ranks_know_what_each_has_found(ranks: RankPool, folder: Path, tmp_path: Path) -> None:
+    first = {0: "found by 0", 5: "found by all", 10: "found by 1", 20: "found by 2"}
+    file = tmp_path / "bad_images.txt"
+    for found in ranks.run(3, share_twice, folder, file):
+        assert found == [first, {**first, 7: "late"}]
+    assert len(file.read_text().splitlines()) == 5

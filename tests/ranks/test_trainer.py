@@ -109,6 +109,26 @@ def test_batch_norm_statistics_survive(ranks: RankPool, tmp_path: Path) -> None:
     assert all(mean.abs().max() > 0 for mean in means)
 
 
+def train_and_count_graphs(world: World, config: Config) -> int:
+    torch._dynamo.reset()
+    train(world, config)
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_a_compiled_network_learns_what_it_learns_otherwise(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    plain = debug_config(tmp_path, "name=plain", "curriculum.epochs=1")
+    compiled = debug_config(
+        tmp_path, "name=compiled", "curriculum.epochs=1", "encoder.compile=true"
+    )
+    ranks.run(2, train, plain)
+    assert min(ranks.run(2, train_and_count_graphs, compiled)) > 0
+    assert checkpoint_of(compiled.folder).keys() == checkpoint_of(plain.folder).keys()
+    difference = losses_of(compiled.folder) - losses_of(plain.folder)
+    assert difference.abs().max() < 1e-3
+
+
 def test_instance_learning_has_no_anchors(ranks: RankPool, tmp_path: Path) -> None:
     config = debug_config(tmp_path, "method=instance", "curriculum.epochs=1")
     ranks.run(1, train, config)
