@@ -7,12 +7,32 @@ Status 1 if one failed; the others run all the same.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 NAMES = ("partition", "step", "loader", "discovery", "evaluate", "checkpoint", "throughput")
+PROMISED = {
+    "loader": ("torchvision", "packed"),
+    "partition": (
+        "published_fp32", "published_16bit", "eager_fp32", "floor_fp32", "memory",
+        "partial_fc_2ranks",
+    ),
+    "discovery": ("published_flat", "published_best", "recall_ivf"),
+    "step": ("published_alexnet", "published_small"),
+}  # fmt: skip
+"""Ratios that others look for."""
+
+
+def missing_ratios(name: str, file: Path) -> list[str]:
+    """Of those promised."""
+    found = json.loads(file.read_text())["ratios"]
+    missing = [ratio for ratio in PROMISED.get(name, ()) if ratio not in found]
+    if missing:
+        print(f"{file} has no ratio {', '.join(missing)}", file=sys.stderr)
+    return missing
 
 
 def main() -> int:
@@ -28,8 +48,9 @@ def main() -> int:
     for name in given.names:
         begun = time.monotonic()
         command = [sys.executable, "-m", f"benchmarks.{name}"]
-        command += [*["--smoke"] * given.smoke, "--json", str(given.folder / f"{name}.json")]
-        if subprocess.run(command).returncode:
+        file = given.folder / f"{name}.json"
+        command += [*["--smoke"] * given.smoke, "--json", str(file)]
+        if subprocess.run(command).returncode or missing_ratios(name, file):
             failed.append(name)
         print(f"{name}: {time.monotonic() - begun:.0f} s in all", flush=True)
     minutes = (time.monotonic() - started) / 60

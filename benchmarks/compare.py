@@ -27,10 +27,8 @@ ERROR = 0.01
 """Chance that an interval misses the change."""
 LEAST = 0.05
 """A smaller change is none, whatever the repeats say."""
-RATES = (
-    "matrix_fp32_gflops", "matrix_bf16_gflops", "copy_gb_s", "decode_images_s",
-    "gpu_matrix_fp32_gflops", "gpu_matrix_bf16_gflops", "gpu_copy_gb_s",
-)  # fmt: skip
+RATES = ("matrix_fp32_gflops", "matrix_bf16_gflops", "copy_gb_s", "decode_images_s")
+GPU_RATES = ("gpu_matrix_fp32_gflops", "gpu_matrix_bf16_gflops", "gpu_copy_gb_s")
 PARTS_OF_A_MACHINE = ("cpu", "cores", "memory_gb", "gpu")
 TOO_FEW = "too few repeats"
 
@@ -103,16 +101,19 @@ def _orders(sum_of_ranks: int, num_old: int, num_new: int) -> int:
 
 
 def compare_machines(old: Record, new: Record) -> Machine:
-    """By the rates that both runs measured: their median, if that is worth a correction, and the
-    median distance from it."""
+    """By the rates that both runs measured of what they ran on: their median, if that is worth a
+    correction, and the median distance from it, or how far apart two looks at the rates were
+    within a run."""
     both = old.get("rates", {}), new.get("rates", {})
-    changes = [math.log(both[1][r] / both[0][r]) for r in RATES if r in both[0] and r in both[1]]
+    names = GPU_RATES if new.get("device") == "cuda" else RATES
+    changes = [math.log(both[1][r] / both[0][r]) for r in names if r in both[0] and r in both[1]]
     if not changes:
         return Machine(1.0, 0.0)
     middle = statistics.median(changes)
-    doubt = statistics.median(abs(change - middle) for change in changes)
+    distance = math.expm1(statistics.median(abs(change - middle) for change in changes))
+    doubt = max(distance, old.get("doubt", 0.0), new.get("doubt", 0.0))
     is_other = abs(middle) > math.log1p(LEAST)
-    return Machine(math.exp(middle) if is_other else 1.0, math.expm1(doubt))
+    return Machine(math.exp(middle) if is_other else 1.0, doubt)
 
 
 def compare_results(old: Record, new: Record, machine: Machine, least: float) -> list[Change]:
@@ -130,8 +131,9 @@ def compare_results(old: Record, new: Record, machine: Machine, least: float) ->
     return changes
 
 
-def compare_ratios(old: Record, new: Record, least: float) -> list[Change]:
-    """Both sides of a ratio ran in one run, so the machine needs no correction."""
+def compare_ratios(old: Record, new: Record, machine: Machine, least: float) -> list[Change]:
+    """Both sides of a ratio ran in one run, so the machine needs no correction; but floors are
+    against its rates, and as doubtful as these."""
     repeats = old.get("ratio_repeats", {}), new.get("ratio_repeats", {})
     changes = []
     for name in (name for name in old["ratios"] if name in new["ratios"]):
@@ -139,8 +141,10 @@ def compare_ratios(old: Record, new: Record, least: float) -> list[Change]:
         factor, interval, verdict = after / before, None, "no repeats"
         if name in repeats[0] and name in repeats[1]:
             factor, interval = compare_repeats(repeats[0][name], repeats[1][name])
-            larger_is = ("worse", "better") if name.startswith("floor") else ("better", "worse")
-            verdict = judge(interval, factor, least, larger_is)
+            is_floor = name.startswith("floor")
+            larger_is = ("worse", "better") if is_floor else ("better", "worse")
+            enough = max(least, machine.doubt) if is_floor else least
+            verdict = judge(interval, factor, enough, larger_is)
         texts = f"{before:.3g}x", f"{after:.3g}x"
         changes.append(Change(name, *texts, factor, interval, verdict))
     return changes
@@ -185,6 +189,12 @@ def describe_differences(old: Record, new: Record, machine: Machine, least: floa
     return lines
 
 
+def describe_way(record: Record) -> str:
+    """On what, and with which arguments."""
+    given = " ".join(record.get("arguments", []))
+    return f"on {record.get('device', 'cpu')} {f'with {given}' if given else 'in full'}"
+
+
 def print_changes(console: Console, title: str, changes: Iterable[Change]) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("", "old", "new", "change", "99 % interval", "verdict"):
@@ -210,6 +220,11 @@ def _in_both(old: dict[str, Record], new: dict[str, Record]) -> list[tuple[Recor
 def compare(files: tuple[Path, Path], least: float, console: Console) -> bool:
     """Print what changed; whether anything became slower."""
     old, new = (read(file) for file in files)
+    ways = [describe_way(record) for record in (old, new)]
+    if ways[0] != ways[1]:
+        raise ValueError(
+            f"{files[0]} was measured {ways[0]} and {files[1]} {ways[1]}: measure both alike"
+        )
     machine = compare_machines(old, new)
     changes = compare_results(old, new, machine, least)
     if not changes:
@@ -217,7 +232,7 @@ def compare(files: tuple[Path, Path], least: float, console: Console) -> bool:
     for line in describe_differences(old, new, machine, least):
         console.print(line, markup=False)
     print_changes(console, str(new.get("benchmark")), changes)
-    if ratios := compare_ratios(old, new, least):
+    if ratios := compare_ratios(old, new, machine, least):
         print_changes(console, "ratios", ratios)
     for number, here in enumerate((old, new)):
         missing = sorted(set(_by_name(here)) - set(_by_name((new, old)[number])))

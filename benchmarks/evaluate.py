@@ -45,6 +45,7 @@ SIZES = ((50_000, 10_000, 10), (1_281_167, 1_000, 1000))
 """Rows, queries, classes: CIFAR10's, and a part of ImageNet's test images at ImageNet's rows."""
 SMOKE_SIZES = ((10_000, 500, 10), (50_000, 100, 1000))
 ENCODER, CLASSES, BATCH = "alexnet", 1000, 64
+PUBLISHED_BATCH = 100
 COMPARED = 100
 """Queries whose votes are compared with those of float64."""
 
@@ -74,12 +75,17 @@ def ours(data: Data, world: World) -> Tensor:
 
 
 def dense(data: Data) -> Tensor:
-    """The evaluation of the published code: all similarities, top K, a one-hot vector a vote."""
-    similarity_MK, rows_MK = (data.queries_MD @ data.features_ND.T).topk(NEIGHBOURS, dim=1)
-    num_classes = int(data.labels_N.max()) + 1
-    votes_MKC = functional.one_hot(data.labels_N[rows_MK], num_classes)
-    weights_MK1 = (similarity_MK / TEMPERATURE).exp()[:, :, None]
-    return places_of((votes_MKC * weights_MK1).sum(dim=1), data.labels_M)
+    """The evaluation of the published code, in its batches: all similarities, top K, a one-hot
+    vector a vote."""
+    num_classes, places = int(data.labels_N.max()) + 1, []
+    for queries_QD, labels_Q in zip(
+        data.queries_MD.split(PUBLISHED_BATCH), data.labels_M.split(PUBLISHED_BATCH), strict=True
+    ):
+        similarity_QK, rows_QK = (queries_QD @ data.features_ND.T).topk(NEIGHBOURS, dim=1)
+        votes_QKC = functional.one_hot(data.labels_N[rows_QK], num_classes)
+        weights_QK1 = (similarity_QK / TEMPERATURE).exp()[:, :, None]
+        places.append(places_of((votes_QKC * weights_QK1).sum(dim=1), labels_Q))
+    return torch.cat(places)
 
 
 def measure_knn(benchmark: Benchmark, sizes: Sequence[tuple[int, int, int]], repeats: int) -> None:

@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from and_dist.partition import log_partition
+from and_dist.data.loader import Batch
+from and_dist.partition import Partition, log_partition
 from and_dist.planning.costs import COSTS
 from and_dist.world import World, open_world
+from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.partition import DIM, IMAGENET, TEMPERATURE, extra_gpu_peak_mb, to_its_end
-from benchmarks.rates import matrix_rate
+from benchmarks.partition import DIM, IMAGENET, extra_gpu_peak_mb
 from benchmarks.step import Scene, build_trainer, make_batch
 
 BATCH, MANY = 256, 4096
@@ -38,17 +39,14 @@ def measure_step(
     name = f"{scene.network}, {scene.rows / 1e6:.3g}M rows"
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(scene, world, Path(folder), *GPU)
-        images_BCHW, rows_B = (tensor.to(world.device) for tensor in make_batch(scene))
-        batch = make_batch(scene)._replace(
-            images_BCHW=images_BCHW.to(trainer.encoder.precision), rows_B=rows_B
-        )
+        images_BCHW, rows_B = make_batch(scene)
+        precision = trainer.encoder.precision
+        batch = Batch(images_BCHW.to(world.device, precision), rows_B.to(world.device))
         bank_SD = trainer.state.bank.features_SD
         queries_BD = functional.normalize(torch.randn(scene.batch, DIM, device=world.device), dim=1)
         cases: dict[str, Callable[[], object]] = {
-            name: partial(to_its_end, lambda: trainer.train_step(batch)),
-            f"{name}, the partition": partial(
-                to_its_end, lambda: log_partition(queries_BD, bank_SD, TEMPERATURE)
-            ),
+            name: lambda: trainer.train_step(batch),
+            f"{name}, the partition": lambda: log_partition(queries_BD, bank_SD, TEMPERATURE),
         }
         benchmark.measure(cases, repeats, dict.fromkeys(cases, scene.batch), "images", warm_up=5)
         benchmark.result(name).peak_mb = extra_gpu_peak_mb(lambda: trainer.train_step(batch))
@@ -68,16 +66,21 @@ def measure_partition(
     queries_GD = functional.normalize(draw(queries, DIM), dim=1).bfloat16()
     rows_SD = functional.normalize(draw(rows, DIM), dim=1).bfloat16()
 
-    def dense() -> None:
-        logits_GS = queries_GD @ rows_SD.T / TEMPERATURE
-        logits_GS.logsumexp(dim=1)
-        logits_GS.softmax(dim=1) @ rows_SD
+    def dense() -> Partition:
+        logits_GS = (queries_GD / TEMPERATURE) @ rows_SD.T
+        log_z_G = logits_GS.logsumexp(dim=1)
+        return Partition(log_z_G, logits_GS.sub_(log_z_G[:, None]).exp_() @ rows_SD)
 
-    forms = {"fused": lambda: log_partition(queries_GD, rows_SD, TEMPERATURE)}
-    if queries * rows * 8 < torch.cuda.mem_get_info()[0]:
+    torch.cuda.empty_cache()
+    forms: dict[str, Callable[[], Partition]] = {
+        "fused": lambda: log_partition(queries_GD, rows_SD, TEMPERATURE)
+    }
+    if queries * rows * 4 < torch.cuda.mem_get_info()[0]:
         forms["dense"] = dense
+        for fused, other in zip(forms["fused"](), dense(), strict=True):
+            torch.testing.assert_close(fused, other.float(), rtol=0.03, atol=0.01)
     names = {form: f"partition of {queries} queries, {form}" for form in forms}
-    cases = {names[form]: partial(to_its_end, case) for form, case in forms.items()}
+    cases: dict[str, Callable[[], object]] = {names[form]: case for form, case in forms.items()}
     benchmark.measure(cases, repeats, dict.fromkeys(cases, queries), "queries", warm_up=5)
     for form, case in forms.items():
         benchmark.result(names[form]).peak_mb = extra_gpu_peak_mb(case)
@@ -97,8 +100,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no NVIDIA GPU here; `python -m benchmarks.gpu` is to be run where there is one")
         return
-    benchmark = Benchmark("gpu")
-    operations_per_s = 1e9 * matrix_rate(torch.bfloat16, "cuda")
+    benchmark = Benchmark("gpu", "cuda")
+    operations_per_s = 1e9 * benchmark.rates_before["gpu_matrix_bf16_gflops"]
     sizes = (100_000,) if given.smoke else (IMAGENET, 10_000_000)
     with open_world("cuda") as world:
         for network in ("alexnet", "resnet18"):

@@ -242,7 +242,7 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no NVIDIA GPU here: nothing of one is measured")
         return
-    benchmark = Benchmark("hardware")
+    benchmark = Benchmark("hardware", given.device)
     wanted, repeats = (SMOKE, 1) if given.smoke else (WANTED, given.repeats)
     measure = measure_cpu if given.device == "cpu" else measure_gpu
     plain = measure(wanted, repeats, benchmark)

@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -19,15 +21,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory import extra_peak_mb, forget_peak, memory_mb, peak_mb
+from benchmarks.memory import extra_peak_mb
 from benchmarks.rates import Rates, machine_rates
 
-__all__ = [
-    "Benchmark", "Result", "add_arguments", "describe_machine", "extra_peak_mb", "forget_peak",
-    "memory_mb", "parse_arguments", "peak_mb",
-]  # fmt: skip
-
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
+PEERS = ("lightly", "cut-cross-entropy")
+"""Not needed, compared with where they are installed."""
+NOT_A_SIZE = ("--json", "--repeats")
+"""Arguments, each with a value, that do not change what is measured."""
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Benchmark:
     """Collects results and ratios, prints them and writes them down."""
 
     name: str
+    device: str = "cpu"
+    """What it measures: `cpu`, or `cuda`."""
     results: list[Result] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
     """Baseline / ours, and under floor_* ours / the least that the machine allows."""
@@ -60,11 +63,23 @@ class Benchmark:
     ratio_repeats: dict[str, list[float]] = field(default_factory=dict)
     """What each ratio was in every repeat, where both sides have as many."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    arguments: list[str] = field(default_factory=lambda: what_is_measured(sys.argv[1:]))
+
+    @cached_property
+    def rates_before(self) -> Rates:
+        return machine_rates(self.threads)
 
     @cached_property
     def rates(self) -> Rates:
-        """The machine's own, measured when they are first asked for, at the latest in finish()."""
-        return machine_rates(self.threads)
+        """The machine's own: the better of two looks, one before the first repeat and one when they
+        are asked for, at the latest in finish()."""
+        before, after = self.rates_before, machine_rates(self.threads)
+        return {name: max(before[name], after[name]) for name in before}
+
+    @property
+    def doubt(self) -> float:
+        """How far both looks were apart, of the rate that changed most."""
+        return max(self.rates[name] / rate - 1 for name, rate in self.rates_before.items())
 
     def add(
         self,
@@ -94,6 +109,7 @@ class Benchmark:
         measure_memory: bool = False,
     ) -> None:
         """Results of interleaved repeats; memory is looked at in one more run of each case."""
+        _ = self.rates_before
         times = self.repeat(cases, repeats, warm_up)
         for name, case in cases.items():
             peak = extra_peak_mb(case) if measure_memory else None
@@ -102,12 +118,15 @@ class Benchmark:
     def repeat(
         self, cases: dict[str, Callable[[], object]], repeats: int, warm_up: int = 1
     ) -> dict[str, list[float]]:
-        """Every case once, then again, and so on: a slow minute of the machine hits all alike."""
+        """Every case once, then again, and so on: a slow minute of the machine hits all alike.
+        What a GPU was given is done when its time is taken."""
         times: dict[str, list[float]] = {name: [] for name in cases}
         for repeat in range(warm_up + repeats):
             for name, case in cases.items():
                 started = time.perf_counter()
                 case()
+                if torch.cuda.is_initialized():
+                    torch.cuda.synchronize()
                 seconds = time.perf_counter() - started
                 is_warm = repeat >= warm_up
                 print(f"{name}: {seconds:.3f} s{'' if is_warm else ' to warm up'}", flush=True)
@@ -116,7 +135,8 @@ class Benchmark:
         return times
 
     def result(self, name: str) -> Result:
-        return next(result for result in self.results if result.name == name)
+        """KeyError for what was not measured."""
+        return {result.name: result for result in self.results}[name]
 
     def seconds_per_unit(self, name: str) -> float:
         result = self.result(name)
@@ -165,14 +185,36 @@ class Benchmark:
     def as_json(self) -> dict[str, Any]:
         return {
             "benchmark": self.name,
+            "device": self.device,
             "machine": describe_machine(),
-            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "arguments": self.arguments,
+            "versions": versions(),
             "rates": self.rates,
+            "doubt": self.doubt,
             "results": [asdict(result) for result in self.results],
             "ratios": self.ratios,
             "ratio_repeats": self.ratio_repeats,
             "facts": self.facts,
         }
+
+
+def what_is_measured(given: Sequence[str]) -> list[str]:
+    """The arguments of the command but for those that change nothing of it."""
+    found, rest = [], iter(given)
+    for argument in rest:
+        if argument in NOT_A_SIZE:
+            next(rest, None)
+        elif not argument.startswith(tuple(f"{name}=" for name in NOT_A_SIZE)):
+            found.append(argument)
+    return found
+
+
+def versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in PACKAGES}
+    for name in PEERS:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def describe_machine() -> dict[str, Any]:

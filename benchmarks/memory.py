@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +50,14 @@ def _of_file(file: Path, field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / MB
 
 
+def extra_family_peak_mb(case: Callable[[], object]) -> float:
+    """The same with all processes that it starts, as far as looks now and then can tell."""
+    before = _family_mb(os.getpid())
+    watch = FamilyWatch(os.getpid())
+    case()
+    return max(0.0, watch.finish() - before)
+
+
 class FamilyWatch:
     """The most that a process and all that it started hold at once, looked at now and then."""
 
@@ -66,8 +75,12 @@ class FamilyWatch:
 
     def _watch(self) -> None:
         while not self._is_over.is_set():
-            self.peak_mb = max(self.peak_mb, sum(map(_share_mb, _family_of(self._pid))))
+            self.peak_mb = max(self.peak_mb, _family_mb(self._pid))
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _family_mb(pid: int) -> float:
+    return sum(map(_share_mb, _family_of(pid)))
 
 
 def _family_of(pid: int) -> list[int]:

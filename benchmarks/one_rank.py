@@ -21,10 +21,11 @@ from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.replicas import replicate
 from and_dist.schema import EncoderConfig
 from and_dist.world import World
+from benchmarks.forms import TEMPERATURE, differentiate, published
 from benchmarks.memory import extra_peak_mb
 from benchmarks.watch import Watch
 
-TEMPERATURE, DIM, UPDATE_RATE = 0.07, 128, 0.5
+DIM, UPDATE_RATE = 128, 0.5
 SIDE = 32
 """Pixels of the images that an encoder is shown."""
 ROWS_DRAWN = 1 << 16
@@ -69,22 +70,6 @@ class Rank:
         return loss.detach()
 
 
-def published(features_BD: Tensor, positives_BP: Tensor, bank_ND: Tensor) -> Tensor:
-    """The 2019 program's loss: all similarities, their softmax, the logarithm of its sum over the
-    positives; autograd for the rest."""
-    p_BN = (features_BD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
-    return -p_BN.gather(1, positives_BP).sum(dim=1).log().mean()
-
-
-def published_step(features_BD: Tensor, positives_BP: Tensor, bank_ND: Tensor) -> Tensor:
-    """[B, 1 + D]: the loss beside its gradient."""
-    features_BD = features_BD.detach().clone().requires_grad_()
-    loss = published(features_BD, positives_BP, bank_ND)
-    loss.backward()
-    assert features_BD.grad is not None
-    return torch.cat([loss.detach().expand(len(features_BD), 1), features_BD.grad], dim=1)
-
-
 def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32) -> BankShard:
     """This rank's rows of a bank in which the same 65,536 rows come again and again."""
     start, stop = shard_range(num_rows, world.rank, world.size)
@@ -118,7 +103,8 @@ def rank_of_world(
 
 def expected_step(world: World, num_rows: int, global_batch: int) -> Tensor:
     """What the published form gives for the same, [G, 1 + D], in a world of one."""
-    return published_step(*published_inputs(rank_of_world(world, num_rows, global_batch)))
+    inputs = published_inputs(rank_of_world(world, num_rows, global_batch))
+    return differentiate(published, *inputs)
 
 
 def published_inputs(rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +114,7 @@ def published_inputs(rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def result_of_step(rank: Rank) -> Tensor:
-    """[B, 1 + D] as published_step gives it, of a rank without an encoder."""
+    """[B, 1 + D] as differentiate() gives it, of a rank without an encoder."""
     loss = rank.step()
     assert rank.inputs_BX.grad is not None
     mean_BD = rank.inputs_BX.grad / rank.world.size  # DDP averages

@@ -29,33 +29,23 @@ from and_dist.collectives import gather_batch
 from and_dist.objective import neighbourhood_nll
 from and_dist.partition import ROWS_PER_BLOCK
 from and_dist.world import World, open_world
+from benchmarks.forms import TEMPERATURE, Step, differentiate, eager, published
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import extra_peak_mb
 
-TEMPERATURE, QUERIES, DIM = 0.07, 256, 128
+QUERIES, DIM = 256, 128
 IMAGENET, SMOKE = 1_281_167, 100_000
 ROWS_COMPARED = 50_000
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(features, their rows, bank) -> loss, through which backward() goes."""
-
-
-def published(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-    """The 2019 program's: all similarities, their softmax, its logarithm at the instance."""
-    p_BN = (features_BD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
-    return -p_BN.gather(1, rows_B[:, None]).log().mean()
-
-
-def eager(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-    """What one would write today."""
-    return functional.cross_entropy(features_BD @ bank_ND.T / TEMPERATURE, rows_B)
+CUT = "Cut Cross-Entropy"
 
 
 def cut(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-    """Cut Cross-Entropy's form for CPUs, where that package is installed."""
+    """Cut Cross-Entropy, where that package is installed: its form for CPUs, or its kernel."""
     from cut_cross_entropy import linear_cross_entropy
 
+    form = "torch_compile" if bank_ND.device.type == "cpu" else "cce"
     loss: Tensor = linear_cross_entropy(
-        features_BD / TEMPERATURE, bank_ND, rows_B, impl="torch_compile"
+        (features_BD / TEMPERATURE).to(bank_ND.dtype), bank_ND, rows_B, impl=form
     )
     return loss
 
@@ -75,15 +65,6 @@ def two_products(features_BD: Tensor, bank_ND: Tensor) -> Tensor:
     for block_TD in bank_ND.split(ROWS_PER_BLOCK):
         sum_BD.addmm_(features_BD @ block_TD.T, block_TD)
     return sum_BD
-
-
-def differentiate(step: Step, features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-    """[B, 1 + D]: the loss beside its gradient."""
-    features_BD = features_BD.clone().requires_grad_()
-    loss = step(features_BD, rows_B, bank_ND)
-    loss.backward()
-    assert features_BD.grad is not None
-    return torch.cat([loss.detach().expand(len(rows_B), 1), features_BD.grad], dim=1)
 
 
 def make_scene(num_rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,20 +98,24 @@ def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> 
     in_fp32 = partial(ours, world=world, products=torch.float32)
     in_bf16 = partial(ours, world=world, products=torch.bfloat16)
     steps: dict[str, Step] = {
-        "published form": published,
+        "published form": lambda x_BD, rows_B, m_ND: published(x_BD, rows_B[:, None], m_ND),
         "F.cross_entropy": eager,
-        "F.cross_entropy, compiled": torch.compile(eager),
+        "F.cross_entropy, compiled": torch.compile(eager, dynamic=False),
         "ours, float32": in_fp32,
         "ours, rounded to 16 bits": in_bf16,
     }
-    if find_spec("cut_cross_entropy"):
-        steps["Cut Cross-Entropy"] = cut
     narrow_ND = bank_ND.bfloat16()
 
-    def stored(x_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-        return in_bf16(x_BD, rows_B, narrow_ND[: len(bank_ND)])
+    def stored(step: Step, x_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
+        return step(x_BD, rows_B, narrow_ND[: len(bank_ND)])
 
-    steps["ours, stored in 16 bits"] = stored
+    steps["ours, stored in 16 bits"] = partial(stored, in_bf16)
+    if not find_spec("cut_cross_entropy"):
+        benchmark.facts["Cut Cross-Entropy"] = "not installed: `pip install cut-cross-entropy`"
+    elif world.device.type == "cpu":
+        steps[CUT] = cut
+    else:  # its kernel takes 16 bits alone
+        steps[f"{CUT}, 16 bits"] = partial(stored, cut)
     few = (features_BD, rows_B % ROWS_COMPARED, bank_ND[:ROWS_COMPARED])
     benchmark.facts |= assert_equal(steps, few)
     cases: dict[str, Callable[[], object]] = {
@@ -138,17 +123,10 @@ def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> 
     }
     cases["two products, float32"] = partial(two_products, features_BD, bank_ND)
     cases["two products, bfloat16"] = partial(two_products, features_BD, narrow_ND)
-    if world.device.type == "cuda":
-        cases = {name: partial(to_its_end, case) for name, case in cases.items()}
     benchmark.measure(cases, repeats, dict.fromkeys(cases, QUERIES), "queries")
     peak_of = extra_peak_mb if world.device.type == "cpu" else extra_gpu_peak_mb
     for name, case in cases.items():
         benchmark.result(name).peak_mb = peak_of(case)
-
-
-def to_its_end(case: Callable[[], object]) -> None:
-    case()
-    torch.cuda.synchronize()
 
 
 def extra_gpu_peak_mb(case: Callable[[], object]) -> float:
@@ -158,13 +136,8 @@ def extra_gpu_peak_mb(case: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def add_ratios(benchmark: Benchmark) -> None:
-    """Of the fastest repeats: they are interleaved, and whatever else runs only adds."""
-
-    def compare(name: str, theirs: str, our: str) -> None:
-        benchmark.ratio(name, theirs, our)
-        benchmark.ratios[name] = benchmark.result(theirs).min_s / benchmark.result(our).min_s
-
+def add_ratios(benchmark: Benchmark, num_rows: int) -> None:
+    compare = partial(compare_fastest, benchmark)
     narrow = min(
         ("ours, rounded to 16 bits", "ours, stored in 16 bits"),
         key=lambda name: benchmark.result(name).min_s,
@@ -174,11 +147,25 @@ def add_ratios(benchmark: Benchmark) -> None:
     compare("published_16bit", "published form", narrow)
     compare("eager_fp32", "F.cross_entropy", "ours, float32")
     compare("compiled_fp32", "F.cross_entropy, compiled", "ours, float32")
-    if any(result.name == "Cut Cross-Entropy" for result in benchmark.results):
-        compare("cut_fp32", "Cut Cross-Entropy", "ours, float32")
+    names = [result.name for result in benchmark.results]
+    if CUT in names:
+        compare("cut_fp32", CUT, "ours, float32")
+    if f"{CUT}, 16 bits" in names:
+        compare("cut_16bit", f"{CUT}, 16 bits", narrow)
     compare("floor_fp32", "ours, float32", "two products, float32")
     compare("floor_16bit", narrow, "two products, bfloat16")
     benchmark.ratios["memory"] = theirs / max(mine, 1.0)
+    gflop = 4e-9 * QUERIES * DIM * num_rows
+    on = "gpu_" if benchmark.device == "cuda" else ""
+    for name, ours, rate in (("fp32", "ours, float32", "fp32"), ("16bit", narrow, "bf16")):
+        least = gflop / benchmark.rates[f"{on}matrix_{rate}_gflops"]
+        benchmark.floor(f"machine_{name}", ours, least, f"{gflop:,.0f} GFLOP of two products")
+
+
+def compare_fastest(benchmark: Benchmark, name: str, theirs: str, ours: str) -> None:
+    """Of the fastest repeats: they are interleaved, and whatever else runs only adds."""
+    benchmark.ratio(name, theirs, ours)
+    benchmark.ratios[name] = benchmark.result(theirs).min_s / benchmark.result(ours).min_s
 
 
 # Two ranks.
@@ -188,7 +175,7 @@ def partial_fc(features_BD: Tensor, rows_B: Tensor, shard_SD: Tensor, world: Wor
     """[B, 1 + D] of this rank's queries: logits of everyone's queries over the shard, and
     collectives for their maximum, their sum, the logit of the instance and the gradient."""
     features_GD, rows_G = gather_batch(world, [features_BD, rows_B])
-    logits_GS = features_GD @ shard_SD.T / TEMPERATURE
+    logits_GS = (features_GD @ shard_SD.T).div_(TEMPERATURE)
     largest_G = logits_GS.amax(dim=1)
     dist.all_reduce(largest_G, dist.ReduceOp.MAX)
     local_G = rows_G - world.rank * len(shard_SD)
@@ -246,10 +233,10 @@ def measure_two_ranks(benchmark: Benchmark, num_rows: int, repeats: int) -> None
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])
-    for form, name in (("partial_fc", "Partial-FC's sharding, 2 ranks"), ("ours", "ours, 2 ranks")):
+    names = {"partial_fc": "Partial-FC's sharding, 2 ranks", "ours": "ours, 2 ranks"}
+    for form, name in names.items():
         benchmark.add(name, work=QUERIES, unit="queries", **figures[form])
-    fastest = {form: min(of["seconds"]) for form, of in figures.items()}
-    benchmark.ratios["partial_fc_2ranks"] = fastest["partial_fc"] / fastest["ours"]
+    compare_fastest(benchmark, "partial_fc_2ranks", *names.values())
 
 
 def main() -> None:
@@ -265,10 +252,10 @@ def main() -> None:
         print("no NVIDIA GPU here; `python -m benchmarks.partition` measures the CPU")
         return
     num_rows = SMOKE if given.smoke else IMAGENET
-    benchmark = Benchmark("partition")
+    benchmark = Benchmark("partition", given.device)
     with open_world(given.device, threads=os.cpu_count()) as world:
         measure(benchmark, num_rows, given.repeats, world)
-    add_ratios(benchmark)
+    add_ratios(benchmark, num_rows)
     if given.device == "cpu":
         measure_two_ranks(benchmark, num_rows, given.repeats)
     benchmark.finish(given.json)

@@ -19,7 +19,7 @@ from and_dist.planning.hardware import Hardware
 from and_dist.planning.job import Job, Size
 from and_dist.planning.pace import pace_of
 from and_dist.sections import build
-from benchmarks.harness import Benchmark, Result, add_arguments
+from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.measured_rates import (
     Seconds,
     Wanted,
@@ -230,11 +230,8 @@ def main() -> None:
     for (scene, world), step in looks.compare().items():
         note = f"predicted {1e3 * step.predicted:.1f} ms, {step.error:+.0%}"
         name = f"{scene.name}, {world} rank(s)"
-        seconds = step.measured
-        benchmark.results.append(
-            Result(name, seconds, seconds, 0.0, scene.batch_size, "images", notes=note)
-        )
-        benchmark.facts[f"step of {name}"] = f"{1e3 * seconds:.1f} ms, {note}"
+        benchmark.add(name, [step.measured], scene.batch_size, "images", notes=note)
+        benchmark.facts[f"step of {name}"] = f"{1e3 * step.measured:.1f} ms, {note}"
     held = compare_memory(HELD[:1] if given.smoke else HELD, worlds)
     for (scene, world, when), memory in held.items():
         benchmark.facts[f"{when}, {scene.name}, {world} rank(s)"] = (

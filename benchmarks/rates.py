@@ -72,7 +72,7 @@ def decode_rates(threads: int) -> Rates:
     """Whole JPEGs by DALI on a CPU, from memory; the MB are of the files."""
     files = [np.frombuffer(content, np.uint8) for content in photos(DISTINCT)]
     batch = files * (IMAGES // DISTINCT)
-    pipeline = Pipeline(IMAGES, threads, None, prefetch_queue_depth=1)
+    pipeline = Pipeline(IMAGES, threads, None, prefetch_queue_depth=3)
     with pipeline:
         file = fn.external_source(source=lambda: batch, batch=True)
         pipeline.set_outputs(fn.decoders.image(file, output_type=types.RGB))

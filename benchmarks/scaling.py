@@ -26,6 +26,7 @@ import torch
 
 from and_dist.world import open_world
 from benchmarks import simulated
+from benchmarks.forms import differentiate, published
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import available_mb, extra_peak_mb
 from benchmarks.one_rank import (
@@ -35,7 +36,6 @@ from benchmarks.one_rank import (
     expected_step,
     measure_rank,
     published_inputs,
-    published_step,
     rank_of_world,
     result_of_step,
 )
@@ -85,9 +85,9 @@ def measure_rows(num_rows: int, with_published: bool, repeats: int) -> dict[str,
         cases: dict[str, Callable[[], object]] = {OURS: rank.step, WHOLE: whole.step}
         if with_published:
             inputs = published_inputs(rank)
-            theirs_BX = published_step(*inputs)  # before the bank is updated
+            theirs_BX = differentiate(published, *inputs)  # before the bank is updated
             assert_same(result_of_step(rank), theirs_BX)
-            cases[PUBLISHED] = partial(published_step, *inputs)
+            cases[PUBLISHED] = partial(differentiate, published, *inputs)
         seconds = Benchmark("rows").repeat(cases, repeats)
         peaks = {name: extra_peak_mb(case) for name, case in cases.items()}
     return {name: {"seconds": seconds[name], "peak_mb": peaks[name]} for name in cases}

@@ -23,9 +23,10 @@ from and_dist.neighbours import MEMORY_BYTES, ShardSearch, search_shards
 from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.pairs import scan_pairs
 from and_dist.world import World
+from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark
 from benchmarks.memory import extra_peak_mb, memory_mb
-from benchmarks.one_rank import DIM, TEMPERATURE, Rank, build_shard, unit_features
+from benchmarks.one_rank import DIM, Rank, build_shard, unit_features
 from benchmarks.watch import Made, Watch
 
 NEIGHBOURS = 1

@@ -29,6 +29,7 @@ from and_dist.metrics import read_metrics
 from and_dist.optim import build_optimiser
 from and_dist.world import open_world
 from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.memory import FamilyWatch
 from benchmarks.plain_loop import (
     DenseBank,
     assert_equal_to_ours,
@@ -77,11 +78,12 @@ class Size(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Seconds of each window, the median share that waited for images, and what rank 0 held."""
+    """Seconds of each window, the median share that waited for images, and the most that all its
+    processes held together."""
 
     seconds: list[float]
     data_wait: float
-    memory_mb: float | None = None
+    peak_mb: float | None = None
 
 
 def configure(case: Case, folder: Path, device: str, batch: int, name: str) -> Config:
@@ -107,16 +109,18 @@ def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
     log = config.folder.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        watch = FamilyWatch(process.pid)
         try:
             steps = wait_for_steps(process, config, windows + 1, log)[1 : windows + 1]
         finally:
+            peak_mb = watch.finish()
             process.terminate()  # the workers save, and end
             process.wait()
     images = config.optim.batch_size * case.window
     return Run(
         [images / step["images_per_s"] for step in steps],
         statistics.median(step["data_wait"] for step in steps),
-        max(step["memory_mb"] for step in steps),
+        peak_mb,
     )
 
 
@@ -143,8 +147,9 @@ def train_the_plain_way(
     loader = open_loader(images, case.batch, os.cpu_count() or 1, shuffle=True)
     optimiser = build_optimiser([encoder], config.optim)
     found = train_plainly(encoder, loader, dense, optimiser, case.window)
+    watch = FamilyWatch(os.getpid())
     seconds, waits = zip(*islice(found, 1, windows + 1), strict=True)
-    return Run(list(seconds), statistics.median(waits))
+    return Run(list(seconds), statistics.median(waits), watch.finish())
 
 
 def train_the_encoder_alone(
@@ -196,7 +201,7 @@ def measure_case(
 def add_runs(benchmark: Benchmark, case: Case, scaled: Scaled, runs: dict[str, list[Run]]) -> None:
     for name, turns in runs.items():
         _, batch = scaled.get(name, (1, case.batch))
-        held = [run.memory_mb for run in turns if run.memory_mb is not None]
+        held = [run.peak_mb for run in turns if run.peak_mb is not None]
         waits = statistics.median(run.data_wait for run in turns)
         seconds = [second for run in turns for second in run.seconds]
         notes = "" if "alone" in name else f"waits {waits:.0%}"
@@ -216,7 +221,7 @@ def add_ratios(benchmark: Benchmark, case: Case, scaled: Scaled, device: torch.d
         if ranks > 1:
             benchmark.ratio(f"{how}_{case.name}_{ranks}", one, name)
         rate = 1 / benchmark.seconds_per_unit(name) / ranks
-        benchmark.facts[f"{name}, a rank"] = f"{rate:,.0f} images/s"
+        benchmark.facts[f"{name}: images/s of a rank"] = round(rate, 1)
         where = f"{case.name}_{ranks}{'_weak' if how == 'weak' else ''}"
         devices = ranks if device.type == "cuda" else 1
         benchmark.floor(where, name, least * batch / case.batch / devices, ENCODER_ALONE)
@@ -254,7 +259,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = parser.parse_args()
     device = choose_device(given.device)
-    benchmark = Benchmark("throughput")
+    benchmark = Benchmark("throughput", device.type)
     if device.type == "cpu":
         worlds: tuple[int, ...] = (1, 2) if given.smoke else (1, 2, 4)
         cores = os.cpu_count() or 1
@@ -264,7 +269,7 @@ def main() -> None:
     else:
         worlds = tuple(n for n in (1, 2, 4, 8) if n <= torch.cuda.device_count())
         benchmark.facts["device"] = torch.cuda.get_device_name()
-    benchmark.facts["peak MB"] = "of training, all that rank 0 holds"
+    benchmark.facts["peak MB"] = "all that a job's processes hold, on the host"
     size = Size(1 if given.smoke else 2, given.repeats)
     for case in SMOKE_CASES if given.smoke else CASES:
         benchmark.facts[case.name] = (

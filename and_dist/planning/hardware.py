@@ -213,6 +213,11 @@ GPUS = {
         "decoding as an A100" + _ROUGH,
         80, (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12), 3.35, (450, 50), 7_500,
     ),
+    "h200": _gpu(
+        "h200",
+        _SHEET + "the rest as the H100, of which it has all but the memory" + _ROUGH,
+        141, (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12), 4.8, (450, 50), 7_500,
+    ),
 }  # fmt: skip
 GPUS["a100-40gb"] = GPUS["a100"].model_copy(update={"name": "a100-40gb", "memory_gb": 40.0})
 GPUS["v100-16gb"] = GPUS["v100"].model_copy(update={"name": "v100-16gb", "memory_gb": 16.0})

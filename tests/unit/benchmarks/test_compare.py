@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
-from benchmarks.harness import Benchmark
+from benchmarks.harness import Benchmark, what_is_measured
 from benchmarks.rates import machine_rates
 
 RATES = {"threads": 2, "matrix_fp32_gflops": 80.0, "copy_gb_s": 10.0, "decode_images_s": 1000.0}
@@ -21,8 +21,8 @@ RATES = {"threads": 2, "matrix_fp32_gflops": 80.0, "copy_gb_s": 10.0, "decode_im
 
 def write(file: Path, seconds: dict[str, list[float]], **changed: Any) -> Path:
     """As a benchmark writes it, of made-up repeats."""
-    benchmark = Benchmark("made up")
-    benchmark.rates = RATES
+    benchmark = Benchmark("made up", arguments=[])
+    benchmark.rates = benchmark.rates_before = RATES
     for name, repeats in seconds.items():
         benchmark.add(name, repeats, work=10, unit="rows")
     if {"ours", "theirs"} <= seconds.keys():
@@ -130,19 +130,23 @@ def test_ratios_know_which_way_is_better(tmp_path: Path) -> None:
     theirs = repeats_around(4, 0, noise=0.01)
     old = write(tmp_path / "old", {"ours": repeats_around(1, 1, noise=0.01), "theirs": theirs})
     new = write(tmp_path / "new", {"ours": repeats_around(0.8, 2, noise=0.01), "theirs": theirs})
-    found = compare.compare_ratios(compare.read(old), compare.read(new), compare.LEAST)
+    machine = compare.Machine(1.0, 0.0)
+    records = compare.read(old), compare.read(new)
+    found = compare.compare_ratios(*records, machine, compare.LEAST)
     assert {c.name: c.verdict for c in found} == {"theirs": "better", "floor_ours": "better"}
     assert math.isclose(found[0].factor, 1.25, rel_tol=0.05)
-    back = compare.compare_ratios(compare.read(new), compare.read(old), compare.LEAST)
+    back = compare.compare_ratios(*records[::-1], machine, compare.LEAST)
     assert {c.name: c.verdict for c in back} == {"theirs": "worse", "floor_ours": "worse"}
+    unsure = compare.compare_ratios(*records, compare.Machine(1.0, 0.5), compare.LEAST)
+    assert {c.name: c.verdict for c in unsure} == {"theirs": "better", "floor_ours": "the same"}
 
 
 def test_files_of_a_real_benchmark(tmp_path: Path) -> None:
     """Waiting twice as long is slower, whatever else the machine does."""
     rates, files = machine_rates(1), []
     for number, wait in enumerate((0.05, 0.05, 0.25)):
-        benchmark = Benchmark("waiting")
-        benchmark.rates = rates
+        benchmark = Benchmark("waiting", arguments=[])
+        benchmark.rates = benchmark.rates_before = rates
         cases = {"wait": lambda wait=wait: time.sleep(wait)}
         benchmark.measure(cases, 5, {"wait": 1}, "waits", measure_memory=True)
         files.append(tmp_path / f"{number}.json")
@@ -192,3 +196,43 @@ def test_another_size_is_not_compared(tmp_path: Path) -> None:
     record["results"][0]["work"] = 90
     new.write_text(json.dumps(record))
     assert verdicts(old, new) == {"a": "other size"}
+
+
+@pytest.mark.parametrize("other", [{"arguments": ["--smoke"]}, {"device": "cuda"}])
+def test_another_way_to_measure_is_refused(
+    tmp_path: Path, other: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write(tmp_path / "old", {"a": [1.0] * 5})
+    new = write(tmp_path / "new", {"a": [2.0] * 5}, **other)
+    assert compare.main([str(old), str(new)]) == 2
+    printed = capsys.readouterr().err
+    assert "was measured on cpu in full and" in printed
+    assert ("cuda in full" if "device" in other else "with --smoke") in printed
+
+
+def test_gpus_are_compared_by_their_own_rates(tmp_path: Path) -> None:
+    rates = RATES | {"gpu_matrix_fp32_gflops": 1e4, "gpu_copy_gb_s": 1e3}
+    other_host = rates | {name: 2 * rate for name, rate in RATES.items()}
+    old = write(tmp_path / "old", {"a": repeats_around(1, 0)}, device="cuda", rates=rates)
+    new = write(tmp_path / "new", {"a": repeats_around(1, 1)}, device="cuda", rates=other_host)
+    assert verdicts(old, new) == {"a": "the same"}
+
+
+def test_a_machine_that_changed_meanwhile_is_doubted(tmp_path: Path) -> None:
+    old = write(tmp_path / "old", {"a": repeats_around(1, 0, noise=0.01)})
+    new = write(tmp_path / "new", {"a": repeats_around(1.2, 1, noise=0.01)}, doubt=0.3)
+    assert verdicts(old, new) == {"a": "the same"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--smoke", "--json", "here.json"], ["--smoke"]),
+        (["--json=here.json", "--repeats", "9", "--device", "cuda"], ["--device", "cuda"]),
+        ([], []),
+    ],
+)
+def test_arguments_are_kept_where_they_change_what_is_measured(
+    given: list[str], kept: list[str]
+) -> None:
+    assert what_is_measured(given) == kept
