@@ -20,11 +20,8 @@ from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
 from and_dist.optim import build_optimiser
-from and_dist.schema import BankConfig
+from and_dist.schema import ROWS_WORTH_ROUNDING, BankConfig
 from and_dist.world import World
-
-ROWS_WORTH_ROUNDING = 100_000
-"""Below, a partition is a small part of a step, and float32 keeps a run equal on all machines."""
 
 
 @dataclass(frozen=True)

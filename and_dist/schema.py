@@ -76,6 +76,10 @@ class EncoderConfig(Section):
     """Train a network that torch.compile has rewritten; it takes minutes and a C++ compiler."""
 
 
+ROWS_WORTH_ROUNDING = 100_000
+"""Below, a partition is a small part of a step, and float32 keeps a run equal on all machines."""
+
+
 class BankConfig(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How rows are stored and compared; sums run in float32 all the same."""

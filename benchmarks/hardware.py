@@ -25,6 +25,8 @@ from and_dist.neighbours import ShardSearch
 from and_dist.pairs import scan_pairs
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
+from and_dist.run_state import choose_products
+from and_dist.schema import BankConfig
 from and_dist.sections import build
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments, describe_machine
@@ -73,6 +75,7 @@ PHOTOS, TIMES = 128, 24
 """So many, each so often, and a batch of some."""
 PHOTOS_OF_A_BATCH = 32
 MEMORY_BYTES = 200_000_000
+IMAGENET = 1_281_167
 
 
 def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Seconds:
@@ -164,8 +167,14 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
         "links": links,
         "loader": {name.removeprefix("loader/"): c for name, c in curves(loaded).items()},
         "source": "",
+        "rounds_rows": rounds_rows(),
     }
     return plain | {"turns": turns_of(build(Hardware, plain), world, crowded_step, threads)}
+
+
+def rounds_rows() -> bool:
+    """As training would decide for a large bank of float32 rows."""
+    return choose_products(BankConfig(), IMAGENET, torch.device("cpu")) is not None
 
 
 def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:
@@ -194,7 +203,7 @@ def measure_gpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
     return GPUS[kind].model_dump(mode="json") | {
         "name": about.name,
         "memory_gb": round(about.total_memory / 1e9, 1),
-        "cores": cores,
+        "cores": max(1, cores // torch.cuda.device_count()),
         "rates": {"1": as_rates(found, wanted.rows)},
         "loader": curve_of,
         "decodes_per_s": PHOTOS_OF_A_BATCH * cores / decoding,

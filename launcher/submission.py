@@ -67,7 +67,8 @@ def prepare(
     cores = profile.cpus_per_node or ranks * (profile.cpus_per_gpu or 1)
     name = profile.gpu if size.gpus else "cpu"
     hardware = find_hardware(name) if name is not None else None
-    plan = plan_job(config, JobSize(size.nodes, ranks, cores), hardware)
+    memory_gb = None if size.gpus else profile.memory_gb
+    plan = plan_job(config, JobSize(size.nodes, ranks, cores), hardware, memory_gb=memory_gb)
     if profile.memory_gb is not None and config.data.cache_gb > profile.memory_gb:
         raise ValueError(
             f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "

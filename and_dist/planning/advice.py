@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from and_dist.config import Config
-from and_dist.planning.footprint import refused_discovery, smallest_budget_mb, table_bytes
+from and_dist.planning.footprint import (
+    columns_of,
+    refused_discovery,
+    smallest_budget_mb,
+    table_bytes,
+)
 from and_dist.planning.job import Job
 from and_dist.planning.pace import pace_of
-from and_dist.planning.plan import Plan, make_plan
+from and_dist.planning.plan import Plan
 from and_dist.planning.units import in_bytes, in_time
 
+OTHER_SCHEDULE = "a quarter of the steps, which wants another learning rate"
 WORTH = 0.97
 """Of what it was before: what changes less is no advice."""
 
@@ -23,9 +29,9 @@ class Advice:
     effect: str
 
 
-def advise(plan: Plan, memory_gb: float | None = None) -> list[Advice]:
+def advise(plan: Plan) -> list[Advice]:
     """First what stops the job, then what slows it down."""
-    found = [*_if_it_stops(plan), *_about_memory(plan, memory_gb), *_about_time(plan, memory_gb)]
+    found = [*_if_it_stops(plan), *_about_memory(plan), *_about_time(plan)]
     effects: dict[str, list[str]] = {}
     for advice in found:
         effects.setdefault(advice.change, []).append(advice.effect)
@@ -49,32 +55,33 @@ def _if_it_stops(plan: Plan) -> Iterator[Advice]:
         )
 
 
-def _about_memory(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+def _about_memory(plan: Plan) -> Iterator[Advice]:
     job = plan.job
     if plan.device_bytes is None or plan.footprint.peak() < 0.5 * plan.device_bytes:
         return
     if job.config.bank.dtype == "float32":
-        narrow = make_plan(_with(job, bank={"dtype": "bfloat16"}), memory_gb)
+        narrow = plan.of(_with(job, bank={"dtype": "bfloat16"}))
         if narrow.footprint.peak() < WORTH * plan.footprint.peak():
             yield Advice("bank.dtype=bfloat16", _memory_effect(plan, narrow))
-    more = make_plan(job.of(nodes=2 * job.size.nodes), memory_gb) if _can_grow(job) else None
+    more = plan.of(job.of(nodes=2 * job.size.nodes)) if _can_grow(job) else None
     if more is not None and more.footprint.peak() < WORTH * plan.footprint.peak():
         yield Advice(f"--nodes {2 * job.size.nodes}", _memory_effect(plan, more))
     if table_bytes(job) > 0.5 * plan.footprint.bytes_of("shard of the bank"):
+        twice = ", twice during discovery" if job.discovers else ""
         yield Advice(
             "fewer rows, or devices with more memory",
-            f"{in_bytes(table_bytes(job))} of neighbours, entropies and anchors lie on every rank, "
-            "twice during discovery, however many there are",
+            f"{in_bytes(table_bytes(job))} of {columns_of(job)} lie on every rank{twice}, however "
+            "many there are",
         )
 
 
-def _about_time(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+def _about_time(plan: Plan) -> Iterator[Advice]:
     if plan.pace is None:
         return
     yield from _about_discovery(plan)
     bound = plan.pace.bound_by
     if bound == "partition":
-        yield from _about_partition(plan, memory_gb)
+        yield from _about_partition(plan)
     if bound == "loader" and plan.job.images == "encoded":
         yield from _about_images(plan)
     if bound == "gradients" and plan.job.config.optim.compression == "none":
@@ -84,7 +91,8 @@ def _about_time(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
     if small_parts > 0.3 * plan.pace.step and plan.pace.step > plan.pace.loader:
         batch = 4 * plan.job.config.optim.batch_size
         if batch < plan.job.num_rows:
-            yield from _faster(plan, f"optim.batch_size={batch}", optim={"batch_size": batch})
+            for advice in _faster(plan, f"optim.batch_size={batch}", optim={"batch_size": batch}):
+                yield replace(advice, effect=f"{advice.effect}; {OTHER_SCHEDULE}")
 
 
 def _about_discovery(plan: Plan) -> Iterator[Advice]:
@@ -103,12 +111,12 @@ def cells_of(rows: int) -> int:
     return int(2 ** round((rows * 16).bit_length() / 2)) if rows > 1 else 1
 
 
-def _about_partition(plan: Plan, memory_gb: float | None) -> Iterator[Advice]:
+def _about_partition(plan: Plan) -> Iterator[Advice]:
     if plan.job.config.bank.dtype == "float32":
         yield from _faster(plan, "bank.dtype=bfloat16", bank={"dtype": "bfloat16"})
     if _can_grow(plan.job):
         nodes = 2 * plan.job.size.nodes
-        after = make_plan(plan.job.of(nodes=nodes), memory_gb)
+        after = plan.of(plan.job.of(nodes=nodes))
         yield from _if_faster(plan, f"--nodes {nodes}", after)
 
 
@@ -122,12 +130,14 @@ def _about_images(plan: Plan) -> Iterator[Advice]:
 
 
 def _faster(plan: Plan, change: str, **sections: dict[str, Any]) -> Iterator[Advice]:
-    yield from _if_faster(plan, change, make_plan(_with(plan.job, **sections)))
+    yield from _if_faster(plan, change, plan.of(_with(plan.job, **sections)))
 
 
 def _if_faster(before: Plan, change: str, after: Plan) -> Iterator[Advice]:
     was, now = before.pace, after.pace
     if was is None or now is None or now.run >= WORTH * was.run:
+        return
+    if before.fits and not after.fits:
         return
     yield Advice(
         change,

@@ -53,9 +53,9 @@ def plan(
             "has with --rows, such as --rows 1281167"
         )
     if as_json:
-        typer.echo(json.dumps(as_plain(planned, gpu_memory), indent=1))
+        typer.echo(json.dumps(as_plain(planned), indent=1))
     else:
-        show(planned, Console(highlight=False), gpu_memory)
+        show(planned, Console(highlight=False))
 
 
 def choose_hardware(name: str | None, gpus: int) -> Hardware:

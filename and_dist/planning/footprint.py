@@ -19,6 +19,8 @@ ROWS_PER_BLOCK = 16_384
 LARGEST_TENSORS = 2
 """Gradients of activations that exist at once in the backward pass, beside what is kept."""
 
+MOST_PIXEL_BYTES = 2_000_000_000
+"""Of a shard's pixels as features (evaluation/evaluator.py)."""
 ROWS_PER_DRAW = 65_536
 """Of the first bank, drawn at a time (bank.py)."""
 COPIES_OF_A_DRAW = 2
@@ -75,10 +77,12 @@ class Footprint:
 def footprint_of(job: Job) -> Footprint:
     staying = (
         Part("shard of the bank", shard_bytes(job)),
-        Part("neighbours, entropies, anchors", table_bytes(job)),
+        Part(columns_of(job), table_bytes(job)),
         Part("weights, gradients, momentum", encoder_bytes(job)),
         Part("images in flight", images_bytes(job)),
-        Part("labels of all rows", label_bytes(job), "host"),
+        Part("compressed gradients", compression_bytes(job)),
+        Part("labels of all rows, if there are any", 8 * job.num_rows, "host"),
+        Part("cached images, at most", cache_bytes(job), "host"),
         Part("checkpoint: copy of all", rank_checkpoint_bytes(job), "host"),
         *framework(job),
     )
@@ -95,6 +99,11 @@ def shard_bytes(job: Job) -> int:
     return job.shard_rows * job.row_bytes
 
 
+def columns_of(job: Job) -> str:
+    """Of the table that every rank has whole."""
+    return "neighbours, entropies, anchors" if job.discovers else "neighbours and entropies"
+
+
 def table_bytes(job: Job) -> int:
     """Replicated: K row ids, an entropy and, in the last round, an anchor for every row, 8 bytes
     each (curriculum.Neighbourhoods)."""
@@ -102,7 +111,7 @@ def table_bytes(job: Job) -> int:
 
 
 def encoder_bytes(job: Job) -> int:
-    """DDP's buckets are the gradients (replicas.py), so nothing is held twice."""
+    """DDP's buckets are the gradients (replicas.py), so they are not held twice."""
     copies = 3 if job.config.optim.momentum else 2
     return 4 * copies * job.parameters + job.cost.buffer_bytes
 
@@ -115,9 +124,15 @@ def images_bytes(job: Job) -> float:
     return job.local_batch * (fetched + made)
 
 
-def label_bytes(job: Job) -> int:
-    """kNN votes need them on every rank."""
-    return 8 * job.num_rows if job.config.data.test is not None else 0
+def compression_bytes(job: Job) -> int:
+    """What travels in place of the gradients; of powerSGD what it has not sent, and a copy."""
+    bytes_of = {"none": 0, "float16": 2, "bfloat16": 2, "powersgd": 8}
+    return bytes_of[job.config.optim.compression] * job.parameters if job.world > 1 else 0
+
+
+def cache_bytes(job: Job) -> float:
+    """A rank's share of what the ranks of a node hold together."""
+    return 1e9 * job.config.data.cache_gb / job.size.ranks_of_a_node
 
 
 def rank_checkpoint_bytes(job: Job) -> int:
@@ -193,7 +208,7 @@ def discovery_parts(job: Job) -> tuple[Part, ...]:
     search = job.config.discovery.search
     approximate = 4 * job.shard_rows * job.dim if search not in ("Flat", "fused") else 0
     return (
-        Part("discovery's budget", 1e6 * job.config.discovery.memory_mb),
+        Part("discovery's budget", 1e6 * budget_mb(job)),
         Part("index of the search", approximate),
         Part("the next round's table", table_bytes(job)),
         Part("rank 0's check of it", max(16, 24 * job.neighbours) * rows),
@@ -201,13 +216,22 @@ def discovery_parts(job: Job) -> tuple[Part, ...]:
 
 
 def evaluation_parts(job: Job) -> tuple[Part, ...]:
-    """Features of the shard's images, made anew."""
-    return (Part("features of the shard", 4 * job.shard_rows * job.dim),)
+    """Features of the shard's images, made anew; before the first round their pixels are some,
+    unless they are too many."""
+    pixels = 4 * job.shard_rows * 3 * job.config.data.image_size**2
+    has_pixels = job.config.evaluation.baselines and job.config.data.test is not None
+    compared = pixels if has_pixels and pixels <= MOST_PIXEL_BYTES else 0
+    return (Part("features of the shard", max(4 * job.shard_rows * job.dim, compared)),)
 
 
 def refused_discovery(job: Job) -> bool:
     """Whether discovery.check_discovery refuses the budget."""
     return job.discovers and job.config.discovery.memory_mb < smallest_budget_mb(job)
+
+
+def budget_mb(job: Job) -> float:
+    """Of discovery, as given, or as training would want it."""
+    return max(job.config.discovery.memory_mb, smallest_budget_mb(job) if job.discovers else 0)
 
 
 def smallest_budget_mb(job: Job) -> int:

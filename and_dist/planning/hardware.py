@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from and_dist.planning.costs import COSTS, TRAINING
+from and_dist.planning.costs import COSTS, FEATURE_DIM, TRAINING
 from and_dist.sections import Section, build
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,7 +34,8 @@ class Curve(Section):
         return points
 
     def at(self, amount: float) -> float:
-        """Between two points a line; before the first its value, after the last the last slope."""
+        """Between two points a line, which goes on before the first and after the last; but less is
+        never expected before the first than its share."""
         if len(self.points) == 1:
             ((known, seconds),) = self.points
             return seconds * amount / known if known else seconds
@@ -42,7 +43,8 @@ class Curve(Section):
             (pair for pair in pairwise(self.points) if amount <= pair[1][0]), self.points[-2:]
         )
         slope = max(0.0, (high_s - low_s) / (high - low))
-        return low_s + slope * max(0.0, amount - low)
+        share = low_s * amount / low if amount < low else 0.0
+        return max(share, low_s + slope * (amount - low))
 
 
 class Rates(Section):
@@ -96,6 +98,8 @@ class Hardware(Section):
     """Seconds of one core for a batch, by the pixels that the encoder sees of it."""
     decodes_per_s: Positive | None = None
     """JPEGs that a GPU decodes itself."""
+    rounds_rows: bool = False
+    """Whether bank.products=auto rounds many float32 rows to 16 bits."""
     turns: NonNegative = 0.0
     """Seconds of a step, whatever it does, that two ranks on a core wait for each other's turns."""
 
@@ -130,9 +134,13 @@ ACHIEVED_LINK = 0.7
 """Share of the data sheets' bandwidth that NCCL's collectives, or a kernel's memory, reach."""
 LAUNCHES = 2e-3
 """Seconds of a step in which a GPU waits for the next kernel. Rough."""
-PASSES_OF_OPTIMISER = 52
-"""Bytes that a step of SGD reads and writes for a parameter: norm, weight decay, momentum,
-Nesterov and step, each a pass of its own."""
+BYTES_OF_OPTIMISER = 24
+"""That a step reads and writes for a parameter: its gradient for the norm, then all at once
+(optim.fused)."""
+BYTES_OF_A_PAIR = 40
+"""That a scan's tile reads and writes for a pair of rows: logits, their exp, four sums (pairs.py).
+Rough."""
+OPERATIONS_OF_A_PAIR = 2 * FEATURE_DIM
 FFCV = 172_801 / 96
 """256-px raw images a second and core, published for FFCV."""
 JPEG_OF_A_CORE = 500.0
@@ -163,8 +171,9 @@ def _gpu(
             for dtype, rate in partition.items()
         },
         overhead=_line(LAUNCHES, 1e6),
-        optimiser=_line(LAUNCHES / 10, bytes_per_s / PASSES_OF_OPTIMISER),
-        scan_operations_per_s=ACHIEVED * dense_32,
+        optimiser=_line(LAUNCHES / 10, bytes_per_s / BYTES_OF_OPTIMISER),
+        scan_operations_per_s=1
+        / (1 / (ACHIEVED * dense_32) + BYTES_OF_A_PAIR / OPERATIONS_OF_A_PAIR / bytes_per_s),
         search_operations_per_s=ACHIEVED * dense_32,
     )
     return Hardware(

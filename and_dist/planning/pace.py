@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from and_dist.planning.hardware import Curve, Hardware, Precision, Rates
 from and_dist.planning.job import Job
+from and_dist.schema import ROWS_WORTH_ROUNDING
 
 BACKWARD = 2 / 3
 """Of an encoder's time: what DDP's sums of gradients hide behind, on a GPU."""
@@ -18,7 +19,11 @@ IVF_SHARE, IVF_ROWS = 0.25, 100_000
 building included (benchmarks/results/discovery.json); the share falls with the root of the rows."""
 
 BYTES_OF_A_GRADIENT = {"none": 4, "float16": 2, "bfloat16": 2, "powersgd": 1}
-"""On the wire; powersgd's are the most there can be, and far more than large layers take."""
+"""On the wire; powersgd's are four times fewer at least for layers that it shrinks, which are
+nearly all of a network that is worth it, after its first 100 steps."""
+BY_THE_BANK = ("and", "instance")
+"""Methods whose steps stream past the shards. The others have heads, targets and clusters of their
+own, of which nothing is known here."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,25 @@ class Pace:
     run: float
     """Epochs and discoveries of all rounds, and features for kNN at the end of each."""
 
+    loader_hides: bool
+    """Whether it takes nothing from the others: on GPUs."""
+
     @property
     def bound_by(self) -> str:
-        """The part that takes longest."""
+        """The part that takes longest, of those that a step waits for."""
         every = self.parts | {"loader": self.loader}
+        if self.loader_hides and self.loader < sum(self.parts.values()):
+            every = self.parts
         return max(every, key=lambda name: every[name])
 
 
 def traffic_of(job: Job) -> Traffic:
     others = (job.world - 1) * job.local_batch
+    answers = others if job.config.method in BY_THE_BANK else 0
     sums = 2 * (job.world - 1) / job.world
     return Traffic(
         gather=others * (4 * job.dim + 8 * (1 + job.neighbours) + 1),
-        exchange=others * 2 * (4 * job.dim + 4),
+        exchange=answers * 2 * (4 * job.dim + 4),
         gradients=sums * BYTES_OF_A_GRADIENT[job.config.optim.compression] * job.parameters,
         loss=sums * 4,
     )
@@ -76,8 +87,7 @@ def pace_of(job: Job) -> Pace | None:
     """None where nobody knows how fast the hardware is."""
     if job.hardware is None:
         return None
-    rates, times_threads = job.hardware.rates_at(job.threads)
-    slower = job.crowding / (1 if job.on_gpu else times_threads)
+    rates, slower = _rates_and_slowness(job, job.hardware)
     parts = {
         "encoder": slower * encoder_seconds(job, rates),
         "partition": slower * partition_seconds(job, rates),
@@ -91,7 +101,16 @@ def pace_of(job: Job) -> Pace | None:
     loader = loader_seconds(job, job.hardware)
     step = _together(job, sum(parts.values()), loader)
     epoch = step * job.steps_per_epoch
-    return Pace(parts, loader, step, epoch, discovery_seconds(job, 1.0), _run(job, rates, epoch))
+    forward = _together(job, (1 - BACKWARD) * parts["encoder"], loader)
+    run = _run(job, epoch, forward * job.steps_per_epoch)
+    return Pace(parts, loader, step, epoch, discovery_seconds(job, 1.0), run, job.on_gpu)
+
+
+def _rates_and_slowness(job: Job, hardware: Hardware) -> tuple[Rates, float]:
+    """Known rates, and how often as long a rank of this job takes for what computes: others may
+    share its cores, more threads than were measured may share its work."""
+    rates, times_threads = hardware.rates_at(job.threads)
+    return rates, 1.0 if job.on_gpu else job.crowding / times_threads
 
 
 def _together(job: Job, computing: float, loading: float) -> float:
@@ -116,7 +135,12 @@ def encoder_seconds(job: Job, rates: Rates) -> float:
 
 def partition_seconds(job: Job, rates: Rates) -> float:
     """Everyone's queries past this shard."""
-    is_narrow = job.config.bank.dtype != "float32" or job.config.bank.products == "bfloat16"
+    if job.config.method not in BY_THE_BANK:
+        return 0.0
+    bank = job.config.bank
+    rounds = job.hardware is not None and job.hardware.rounds_rows
+    is_auto = bank.products == "auto" and rounds and job.num_rows >= ROWS_WORTH_ROUNDING
+    is_narrow = bank.dtype != "float32" or bank.products == "bfloat16" or is_auto
     wanted: Precision = "bfloat16" if is_narrow else "float32"
     curve = rates.partition.get(wanted, rates.partition["float32"])
     return curve.at(job.queries) * job.shard_rows * job.dim / 1e6
@@ -137,7 +161,7 @@ def collective_seconds(job: Job, hardware: Hardware) -> dict[str, float]:
 
     return {
         "gather": seconds(links.gather, traffic.gather),
-        "exchange": seconds(links.exchange, traffic.exchange),
+        "exchange": seconds(links.exchange, traffic.exchange) if traffic.exchange else 0.0,
         "gradients": seconds(links.reduce, traffic.gradients),
         "loss": seconds(links.reduce, traffic.loss),
     }
@@ -157,8 +181,7 @@ def discovery_seconds(job: Job, anchors: float) -> float:
     """Every pair of rows once, then this share of all rows searched for (discovery.py)."""
     if job.hardware is None or not job.discovers:
         return 0.0
-    rates, times_threads = job.hardware.rates_at(job.threads)
-    slower = job.crowding / (1 if job.on_gpu else times_threads)
+    rates, slower = _rates_and_slowness(job, job.hardware)
     pairs = job.num_rows**2 * job.dim / job.world
     scan = pairs / rates.scan_operations_per_s
     search = anchors * 2 * pairs / rates.search_operations_per_s * _share_of_search(job)
@@ -184,11 +207,11 @@ def _streaming_seconds(job: Job, hardware: Hardware) -> float:
     return 2 * links.gather.at(received)
 
 
-def _run(job: Job, rates: Rates, epoch: float) -> float:
+def _run(job: Job, epoch: float, features: float) -> float:
+    """`features` of all images take so long, forward alone."""
     rounds = range(1, job.rounds)
     discovery = sum(
         discovery_seconds(job, r / max(1, job.config.curriculum.rounds)) for r in rounds
     )
-    forward = (1 - BACKWARD) * job.crowding * encoder_seconds(job, rates) * job.steps_per_epoch
-    features = job.rounds * forward if job.config.data.test is not None else 0.0
-    return job.config.num_epochs * epoch + discovery + features
+    looks = job.rounds if job.config.data.test is not None else 0
+    return job.config.num_epochs * epoch + discovery + looks * features

@@ -6,9 +6,11 @@ Rates of GPUs are published ones, not ours, and say so; what a run has measured 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 
-from and_dist.config import Config
+import yaml
+
+from and_dist.config import Config, differing_keys
 from and_dist.metrics import read_metrics
 from and_dist.planning.footprint import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.hardware import Hardware
@@ -31,12 +33,28 @@ class Plan:
     measured_images_per_s: float | None
     """Of the whole world, by the run itself at this size."""
     checkpoint_bytes: int
-    device_bytes: float | None
-    """What a rank may fill, of its GPU or as its share of a node."""
+    memory_gb: float | None
+    """Of each GPU or node, where that is given and not what the hardware is known to have."""
+
+    @property
+    def device_bytes(self) -> float | None:
+        """What a rank may fill, of its GPU or as its share of a node."""
+        return _device_bytes(self.job, self.memory_gb)
 
     @property
     def fits(self) -> bool:
+        """Memory does; whether training takes the settings is another question."""
         return self.device_bytes is None or self.footprint.peak() <= self.device_bytes
+
+    def would_fit(self, **changes: int) -> bool:
+        """The same job with other `num_rows` or `nodes`."""
+        job = self.job.of(**changes)
+        room = _device_bytes(job, self.memory_gb)
+        return room is None or footprint_of(job).peak() <= room
+
+    def of(self, job: Job) -> Plan:
+        """Another job on such devices."""
+        return make_plan(job, self.memory_gb)
 
     @property
     def epoch_seconds(self) -> float | None:
@@ -71,15 +89,14 @@ class Plan:
 
 def make_plan(job: Job, memory_gb: float | None = None) -> Plan:
     """`memory_gb` of each GPU or node wins over what the hardware is known to have."""
-    config = job.config
     return Plan(
         job,
         footprint_of(job),
         traffic_of(job),
         pace_of(job),
-        measured_images_per_s(config.folder, job.world),
+        measured_images_per_s(job),
         checkpoint_bytes(job),
-        _device_bytes(job, memory_gb),
+        memory_gb,
     )
 
 
@@ -104,34 +121,32 @@ def plan_job(
     return make_plan(job, memory_gb)
 
 
-def most_rows(job: Job, memory_gb: float | None = None) -> int | None:
+def most_rows(plan: Plan) -> int | None:
     """That fit this world; None where the memory is not known, 0 where none do."""
-    if _device_bytes(job, memory_gb) is None:
+    if plan.device_bytes is None:
         return None
-    low, high = job.world, MOST_ROWS
-    if not _fits(job.of(num_rows=low), memory_gb):
+    low, high = plan.job.world, MOST_ROWS
+    if not plan.would_fit(num_rows=low):
         return 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(job.of(num_rows=middle), memory_gb) else (low, middle)
+        low, high = (middle, high) if plan.would_fit(num_rows=middle) else (low, middle)
     return low
 
 
-def fewest_nodes(job: Job, memory_gb: float | None = None) -> int | None:
+def fewest_nodes(plan: Plan) -> int | None:
     """Of as many ranks, on which the rows fit; None where they fit on no number of them."""
-    most = min(MOST_RANKS, job.num_rows) // job.size.ranks_of_a_node
-    if most < 1 or not _fits(job.of(nodes=most), memory_gb):
+    most = min(MOST_RANKS, plan.job.num_rows) // plan.job.size.ranks_of_a_node
+    low, high = 0, 1
+    while high <= most and not plan.would_fit(nodes=high):
+        # far too many hold more than fewer: every one brings queries
+        low, high = high, 2 * high
+    if high > most:
         return None
-    low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _fits(job.of(nodes=middle), memory_gb) else (middle, high)
+        low, high = (low, middle) if plan.would_fit(nodes=middle) else (middle, high)
     return high
-
-
-def _fits(job: Job, memory_gb: float | None) -> bool:
-    room = _device_bytes(job, memory_gb)
-    return room is None or footprint_of(job).peak() <= room
 
 
 def _device_bytes(job: Job, memory_gb: float | None) -> float | None:
@@ -141,13 +156,25 @@ def _device_bytes(job: Job, memory_gb: float | None) -> float | None:
     return 1e9 * gigabytes / (1 if job.on_gpu else job.size.ranks_of_a_node)
 
 
-def measured_images_per_s(run: Path, world_size: int) -> float | None:
-    """Of the run's last start, if it was as large; the slower half of its looks left out."""
-    metrics, starts = run / "metrics.jsonl", read_starts(run)
-    if not metrics.exists() or not starts or starts[-1].get("world_size") != world_size:
+def measured_images_per_s(job: Job) -> float | None:
+    """Of the run's last start, if it trained the same on as many ranks of such a kind; the slower
+    half of its looks left out."""
+    run, starts = job.config.folder, read_starts(job.config.folder)
+    metrics, file = run / "metrics.jsonl", run / "config.yaml"
+    if not (metrics.exists() and file.exists() and starts):
+        return None
+    is_alike = (
+        starts[-1].get("world_size") == job.world
+        and (starts[-1].get("device") == "cuda") == job.on_gpu
+        and job.num_rows == count_rows(job.config.data)
+        and not differing_keys(job.config, yaml.safe_load(file.read_text()))
+    )
+    if not is_alike:
         return None
     try:
-        looks = sorted(r["images_per_s"] for r in read_metrics(metrics, "step")[-100:])
+        began = datetime.fromisoformat(starts[-1]["started"]).timestamp()
+        steps = [r for r in read_metrics(metrics, "step") if r["time"] >= began][-100:]
+        looks = sorted(r["images_per_s"] for r in steps)
     except (ValueError, KeyError):
         return None
     return looks[len(looks) // 2] if looks else None

@@ -10,9 +10,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from and_dist.planning.advice import Advice, advise
-from and_dist.planning.footprint import Place, footprint_of, refused_discovery, table_bytes
+from and_dist.planning.footprint import (
+    Place,
+    columns_of,
+    footprint_of,
+    refused_discovery,
+    smallest_budget_mb,
+    table_bytes,
+)
+from and_dist.planning.pace import BY_THE_BANK
 from and_dist.planning.plan import Plan, fewest_nodes, most_rows
-from and_dist.planning.units import in_bytes, in_count, in_time
+from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
 
 PARTS_OF_A_STEP = {
     "encoder": "encoder, forward and backward",
@@ -27,11 +35,11 @@ PARTS_OF_A_STEP = {
 }
 
 
-def show(plan: Plan, console: Console, memory_gb: float | None = None) -> None:
-    console.print(Group(*_blocks(plan, memory_gb)))
+def show(plan: Plan, console: Console) -> None:
+    console.print(Group(*_blocks(plan)))
 
 
-def _blocks(plan: Plan, memory_gb: float | None) -> Iterator[RenderableType]:
+def _blocks(plan: Plan) -> Iterator[RenderableType]:
     yield _headline(plan)
     yield ""
     yield _memory_table(plan, "device")
@@ -43,8 +51,8 @@ def _blocks(plan: Plan, memory_gb: float | None) -> Iterator[RenderableType]:
     yield ""
     yield from _run_lines(plan)
     yield ""
-    yield from capacity_lines(plan, memory_gb)
-    found = advise(plan, memory_gb)
+    yield from capacity_lines(plan)
+    found = advise(plan)
     if found:
         yield ""
         yield _advice_table(found)
@@ -76,6 +84,9 @@ def _memory_table(plan: Plan, place: Place) -> Table:
     for phase in footprint.phases:
         if phase is not fullest:
             table.add_row(f"in {phase.name}", in_bytes(footprint.total(phase, place)), "")
+    if plan.job.size.ranks_of_a_node > 1 and place == "host":
+        ranks = plan.job.size.ranks_of_a_node
+        table.add_row(f"the {ranks} ranks of a node", in_bytes(ranks * total), "")
     if place == "device" and plan.device_bytes is not None:
         share = f"{total / plan.device_bytes:.0%} full"
         table.add_row("a rank may fill", in_bytes(plan.device_bytes), share)
@@ -114,35 +125,57 @@ def _run_lines(plan: Plan) -> Iterator[str]:
     discovery = f", {in_time(plan.pace.discovery)} the last discovery" if plan.pace else ""
     yield (
         f"{in_time(plan.run_seconds)} in all: {job.rounds} round(s), {job.config.num_epochs} "
-        f"epochs{discovery}; {plan.device_hours:,.3g} {word}-hours"
+        f"epochs{discovery}; {three_digits(plan.device_hours or 0)} {word}-hours"
     )
     if plan.pace is not None:
         yield f"bound by: {PARTS_OF_A_STEP[plan.pace.bound_by]}"
     yield f"figures: {plan.source}"
+    yield from _caveats(plan)
 
 
-def capacity_lines(plan: Plan, memory_gb: float | None) -> Iterator[str]:
+def _caveats(plan: Plan) -> Iterator[str]:
+    """What the figures leave out."""
+    job = plan.job
+    if job.config.method not in (*BY_THE_BANK, "random"):
+        yield (
+            f"method={job.config.method}: its steps are predicted without what is its own (heads, "
+            "targets, clusters, negatives)"
+        )
+    if job.size.nodes > 1 and job.hardware is not None and job.hardware.network is None:
+        yield "links between nodes are taken to be as fast as those measured within one"
+
+
+def capacity_lines(plan: Plan) -> Iterator[str]:
     """What fits, what stops fitting first, and where the neighbour table lives."""
-    most, job = most_rows(plan.job, memory_gb), plan.job
+    most, job = most_rows(plan), plan.job
     if refused_discovery(job):
-        yield f"training refuses discovery.memory_mb={job.config.discovery.memory_mb} for so many"
+        yield (
+            f"training refuses discovery.memory_mb={job.config.discovery.memory_mb:g} for so many; "
+            f"what follows is with {smallest_budget_mb(job)}"
+        )
     if most is not None and plan.device_bytes is not None:
         yield (
             f"{'fits' if plan.fits else 'does not fit'}: {in_count(most)} rows are the most on "
-            f"{job.world:,} rank(s) of {in_bytes(plan.device_bytes)}; then "
-            f"{stops_first(plan, most)} is what stops it"
+            f"{job.world:,} rank(s) of {in_bytes(plan.device_bytes)}{_with_budget(plan, most)}; "
+            f"then {stops_first(plan, most)} is what stops it"
         )
-        nodes = fewest_nodes(job, memory_gb)
+        nodes = fewest_nodes(plan)
         needed = f"{nodes:,} node(s), {nodes * job.size.ranks_of_a_node:,} rank(s)" if nodes else ""
         yield (
             f"the fewest on which {in_count(job.num_rows)} rows fit: "
             f"{needed or 'on no number of them, since what every rank holds alone is too much'}"
         )
-    columns = "neighbours and entropies" if not job.discovers else "neighbours, entropies, anchors"
     yield (
-        f"the table ({columns}) lies whole on every rank, {in_bytes(table_bytes(job))}; of all "
-        "that grows with the rows only the bank is sharded"
+        f"the table ({columns_of(job)}) lies whole on every rank, {in_bytes(table_bytes(job))}; of "
+        "all that grows with the rows only the bank is sharded"
     )
+
+
+def _with_budget(plan: Plan, rows: int) -> str:
+    """What discovery would have to be given for so many."""
+    job = plan.job.of(num_rows=max(rows, plan.job.world))
+    needed = smallest_budget_mb(job) if refused_discovery(job) else 0
+    return f" (with discovery.memory_mb={needed})" if needed else ""
 
 
 def stops_first(plan: Plan, rows: int) -> str:
@@ -173,11 +206,11 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def as_plain(plan: Plan, memory_gb: float | None = None) -> dict[str, Any]:
+def as_plain(plan: Plan) -> dict[str, Any]:
     """Bytes, seconds and names; None where something is not known."""
     job, pace = plan.job, plan.pace
     footprint = plan.footprint
-    most, nodes = most_rows(job, memory_gb), fewest_nodes(job, memory_gb)
+    most, nodes = most_rows(plan), fewest_nodes(plan)
     return {
         "rows": job.num_rows,
         "nodes": job.size.nodes,
@@ -189,6 +222,7 @@ def as_plain(plan: Plan, memory_gb: float | None = None) -> dict[str, Any]:
         },
         "device_bytes": plan.device_bytes,
         "fits": plan.fits,
+        "refused": refused_discovery(job),
         "wire_bytes": asdict(plan.traffic) | {"total": plan.traffic.total},
         "step_seconds": None if pace is None else pace.parts | {"in all": pace.step},
         "loader_seconds": pace.loader if pace else None,
@@ -204,7 +238,7 @@ def as_plain(plan: Plan, memory_gb: float | None = None) -> dict[str, Any]:
         "stops_first": stops_first(plan, most) if most is not None else None,
         "table_bytes_of_every_rank": table_bytes(job),
         "source": plan.source,
-        "advice": [asdict(advice) for advice in advise(plan, memory_gb)],
+        "advice": [asdict(advice) for advice in advise(plan)],
     }
 
 
