@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -40,18 +42,21 @@ class StepProfile:
         self._rank = world.rank
         self._is_on_gpu = world.device.type == "cuda"
         self._is_wanted = is_wanted
-        self._passed = 0
+        self._passed = self._seen = 0
         self._profile: profile | None = None
         self._since = 0.0
 
-    def end_of_step(self) -> str | None:
-        """What was found, at the end of the last step that is seen."""
+    def end_of_step(self, steps_left: int, steps_per_epoch: int) -> str | None:
+        """What was found, at the end of the last step that is seen. Those seen are of one epoch,
+        if it has as many: what comes between epochs is no part of a step."""
         if not self._is_wanted:
             return None
         self._passed += 1
-        if self._passed == STEPS_BEFORE:
+        if self._profile is not None:
+            self._seen += 1
+        elif self._passed >= STEPS_BEFORE and steps_left >= min(STEPS, steps_per_epoch - 1):
             self._begin()
-        if self._passed == STEPS_BEFORE + STEPS:
+        if self._seen == STEPS:
             self._is_wanted = False
             return self._end()
         return None
@@ -62,8 +67,10 @@ class StepProfile:
             return None
         if self._profile is not None:
             self._profile.__exit__(None, None, None)
-        few = f"this start had {self._passed}"
-        return f"run.profile: nothing written, it takes {STEPS_BEFORE + STEPS} steps and {few}"
+        return (
+            f"run.profile: nothing written, it takes {STEPS_BEFORE} steps and then {STEPS} of one "
+            f"epoch, and this start had {self._passed}"
+        )
 
     def _begin(self) -> None:
         # Else it says on every rank that there is no GPU.
@@ -78,31 +85,57 @@ class StepProfile:
     def _end(self) -> str:
         seconds = time.perf_counter() - self._since
         assert self._profile is not None
-        self._profile.__exit__(None, None, None)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        trace, table = (self.folder / f"rank-{self._rank}.{kind}" for kind in ("json", "txt"))
-        self._profile.export_chrome_trace(str(trace))
-        found = as_table(add_up(self._profile, seconds, self._is_on_gpu), self._rank)
-        table.write_text(found + "\n")
-        self._profile = None
-        return f"{found}\ntable and trace (chrome://tracing, ui.perfetto.dev): {self.folder}"
+        found, self._profile = self._profile, None
+        found.__exit__(None, None, None)
+        # The recorded events are untyped.
+        events: Any = found.events()
+        add_up = add_up_kernels if self._is_on_gpu else add_up_operators
+        table = as_table(add_up(events, seconds), self._rank)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trace, text = (self.folder / f"rank-{self._rank}.{kind}" for kind in ("json", "txt"))
+            found.export_chrome_trace(str(trace))
+            text.write_text(table + "\n")
+        except (OSError, RuntimeError) as error:  # of one rank alone: the others train on
+            return f"{table}\nrun.profile: {self.folder} could not be written ({error})"
+        return f"{table}\ntable and trace (chrome://tracing, ui.perfetto.dev): {self.folder}"
 
 
-def add_up(found: profile, seconds: float, is_on_gpu: bool) -> Shares:
-    """Of a GPU the time in which it works on a part; of a CPU the time in which a rank does."""
-    device = DeviceType.CUDA if is_on_gpu else DeviceType.CPU
+def add_up_operators(events: Iterable[Any], seconds: float) -> Shares:
+    """Of a CPU: the time in which a rank works on a part."""
     by_part: dict[str, float] = dict.fromkeys(get_args(Part), 0.0)
     by_operator: dict[str, float] = defaultdict(float)
-    # The recorded events are untyped.
-    events: Any = found.events()
     for event in events:
-        if event.name.startswith(MARK) and event.device_type == device:
+        if event.name.startswith(MARK):
             by_part[event.name.removeprefix(MARK)] += event.time_range.elapsed_us() / 1e6
-        elif not event.name.startswith(MARK):
-            took = event.self_device_time_total if is_on_gpu else event.self_cpu_time_total
-            by_operator[event.name] += took / 1e6
-    slowest = sorted(by_operator.items(), key=lambda item: -item[1])[:OPERATORS_SHOWN]
-    return Shares(STEPS, seconds, by_part, dict(slowest))
+        else:
+            by_operator[event.name] += event.self_cpu_time_total / 1e6
+    return Shares(STEPS, seconds, by_part, _slowest(by_operator))
+
+
+def add_up_kernels(events: Iterable[Any], seconds: float) -> Shares:
+    """Of a GPU: the time in which it works on what was launched during a part, on any thread; the
+    backward pass has one of its own. Kernels that run beside others make parts overlap."""
+    events = [event for event in events if event.device_type == DeviceType.CPU]
+    marks = sorted(
+        (event.time_range.start, event.time_range.end, event.name.removeprefix(MARK))
+        for event in events
+        if event.name.startswith(MARK)
+    )
+    by_part: dict[str, float] = dict.fromkeys(get_args(Part), 0.0)
+    by_kernel: dict[str, float] = defaultdict(float)
+    for event in events:
+        launched = event.time_range.start
+        at = bisect_right(marks, (launched, float("inf"), "")) - 1
+        for kernel in event.kernels:
+            by_kernel[kernel.name] += kernel.duration / 1e6
+            if at >= 0 and launched <= marks[at][1]:
+                by_part[marks[at][2]] += kernel.duration / 1e6
+    return Shares(STEPS, seconds, by_part, _slowest(by_kernel))
+
+
+def _slowest(seconds: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(seconds.items(), key=lambda item: -item[1])[:OPERATORS_SHOWN])
 
 
 def as_table(found: Shares, rank: int) -> str:
@@ -110,7 +143,7 @@ def as_table(found: Shares, rank: int) -> str:
     lines = [f"{found.steps} steps of rank {rank}, {1000 * per_step:.2f} ms each"]
     for name, seconds in {**found.by_part, "elsewhere": found.elsewhere}.items():
         lines.append(_line(name, seconds, found))
-    lines.append("the operators that take longest, on all threads")
+    lines.append("the operators or kernels that take longest, on all threads")
     lines += [_line(f"  {name}", seconds, found) for name, seconds in found.by_operator.items()]
     return "\n".join(lines)
 

@@ -18,6 +18,8 @@ from and_dist.world import World
 
 Compression = Literal["none", "float16", "bfloat16", "powersgd"]
 POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS = 4, 100
+POWER_SGD_STATE = "power_sgd_state"
+"""Where a network keeps it."""
 
 
 def replicate(
@@ -40,6 +42,15 @@ def replicate(
     _compress(network, compression, world)
     _settle_buckets(network, module, example)
     return network
+
+
+def forget_unsent(network: nn.Module) -> None:
+    """What powerSGD has kept back of gradients, and made of them: numbers that are none stay so."""
+    state = getattr(network, POWER_SGD_STATE, None)
+    if state is not None:
+        for kept in (state.error_dict, state.p_memory_dict, state.q_memory_dict):
+            kept.clear()
+        state.iter = 0
 
 
 def synchronise(encoder: Encoder, head: nn.Module | None, world: World) -> None:
@@ -65,6 +76,7 @@ def _compress(network: DistributedDataParallel, compression: Compression, world:
             world.group, POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS, min_compression_rate=4
         )
         network.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        setattr(network, POWER_SGD_STATE, state)
     elif compression != "none":
         hooks = {
             "float16": default_hooks.fp16_compress_hook,

@@ -40,7 +40,7 @@ from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.parts import part
 from and_dist.profiling import StepProfile
-from and_dist.replicas import replicate, seed_step, synchronise
+from and_dist.replicas import forget_unsent, replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
@@ -166,7 +166,8 @@ class Trainer:
                     self.look(clock, rate)
                 if not is_last:
                     self.answer(self.agreement.take())
-            if found := self.profile.end_of_step():
+            steps = self.order.steps_per_epoch
+            if found := self.profile.end_of_step(steps - step - 1, steps):
                 self.display.say(found)
         self.synchronise()
         self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
@@ -299,6 +300,7 @@ class Trainer:
         self.rolled_back.append(record)
         if not self.resume():
             raise SharedFailure(f"{sentence}, and there is no checkpoint to go back to")
+        forget_unsent(self.network)
         self.state.skipped = skipped
         if self.world.is_coordinator:  # the metrics have gone back too
             known = read_metrics(self.journal.path, "rolled_back")

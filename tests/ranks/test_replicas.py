@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from and_dist.replicas import POWER_SGD_WHOLE_STEPS, Compression, replicate
+from and_dist.replicas import POWER_SGD_WHOLE_STEPS, Compression, forget_unsent, replicate
 from and_dist.world import World
 from tests.ranks.pool import RankPool
 
@@ -51,3 +51,27 @@ def test_powersgd_sends_everything_at_first_and_thin_matrices_later(ranks: RankP
     assert error_of(ranks, "powersgd") == 0
     assert error_of(ranks, "powersgd", later, thin=True) < 1e-4
     assert error_of(ranks, "powersgd", later) > 0.1
+
+
+def gradients_after_none(world: World, forgets: bool) -> list[bool]:
+    """Whether gradients are numbers: of a step after many, of one that is poisoned, of the next."""
+    random = torch.Generator().manual_seed(world.rank)
+    x_PI, y_PO = torch.randn(2, WIDTH, WIDTH, generator=random)
+    layer = nn.Linear(WIDTH, WIDTH, bias=False)
+    network = replicate(layer, world, x_PI, "powersgd")
+    found = []
+    for step in range(POWER_SGD_WHOLE_STEPS + 5):
+        layer.zero_grad()
+        is_poisoned = step == POWER_SGD_WHOLE_STEPS + 3
+        (network(x_PI) * (torch.inf * y_PO if is_poisoned else y_PO)).sum().backward()
+        assert layer.weight.grad is not None
+        found.append(bool(layer.weight.grad.isfinite().all()))
+        if is_poisoned and forgets:
+            forget_unsent(network)
+    return found[-3:]
+
+
+def test_powersgd_forgets_a_gradient_that_was_no_number(ranks: RankPool) -> None:
+    """As roll_back has it; else every later one would be none."""
+    assert ranks.run(2, gradients_after_none, True) == [[True, False, True]] * 2
+    assert ranks.run(2, gradients_after_none, False) == [[True, False, False]] * 2
