@@ -67,7 +67,8 @@ def train_plainly(
     asked = started
     for step, (images_BCHW, rows_B) in enumerate(batches, 1):
         waited += time.perf_counter() - asked
-        train_once(encoder, images_BCHW.to(device), rows_B.to(device), dense, optimiser)
+        images_BCHW = images_BCHW.to(device, non_blocking=True)
+        train_once(encoder, images_BCHW, rows_B.to(device), dense, optimiser)
         if step % steps_per_window == 0:
             wait_for(device)
             now = time.perf_counter()

@@ -68,7 +68,9 @@ def to_normal(config: DataConfig) -> list[v2.Transform]:
 def open_loader(
     images: TorchvisionImages, batch_size: int, workers: int, shuffle: bool
 ) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Its memory is pinned where there is a GPU to copy to."""
     return DataLoader(
         images, batch_size, shuffle=shuffle, num_workers=workers,
         persistent_workers=workers > 0, prefetch_factor=2 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
