@@ -191,7 +191,6 @@ _LOAD_SAFETENSORS = """\
 from pathlib import Path
 
 from and_dist.schema import EncoderConfig
-from and_dist.words import percent
 from and_dist.encoders import build_encoder
 from and_dist.weights import load_weights
 

@@ -158,5 +158,5 @@ def test_a_profile_says_where_a_step_spends_its_time(tmp_path: Path) -> None:
 def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path) -> None:
     options = ("curriculum.rounds=0", "method=instance", "curriculum.epochs=1", "run.profile=true")
     said = train(f"run.root={tmp_path}", *options, "optim.milestones=[1]")
-    assert "nothing written, it takes 30 steps and this start had 5" in said
+    assert "it takes 10 steps and then 20 of one epoch, and this start had 5" in said
     assert not (tmp_path / "debug/profile").exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from and_dist.config import Config, load_config
 from and_dist.planning.hardware import Curve, Hardware, Links, Rates
+from and_dist.planning.job import Job, Size
 
 
 def line(each: float) -> Curve:
@@ -30,3 +32,11 @@ def device(**changes: Any) -> Hardware:
         "loader": {"pixels": line(1e-6), "encoded": line(1e-4)},
     }  # fmt: skip
     return Hardware(**(given | changes))
+
+
+def config(*overrides: str) -> Config:
+    return load_config(["configs/debug.yaml"], overrides)
+
+
+def job(rows: int, ranks: int, *overrides: str, hardware: Hardware | None = None) -> Job:
+    return Job(config(*overrides), rows, Size(1, ranks), hardware or device())
