@@ -41,7 +41,6 @@ from benchmarks.measured_rates import (
     encoder_cases,
     least_seconds,
     links_here,
-    links_of,
     loader_seconds,
     overhead_here,
     rates_here,
@@ -150,7 +149,7 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
     for world in (2, 4):
         threads = max(1, cores // world)
         found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
-        links[str(world)] = links_of(found)
+        links[str(world)] = curves(found)
         note_all(benchmark, found, f"{world} ranks of {threads} thread(s)")
     threads = max(1, cores // 2)  # of 4 ranks: twice as many as there are cores
     with tempfile.TemporaryDirectory() as root:

@@ -249,7 +249,8 @@ def _reduce(world: World, numbers: Tensor) -> Case:
 
 
 def curves(seconds: Seconds, per: float = 1.0) -> dict[str, Any]:
-    """{"encoder/small/64": 0.1} -> {"encoder/small": {"points": [[64, 0.1]]}}, as plain data."""
+    """{"encoder/small/64": 0.1} -> {"encoder/small": {"points": [[64, 0.1]]}}, the plain form of
+    and_dist.planning.hardware.Curve; of collectives, of Links."""
     found: dict[str, list[tuple[float, float]]] = {}
     for name, value in seconds.items():
         curve, _, amount = name.rpartition("/")
@@ -279,11 +280,6 @@ def rates_of(seconds: Seconds, rows: int) -> dict[str, Any]:
         "overhead": found["overhead"],
         "optimiser": found["optimiser"],
     }
-
-
-def links_of(seconds: Seconds) -> dict[str, Any]:
-    """The plain form of and_dist.planning.hardware.Links."""
-    return curves(seconds)
 
 
 def _below(kind: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,7 @@ For benchmarks.plan and its test, which compare that with what `and-dist plan` s
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-import re
 import threading
 import time
 from pathlib import Path
@@ -27,6 +24,7 @@ from and_dist.replicas import seed_step
 from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
 from and_dist.world import World
+from benchmarks.memory import forget_peak, give_back_memory, peak_mb
 
 DRAWN = 512
 WARM_UP = 4
@@ -80,19 +78,19 @@ def build_trainer(world: World, scene: Scene, root: str, threads: int = 1) -> Tr
 def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float, float]:
     """Most bytes of this process while it trains, and until a checkpoint is written beside it."""
     give_back_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    forget_peak()
     trainer = build_trainer(world, scene, root)
     for step, batch in enumerate(trainer.loader.batches(0)):
         trainer.train_step(batch)
         if step == steps:
-            trained = status_bytes("VmHWM")
+            trained = 1e6 * peak_mb()
             trainer.proceed(is_begun=True)
             trainer.save()  # a thread writes, while training goes on
         if step > steps and not is_saving_somewhere(world):
             break
     with trainer.keeper:
         trainer.keeper.finish(must_succeed=True)
-    saved = status_bytes("VmHWM")
+    saved = 1e6 * peak_mb()
     del trainer, batch
     give_back_memory()
     return trained, saved
@@ -118,18 +116,6 @@ def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int
             best = min(best, time.perf_counter() - started)
     batches.close()
     return best
-
-
-def status_bytes(key: str) -> float:
-    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024.0 * int(found[1])
-
-
-def give_back_memory() -> None:
-    """What is free goes back to the system, so that what comes next is seen in full."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def cpu_seconds_here(world: World) -> float:  # noqa: ARG001 - every function of a pool takes one

@@ -35,10 +35,15 @@ def available_mb() -> float:
     return _of_file(Path("/proc/meminfo"), "MemAvailable")
 
 
+def give_back_memory() -> None:
+    """What is free goes back to the system: kept, it would serve what comes next unseen."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def extra_peak_mb(case: Callable[[], object]) -> float:
     """The most that a case holds above what was there before it."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is kept free would serve the case unseen
+    give_back_memory()
     forget_peak()
     before = memory_mb()
     case()

@@ -23,8 +23,8 @@ from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.measured_rates import (
     Seconds,
     Wanted,
+    curves,
     links_here,
-    links_of,
     merge_least,
     overhead_here,
     rates_here,
@@ -129,8 +129,8 @@ class Looks:
         plain = {
             "name": "this machine", "source": "measured beside the steps", "kind": "cpu",
             "memory_gb": 1.0, "cores": num_cores(), "framework_mb": 0.0, "rates": {"1": rates},
-            "links": {str(size): links_of(found) for size, found in self.links.items()},
-            "loader": {"pixels": links_of(loader)["loader/pixels"]},
+            "links": {str(size): curves(found) for size, found in self.links.items()},
+            "loader": {"pixels": curves(loader)["loader/pixels"]},
         }  # fmt: skip
         return build(Hardware, plain)
 

@@ -69,14 +69,18 @@ def write_some(folder: Path, start: int, count: int) -> None:
 
 
 def look_at_files(folder: Path) -> int:
-    """What any listing costs at least: the names, and one read of each file."""
+    """What any listing costs at least, on all cores: the names, and one read of each file."""
+    with open_processes() as executor:
+        return sum(executor.map(look_at_class, [entry.path for entry in os.scandir(folder)]))
+
+
+def look_at_class(folder: str) -> int:
     count = 0
-    for entry in os.scandir(folder):
-        for file in os.scandir(entry.path):
-            descriptor = os.open(file.path, os.O_RDONLY)
-            os.read(descriptor, 1024)
-            os.close(descriptor)
-            count += 1
+    for file in os.scandir(folder):
+        descriptor = os.open(file.path, os.O_RDONLY)
+        os.read(descriptor, 1024)
+        os.close(descriptor)
+        count += 1
     return count
 
 

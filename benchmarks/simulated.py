@@ -25,7 +25,7 @@ from and_dist.pairs import scan_pairs
 from and_dist.world import World
 from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark
-from benchmarks.memory import extra_peak_mb, memory_mb
+from benchmarks.memory import extra_peak_mb
 from benchmarks.one_rank import DIM, Rank, build_shard, unit_features
 from benchmarks.watch import Made, Watch
 
@@ -65,9 +65,7 @@ def simulate_training(
 ) -> dict[str, Any]:
     """Memory of a rank by part, and steps of a global batch of size * batch."""
     with open_simulated_world(0, size) as world:
-        before = memory_mb()
         rank = simulated_rank(world, num_rows, batch, getattr(torch, dtype))
-        state_mb = memory_mb() - before
         alone = loss_alone(rank)
         with Watch(size) as watch:
             loss = rank.step().item()
@@ -77,13 +75,11 @@ def simulate_training(
     check_largest(watch.largest(), size * batch)
     return {
         "seconds": seconds,
-        "state_mb": state_mb,
         "shard_mb": rank.bank.features_SD.nbytes / 1e6,
         "table_mb": table_bytes(num_rows) / 1e6,
         "rest_mb": rest_mb,
         "made_bytes_a_query": watch.bytes_made() / (size * batch),
         "largest": str(watch.largest()),
-        "received": dict(watch.received),
     }
 
 
