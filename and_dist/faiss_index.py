@@ -215,8 +215,8 @@ def _create(dim: int, search: str) -> Any:
 def _set_up_faiss() -> None:
     """faiss brings an OpenMP of its own; it gets as many threads as torch.
 
-    It leaves matrix products to few queries of many dimensions (Q * D > 128,000 in 1.15), where
-    its loops over pairs take five times as long as products do.
+    Of its own it multiplies matrices only where queries times dimensions pass 128,000 (1.15), and
+    loops over pairs below, which takes five times as long.
     """
     faiss.omp_set_num_threads(torch.get_num_threads())
     faiss.cvar.distance_compute_blas_threshold = 1

@@ -17,12 +17,11 @@ from torch.nn import functional
 
 from and_dist.collectives import exchange_parts, failing_together, gather_batch
 from and_dist.faiss_index import ApproximateSearch, ExactSearch, Recall, evenly, unit_float32
+from and_dist.pairs import TINY
 from and_dist.world import World
 
 ROUNDING = 1e-5
 """More than float32's error of a product of two unit vectors of a few thousand entries."""
-TINY = 1e-12
-"""A row of zeros is similar to none."""
 SPARE = 8
 MEMORY_BYTES = 200_000_000
 RECALL = 0.98

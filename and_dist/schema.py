@@ -184,6 +184,10 @@ class LinearConfig(OptimConfig):
     """Epochs at which the learning rate falls."""
 
 
+MOST_PIXEL_BYTES = 2_000_000_000
+"""Of a rank, for the pixels of its images as features."""
+
+
 class EvaluationConfig(Section):
     knn: PositiveInt = 200
     """K, neighbours that vote; more than there are images means all."""

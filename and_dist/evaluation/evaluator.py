@@ -22,11 +22,10 @@ from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.evaluation.scores import UNREADABLE, share_right
+from and_dist.schema import MOST_PIXEL_BYTES
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
-MOST_PIXEL_BYTES = 2_000_000_000
-"""Of a rank, for the pixels of its images as features."""
 
 
 class Evaluator:

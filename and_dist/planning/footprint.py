@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from and_dist.planning.job import Job
+from and_dist.schema import MOST_PIXEL_BYTES
 
 BATCHES_QUEUED = 3
 """As data/pipeline.py prepares them, and one more that a step looks at."""
@@ -19,8 +20,6 @@ ROWS_PER_BLOCK = 16_384
 LARGEST_TENSORS = 2
 """Gradients of activations that exist at once in the backward pass, beside what is kept."""
 
-MOST_PIXEL_BYTES = 2_000_000_000
-"""Of a shard's pixels as features (evaluation/evaluator.py)."""
 ROWS_PER_DRAW = 65_536
 """Of the first bank, drawn at a time (bank.py)."""
 COPIES_OF_A_DRAW = 2

@@ -167,14 +167,14 @@ def measured_images_per_s(job: Job) -> float | None:
         starts[-1].get("world_size") == job.world
         and (starts[-1].get("device") == "cuda") == job.on_gpu
         and job.num_rows == count_rows(job.config.data)
-        and not differing_keys(job.config, yaml.safe_load(file.read_text()))
     )
-    if not is_alike:
-        return None
     try:
+        trained = yaml.safe_load(file.read_text())
+        if not is_alike or not isinstance(trained, dict) or differing_keys(job.config, trained):
+            return None
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()
         steps = [r for r in read_metrics(metrics, "step") if r["time"] >= began][-100:]
         looks = sorted(r["images_per_s"] for r in steps)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, yaml.YAMLError):  # damaged: nothing is known of it
         return None
     return looks[len(looks) // 2] if looks else None

@@ -125,6 +125,12 @@ def test_what_another_job_has_measured_does_not_count(measured: Config) -> None:
         assert measured_images_per_s(wrong) is None
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "a: b: c", "1: 2"])
+def test_a_damaged_config_of_a_run_tells_nothing(measured: Config, text: str) -> None:
+    (measured.folder / "config.yaml").write_text(text)
+    assert measured_images_per_s(Job(measured, 200, Size(1, 2), None)) is None
+
+
 def test_without_hardware_memory_is_known_and_time_is_not() -> None:
     plan = plan_job(config(), Size(1, 2), None)
     assert plan is not None
