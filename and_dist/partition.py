@@ -2,6 +2,7 @@
 
 It is the (log-sum-exp, output) pair of attention with K = V = rows and scale 1 / temperature, so
 torch's fused attention operators compute it in tiles; the similarities never exist as a matrix.
+On CPUs that multiply bfloat16 but have no AMX two plain products a tile are faster than these.
 
 G queries, S rows, P rows of one query's own, D feature.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 ROWS_PER_BLOCK = 16384
 """Rows at a time where they are rounded first, where no fused operator serves (float64 on a GPU),
 and of 16 bits on a CPU, whose operator copies all rows it is given into the layout of its tiles."""
+LEAST_TEMPERATURE = 0.05
+"""From here on e^(-2 / temperature), of opposite unit rows, is a number like any other, so that one
+shift by the highest logit there can be serves all rows."""
 
 
 class Partition(NamedTuple):
@@ -40,13 +44,17 @@ def log_partition(
     before they are multiplied; sums run in float32 at least.
     """
     products = products or rows_SD.dtype
-    queries_GD = queries_GD.detach().to(products)
+    queries_GD = queries_GD.detach()
     num_queries, dim = queries_GD.shape
     if num_queries == 0 or rows_SD.shape[0] == 0:
         accumulated = torch.promote_types(rows_SD.dtype, torch.float32)
         empty_G = torch.full((num_queries,), -math.inf, dtype=accumulated, device=rows_SD.device)
         return Partition(empty_G, empty_G.new_zeros(num_queries, dim))
-    form = _form_on(rows_SD.device.type, products)
+    device = rows_SD.device.type
+    if device == "cpu" and products == torch.bfloat16 and _multiplies_faster(temperature):
+        return _multiply_on_cpu(queries_GD, rows_SD, temperature)
+    queries_GD = queries_GD.to(products)
+    form = _form_on(device, products)
     if form.takes_all_rows and products == rows_SD.dtype:
         return form.partition(queries_GD, rows_SD, temperature)
     blocks = (block_TD.to(products) for block_TD in rows_SD.split(ROWS_PER_BLOCK))
@@ -105,6 +113,44 @@ def _form_on(device: str, products: torch.dtype) -> _Form:
         return _Form(_fused_on_cpu, takes_all_rows=products.itemsize > 2)
     is_fused = products != torch.float64
     return _Form(_fused_on_gpu if is_fused else _dense, takes_all_rows=is_fused)
+
+
+def is_faster_in_bfloat16(temperature: float) -> bool:
+    """Whether this CPU multiplies many rows faster so than in float32."""
+    return _cpu_has("amx_bf16") or _multiplies_faster(temperature)
+
+
+def _multiplies_faster(temperature: float) -> bool:
+    """Whether two products a tile are the faster form of bfloat16 on this CPU."""
+    is_able = _cpu_has("avx512_bf16") and not _cpu_has("amx_bf16")
+    return is_able and temperature >= LEAST_TEMPERATURE
+
+
+@cache
+def _cpu_has(feature: str) -> bool:
+    return bool(torch.cpu.get_capabilities().get(feature, False))
+
+
+def _multiply_on_cpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
+    """In bfloat16, logits too: less the highest there can be, by one more column of queries and
+    rows, before they are rounded, so that those that count are rounded least."""
+    num_queries, dim = queries_GD.shape
+    num_rows = min(len(rows_SD), ROWS_PER_BLOCK, max(1024, 2**21 // num_queries))
+    wide_GE, block_TE, p_GT = (
+        torch.ones(shape, dtype=torch.bfloat16)
+        for shape in ((num_queries, dim + 1), (num_rows, dim + 1), (num_queries, num_rows))
+    )
+    wide_GE[:, :dim] = queries_GD.float() / temperature
+    wide_GE[:, dim] = -1 / temperature
+    total_G = torch.zeros(num_queries)
+    sum_GD = torch.zeros(num_queries, dim)
+    for block_SD in rows_SD.split(num_rows):
+        rows_TE, p = block_TE[: len(block_SD)], p_GT[:, : len(block_SD)]
+        rows_TE[:, :dim] = block_SD
+        torch.mm(wide_GE, rows_TE.T, out=p).exp_()
+        total_G += p.sum(dim=1, dtype=torch.float32)
+        sum_GD += p @ rows_TE[:, :dim]
+    return Partition(total_G.log() - wide_GE[:, dim].float(), sum_GD / total_G[:, None])
 
 
 def _dense(queries_GD: Tensor, rows_TD: Tensor, temperature: float) -> Partition:

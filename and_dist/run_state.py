@@ -20,7 +20,8 @@ from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
 from and_dist.optim import build_optimiser
-from and_dist.schema import ROWS_WORTH_ROUNDING, BankConfig
+from and_dist.partition import is_faster_in_bfloat16
+from and_dist.schema import ROWS_WORTH_ROUNDING
 from and_dist.world import World
 
 
@@ -116,17 +117,18 @@ def build_bank(config: Config, num_rows: int, world: World) -> BankShard:
         num_rows,
         config.bank.update_rate,
         config.bank.renormalise,
-        choose_products(config.bank, num_rows, world.device),
+        choose_products(config, num_rows, world.device),
     )
 
 
-def choose_products(config: BankConfig, num_rows: int, device: torch.device) -> torch.dtype | None:
+def choose_products(config: Config, num_rows: int, device: torch.device) -> torch.dtype | None:
     """What the bank's rows are rounded to before they are multiplied; None for as they are."""
-    if config.products == "auto":
-        has_amx = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-        is_worth_it = config.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
-        return torch.bfloat16 if has_amx and is_worth_it else None
-    return torch.bfloat16 if config.products == "bfloat16" else None
+    bank = config.bank
+    if bank.products == "auto":
+        is_worth_it = bank.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
+        is_faster = device.type == "cpu" and is_faster_in_bfloat16(config.objective.temperature)
+        return torch.bfloat16 if is_worth_it and is_faster else None
+    return torch.bfloat16 if bank.products == "bfloat16" else None
 
 
 def build_state(

@@ -85,7 +85,7 @@ class BankConfig(Section):
     """How rows are stored and compared; sums run in float32 all the same."""
     products: Literal["auto", "stored", "bfloat16"] = "auto"
     """Type that rows are multiplied in; log Z is within 0.004 / tau in bfloat16. auto takes that
-    where it is faster: on CPUs with AMX, for 100,000 float32 rows and more."""
+    where it is faster: 100,000 float32 rows and more, on CPUs with AMX or AVX-512's bfloat16."""
     update_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """eta of Eq. 8, the weight of the NEW feature."""
     renormalise: bool = True

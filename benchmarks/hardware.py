@@ -23,10 +23,9 @@ from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.neighbours import ShardSearch
 from and_dist.pairs import scan_pairs
+from and_dist.partition import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
-from and_dist.run_state import choose_products
-from and_dist.schema import BankConfig
 from and_dist.sections import build
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments, describe_machine
@@ -74,7 +73,6 @@ PHOTOS, TIMES = 128, 24
 """So many, each so often, and a batch of some."""
 PHOTOS_OF_A_BATCH = 32
 MEMORY_BYTES = 200_000_000
-IMAGENET = 1_281_167
 
 
 def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Seconds:
@@ -166,14 +164,9 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
         "links": links,
         "loader": {name.removeprefix("loader/"): c for name, c in curves(loaded).items()},
         "source": "",
-        "rounds_rows": rounds_rows(),
+        "rounds_rows": is_faster_in_bfloat16(TEMPERATURE),
     }
     return plain | {"turns": turns_of(build(Hardware, plain), world, crowded_step, threads)}
-
-
-def rounds_rows() -> bool:
-    """As training would decide for a large bank of float32 rows."""
-    return choose_products(BankConfig(), IMAGENET, torch.device("cpu")) is not None
 
 
 def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:

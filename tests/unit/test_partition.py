@@ -25,7 +25,8 @@ def dense(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
     return Partition(logits_GS.logsumexp(1), logits_GS.softmax(1) @ rows_SD.double())
 
 
-# Measured worst over these shapes: float64 4e-15, float32 4e-6, float16 3e-4, bfloat16 4e-3.
+# Measured worst over these shapes: float64 4e-15, float32 4e-6, float16 3e-4, bfloat16 4e-3; on
+# CPUs where that rounds logits too, 2.7e-2 of log Z at temperature 0.05, of a bound of 7.8e-2.
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
@@ -41,17 +42,19 @@ def test_fused_equals_dense(
     ours = log_partition(queries_GD, rows_SD, temperature)
     expected = dense(queries_GD, rows_SD, temperature)
     assert ours.log_z.dtype == ours.mean.dtype == torch.promote_types(dtype, torch.float32)
-    torch.testing.assert_close(ours.log_z.double(), expected.log_z, rtol=0, atol=tolerance)
+    bound = 2**-8 / temperature if dtype == torch.bfloat16 else tolerance
+    torch.testing.assert_close(ours.log_z.double(), expected.log_z, rtol=0, atol=bound)
     torch.testing.assert_close(ours.mean.double(), expected.mean, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("temperature", [0.05, 0.07, 0.1, 0.2])
+@pytest.mark.parametrize("temperature", [0.03, 0.05, 0.07, 0.1, 0.2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_in_bfloat16_are_within_their_bound(
     temperature: float, dtype: torch.dtype
 ) -> None:
-    """2^-8 / tau: the rounding of both factors. One row lies close to every query, which is where
-    the whole error of one product is seen; there are more rows than lie in a block."""
+    """2^-8 / tau: the rounding of both factors, or of one and of the logit. One row lies close to
+    every query, which is where the whole error of one product is seen; there are more rows than lie
+    in a block, and temperatures on both sides of what one form is for."""
     queries_GD, rows_SD = unit(64, 128, seed=1), unit(40_000, 128, seed=2)
     rows_SD[:64] = functional.normalize(queries_GD + 0.05 * unit(64, 128, seed=3), dim=1)
     ours = log_partition(queries_GD.float(), rows_SD.to(dtype), temperature, torch.bfloat16)
