@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from and_dist.partition import is_faster_in_bfloat16
 from and_dist.planning.footprint import footprint_of
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.job import Job, Size
@@ -21,6 +22,7 @@ from and_dist.planning.pace import pace_of
 from and_dist.sections import build
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.measured_rates import (
+    TEMPERATURE,
     Seconds,
     Wanted,
     curves,
@@ -95,7 +97,8 @@ class Looks:
             images[scene.encoder] |= {scene.batch_size // world for world in self.worlds}
         batches = sorted({scene.batch_size for scene in self.scenes})
         counts = sorted(set().union(*images.values()))
-        wanted = Wanted({name: sorted(of) for name, of in images.items()}, batches, counts)
+        by_encoder = {name: sorted(of) for name, of in images.items()}
+        wanted = Wanted(by_encoder, batches, counts, dtypes=("float32", "bfloat16"))
         parameters = [job_of(scene, 1).parameters for scene in self.scenes]
         overhead = pool.run(1, overhead_here, batches, 1, repeats)[0]
         for busy in {busy_ranks(world) for world in self.worlds}:
@@ -131,6 +134,7 @@ class Looks:
             "memory_gb": 1.0, "cores": num_cores(), "framework_mb": 0.0, "rates": {"1": rates},
             "links": {str(size): curves(found) for size, found in self.links.items()},
             "loader": {"pixels": curves(loader)["loader/pixels"]},
+            "rounds_rows": is_faster_in_bfloat16(TEMPERATURE),
         }  # fmt: skip
         return build(Hardware, plain)
 
