@@ -270,7 +270,7 @@ def main() -> None:
         worlds = tuple(n for n in (1, 2, 4, 8) if n <= torch.cuda.device_count())
         benchmark.facts["device"] = torch.cuda.get_device_name()
     benchmark.facts["peak MB"] = "all that a job's processes hold, on the host"
-    size = Size(1 if given.smoke else 2, given.repeats)
+    size = Size(1, given.repeats) if given.smoke else Size(2, (given.repeats + 1) // 2)
     for case in SMOKE_CASES if given.smoke else CASES:
         benchmark.facts[case.name] = (
             f"{case.encoder} at {case.side} px, {case.rows:,} rows, batch {case.batch}"
