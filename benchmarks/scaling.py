@@ -61,17 +61,14 @@ class Sizes(NamedTuple):
     """Rows for which the published form fits: 4 matrices of queries by rows."""
     rows_by_worlds: int
     simulated_rows: tuple[int, ...]
-    searching_worlds: tuple[int, ...]
     coordinator_rows: int
 
 
 FULL = Sizes(
     (10_000, 100_000, 1_000_000, 10_000_000), 1_000_000, 200_000,
-    (1_281_167, 100_000_000, 1_000_000_000), (16, 64, 256), 10_000_000,
+    (1_281_167, 100_000_000, 1_000_000_000), 10_000_000,
 )  # fmt: skip
-SMOKE = Sizes(
-    (10_000, 30_000, 100_000), 100_000, 20_000, (1_281_167, 10_000_000), (4, 8, 16), 1_000_000
-)
+SMOKE = Sizes((10_000, 30_000, 100_000), 100_000, 20_000, (1_281_167, 10_000_000), 1_000_000)
 
 
 # By rows, on one rank.
@@ -211,12 +208,10 @@ def add_simulated(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
 
 def add_discovery(benchmark: Benchmark, sizes: Sizes) -> None:
     """What grows with the ranks streams past a shard; what grows with the rows is the table."""
-    for worlds, function in (
-        (SIMULATED_WORLDS, "simulate_scan"),
-        (sizes.searching_worlds, "simulate_search"),
-    ):
-        peaks = [in_process(function, size, ROWS_OF_A_RANK[function])["rest_mb"] for size in worlds]
-        figures = (f"{peak:,.0f} MB at {w:,}" for w, peak in zip(worlds, peaks, strict=True))
+    for function, rows in ROWS_OF_A_RANK.items():
+        peaks = [in_process(function, size, rows)["rest_mb"] for size in SIMULATED_WORLDS]
+        of_worlds = zip(SIMULATED_WORLDS, peaks, strict=True)
+        figures = (f"{peak:,.0f} MB at {size:,}" for size, peak in of_worlds)
         benchmark.facts[f"{function.replace('_', ' ')}, a block, by ranks"] = ", ".join(figures)
     grows = in_process("lines_that_grow_with_rows", (4, 8), 3000)
     benchmark.facts["tensors of N rows in a discovery, bytes a row by line"] = grows

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeStore
 
 from and_dist.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
-from and_dist.discovery import ROWS_PER_BLOCK, discover
+from and_dist.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discover
 from and_dist.neighbours import MEMORY_BYTES, ShardSearch, search_shards
 from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.pairs import scan_pairs
@@ -134,7 +134,7 @@ def simulate_search(size: int, rows_per_rank: int) -> dict[str, float]:
     """The most that a search for one block of everyone's anchors holds above the shard."""
 
     def search_one_block() -> None:
-        rows_Q = torch.arange(min(ROWS_PER_BLOCK, rows_per_rank))
+        rows_Q = torch.arange(min(ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS // size, rows_per_rank))
         shard = ShardSearch(bank.features_SD, bank.start, NEIGHBOURS)
         search_shards(shard, bank.features_SD[rows_Q], rows_Q + bank.start, world)
 

@@ -67,7 +67,7 @@ def test_rows_elsewhere_take_nothing_here() -> None:
     ],
 )
 def test_rows_here_take_a_block_at_most(stored: torch.dtype, products: torch.dtype | None) -> None:
-    block = ROWS_PER_BLOCK * DIM * 2
+    block = ROWS_PER_BLOCK * (DIM + 1) * 2
     largest = []
     with open_simulated_world(0, 64) as world:
         for length in (2 * ROWS_PER_BLOCK, 3 * ROWS_PER_BLOCK):
