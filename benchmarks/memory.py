@@ -14,6 +14,8 @@ from pathlib import Path
 MB = 1e6
 STATUS = Path("/proc/self/status")
 SECONDS_BETWEEN_LOOKS = 0.1
+IDLE_TIMES = 10
+"""As long as a look: it walks all pages, and whoever maps new ones meanwhile waits."""
 
 
 def memory_mb() -> float:
@@ -80,8 +82,10 @@ class FamilyWatch:
 
     def _watch(self) -> None:
         while not self._is_over.is_set():
+            began = time.monotonic()
             self.peak_mb = max(self.peak_mb, _family_mb(self._pid))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            looking = time.monotonic() - began
+            time.sleep(max(SECONDS_BETWEEN_LOOKS, IDLE_TIMES * looking))
 
 
 def _family_mb(pid: int) -> float:
