@@ -49,7 +49,7 @@ from benchmarks.measured_rates import (
 )
 from benchmarks.measured_runs import num_cores, seconds_here
 from benchmarks.photos import write_photos
-from benchmarks.plan import CROWDED, STEPS, framework_bytes, turns_of
+from benchmarks.plan import STEPS, TOGETHER, framework_bytes, waits_of
 from tests.ranks.pool import RankPool
 
 LARGE = "alexnet"
@@ -142,17 +142,18 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
                 loaded |= {name: s for name, s in found.items() if name.startswith("loader/")}
             rates[str(threads)] = as_rates(found, wanted.rows)
             note_all(benchmark, found | loaded, f"{threads} thread(s), {busy} rank(s)")
-    links = {}
+    links, steps = {}, {}
     parameters = [cost_of(name).parameters for name in wanted.images]
     for world in (2, 4):
         threads = max(1, cores // world)
         found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
         links[str(world)] = curves(found)
         note_all(benchmark, found, f"{world} ranks of {threads} thread(s)")
-    threads = max(1, cores // 2)  # of 4 ranks: twice as many as there are cores
-    with tempfile.TemporaryDirectory() as root:
-        crowded_step = max(pool.run(world, seconds_here, CROWDED, root, threads, STEPS))
-    benchmark.add(f"step of {CROWDED.name}, {world} ranks", [crowded_step])
+    threads = max(1, cores // 2)  # so that two ranks have a core for each thread, and four share
+    for world in (2, 4):
+        with tempfile.TemporaryDirectory() as root:
+            steps[world] = max(pool.run(world, seconds_here, TOGETHER, root, threads, STEPS))
+        benchmark.add(f"step of {TOGETHER.name}, {world} ranks", [steps[world]])
     pool.close()
     plain = {
         "name": "cpu",
@@ -166,7 +167,7 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
         "source": "",
         "rounds_rows": is_faster_in_bfloat16(TEMPERATURE),
     }
-    return plain | {"turns": turns_of(build(Hardware, plain), world, crowded_step, threads)}
+    return plain | waits_of(build(Hardware, plain), steps, threads)
 
 
 def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:

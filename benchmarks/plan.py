@@ -11,7 +11,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from and_dist.partition import is_faster_in_bfloat16
@@ -50,9 +50,9 @@ HELD = (
 )  # fmt: skip
 EMPTY = Scene("tiny", 1_000, 64)
 """Holds next to nothing but programs."""
-CROWDED = Scene("tiny", 10_000, 128)
-"""Whose steps say what it costs that ranks share a core."""
-STEPS = 12
+TOGETHER = Scene("tiny", 10_000, 128)
+"""Whose steps say what ranks take to wait for each other, and to share a core."""
+STEPS = 24
 """Of which the fastest counts."""
 COPY = ("checkpoint: copy of all", "checkpoint: bytes being written")
 
@@ -110,21 +110,19 @@ class Looks:
                 self.links[world] = merge_least([self.links.get(world, {}), links])
 
     def _look_at_steps(self, pool: RankPool) -> None:
-        crowded = [(world, CROWDED) for world in self.worlds if world > num_cores()]
-        for world, scene in [*itertools.product(self.worlds, self.scenes), *crowded]:
+        together = [(world, TOGETHER) for world in self.worlds if world > 1]
+        for world, scene in [*itertools.product(self.worlds, self.scenes), *together]:
             with tempfile.TemporaryDirectory() as root:
                 took = max(pool.run(world, seconds_here, scene, root, 1, STEPS))
             self.steps[scene, world] = min(took, self.steps.get((scene, world), took))
 
     def hardware(self, world: int) -> Hardware:
-        """With what it costs to share cores, where this world does."""
-        found = self._uncrowded(world)
-        if world <= num_cores():
-            return found
-        turns = turns_of(found, world, self.steps[CROWDED, world])
-        return found.model_copy(update={"turns": turns})
+        """With what its ranks wait for each other."""
+        found = self._without_waits(world)
+        steps = {size: self.steps[TOGETHER, size] for size in self.worlds if 1 < size <= world}
+        return found.model_copy(update=waits_of(found, steps))
 
-    def _uncrowded(self, world: int) -> Hardware:
+    def _without_waits(self, world: int) -> Hardware:
         known = self.rates[busy_ranks(world)]
         loader = {name: s for name, s in known.items() if name.startswith("loader/")}
         others = {name: s for name, s in known.items() if name not in loader}
@@ -146,10 +144,15 @@ class Looks:
         return compared
 
 
-def turns_of(hardware: Hardware, world: int, measured: float, threads: int = 1) -> float:
-    """Seconds that a step of CROWDED took beyond what is predicted without them."""
-    missing = measured - _step_seconds(job_of(CROWDED, world, hardware, threads))
-    return float(f"{max(0.0, missing):.4g}")
+def waits_of(hardware: Hardware, steps: Mapping[int, float], threads: int = 1) -> dict[str, float]:
+    """Of Hardware: seconds that steps of TOGETHER took, by ranks, beyond what is predicted."""
+    waits: dict[str, float] = {}
+    for ranks, measured in sorted(steps.items()):
+        known = hardware.model_copy(update=waits)
+        job = job_of(TOGETHER, ranks, known, threads)
+        missing = max(0.0, measured - _step_seconds(job))
+        waits["turns" if job.crowding > 1 else "waits"] = float(f"{missing:.4g}")
+    return waits
 
 
 def _step_seconds(job: Job) -> float:

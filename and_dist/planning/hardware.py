@@ -100,8 +100,10 @@ class Hardware(Section):
     """JPEGs that a GPU decodes itself."""
     rounds_rows: bool = False
     """Whether bank.products=auto rounds many float32 rows to 16 bits."""
+    waits: NonNegative = 0.0
+    """Seconds of a step, whatever it does, that ranks of a node wait for each other."""
     turns: NonNegative = 0.0
-    """Seconds of a step, whatever it does, that two ranks on a core wait for each other's turns."""
+    """Seconds more that two ranks on a core wait for each other's turns."""
 
     def rates_at(self, threads: int) -> tuple[Rates, float]:
         """Those of the next smaller number that was measured, and how often that many it is."""

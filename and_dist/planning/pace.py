@@ -117,10 +117,10 @@ def _together(job: Job, computing: float, loading: float) -> float:
     """Without a GPU the loader's threads take time from those that compute."""
     if job.hardware is None or job.on_gpu:
         return max(computing, loading)
-    shared = (computing * job.threads / job.crowding + loading * job.threads / job.crowding) / (
-        job.cores / job.size.ranks_of_a_node
-    )
-    return max(computing, loading, shared) + (job.crowding - 1) * job.hardware.turns
+    cores_of_a_rank = job.cores / job.size.ranks_of_a_node
+    shared = (computing + loading) * job.threads / job.crowding / cores_of_a_rank
+    waits = job.hardware.waits if job.size.ranks_of_a_node > 1 else 0.0
+    return max(computing, loading, shared) + waits + (job.crowding - 1) * job.hardware.turns
 
 
 def encoder_seconds(job: Job, rates: Rates) -> float:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.plan import HELD, TIMED, WORLDS, Looks, compare_memory
 from tests.ranks.pool import RankPool
 
-LOOKS = 4
+LOOKS = 5
 CALM = 0.1
 """Share of the cores that others may take where seconds are to be promised."""
 

@@ -71,10 +71,13 @@ def test_ranks_that_share_cores_wait_for_each_other() -> None:
     assert crowded is not None
     for part in ("encoder", "partition", "optimiser"):
         assert crowded.parts[part] == pytest.approx(2 * roomy.parts[part])
-    waiting = device(turns=0.25)
-    pace = pace_of(Job(config(*threads), 1000, Size(1, 2, 2), waiting))
-    assert pace is not None
-    assert pace.step == pytest.approx(crowded.step + 0.25)
+    waiting = device(waits=0.5, turns=0.25)
+    for ranks, cores, waited in ((1, 2, 0.0), (2, 4, 0.5), (2, 2, 0.75)):
+        jobs = (
+            Job(config(*threads), 1000, Size(1, ranks, cores), of) for of in (device(), waiting)
+        )
+        steps = [pace.step for pace in map(pace_of, jobs) if pace is not None]
+        assert steps[1] == pytest.approx(steps[0] + waited)
     on_gpus = (
         pace_of(Job(config(*threads), 1000, Size(1, 2, cores), device(kind="gpu")))
         for cores in (4, 2)
