@@ -13,7 +13,7 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Two workers on this machine's CPU; about two minutes to install aside, it takes four to six.
+# Two workers on this machine's CPU; about two minutes to install aside, it takes about four.
 demo: setup
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml
 
