@@ -177,11 +177,17 @@ def training_parts(job: Job) -> tuple[Part, ...]:
     activations = job.local_batch * (kept + LARGEST_TENSORS * largest)
     return (
         Part("activations", activations),
+        Part("largest gradient, on its way into its bucket", unpacked_gradient(job)),
         Part("queries and partitions", exchange_scratch(job)),
         # which comes when activations are gone
         Part("optimiser's scratch", max(0.0, optimiser_scratch(job) - activations)),
         Part("checkpoint: bytes being written", writing_bytes(job), "host"),
     )
+
+
+def unpacked_gradient(job: Job) -> int:
+    """The backward pass makes every gradient anew, and DDP copies it to where it travels from."""
+    return 4 * job.cost.largest_parameter if job.world > 1 else 0
 
 
 def exchange_scratch(job: Job) -> float:

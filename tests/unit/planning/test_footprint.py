@@ -34,6 +34,13 @@ def test_weights_gradients_and_momentum_lie_there_once_each() -> None:
     assert longer.bytes_of("weights, gradients, momentum") == 12 * (P + 513)
 
 
+def test_the_largest_gradient_is_held_twice_where_there_are_others_to_send_it_to() -> None:
+    name = "largest gradient, on its way into its bucket"
+    alone, beside = (footprint_of(job(1000, ranks)).bytes_of(name) for ranks in (1, 4))
+    assert alone == 0
+    assert beside == 4 * COSTS["tiny"].largest_parameter
+
+
 def test_activations_follow_the_local_batch_and_the_precision() -> None:
     cost = COSTS["tiny"]
     wide, halved, narrow = (
