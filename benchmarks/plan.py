@@ -139,7 +139,7 @@ class Looks:
     def compare(self) -> dict[tuple[Scene, int], Compared]:
         compared = {}
         for world, scene in itertools.product(self.worlds, self.scenes):
-            predicted = _step_seconds(job_of(scene, world, self.hardware(world)))
+            predicted = step_seconds(job_of(scene, world, self.hardware(world)))
             compared[scene, world] = Compared(predicted, self.steps[scene, world])
         return compared
 
@@ -148,14 +148,16 @@ def waits_of(hardware: Hardware, steps: Mapping[int, float], threads: int = 1) -
     """Of Hardware: seconds that steps of TOGETHER took, by ranks, beyond what is predicted."""
     waits: dict[str, float] = {}
     for ranks, measured in sorted(steps.items()):
-        known = hardware.model_copy(update=waits)
-        job = job_of(TOGETHER, ranks, known, threads)
-        missing = max(0.0, measured - _step_seconds(job))
-        waits["turns" if job.crowding > 1 else "waits"] = float(f"{missing:.4g}")
+        job = job_of(TOGETHER, ranks, hardware, threads)
+        missing = measured - step_seconds(job)
+        name = "waits"
+        if job.crowding > 1:
+            name, missing = "turns", (missing - waits.get("waits", 0)) / (job.crowding - 1)
+        waits[name] = float(f"{max(0.0, missing):.4g}")
     return waits
 
 
-def _step_seconds(job: Job) -> float:
+def step_seconds(job: Job) -> float:
     pace = pace_of(job)
     assert pace is not None
     return pace.step
