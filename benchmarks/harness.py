@@ -235,7 +235,14 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int = 5) -> None:
     """What every benchmark understands."""
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--repeats", type=at_least_one, default=repeats)
+
+
+def at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} will not do: 1 or more")
+    return number
 
 
 def parse_arguments(description: str) -> argparse.Namespace:

@@ -51,8 +51,10 @@ class Pace:
     """Of a step on one rank, one after the other."""
     loader: float
     """Of a rank's next images, made beside the step."""
+    waits: float
+    """For the other ranks of a node, and for a core where they share some."""
     step: float
-    """The longer of both; on CPUs they share the cores."""
+    """The longer of parts and loader, which on CPUs share the cores; and the waits."""
     epoch: float
     discovery: float
     """Of the last round, which has most anchors."""
@@ -99,11 +101,12 @@ def pace_of(job: Job) -> Pace | None:
         hidden = BACKWARD * parts["encoder"]
         parts["gradients"] = max(0.05 * parts["gradients"], parts["gradients"] - hidden)
     loader = loader_seconds(job, job.hardware)
-    step = _together(job, sum(parts.values()), loader)
+    waits = waiting_seconds(job, job.hardware)
+    step = _together(job, sum(parts.values()), loader) + waits
     epoch = step * job.steps_per_epoch
     forward = _together(job, (1 - BACKWARD) * parts["encoder"], loader)
     run = _run(job, epoch, forward * job.steps_per_epoch)
-    return Pace(parts, loader, step, epoch, discovery_seconds(job, 1.0), run, job.on_gpu)
+    return Pace(parts, loader, waits, step, epoch, discovery_seconds(job, 1.0), run, job.on_gpu)
 
 
 def _rates_and_slowness(job: Job, hardware: Hardware) -> tuple[Rates, float]:
@@ -119,8 +122,15 @@ def _together(job: Job, computing: float, loading: float) -> float:
         return max(computing, loading)
     cores_of_a_rank = job.cores / job.size.ranks_of_a_node
     shared = (computing + loading) * job.threads / job.crowding / cores_of_a_rank
-    waits = job.hardware.waits if job.size.ranks_of_a_node > 1 else 0.0
-    return max(computing, loading, shared) + waits + (job.crowding - 1) * job.hardware.turns
+    return max(computing, loading, shared)
+
+
+def waiting_seconds(job: Job, hardware: Hardware) -> float:
+    """Where there is no GPU; what a step of GPUs waits is not known."""
+    if job.on_gpu:
+        return 0.0
+    beside = hardware.waits if job.size.ranks_of_a_node > 1 else 0.0
+    return beside + (job.crowding - 1) * hardware.turns
 
 
 def encoder_seconds(job: Job, rates: Rates) -> float:

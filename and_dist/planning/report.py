@@ -32,6 +32,7 @@ PARTS_OF_A_STEP = {
     "optimiser": "optimiser",
     "rest": "launches and the rest",
     "loader": "loader, beside all these",
+    "waits": "waiting for the other ranks",
 }
 
 
@@ -99,7 +100,7 @@ def _step_table(plan: Plan) -> Table:
     table = _table("a step of a rank", "", "on the wire", "time", "")
     seconds: dict[str, float] = {}
     if plan.pace is not None:
-        seconds = plan.pace.parts | {"loader": plan.pace.loader}
+        seconds = plan.pace.parts | {"loader": plan.pace.loader, "waits": plan.pace.waits}
     for name, words in PARTS_OF_A_STEP.items():
         if not wire.get(name) and not seconds.get(name):
             continue
@@ -226,6 +227,7 @@ def as_plain(plan: Plan) -> dict[str, Any]:
         "wire_bytes": asdict(plan.traffic) | {"total": plan.traffic.total},
         "step_seconds": None if pace is None else pace.parts | {"in all": pace.step},
         "loader_seconds": pace.loader if pace else None,
+        "waits_seconds": pace.waits if pace else None,
         "bound_by": pace.bound_by if pace else None,
         "images_per_s": plan.images_per_s,
         "epoch_seconds": plan.epoch_seconds,

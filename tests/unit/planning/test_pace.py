@@ -76,8 +76,10 @@ def test_ranks_that_share_cores_wait_for_each_other() -> None:
         jobs = (
             Job(config(*threads), 1000, Size(1, ranks, cores), of) for of in (device(), waiting)
         )
-        steps = [pace.step for pace in map(pace_of, jobs) if pace is not None]
-        assert steps[1] == pytest.approx(steps[0] + waited)
+        without, beside = (pace for pace in map(pace_of, jobs) if pace is not None)
+        assert without.waits == 0
+        assert beside.waits == waited
+        assert beside.step == pytest.approx(without.step + waited)
     on_gpus = (
         pace_of(Job(config(*threads), 1000, Size(1, 2, cores), device(kind="gpu")))
         for cores in (4, 2)
