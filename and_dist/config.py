@@ -8,6 +8,7 @@ This module reaches no torch, so a login node can check a config without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,26 +135,39 @@ FREE_OF_IDENTITY = ("name", "run", "evaluation", "paper")
 """Sections a resumed run may change: they do not touch what is trained."""
 
 
-OF_NO_FIGURE = (
-    "name", "seed", "run.", "evaluation.", "data.train", "data.test", "data.cache",
-    "data.bad_images", "data.hardware_decoder",
+OF_NO_RESULT = (
+    "name", "seed", "run.", "data.cache_gb", "data.hardware_decoder", "data.bad_images",
+    "discovery.memory_mb", "optim.fused", "encoder.channels_last", "encoder.compile",
 )  # fmt: skip
-"""Keys that may be given on the command line of an experiment, which still is that experiment."""
+"""Keys, or what they begin with, in which two runs of one experiment may differ: they change how
+fast it runs, or the seed."""
+OF_NO_FIGURE = (*OF_NO_RESULT, "evaluation.", "data.train", "data.test")
+"""Keys that may be set over an experiment of the paper, which still is that experiment."""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Merge YAML files from left to right, then `key=value`; ValueError says what is wrong."""
-    layers = [read_layers(Path(file)) for file in files] + [parse_override(o) for o in overrides]
+    layers = [layer for file in files for layer in read_layers(Path(file))]
+    none: dict[str, Any] = {}
+    given = reduce(merge, map(parse_override, overrides), none)
     merged: dict[str, Any] = {}
-    for layer in layers:
+    for layer in [*layers, given]:
+        if "paper" not in layer and _trains_otherwise(merged, layer):
+            merged.pop("paper", None)
         merged = merge(merged, layer)
-    changed = {override.partition("=")[0] for override in overrides}
-    if "paper" not in changed and not all(key.startswith(OF_NO_FIGURE) for key in changed):
-        merged.pop("paper", None)  # it trains something else
     preset = merged.get("preset", "code")
     if isinstance(preset, str) and preset in PRESETS:
         merged = merge(PRESETS[preset], merged)
     return build(Config, merged)
+
+
+def _trains_otherwise(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    """Whether a layer changes what an experiment of the paper is."""
+    before = flatten(merged)
+    return any(
+        not key.startswith(OF_NO_FIGURE) and (key not in before or before[key] != value)
+        for key, value in flatten(layer).items()
+    )
 
 
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:

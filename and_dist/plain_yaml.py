@@ -28,8 +28,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return as_mapping(values, f"config {path}")
 
 
-def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file over what its `base` names: files beside it, merged from left to right."""
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """A YAML file, last, after what its `base` names: files beside it, from left to right."""
     if path.resolve() in above:
         raise ValueError(f"config {path} is its own base")
     values = read_yaml(path)
@@ -37,10 +37,8 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     bases = [named] if isinstance(named, str) else named
     if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
         raise ValueError(f"config {path}: base = {named!r} is not the name of a file, or a list")
-    merged: dict[str, Any] = {}
-    for name in bases:
-        merged = merge(merged, read_layers(path.parent / name, (*above, path.resolve())))
-    return merge(merged, values)
+    below = [read_layers(path.parent / name, (*above, path.resolve())) for name in bases]
+    return [*(layer for layers in below for layer in layers), values]
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -10,19 +10,20 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config import load_config
+from and_dist.config import OF_NO_RESULT, load_config
 from and_dist.published import FIGURES, TITLES
 from and_dist.sections import flatten
 
-NOT_OF_A_KIND = (
-    "name", "seed", "paper", "run.", "evaluation.every", "evaluation.baselines", "data.cache",
-    "data.hardware_decoder", "data.bad_images",
-)  # fmt: skip
+NOT_OF_A_KIND = (*OF_NO_RESULT, "paper", "evaluation.every", "evaluation.baselines")
 """Keys, or what they begin with, in which runs of one kind may differ."""
+PATHS = ("data.train", "data.test")
+"""In which runs for one figure of the paper may differ as well: every machine has its own."""
 LABELS = {"knn": "kNN"}
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
 TEST_KEYS = ("test", "limit_test", "test_resize")
 """Of config.data: which test images, and how they are seen."""
+EVALUATIONS = ("knn", "linear", "linear-ten-crop")
+"""Files that `and-dist evaluate` writes."""
 BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
 
 
@@ -60,6 +61,8 @@ class Kind:
     folder: Path
     """Of the first of them."""
     config: Mapping[str, Any]
+    paper: Sequence[str]
+    """Figures of the paper that any of them stands for."""
     figures: Mapping[str, Figure]
 
 
@@ -92,17 +95,19 @@ class Collection:
     """In sentences: what was left out, and by what protocol."""
 
 
-def collect(folders: Iterable[Path]) -> Collection:
-    """ValueError for what is no run, and for two runs that are the same."""
+def collect(folders: Sequence[Path]) -> Collection:
+    """ValueError where no run has come to its end, and for two runs that are the same."""
+    found, notes = find_runs(folders)
     runs: list[Run] = []
-    notes: list[str] = []
-    for folder in find_runs(folders):
+    for folder in found:
         run = read_run(folder)
         if isinstance(run, str):
             notes.append(run)
             continue
         runs.append(run)
         notes += run.notes
+    if not runs:
+        raise ValueError(f"there is no finished run: {' '.join(notes)}")
     return arrange(runs, notes)
 
 
@@ -120,15 +125,19 @@ def arrange(runs: Sequence[Run], notes: Iterable[str] = ()) -> Collection:
     return Collection([*_paper_sheets(kinds), *_own_sheets(kinds)], [*notes, protocol])
 
 
-def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """Run folders, and those that lie in a sweep's folder."""
-    found = []
+def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Run folders, those that lie in a sweep's folder among them; sentences of what is neither."""
+    found: list[Path] = []
+    notes: list[str] = []
     for folder in folders:
         inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
-        if not (folder / "config.yaml").exists() and not inside:
-            raise ValueError(f"{folder} is no run folder, and none lies in it: no config.yaml")
-        found += [folder] if (folder / "config.yaml").exists() else inside
-    return found
+        if (folder / "config.yaml").exists():
+            found.append(folder)
+        elif inside:
+            found += inside
+        else:
+            notes.append(f"{folder} is no run folder, and none lies in it: no config.yaml.")
+    return found, notes
 
 
 def read_run(folder: Path) -> Run | str:
@@ -145,7 +154,7 @@ def read_run(folder: Path) -> Run | str:
     top1 = {name: last[key] for key, name in BY_TRAINING.items() if last[key] is not None}
     notes = []
     final = f"r{config.last_round:02}-e{config.epochs_of(config.last_round):04}"
-    for kind in ("knn", "linear"):
+    for kind in EVALUATIONS:
         file = folder / "evaluation" / final / f"{kind}.json"
         evaluated = _read_json(file)
         if evaluated is None:
@@ -154,18 +163,27 @@ def read_run(folder: Path) -> Run | str:
         if others:
             notes.append(f"{file} is left out: it was measured at another data.{others[0]}.")
             continue
-        crops = ", ten crops" if evaluated.get("ten_crop") else ""
-        for name, figures in evaluated["of"].items():
-            top1[BY_COMMAND.get(name, f"linear {name}{crops}")] = figures["top1"]
-        flat |= flatten(evaluated["protocol"], "evaluation.")
+        top1 |= _top1_of(evaluated, flat)
     return Run(folder, flat, {name: 100 * share for name, share in top1.items()}, notes)
+
+
+def _top1_of(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
+    """By what was evaluated, and by what protocol where that is not the one of the run."""
+    protocol = flatten(evaluated["protocol"], "evaluation.")
+    otherwise = [f"{key}={value}" for key, value in protocol.items() if config[key] != value]
+    crops = ["ten crops"] if evaluated.get("ten_crop") else []
+    return {
+        ", ".join([BY_COMMAND.get(name, f"linear {name}"), *crops, *otherwise]): figures["top1"]
+        for name, figures in evaluated["of"].items()
+    }
 
 
 def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
     """In the order of the first run of each kind; ValueError where a seed stands twice."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        common = {key: v for key, v in run.config.items() if not key.startswith(NOT_OF_A_KIND)}
+        free = (*NOT_OF_A_KIND, *PATHS) if run.config["paper"] else NOT_OF_A_KIND
+        common = {key: v for key, v in run.config.items() if not key.startswith(free)}
         groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
     kinds = []
     for group in groups.values():
@@ -179,15 +197,16 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
                 )
         names = dict.fromkeys(name for run in group for name in run.top1)
         figures = {n: Figure(tuple(r.top1[n] for r in group if n in r.top1)) for n in names}
-        kinds.append(Kind(group[0].folder, group[0].config, figures))
+        paper = dict.fromkeys(place for run in group for place in run.config["paper"])
+        kinds.append(Kind(group[0].folder, group[0].config, tuple(paper), figures))
     return kinds
 
 
 def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
-    """Those of the paper's tables and figures that some run belongs to, whole."""
+    """Those of the paper's tables and figures that some run belongs to, with the paper's columns."""
     ours: dict[str, Kind] = {}
     for kind in kinds:
-        for place in kind.config["paper"]:
+        for place in kind.paper:
             other = ours.setdefault(place, kind)
             if other is not kind:
                 keys = _differing(kind, other)
@@ -197,25 +216,33 @@ def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
                 )
     sheets = []
     for where, title in TITLES.items():
-        if not any(place.startswith(f"{where}/") for place in ours):
+        places = [place for place in FIGURES if place.startswith(f"{where}/")]
+        if not any(place in ours for place in places):
             continue
         sheet = Sheet(f"{where.capitalize()}: {title}")
-        for place in (place for place in FIGURES if place.startswith(f"{where}/")):
+        names = dict.fromkeys(name for place in places for name in FIGURES[place])
+        for place in places:
             _, row, column = place.split("/")
-            for name, published in FIGURES[place].items():
-                sheet.at(row, f"{column} {LABELS.get(name, name)}").published = published
-            for name, figure in ours[place].figures.items() if place in ours else ():
-                sheet.at(row, f"{column} {name}").here = figure
+            for name in names:
+                published = FIGURES[place].get(name)
+                label = LABELS.get(name, name)
+                here = ours[place].figures.get(label) if place in ours else None
+                if published is not None or here is not None:
+                    cell = sheet.at(row, f"{column} {label}")
+                    cell.published, cell.here = published, here
         sheets.append(sheet)
     return sheets
 
 
 def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
-    """A table a data set of all other runs, rows named by what sets them apart."""
-    rest = [kind for kind in kinds if not kind.config["paper"]]
+    """A table a data set of the runs that have figures which the paper has no place for.
+
+    Rows are named by what sets them apart.
+    """
+    own = [kind for kind in kinds if kind.figures.keys() - _names_in_paper(kind)]
     sheets = []
-    for data in dict.fromkeys(_data_of(kind) for kind in rest):
-        group = [kind for kind in rest if _data_of(kind) == data]
+    for data in dict.fromkeys(_data_of(kind) for kind in own):
+        group = [kind for kind in own if _data_of(kind) == data]
         sheet = Sheet(
             f"{data}, {', '.join(dict.fromkeys(k.config['encoder.name'] for k in group))}"
         )
@@ -224,6 +251,13 @@ def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
                 sheet.at(row, name).here = figure
         sheets.append(sheet)
     return sheets
+
+
+def _names_in_paper(kind: Kind) -> set[str]:
+    """Figures of a run that the paper's tables show it with."""
+    wheres = {place.split("/")[0] for place in kind.paper}
+    places = (place for place in FIGURES if place.split("/")[0] in wheres)
+    return {LABELS.get(name, name) for place in places for name in FIGURES[place]}
 
 
 def name_rows(kinds: Sequence[Kind]) -> list[str]:

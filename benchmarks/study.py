@@ -140,7 +140,7 @@ def record_of(run: Run) -> Record:
 def read_study(folders: Sequence[Path], kept: Mapping[str, Record]) -> dict[str, Record]:
     """By FOLDER/RUN: those kept from earlier, and over them those that are finished here."""
     found = dict(kept)
-    for folder in find_runs([folder for folder in folders if folder.exists()]):
+    for folder in find_runs(folders)[0]:
         run = read_run(folder)
         if isinstance(run, Run):
             found[f"{folder.parent.name}/{folder.name}"] = record_of(run)

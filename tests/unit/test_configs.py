@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from and_dist.config import Config, load_config
 from and_dist.data.datasets import load_train_and_test
@@ -14,6 +17,7 @@ from and_dist.display import Display
 from and_dist.guard import Guard
 from and_dist.published import FIGURES
 from and_dist.run_folder import open_run_folder
+from and_dist.sections import flatten
 from and_dist.trainer import Trainer
 from and_dist.world import open_world
 
@@ -24,8 +28,10 @@ OTHERS_CODE = ("Split-Brain", "Counting", "Context", "BiGAN", "Colour", "Jigsaw"
 
 
 def heading(config: Config) -> list[str]:
-    """What a file opens with: its command, and every figure it is to reach."""
+    """What a file opens with: its commands, and every figure it is to reach."""
     lines = [f"# and-dist train --config configs/paper/{config.name}.yaml"]
+    if any(key.startswith("linear") for place in config.paper for key in FIGURES[place]):
+        lines.append(f"# and-dist evaluate {config.folder} --linear")
     for place in config.paper:
         where, *cell = place.split("/")
         names = {"knn": "kNN"}
@@ -51,26 +57,99 @@ def test_every_figure_that_can_be_trained_here_has_one_file() -> None:
     assert set(claimed) == ours
 
 
+METHODS = {
+    "Instance": "instance",
+    "DeepCluster": "deepcluster",
+    "NAT": "nat",
+    "Supervised": "supervised",
+    "Random": "random",
+}
+"""Rows of tables 1 to 3; all else is AND's."""
+NETWORKS = {"table 1": "cifar_alexnet", "table 2": "alexnet", "table 3": "resnet18"}
+
+
+def promised(place: str) -> dict[str, Any]:
+    """What the paper says was trained for a figure of it."""
+    where, row, column = place.split("/")
+    is_small = column in ("CIFAR10", "CIFAR100", "SVHN")
+    if where == "table 4":
+        network = ("cifar_" if is_small else "") + row.lower()
+    else:
+        network = NETWORKS.get(where, "cifar_resnet18")
+    method = METHODS.get(row, "and") if where in NETWORKS else "and"
+    number = re.search(r"\d+$|^\d+", row)
+    of_row = int(number[0]) if number else 0
+    epochs = of_row if where == "section 4.2" else 200
+    rounds = of_row if where == "figure 5" else 1 if row == "One-off" else 4
+    return {
+        "data.train": f"data/{column.lower()}/train",
+        "data.test": f"data/{column.lower()}/test",
+        "data.image_size": 32 if is_small else 224,
+        "data.limit": None,
+        "encoder.name": network,
+        "encoder.feature_dim": 128,
+        "method": method,
+        "objective.temperature": 0.1 if is_small else 0.07,
+        "bank.update_rate": 0.5,
+        "bank.renormalise": False,
+        "bank.init": "features" if row in ("Random", "Random Model") else "uniform",
+        "curriculum.neighbours": of_row if where == "figure 4" else 1,
+        "curriculum.rounds": rounds if method == "and" else 0,
+        "curriculum.start": "random" if row == "Random Model" else "instance",
+        "curriculum.epochs": epochs,
+        "optim.milestones": [epochs * at // 200 for at in (80, 120, 160)],
+        "optim.batch_size": 256 if column == "ImageNet" else 128,
+        "optim.lr": 0.03,
+        "optim.momentum": 0.9,
+        "optim.nesterov": True,
+        "optim.weight_decay": 5e-4 if is_small else 1e-4,
+        "evaluation.knn": 200,
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_it_is_what_the_paper_trained_for_its_figures(file: Path) -> None:
+    config = load_config([file])
+    found = flatten(config.model_dump(mode="json"))
+    for place in config.paper:
+        expected = promised(place)
+        assert {key: found[key] for key in expected} == expected, place
+
+
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_it_trains(file: Path, tmp_path: Path) -> None:
-    """Its network and method, two steps on two images each of its size, but not its many rows."""
-    small = ("data.train=shapes/train", "data.test=null", "data.limit=8", "optim.batch_size=2")
-    fewer = ("instance_nce.negatives=4", "deepcluster.clusters=3", "run.device=cpu")
-    config = load_config([file], [*small, *fewer, f"run.root={tmp_path}", "run.threads=2"])
+    """Its network and method, two steps on two images each of its size, but not its many rows.
+
+    AND's are steps of its last round, with neighbours for all anchors; `random` only looks.
+    """
+    rows = load_config([file]).curriculum.neighbours + 8
+    small = ("data.train=shapes/train", "data.test=null", f"data.limit={rows}")
+    fewer = ("optim.batch_size=2", "instance_nce.negatives=4", "deepcluster.clusters=3")
+    where = (f"run.root={tmp_path}", "run.device=cpu", "run.threads=2")
+    config = load_config([file], [*small, *fewer, *where])
     open_run_folder(config, 1, "cpu")
     train, test = load_train_and_test(config.data)
     with open_world("cpu", config.run.threads) as world:
         trainer = Trainer(config, world, train, test, Display(is_shown=False), Guard())
+        if config.num_epochs == 0:
+            assert config.method == "random"
+            assert trainer.encoder(images_of(config, 0)).shape == (2, 128)
+            return
         if trainer.peer is not None:
             trainer.peer.begin_epoch(0, trainer.state.optimiser)
+        trainer.boundary.begin_round(config.last_round)
+        if config.method == "and":
+            found = trainer.state.neighbourhoods
+            assert len(found.anchors_S) == rows
+            assert (found.neighbours_NK >= 0).sum() == rows * config.curriculum.neighbours
         before = trainer.encoder.head.weight.detach().clone()
         for step in range(2):
             rows_B = torch.tensor([2 * step, 2 * step + 1])
-            side = config.data.image_size
-            images_BCHW = torch.rand(
-                2, 3, side, side, generator=torch.Generator().manual_seed(step)
-            )
-            loss = trainer.train_step(Batch(images_BCHW, rows_B))
-            assert loss.isfinite()
+            assert trainer.train_step(Batch(images_of(config, step), rows_B)).isfinite()
         assert trainer.encoder.head.weight.shape == (128, before.shape[1])
         assert not torch.equal(trainer.encoder.head.weight, before)
+
+
+def images_of(config: Config, seed: int) -> Tensor:
+    side = config.data.image_size
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(seed))

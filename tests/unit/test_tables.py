@@ -7,16 +7,20 @@ import io
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from and_dist.config import load_config
 from and_dist.published import FIGURES, TITLES
+from and_dist.sections import flatten
 from and_dist.tables import collect
 from and_dist.typeset import as_csv, as_latex, as_markdown
 
 RESNET = "configs/paper/cifar10-resnet18.yaml"
+OWN = "data/cifar10/train, cifar_resnet18"
+"""Sheet of what the paper's tables have no place for."""
 
 
 def make_run(root: Path, name: str, knn: float, *overrides: str, rounds: int | None = None) -> Path:
@@ -41,8 +45,9 @@ def evaluate(folder: Path, checkpoint: str, *, ten_crop: bool = False, **top1: f
     out = folder / "evaluation" / checkpoint
     out.mkdir(parents=True, exist_ok=True)
     record = {**data, "protocol": protocol, "ten_crop": ten_crop, "of": of}
-    (out / "linear.json").write_text(json.dumps(record))
-    return out / "linear.json"
+    file = out / ("linear-ten-crop.json" if ten_crop else "linear.json")
+    file.write_text(json.dumps(record))
+    return file
 
 
 def cells(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -76,9 +81,11 @@ def test_a_run_stands_at_all_its_places_beside_the_published_figure(tmp_path: Pa
         title = f"{where.capitalize()}: {TITLES[where]}"
         cell = found[title, row, f"{column} kNN"]
         assert (cell["published"], cell["mean"]) == (str(FIGURES[place]["knn"]), "86.0")
-    assert {title.partition(":")[0].lower() for title, _, _ in found} == {
-        place.split("/")[0] for place in places
-    }
+    sheets = {title.partition(":")[0].lower() for title, _, _ in found}
+    assert sheets == {*(place.split("/")[0] for place in places), OWN}
+    columns = {column for title, _, column in found if title.partition(":")[0].lower() != OWN}
+    assert columns == {"CIFAR10 kNN", "ImageNet kNN"}, "the paper's, and no more"
+    assert found[OWN, "and", "bank-kNN"]["mean"] == "85.0", "what it has no column for"
     one_off = found[
         "Table 6: One-off discovery and the curriculum, CIFAR10, ResNet18", "One-off", "CIFAR10 kNN"
     ]
@@ -125,8 +132,20 @@ def test_twins_and_strangers_are_refused(tmp_path: Path) -> None:
     one, twin = make_run(tmp_path, "one", 70), make_run(tmp_path, "twin", 71)
     with pytest.raises(ValueError, match="are the same run, seed 0 included"):
         collect([one, twin])
-    with pytest.raises(ValueError, match="no run folder, and none lies in it"):
+    with pytest.raises(ValueError, match="no finished run: .* is no run folder, and none lies in"):
         collect([tmp_path / "one" / "nothing"])
+    half = make_run(tmp_path, "half", 10, "seed=1", rounds=2)
+    with pytest.raises(ValueError, match="no finished run: .*half is left out: it has ended 2 of"):
+        collect([half])
+
+
+def test_what_is_no_run_among_runs_is_named(tmp_path: Path) -> None:
+    """As in `and-dist table runs/*`, where an earlier table lies too."""
+    run, table = make_run(tmp_path, "one", 70), tmp_path / "table.md"
+    table.write_text("of yesterday")
+    text = as_markdown(collect([run, table]))
+    assert f"{table} is no run folder, and none lies in it" in text
+    assert "70.0 (1)" in text
 
 
 def test_names_cannot_break_a_table(tmp_path: Path) -> None:
@@ -156,7 +175,20 @@ def test_other_protocols_of_linear_classifiers_are_other_figures(tmp_path: Path)
     by_row = {(row, column): cell["mean"] for (_, row, column), cell in found.items()}
     assert by_row["and", "linear conv5"] == "80.0"
     assert by_row["and", "linear conv5, ten crops"] == "82.0"
-    assert by_row["and, evaluation.linear.epochs=2", "linear conv5"] == "60.0"
+    assert by_row["and", "linear conv5, evaluation.linear.epochs=2"] == "60.0"
+    assert by_row["and", "kNN"] == "70.0"
+    seeds = {column: cell["seeds"] for (_, _, column), cell in found.items()}
+    assert seeds["kNN"] == "3", "which no linear classifier has touched"
+
+
+def test_both_views_of_a_run_stand_beside_each_other(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "alex", 74.0, "configs/paper/cifar10-alexnet.yaml")
+    evaluate(run, "r04-e0200", conv5=77.0)
+    evaluate(run, "r04-e0200", ten_crop=True, conv5=78.0)
+    found = cells(as_csv(collect([run])))
+    assert found["Table 1: Small images, AlexNet", "AND", "CIFAR10 linear conv5"]["mean"] == "77.0"
+    own = found["data/cifar10/train, cifar_alexnet", "and", "linear conv5, ten crops"]
+    assert own["mean"] == "78.0"
 
 
 def test_two_kinds_of_run_cannot_stand_for_one_figure(tmp_path: Path) -> None:
@@ -169,12 +201,54 @@ def test_two_kinds_of_run_cannot_stand_for_one_figure(tmp_path: Path) -> None:
 
 def test_what_does_not_touch_training_makes_no_other_kind(tmp_path: Path) -> None:
     one = make_run(tmp_path, "one", 86, RESNET)
-    harmless = ("seed=1", "evaluation.every=5", "data.cache_gb=3")
-    other = make_run(tmp_path, "other", 88, RESNET, *harmless)
+    harmless = ("seed=1", "evaluation.every=5", "data.cache_gb=3", "optim.fused=false")
+    other = make_run(tmp_path, "other", 88, RESNET, *harmless, "data.train=/of/another/machine")
     assert "86.3 / 87.0 ± 1.4 (2)" in as_markdown(collect([one, other]))
 
 
-def test_an_override_that_trains_something_else_gives_the_figure_up() -> None:
-    assert len(load_config([RESNET], ["seed=3", "run.root=x", "data.train=elsewhere"]).paper) == 6
-    assert load_config([RESNET], ["curriculum.neighbours=5"]).paper == ()
-    assert load_config([RESNET], ["data.limit=5"]).paper == ()
+def test_what_touches_pixels_makes_another_kind(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", 70)
+    other = make_run(tmp_path, "other", 60, "seed=1", "data.cache_gb=1", "data.cache_side=40")
+    found = {row for _, row, _ in cells(as_csv(collect([one, other])))}
+    assert found == {"and", "and, data.cache_side=40"}
+
+
+def test_seeds_stand_where_any_of_them_does(tmp_path: Path) -> None:
+    first, second = "table 4/ResNet18/CIFAR10", "figure 5/R = 4/CIFAR10"
+    one = make_run(tmp_path, "one", 86, RESNET, f"paper=[{first}]")
+    other = make_run(tmp_path, "other", 88, RESNET, "seed=1", f"paper=[{second}]")
+    for order in ([one, other], [other, one]):
+        assert as_markdown(collect(order)).count("86.3 / 87.0 ± 1.4 (2)") == 2
+
+
+@pytest.mark.parametrize("how", ["override", "file beside", "file above"])
+@pytest.mark.parametrize(
+    ("over", "keeps"),
+    [
+        ({"seed": 3, "run": {"root": "x"}, "data": {"train": "elsewhere"}}, True),
+        ({"curriculum": {"neighbours": 1, "rounds": 4}}, True),
+        ({"curriculum": {"neighbours": 5}}, False),
+        ({"data": {"limit": 5}}, False),
+        ({"data": {"cache_side": 40}}, False),
+        ({"preset": "code"}, False),
+    ],
+)
+def test_what_trains_something_else_gives_the_figure_up(
+    over: dict[str, Any], keeps: bool, how: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    if how == "override":
+        config = load_config([RESNET], [f"{key}={value}" for key, value in flatten(over).items()])
+    elif how == "file beside":
+        file.write_text(yaml.safe_dump(over))
+        config = load_config([RESNET, file])
+    else:
+        file.write_text(yaml.safe_dump({"base": str(Path(RESNET).resolve()), **over}))
+        config = load_config([file])
+    assert len(config.paper) == (6 if keeps else 0)
+
+
+def test_a_figure_may_be_claimed_anew() -> None:
+    claim = "paper=[figure 4/k = 10/CIFAR10]"
+    for given in ([claim, "curriculum.neighbours=10"], ["curriculum.neighbours=10", claim]):
+        assert load_config([RESNET], given).paper == ("figure 4/k = 10/CIFAR10",)
