@@ -6,11 +6,15 @@ at after the next, when a GPU has long had it: all ranks see the same numbers, a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import torch
 from torch import Tensor
 
 from and_dist.collectives import gather_batch
-from and_dist.guard import NOTHING
+from and_dist.display import Advance
+from and_dist.guard import NOTHING, SAVE, Guard
 from and_dist.world import World
 
 
@@ -36,6 +40,26 @@ def agree_now(request: int, world: World) -> int:
     """The most urgent request of all ranks; one small collective."""
     mine = torch.tensor([[request]], dtype=torch.uint8, device=world.device)
     return int(gather_batch(world, [mine])[0].max())
+
+
+@contextmanager
+def heeding(
+    phase: AbstractContextManager[Advance],
+    guard: Guard,
+    world: World,
+    answer: Callable[[int], None],
+) -> Iterator[Advance]:
+    """A phase of something longer between steps. All ranks advance alike, so all can stop."""
+    with phase as advance:
+
+        def advance_or_stop(share: float) -> None:
+            advance(share)
+            guard.beat()
+            request = agree_now(guard.request(), world)
+            if request > SAVE:
+                answer(request)
+
+        yield advance_or_stop
 
 
 class _Reading:

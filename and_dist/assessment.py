@@ -1,12 +1,14 @@
 """`and-dist evaluate RUN`: what a checkpoint is worth, by kNN and by linear classifiers.
 
-RUN/evaluation/CHECKPOINT/knn.json, linear.json     figures, and by what protocol
+RUN/evaluation/CHECKPOINT/knn.json, linear.json, linear-ten-crop.json    figures, and by what
+protocol; bad_images.txt, bad_test_images.txt       what could not be read
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,18 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from and_dist.bank import BankShard, shard_range
-from and_dist.collectives import failing_together
+from and_dist.agreement import heeding
+from and_dist.bank import shard_range
+from and_dist.collectives import failing_together, gather_objects
 from and_dist.config import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
-from and_dist.display import Display
+from and_dist.display import Advance, Display
 from and_dist.encoders import Encoder, build_encoder, stages
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
-from and_dist.guard import Guard
+from and_dist.guard import Guard, Stopped
 from and_dist.probing import Probing
 from and_dist.run_folder import replace_file
 from and_dist.tables import TEST_KEYS
@@ -71,6 +74,8 @@ def plan_assessment(
     """ValueError for what cannot be; nothing is written."""
     if not (with_knn or with_linear):
         raise ValueError("say what to evaluate by: --knn, --linear or both")
+    if layers is not None and not with_linear:
+        raise ValueError("--layers is of --linear; kNN looks at the features alone")
     trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
     config = trained.config
     train, test = load_train_and_test(config.data)
@@ -92,60 +97,117 @@ def plan_assessment(
 
 
 def run_assessment(assessment: Assessment, world: World, display: Display, guard: Guard) -> None:
-    trained = assessment.trained
+    trained, run = assessment.trained, assessment.config.run
+    guard.watch(trained.run, run.stall_seconds, run.time_limit_seconds)
     refuse_damaged(trained, world)
     encoder = load_encoder(trained, world)
     if assessment.with_knn:
-        figures = _assess_knn(assessment, encoder, load_bank(trained, world), world, display)
-        _report(assessment, "knn", figures, world, display)
+        _assess_knn(assessment, encoder, world, display, guard)
     if assessment.layers:
-        figures = _assess_linear(assessment, encoder, world, display, guard)
-        _report(assessment, "linear", figures, world, display)
+        _assess_linear(assessment, encoder, world, display, guard)
 
 
 def _assess_knn(
-    assessment: Assessment, encoder: Encoder, bank: BankShard, world: World, display: Display
-) -> Figures:
+    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
+) -> None:
     config, settings = assessment.config, assessment.config.evaluation
+    protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
+    report = Report(assessment, "knn", {"protocol": protocol}, world, display)
+    if report.before:
+        report.show(report.before)
+        display.say(f"as found before: {report.file}")
+        return
+
+    def phase(what: str) -> AbstractContextManager[Advance]:
+        return heeding(display.phase(what), guard, world, _stop)
+
     bad = BadImages(assessment.train.index, config.data.bad_images)
-    evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, display.phase)
-    protocol = f"K {settings.knn}, tau {settings.knn_temperature}"
-    places = {
-        f"kNN by the bank, {protocol}": evaluator.places_by_bank(encoder, bank),
-        f"kNN recomputed, {protocol}": evaluator.places(encoder),
-    }
-    names = ("bank", "recomputed")
-    scores = _score_all(assessment, list(places.values()), world)
-    return {
-        "protocol": {"knn": settings.knn, "knn_temperature": settings.knn_temperature},
-        "of": {
-            name: {"says": said, **figures}
-            for name, said, figures in zip(names, places, scores, strict=True)
-        },
-    }
+    evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, phase)
+    places = evaluator.places_of_both(encoder, load_bank(assessment.trained, world))
+    evaluator.share_bad_images(assessment.folder)
+    names = {"bank": "kNN by the bank", "recomputed": "kNN recomputed"}
+    scores = _score_all(assessment, places, world)
+    report.write(
+        {
+            name: {"says": f"{said}, {evaluator.vote}", **figures}
+            for (name, said), figures in zip(names.items(), scores, strict=True)
+        }
+    )
+
+
+def _stop(request: int) -> None:
+    raise Stopped(request, "with nothing of kNN kept")
 
 
 def _assess_linear(
     assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
-) -> Figures:
+) -> None:
     probing = Probing(
         assessment.config, encoder, assessment.train, assessment.layers, world, display, guard,
-        assessment.folder,
+        assessment.folder, assessment.trained.weights,
     )  # fmt: skip
     probing.train()
     places_LM = probing.places(assessment.test, assessment.is_ten_crop)
     how = "ten crops" if assessment.is_ten_crop else "one view"
+    protocol = {"linear": assessment.config.evaluation.linear.model_dump(mode="json")}
+    about = {"protocol": protocol, "ten_crop": assessment.is_ten_crop}
+    kind = "linear-ten-crop" if assessment.is_ten_crop else "linear"
+    report = Report(assessment, kind, about, world, display)
+    losses = zip(*probing.losses, strict=True)
     scores = _score_all(assessment, list(places_LM), world)
-    return {
-        "protocol": {"linear": assessment.config.evaluation.linear.model_dump(mode="json")},
-        "ten_crop": assessment.is_ten_crop,
-        "of": {
-            layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(losses)}
-            for layer, figures, losses in zip(
-                assessment.layers, scores, zip(*probing.losses, strict=True), strict=True
-            )
-        },
-    }
+    report.write(
+        {
+            layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(of_layer)}
+            for layer, figures, of_layer in zip(assessment.layers, scores, losses, strict=True)
+        }
+    )
+
+
+class Report:
+    """One of the files, and what it holds already of these weights, images and protocol."""
+
+    def __init__(
+        self, assessment: Assessment, kind: str, about: Figures, world: World, display: Display
+    ) -> None:
+        trained, test = assessment.trained, assessment.test
+        self.file = assessment.folder / f"{kind}.json"
+        self._world, self._display = world, display
+        self._title = f"{trained.config.name}, {trained.checkpoint.name}"
+        self._record = {
+            "run": trained.config.name,
+            "checkpoint": trained.checkpoint.name,
+            "weights": trained.weights,
+            "round": trained.state["progress"]["round_index"],
+            "train": assessment.config.data.train,
+            **{key: getattr(assessment.config.data, key) for key in TEST_KEYS},
+            "test_images": test.index.content_hash,
+            **about,
+        }
+        self.before = self._read()
+
+    def write(self, of: Figures) -> None:
+        """Beside what was found before: of every layer alone, they do not meet."""
+        record = {**self._record, "of": self.before | of}
+        with failing_together(self._world, f"writing {self.file}"):
+            if self._world.is_coordinator:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self.file, json.dumps(record, indent=1) + "\n")
+        self.show(of)
+        self._display.say(f"written to {self.file}")
+
+    def show(self, of: Figures) -> None:
+        self._display.show(as_table(of, self._title))
+        self._display.show(as_class_table(of))
+
+    def _read(self) -> Figures:
+        """What the coordinator sees, on every rank."""
+        found: Figures = {}
+        with failing_together(self._world, f"reading {self.file}"):
+            if self._world.is_coordinator and self.file.exists():
+                found = json.loads(self.file.read_text())
+        (found, *_) = gather_objects(self._world, found)
+        is_same = all(found.get(key) == value for key, value in self._record.items())
+        return dict(found["of"]) if is_same else {}
 
 
 def _score_all(
@@ -158,60 +220,28 @@ def _score_all(
     return [score(places_M, labels_M, test.class_names, world) for places_M in places]
 
 
-def _report(
-    assessment: Assessment, kind: str, figures: Figures, world: World, display: Display
-) -> None:
-    trained = assessment.trained
-    progress = trained.state["progress"]
-    record = {
-        "run": trained.config.name,
-        "checkpoint": trained.checkpoint.name,
-        "round": progress["round_index"],
-        "train": assessment.config.data.train,
-        **{key: getattr(assessment.config.data, key) for key in TEST_KEYS},
-        **figures,
-    }
-    file = assessment.folder / f"{kind}.json"
-    record["of"] = _of_other_layers(file, record) | record["of"]
-    with failing_together(world, f"writing {file}"):
-        if world.is_coordinator:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(file, json.dumps(record, indent=1) + "\n")
-    display.show(as_table(figures, f"{trained.config.name}, {trained.checkpoint.name}"))
-    display.show(as_class_table(figures))
-    display.say(f"written to {file}")
-
-
-def _of_other_layers(file: Path, record: Figures) -> Figures:
-    """What was found before by the same protocol; of every layer alone, they do not meet."""
-    if not file.exists():
-        return {}
-    before: Figures = json.loads(file.read_text())
-    is_same = all(before.get(key) == record[key] for key in record if key != "of")
-    return dict(before["of"]) if is_same else {}
-
-
-def as_table(figures: Figures, title: str) -> Table:
+def as_table(of: Figures, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("by")
     for column in ("top-1 %", "95 % interval", "top-5 %", "images"):
         table.add_column(column, justify="right", no_wrap=True)
-    for of in figures["of"].values():
-        low, high = of["interval"]
+    for figures in of.values():
+        low, high = figures["interval"]
+        unread = f", {figures['unreadable']:,} unreadable" if figures["unreadable"] else ""
         table.add_row(
-            of["says"],
-            percent(of["top1"]),
+            figures["says"],
+            percent(figures["top1"]),
             f"{percent(low)} - {percent(high)}",
-            percent(of["top5"]),
-            f"{of['images']:,}",
+            percent(figures["top5"]),
+            f"{figures['images']:,}{unread}",
         )
     return table
 
 
-def as_class_table(figures: Figures) -> Table:
+def as_class_table(of: Figures) -> Table:
     """Top-1 of every class; of many, the worst and the best by what is evaluated last."""
-    kinds = list(figures["of"])
-    last = figures["of"][kinds[-1]]["per_class"]
+    kinds = list(of)
+    last = of[kinds[-1]]["per_class"]
     known = sorted((name for name in last if last[name] is not None), key=last.__getitem__)
     half = MOST_CLASSES_SHOWN // 2
     shown = known if len(known) <= MOST_CLASSES_SHOWN else [*known[:half], *known[-half:]]
@@ -221,8 +251,7 @@ def as_class_table(figures: Figures) -> Table:
     for kind in kinds:
         table.add_column(kind, justify="right", no_wrap=True)
     for name in shown:
-        of = (figures["of"][kind]["per_class"][name] for kind in kinds)
-        table.add_row(name, *map(percent, of))
+        table.add_row(name, *(percent(of[kind]["per_class"][name]) for kind in kinds))
     return table
 
 

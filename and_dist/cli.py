@@ -123,7 +123,7 @@ def evaluate(
     with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:
         with failing_together(world, "opening the folder of the evaluation"):
             if world.is_coordinator:
-                held.enter_context(hold_lock(planned.folder))
+                held.enter_context(hold_lock(planned.folder, "evaluated", "wait for it or end it"))
         run_assessment(planned, world, Display(is_shown=world.is_coordinator), context.obj)
 
 

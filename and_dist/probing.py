@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.agreement import Agreement, agree_now
+from and_dist.agreement import Agreement, heeding
 from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, prune, save_checkpoint
 from and_dist.collectives import gather_batch, reduce_sum
@@ -57,18 +57,21 @@ class Probing:
         display: Display,
         guard: Guard,
         folder: Path,
+        weights: str,
     ) -> None:
+        """In the folder of its checkpoint, which has these weights."""
         assert images.labels_N is not None
         self._config, self._settings = config, config.evaluation.linear
         self._world, self._display, self._guard = world, display, guard
-        self._folder = folder / f"probe-{_digest(self._settings, layers)}"
+        self._folder = folder
+        self._saved = folder / f"probe-{_digest(self._settings, layers, weights)}"
         self.layers = list(layers)
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
         data = config.data.model_copy(update=NO_COLOURS)
-        bad = BadImages(images.index, data.bad_images)
+        self._bad = BadImages(images.index, data.bad_images)
         self._loader = TrainingLoader(
-            images.index, data, self._order, world, bad, encoder.precision
+            images.index, data, self._order, world, self._bad, encoder.precision
         )
         self._frozen = FrozenLayers(encoder, layers)
         side = config.data.image_size
@@ -80,7 +83,8 @@ class Probing:
         self._optimiser = build_optimiser([self.probes], self._settings)
         self.losses: list[list[float]] = []
         """Of every layer, by epoch."""
-        self._sums_L = torch.zeros(len(self.layers), dtype=torch.float64, device=world.device)
+        self._sums = torch.zeros(len(layers) + 1, dtype=torch.float64, device=world.device)
+        """Of the epoch under way, of this rank: losses of every layer, and how many images."""
         self._agreement = Agreement()
         self._steps_done, self._last_save = 0, time.monotonic()
 
@@ -91,8 +95,6 @@ class Probing:
     def train(self) -> None:
         """From where an earlier start was stopped."""
         self._resume()
-        run = self._config.run
-        self._guard.watch(self._folder, run.stall_seconds, run.time_limit_seconds)
         first = self._steps_done
         with self._display.phase("linear classifiers") as advance:
             advance(first / self._total_steps)
@@ -105,7 +107,7 @@ class Probing:
         set_learning_rate(self._optimiser, learning_rate(self._settings, epoch))
         for step, batch in enumerate(self._loader.batches(epoch, first), first):
             self._guard.beat()
-            self._train_step(batch.images_BCHW, batch.rows_B, self._order.num_images(step))
+            self._train_step(batch)
             self._steps_done += 1
             advance(1 / self._total_steps)
             if step + 1 < self._order.steps_per_epoch:
@@ -113,9 +115,10 @@ class Probing:
         self._end_epoch(epoch)
 
     def _end_epoch(self, epoch: int) -> None:
-        mean_L = reduce_sum(self._world, self._sums_L) / len(self._labels_N)
-        self._sums_L.zero_()
-        means = dict(zip(self.layers, mean_L.tolist(), strict=True))
+        *sums, count = reduce_sum(self._world, self._sums).tolist()
+        self._sums.zero_()
+        self._bad.share(self._world, self._folder / "bad_images.txt")
+        means = {name: total / count for name, total in zip(self.layers, sums, strict=True)}
         wild = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wild:
             raise SharedFailure(
@@ -126,24 +129,27 @@ class Probing:
         text = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         self._display.say(f"linear epoch {epoch + 1}/{self._settings.epochs}  loss {text}")
 
-    def _train_step(self, images_BCHW: Tensor, rows_B: Tensor, num_real: int) -> None:
-        labels_B = self._labels_N[rows_B.clamp(min=0)].where(rows_B >= 0, PADDING)
-        logits_LBC = self._network(self._frozen(images_BCHW))
-        loss_L = losses_of(logits_LBC, labels_B, num_real, self._world.size)
-        loss_L.sum().backward()
+    def _train_step(self, batch: Batch) -> None:
+        """By the mean loss over the images of all ranks that could be read."""
+        is_real_B = batch.rows_B >= 0
+        num_real = is_real_B.sum()
+        mine = torch.tensor([[self._request()]], device=self._world.device)
+        requests_W, num_real_W = gather_batch(self._world, [mine, num_real[None]])
+        labels_B = self._labels_N[batch.rows_B.clamp(min=0)].where(is_real_B, PADDING)
+        sums_L = losses_of(self._network(self._frozen(batch.images_BCHW)), labels_B)
+        # DDP averages over the ranks.
+        share = self._world.size / num_real_W.sum().clamp(min=1)
+        (sums_L.sum() * share).backward()
         self._optimiser.step()
         self._optimiser.zero_grad()
-        self._sums_L += loss_L.detach() * (num_real / self._world.size)
-        self._agreement.hear(self._gather_requests())
+        self._sums += torch.cat([sums_L.detach(), num_real[None]])
+        self._agreement.hear(requests_W)
 
-    def _gather_requests(self) -> Tensor:
-        """What each rank has been asked to do; the coordinator also looks at the clock."""
+    def _request(self) -> int:
+        """What this rank has been asked to do; the coordinator also looks at the clock."""
         request = self._guard.request()
         is_late = time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
-        if request == NOTHING and self._world.is_coordinator and is_late:
-            request = SAVE
-        mine = torch.tensor([[request]], dtype=torch.uint8, device=self._world.device)
-        return gather_batch(self._world, [mine])[0]
+        return SAVE if request == NOTHING and self._world.is_coordinator and is_late else request
 
     def _answer(self, request: int) -> None:
         """What all ranks have agreed on."""
@@ -168,7 +174,8 @@ class Probing:
         (first, last), *_ = all_shards(len(test.index), world.size)
         num_blocks = -(-(last - first) // size)
         batches = loader.batches(np.arange(start, stop), crops)
-        with torch.no_grad(), self._display.phase("linear classifiers, test images") as advance:
+        phase = self._display.phase("linear classifiers, test images")
+        with torch.no_grad(), heeding(phase, self._guard, world, self._stop) as advance:
             for _ in range(num_blocks):  # as many on every rank, so that all can stop
                 block = list(islice(_kept(batches), len(crops)))
                 if block:
@@ -176,7 +183,7 @@ class Probing:
                     views = self._views_of(block, is_ten_crop)
                     places_LM[:, at_B] = places_in(self.probes, self._frozen, views, labels_M[at_B])
                 advance(1 / num_blocks)
-                self._heed()
+        bad.share(world, self._folder / "bad_test_images.txt")
         return places_LM
 
     def _views_of(self, block: Sequence[Batch], is_ten_crop: bool) -> list[Tensor]:
@@ -184,12 +191,8 @@ class Probing:
         views = [batch.images_BCHW[batch.rows_B >= 0] for batch in block]
         return views + [view.flip(-1) for view in views] if is_ten_crop else views
 
-    def _heed(self) -> None:
-        """Everything is saved by now; a request to stop is followed at once."""
-        self._guard.beat()
-        request = agree_now(self._guard.request(), self._world)
-        if request > SAVE:
-            raise Stopped(request, "the classifiers are trained and saved")
+    def _stop(self, request: int) -> None:
+        raise Stopped(request, "the classifiers are trained and saved")
 
     def _tensors(self) -> dict[str, Tensor]:
         state = self._optimiser.state
@@ -199,46 +202,44 @@ class Probing:
             for name, parameter in named.items()
             if "momentum_buffer" in state[parameter]
         }
-        return {**{n: p.detach() for n, p in named.items()}, **momentum, "sums": self._sums_L}
+        return {**{n: p.detach() for n, p in named.items()}, **momentum}
 
     def _plain(self) -> dict[str, Any]:
-        return {
-            "losses": self.losses,
-            "steps_done": self._steps_done,
-        }
+        """All sums of the epoch lie with the coordinator from then on."""
+        reduce_sum(self._world, self._sums)
+        sums = self._sums.tolist()
+        self._take_sums(sums)
+        return {"losses": self.losses, "steps_done": self._steps_done, "sums": sums}
+
+    def _take_sums(self, sums: Sequence[float]) -> None:
+        taken = torch.tensor(sums, dtype=torch.float64)
+        self._sums.copy_(taken if self._world.is_coordinator else torch.zeros_like(taken))
 
     def _save(self) -> None:
-        reduce_sum(self._world, self._sums_L)
-        self._keep_sums_once()
         state, name = self._plain(), f"s{self._steps_done:08}"
         on_cpu = replace(self._world, group=self._world.side_group, device=torch.device("cpu"))
         tensors = {at: tensor.cpu() for at, tensor in self._tensors().items()}
-        save_checkpoint(self._folder, name, tensors, state, on_cpu)
-        prune(self._folder, 1, lambda _: False, on_cpu)
+        save_checkpoint(self._saved, name, tensors, state, on_cpu)
+        prune(self._saved, 1, lambda _: False, on_cpu)
         self._last_save = time.monotonic()
 
-    def _keep_sums_once(self) -> None:
-        """What all ranks have summed lies with the coordinator, as it does in a checkpoint."""
-        if not self._world.is_coordinator:
-            self._sums_L.zero_()
-
     def _resume(self) -> None:
-        anew = f"delete {self._folder}"
-        found = find_whole(self._folder, self._world, self._display.say, anew)
+        anew = f"delete {self._saved}"
+        found = find_whole(self._saved, self._world, self._display.say, anew)
         if found is None:
             return
         path, state = found
         load_tensors(path, self._tensors(), self._world)
-        self._keep_sums_once()
+        self._take_sums(state["sums"])
         self.losses = [list(row) for row in state["losses"]]
         self._steps_done = int(state["steps_done"])
         if self._steps_done < self._total_steps:
             self._display.say(f"continuing from {path}")
 
 
-def _digest(settings: LinearConfig, layers: Sequence[str]) -> str:
-    """What is trained otherwise lies elsewhere."""
-    plain = json.dumps([settings.model_dump(mode="json"), list(layers)])
+def _digest(settings: LinearConfig, layers: Sequence[str], weights: str) -> str:
+    """What is trained otherwise, or of something else, lies elsewhere."""
+    plain = json.dumps([settings.model_dump(mode="json"), list(layers), weights])
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""RUN/lock: one job at a time trains a run. Who holds it, and whether they still live. No torch.
+"""RUN/lock: one job at a time trains a run, or evaluates a checkpoint. No torch.
 
 The holder touches the file now and then. A lock is stale if its process is gone from this machine,
 if it belongs to this very SLURM job, which was moved, or if nobody has touched it lately. For one
@@ -25,8 +25,8 @@ SECONDS_UNTIL_STALE = 120.0
 
 
 @contextmanager
-def hold_lock(folder: Path) -> Iterator[None]:
-    """RuntimeError, which names the holder, if another job trains in this folder."""
+def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
+    """RuntimeError, which names the holder, if another job is at work in this folder."""
     path = folder / "lock"
     mine = json.dumps(
         {
@@ -38,7 +38,11 @@ def hold_lock(folder: Path) -> Iterator[None]:
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _take(path, mine)
+    if holder := _take(path, mine):
+        raise RuntimeError(
+            f"{folder} is being {at_work} by {_describe(holder)}; {way_out} (its lock {path} "
+            f"counts as left behind {SECONDS_UNTIL_STALE:.0f} s after its last sign of life)"
+        )
     done = threading.Event()
     toucher = threading.Thread(target=_keep_touching, args=(path, mine, done), daemon=True)
     toucher.start()
@@ -66,7 +70,8 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def _take(path: Path, mine: str) -> None:
+def _take(path: Path, mine: str) -> str:
+    """Empty once it is ours; else the one that another holds."""
     patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
     while not _create(path, mine):
         theirs = _read(path)
@@ -77,7 +82,8 @@ def _take(path: Path, mine: str) -> None:
         elif _is_of_this_launch(theirs) and time.monotonic() < patience:
             time.sleep(1)  # its node is lost, or it is about to end
         else:
-            raise RuntimeError(_sentence(path, theirs))
+            return theirs
+    return ""
 
 
 def _create(path: Path, content: str) -> bool:
@@ -132,15 +138,10 @@ def _now_at(folder: Path) -> float:
         probe.unlink()
 
 
-def _sentence(path: Path, content: str) -> str:
+def _describe(content: str) -> str:
     holder = _parse(content)
     job = f", job {holder['job']}" if holder.get("job") else ""
-    return (
-        f"{path.parent} is being trained by process {holder.get('pid')} on {holder.get('host')}"
-        f"{job}, since {holder.get('since')}; wait for it, end it, or choose another name=... "
-        f"(its lock {path} counts as left behind {SECONDS_UNTIL_STALE:.0f} s after its last sign "
-        "of life)"
-    )
+    return f"process {holder.get('pid')} on {holder.get('host')}{job}, since {holder.get('since')}"
 
 
 def _parse(content: str) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
 
 
 def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
-    """Those of the paper's tables and figures that some run belongs to, with the paper's columns."""
+    """Those of the paper's tables that some run belongs to, with the paper's columns."""
     ours: dict[str, Kind] = {}
     for kind in kinds:
         for place in kind.paper:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from and_dist.checkpoint import (
     Tensors,
     as_sharded,
     find_damage,
+    list_checkpoints,
     load_tensors,
     local_rows,
     read_checkpoint,
     read_latest,
 )
+from and_dist.collectives import gather_objects
 from and_dist.config import Config, differing_keys, load_config
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
@@ -40,6 +44,11 @@ class Trained:
     def num_rows(self) -> int:
         return int(self.state["images"]["rows"])
 
+    @property
+    def weights(self) -> str:
+        """Short, and another for any other weights: of the sums of the checkpoint's files."""
+        return hashlib.sha256(json.dumps(self.state["files"]).encode()).hexdigest()[:16]
+
 
 def open_trained(
     run: Path,
@@ -47,27 +56,46 @@ def open_trained(
     overrides: Sequence[str] = (),
     may_change: Sequence[str] = (),
 ) -> Trained:
-    """The named checkpoint or the newest. ValueError where there is none, and for overrides of
-    what was trained, except of sections and keys that may change."""
+    """The named checkpoint or the newest. ValueError where there is none or it is another run's,
+    and for overrides of what was trained, except of sections and keys that may change."""
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
     config = load_config([run / "config.yaml"], overrides)
-    differences = differing_keys(config, read_yaml(run / "config.yaml"))
-    others = [
-        text
-        for text in differences
-        if not {text.partition(":")[0], text.partition(".")[0]} & set(may_change)
-    ]
-    if others:
-        raise ValueError(f"{run} was trained otherwise: {'; '.join(others)}")
+    if others := _differing(config, read_yaml(run / "config.yaml"), may_change):
+        raise ValueError(f"{run} was trained otherwise: {others}")
     folder = run / "checkpoints"
+    if checkpoint and Path(checkpoint).name != checkpoint:
+        raise ValueError(
+            f"--checkpoint {checkpoint} is no name of a checkpoint of {run}, which has: "
+            f"{', '.join(sorted(list_checkpoints(folder))) or 'none'}"
+        )
     found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet")
-    return Trained(run, config, *found)
+    trained = Trained(run, config, *found)
+    if others := _differing(config, trained.state["config"], may_change):
+        raise ValueError(f"{trained.checkpoint} is of another run: {others}")
+    return trained
+
+
+def _differing(config: Config, theirs: Mapping[str, Any], may_change: Sequence[str]) -> str:
+    """What differs and may not, as one text."""
+    return "; ".join(
+        text
+        for text in differing_keys(config, theirs)
+        if not {text.partition(":")[0], text.partition(".")[0]} & set(may_change)
+    )
 
 
 def refuse_damaged(trained: Trained, world: World) -> None:
+    """ValueError for what is not as it was written, and for ranks that opened different ones."""
+    opened = gather_objects(world, (trained.checkpoint.name, trained.weights))
+    for rank, other in enumerate(opened):
+        if other != opened[0]:
+            raise ValueError(
+                f"rank 0 has opened {opened[0][0]}, rank {rank} {other[0]}: while {trained.run} "
+                "is being trained, --checkpoint has to say which"
+            )
     if damage := find_damage(trained.checkpoint, world):
         raise ValueError(f"{damage}; --checkpoint takes another")
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.agreement import Agreement, agree_now
-from and_dist.baselines import build_peer
+from and_dist.agreement import Agreement, heeding
+from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.peer import Setting
 from and_dist.boundary import Boundary
 from and_dist.config import Config
@@ -84,7 +83,7 @@ class Trainer:
             self.encoder.compile()
         self.network = replicate(self.encoder, world, example_BCHW, config.optim.compression)
         bank = build_bank(config, self.num_rows, world)
-        labels_N = train.labels_N if config.method == "supervised" else None
+        labels_N = train.labels_N if learns_from_labels(config.method) else None
         features_of_shard = partial(
             self.evaluator.train_features, self.encoder, config.encoder.feature_dim
         )
@@ -172,7 +171,9 @@ class Trainer:
         self.synchronise()
         self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
-        knn = self._knn_of_bank() if every and (epoch + 1) % every == 0 else None
+        is_time = every > 0 and (epoch + 1) % every == 0
+        bank = self.state.bank
+        knn = self.evaluator.knn_of_bank(self.encoder, bank) if is_time else None
         self.journal.write(
             "epoch", round=round_index, epoch=epoch, loss=self.state.losses.mean(), lr=rate,
             knn_bank=knn,
@@ -233,19 +234,9 @@ class Trainer:
             self.keeper.finish(must_succeed=True)
             raise Stopped(request, self.keeper.describe_last_save())
 
-    @contextmanager
-    def phase(self, what: str) -> Iterator[Advance]:
-        """Around something longer between steps. All ranks advance alike, so all can stop."""
-        with self.display.phase(what) as advance:
-
-            def advance_or_stop(share: float) -> None:
-                advance(share)
-                self.guard.beat()
-                request = agree_now(self.guard.request(), self.world)
-                if request > SAVE:
-                    self.answer(request)
-
-            yield advance_or_stop
+    def phase(self, what: str) -> AbstractContextManager[Advance]:
+        """Around something longer between steps."""
+        return heeding(self.display.phase(what), self.guard, self.world, self.answer)
 
     def proceed(self, **changes: Any) -> None:
         """The run has come so far."""
@@ -255,7 +246,7 @@ class Trainer:
         self._last_look = now
 
     def evaluate_round(self, round_index: int) -> None:
-        knn_bank, knn = self._knn_of_bank(), self.evaluator.knn(self.encoder)
+        knn_bank, knn = self.evaluator.knn_of_both(self.encoder, self.state.bank)
         self.proceed()
         seconds = self.progress.seconds
         anchors = len(self.state.neighbourhoods.anchors_S)
@@ -266,7 +257,8 @@ class Trainer:
         )  # fmt: skip
         self.display.say(
             f"round {round_index} done: {anchors} anchors, consistency {percent(agreement)}, "
-            f"kNN {percent(knn)} (bank {percent(knn_bank)}), {format_seconds(seconds)}"
+            f"kNN {percent(knn)} (bank {percent(knn_bank)}; {self.evaluator.vote}), "
+            f"{format_seconds(seconds)}"
         )
 
     def save(self) -> None:
@@ -331,9 +323,6 @@ class Trainer:
         if request == NOTHING and self.world.is_coordinator and self.keeper.is_time_to_save():
             return SAVE
         return request
-
-    def _knn_of_bank(self) -> float | None:
-        return self.evaluator.knn_of_bank(self.encoder, self.state.bank)
 
     def _steps_done(self) -> int:
         at = self.progress

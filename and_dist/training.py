@@ -36,7 +36,8 @@ def run_training(config: Config, guard: Guard, style: Style = "auto") -> None:
         changed: list[str] = []
         with failing_together(world, "opening the run folder"):
             if world.is_coordinator:
-                held.enter_context(hold_lock(config.folder))
+                way_out = "wait for it, end it, or choose another name=..."
+                held.enter_context(hold_lock(config.folder, "trained", way_out))
                 changed = open_run_folder(config, world.size, world.device.type)
         display = Display(world.is_coordinator, style)
         introduce(config, train, world, changed, display)

@@ -18,6 +18,10 @@ def check_peer(config: Config, images: LabelledImages) -> None:
         _peer(config.method).check(config, images)
 
 
+def learns_from_labels(method: str) -> bool:
+    return method in PEERS and _peer(method).learns_from_labels
+
+
 def build_peer(setting: Setting) -> Peer | None:
     """What trains the encoder in place of neighbourhoods, if the config's method is such."""
     method = setting.config.method

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Setting:
     bank: BankShard
     """Filled by the trainer with the features of every step, whatever the method."""
     labels_N: NDArray[np.int64] | None
-    """For `supervised` alone."""
+    """For a peer that learns from labels."""
     features_of_shard: Callable[[], Tensor]
     """[S, D] of the encoder as it is now, by the test transform."""
     phase: Phase
@@ -37,6 +38,8 @@ class Setting:
 
 class Peer(ABC):
     """A loss of the global batch, and what it needs. Every rank forms it of the same numbers."""
+
+    learns_from_labels: ClassVar[bool] = False
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -15,6 +15,8 @@ from and_dist.objective import GlobalBatch, everyones_features
 class Supervised(Peer):
     """Cross-entropy of a classifier of features / tau, the only method that is shown labels."""
 
+    learns_from_labels = True
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         config, device = setting.config, setting.world.device

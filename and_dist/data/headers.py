@@ -66,7 +66,8 @@ def check_decodable(encoded: bytes, height: int, width: int) -> None:
 
     DALI 2.4 starts decoding the first images of a batch while it reads the headers of the others; a
     header it cannot read frees what those are working on, and the process dies of it. Damage behind
-    the header is found in time, and is an error like any other.
+    the header is found in time, and is an error like any other. Of a PNG the header is all chunks
+    to its end: one behind the pixels may turn them.
     """
     size = size_of_bytes(encoded)
     if size != (height, width):
@@ -75,33 +76,36 @@ def check_decodable(encoded: bytes, height: int, width: int) -> None:
         )
     if encoded.startswith(b"GIF8"):
         raise Unreadable("DALI decodes no GIF")
-    if not _reaches_its_pixels(encoded):
+    if encoded.startswith(b"\xff\xd8") and not _reaches_its_pixels(encoded):
         raise Unreadable("its header is cut short")
+    if encoded.startswith(PNG_SIGNATURE) and not _reaches_its_end(encoded):
+        raise Unreadable("it is cut short")
 
 
 def _reaches_its_pixels(encoded: bytes) -> bool:
-    """Whether the segments or chunks before the pixel data are whole."""
-    if encoded.startswith(b"\xff\xd8"):
-        at = 2
-        while at + 4 <= len(encoded) and encoded[at] == 0xFF:
-            marker = encoded[at + 1]
-            if marker == 0xDA:
-                return at + 2 + int.from_bytes(encoded[at + 2 : at + 4]) < len(encoded)
-            if marker == 0xFF:
-                at += 1
-            elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
-                at += 2
-            else:
-                at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
-        return False
-    if encoded.startswith(PNG_SIGNATURE):
-        at = len(PNG_SIGNATURE)
-        while at + 8 <= len(encoded):
-            if encoded[at + 4 : at + 8] == b"IDAT":
-                return True
-            at += 12 + int.from_bytes(encoded[at : at + 4])
-        return False
-    return True
+    """Whether the segments of a JPEG before its pixels are whole."""
+    at = 2
+    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker == 0xDA:
+            return at + 2 + int.from_bytes(encoded[at + 2 : at + 4]) < len(encoded)
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+    return False
+
+
+def _reaches_its_end(encoded: bytes) -> bool:
+    """Whether the chunks of a PNG are whole, the last one too."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(encoded):
+        if encoded[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(encoded[at : at + 4])
+    return False
 
 
 def size_of_head(head: bytes) -> tuple[int, int] | None:

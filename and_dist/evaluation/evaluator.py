@@ -6,12 +6,14 @@ N all rows, S rows of this shard, M test images of this rank, D feature.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from and_dist.bank import BankShard, all_shards, shard_range
+from and_dist.collectives import gather_objects
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
@@ -47,12 +49,13 @@ class Evaluator:
         self._train_loader = self._loader(train, bad)
         self._test_loader: FeatureLoader | None = None
         self._num_rows = len(train.index)
+        self._bad, self._bad_test = bad, None
         if test is not None and test.labels_N is not None and self._labels_N is not None:
             self._num_test = len(test.index)
             start, stop = shard_range(self._num_test, world.rank, world.size)
             self._test_labels_M = torch.tensor(test.labels_N[start:stop])
-            bad_test = BadImages(test.index, config.data.bad_images)
-            self._test_loader = self._loader(test, bad_test)
+            self._bad_test = BadImages(test.index, config.data.bad_images)
+            self._test_loader = self._loader(test, self._bad_test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
         """[S, dim] of this rank's rows."""
@@ -73,16 +76,33 @@ class Evaluator:
             return None
         return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
 
-    def places(self, network: nn.Module) -> Tensor:
-        """[M] of this rank's test images: how many classes kNN puts before the true one."""
-        dim = self._config.encoder.feature_dim
-        train_SD = self.train_features(network, dim)
-        return self._places(train_SD, self._test_features(network, dim))
+    def knn_of_both(
+        self, network: nn.Module, bank: BankShard
+    ) -> tuple[float, float] | tuple[None, None]:
+        """As knn_of_bank() and knn(), which look at the test images once."""
+        if self._test_loader is None:
+            return None, None
+        by_bank_M, anew_M = self.places_of_both(network, bank)
+        return share_right(by_bank_M, self._world), share_right(anew_M, self._world)
 
-    def places_by_bank(self, network: nn.Module, bank: BankShard) -> Tensor:
-        """As places(), with the bank as the training images' features."""
+    def places_of_both(self, network: nn.Module, bank: BankShard) -> tuple[Tensor, Tensor]:
+        """[M] twice, of this rank's test images: how many classes kNN puts before the true one."""
         dim = bank.features_SD.shape[1]
-        return self._places(bank.features_SD, self._test_features(network, dim))
+        train_SD = self.train_features(network, dim)  # which shows what cannot be read
+        test_MD = self._test_features(network, dim)
+        return self._places(bank.features_SD, test_MD), self._places(train_SD, test_MD)
+
+    def share_bad_images(self, folder: Path) -> None:
+        """What any rank could not read is written down; RuntimeError where that is too much."""
+        self._bad.share(self._world, folder / "bad_images.txt")
+        if self._bad_test is not None:
+            self._bad_test.share(self._world, folder / "bad_test_images.txt")
+
+    @property
+    def vote(self) -> str:
+        """K and tau of every kNN figure."""
+        settings = self._config.evaluation
+        return f"K {min(settings.knn, self._num_rows)}, tau {settings.knn_temperature}"
 
     def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
         """What the pixels, if they are not too many, and the untrained network are worth."""
@@ -132,15 +152,22 @@ class Evaluator:
             return extract_features(network, loader, start, stop, dim, longest, advance)
 
     def _places(self, features_SD: Tensor, queries_MD: Tensor) -> Tensor:
-        assert self._labels_N is not None
         start, _ = shard_range(self._num_rows, self._world.rank, self._world.size)
         settings = self._config.evaluation
         with self._phase("kNN") as advance:
             places_M = knn_places(
-                features_SD.float(), start, self._labels_N, queries_MD, self._test_labels_M,
+                features_SD.float(), start, self._voters(), queries_MD, self._test_labels_M,
                 self._world, settings.knn, settings.knn_temperature, advance,
             )  # fmt: skip
         return places_M.where(queries_MD.cpu().any(dim=1), UNREADABLE)
+
+    def _voters(self) -> Tensor:
+        """[N] labels; -1 of rows that a rank could not read, whose features say nothing."""
+        assert self._labels_N is not None
+        labels_N = self._labels_N.clone()
+        for rows in gather_objects(self._world, [*self._bad.reasons]):
+            labels_N[rows] = -1
+        return labels_N
 
     def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
         return share_right(self._places(features_SD, queries_MD), self._world)

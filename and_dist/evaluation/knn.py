@@ -30,7 +30,8 @@ def knn_places(
 ) -> Tensor:
     """[M] the place of each query's true class among all, 0 for the first; against all ranks' rows.
 
-    Labels of rows are global. More neighbours than rows means all rows.
+    Labels of rows are global; rows of label -1 do not vote. More neighbours than rows means all
+    rows. A class without a vote has the last place.
     """
     num_neighbours = min(num_neighbours, len(labels_N))
     with failing_together(world, "the search of kNN evaluation"):
@@ -46,7 +47,9 @@ def knn_places(
         nearest = Nearest(*(tensor.cpu() for tensor in found))
         votes_QC = vote(nearest, labels_N, num_classes, temperature)
         real_Q = positions_Q.cpu()
-        found_Q = places_of(votes_QC, take_rows(labels_M, real_Q))
+        labels_Q = take_rows(labels_M, real_Q)
+        has_vote_Q = votes_QC.gather(1, labels_Q[:, None])[:, 0] > 0
+        found_Q = places_of(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1)
         places_M[real_Q[real_Q >= 0]] = found_Q[real_Q >= 0]
         advance(1 / len(blocks))
     return places_M
@@ -55,6 +58,7 @@ def knn_places(
 def vote(nearest: Nearest, labels_N: Tensor, num_classes: int, temperature: float) -> Tensor:
     """[Q, C] sums of exp(cosine / tau), relative to the nearest row's vote."""
     weights_QK = ((nearest.similarity_QK - nearest.similarity_QK[:, :1]) / temperature).exp()
-    weights_QK = weights_QK.where(nearest.rows_QK >= 0, 0)
+    labels_QK = labels_N[nearest.rows_QK.clamp(min=0)]
+    weights_QK = weights_QK.where((nearest.rows_QK >= 0) & (labels_QK >= 0), 0)
     votes_QC = weights_QK.new_zeros(len(weights_QK), num_classes)
-    return votes_QC.scatter_add_(1, labels_N[nearest.rows_QK.clamp(min=0)], weights_QK)
+    return votes_QC.scatter_add_(1, labels_QK.clamp(min=0), weights_QK)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from and_dist.counter import derive_key
 from and_dist.encoders import Encoder, stages
 from and_dist.evaluation.scores import places_of
 
@@ -71,29 +72,29 @@ class FrozenLayers:
 
 
 class Probes(nn.Module):
-    """A linear classifier a layer; their losses add up, and their gradients do not meet."""
+    """A linear classifier a layer, each as it would be alone: their losses add up, their gradients
+    do not meet, and their first weights follow from the seed and the layer's name."""
 
     def __init__(self, widths: dict[str, int], num_classes: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.linear = nn.ModuleDict(
-                {name: nn.Linear(width, num_classes) for name, width in widths.items()}
-            )
+        self.linear = nn.ModuleDict()
+        for name, width in widths.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(derive_key(seed, "probe", name)))
+                self.linear[name] = nn.Linear(width, num_classes)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """[L, B, C] logits."""
         return torch.stack([linear(features[name]) for name, linear in self.linear.items()])
 
 
-def losses_of(logits_LBC: Tensor, labels_B: Tensor, num_real: int, world_size: int) -> Tensor:
-    """[L] this rank's share of each layer's mean cross-entropy over the global batch, times the
-    world's size, since DDP averages; labels of PADDING do not count."""
+def losses_of(logits_LBC: Tensor, labels_B: Tensor) -> Tensor:
+    """[L] sums of each layer's cross-entropy over this rank's images; PADDING does not count."""
     sums = [
         functional.cross_entropy(logits_BC, labels_B, reduction="sum", ignore_index=PADDING)
         for logits_BC in logits_LBC
     ]
-    return torch.stack(sums) * (world_size / num_real)
+    return torch.stack(sums)
 
 
 def places_in(

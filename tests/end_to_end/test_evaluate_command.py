@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from and_dist.guard import TRY_AGAIN
 from and_dist.metrics import read_metrics
 from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish
@@ -24,6 +26,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     finish("train", "--config", "configs/debug.yaml", f"run.root={root}")
     return root / "debug"
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """As training left it; other tests have evaluated it meanwhile."""
+    return Path(shutil.copytree(run, folder, ignore=shutil.ignore_patterns("evaluation")))
 
 
 def figures_of(run: Path, kind: str, checkpoint: str = "r02-e0003") -> dict[str, Any]:
@@ -68,7 +75,7 @@ def test_other_settings_of_the_vote_may_be_given(run: Path, cli: Cli) -> None:
 
 
 def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
-    alone, together = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "two"))
+    alone, together = (copy_of(run, tmp_path / name) for name in ("one", "two"))
     given = ("--knn", "--linear", "--layers", "conv2,fc", *SHORT)
     assert cli("evaluate", alone, *given)[0] == 0
     subprocess.run(
@@ -89,7 +96,7 @@ def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
 
 def test_linear_classifiers_are_trained_once(run: Path, cli: Cli, tmp_path: Path) -> None:
     """And then looked at as often as one likes, here by ten crops of larger images."""
-    copied = Path(shutil.copytree(run, tmp_path / "debug"))
+    copied = copy_of(run, tmp_path / "debug")
     larger = (*SHORT, "data.test_resize=36")
     _, said, _ = cli("evaluate", copied, "--linear", *larger)
     assert "linear epoch 2/2" in said
@@ -98,24 +105,129 @@ def test_linear_classifiers_are_trained_once(run: Path, cli: Cli, tmp_path: Path
     assert status == 0
     assert "linear epoch" not in said
     assert "linear conv1, ten crops" in said
-    again = figures_of(copied, "linear")
+    again = figures_of(copied, "linear-ten-crop")
     assert again["ten_crop"] is True
     for layer, of in again["of"].items():
         assert of["losses"] == once["of"][layer]["losses"]
     assert again["test_resize"] == 36
+    assert figures_of(copied, "linear") == once, "of one view, as it was"
 
 
 def test_layers_may_be_looked_at_one_after_the_other(run: Path, cli: Cli, tmp_path: Path) -> None:
     """Their classifiers do not meet, so together they are what all at once would be."""
-    apart, at_once = (Path(shutil.copytree(run, tmp_path / name)) for name in ("apart", "at_once"))
+    apart, at_once = (copy_of(run, tmp_path / name) for name in ("apart", "at_once"))
     for layers in ("conv1", "fc"):
         assert cli("evaluate", apart, "--linear", "--layers", layers, *SHORT)[0] == 0
     assert cli("evaluate", at_once, "--linear", "--layers", "conv1,fc", *SHORT)[0] == 0
     ours, theirs = figures_of(apart, "linear")["of"], figures_of(at_once, "linear")["of"]
     assert ours.keys() == theirs.keys() == {"conv1", "fc"}
+    for layer, of in ours.items():
+        assert of["losses"] == pytest.approx(theirs[layer]["losses"], rel=1e-5)
     other = ("evaluation.linear.lr=0.5", "--layers", "fc")
     assert cli("evaluate", apart, "--linear", *other, *SHORT)[0] == 0
     assert figures_of(apart, "linear")["of"].keys() == {"fc"}, "another protocol begins anew"
+
+
+def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> None:
+    """By the same command, as after a stop within --linear; never of other weights."""
+    copied = copy_of(run, tmp_path / "debug")
+    _, first, _ = cli("evaluate", copied, "--knn")
+    assert "written to" in first
+    file = copied / "evaluation/r02-e0003/knn.json"
+    marked = json.loads(file.read_text())
+    marked["of"]["bank"]["top1"] = 0.123
+    file.write_text(json.dumps(marked))
+    _, second, _ = cli("evaluate", copied, "--knn")
+    assert "as found before" in second
+    assert "12.3" in second
+    file.write_text(json.dumps({**marked, "weights": "of another training"}))
+    _, third, _ = cli("evaluate", copied, "--knn")
+    assert "written to" in third
+    assert figures_of(copied, "knn") == figures_of(run, "knn")
+
+
+def test_a_checkpoint_of_another_run_is_refused(run: Path, cli: Cli, tmp_path: Path) -> None:
+    copied = copy_of(run, tmp_path / "debug")
+    config = copied / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 7"))
+    status, _, said = cli("evaluate", copied, "--knn")
+    assert status == 2
+    assert "r02-e0003 is of another run: seed: 0 -> 7" in said
+
+
+def test_a_stall_leaves_its_stacks_and_nothing_that_is_in_the_way(
+    run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    copied = copy_of(run, tmp_path / "debug")
+    command = [sys.executable, "-m", "and_dist", "evaluate", copied, "--linear", *SHORT]
+    stalled = subprocess.run([*command, "run.stall_seconds=0.01"], capture_output=True, text=True)
+    assert stalled.returncode == TRY_AGAIN, stalled.stderr
+    assert "Thread" in (copied / "stalls/rank-0.txt").read_text()
+    assert not list(copied.glob("evaluation/**/stalls"))
+    assert cli("evaluate", copied, "--linear", *SHORT)[0] == 0
+    assert figures_of(copied, "linear")["of"].keys() == {"conv1", "conv2", "conv3", "fc"}
+
+
+def test_asked_to_stop_within_knn_it_does(run: Path, tmp_path: Path) -> None:
+    """It hears the request between two batches, and the same command starts again."""
+    copied = copy_of(run, tmp_path / "debug")
+    command = [sys.executable, "-m", "and_dist", "evaluate", copied, "--knn", "run.time_limit=0:01"]
+    stopped = subprocess.run(command, capture_output=True, text=True)
+    assert stopped.returncode == TRY_AGAIN, stopped.stderr
+    assert "the time limit, with nothing of kNN kept" in stopped.stdout + stopped.stderr
+    assert not (copied / "evaluation/r02-e0003/knn.json").exists()
+
+
+def test_tables_hold_what_was_evaluated(run: Path, cli: Cli, tmp_path: Path) -> None:
+    """In all three forms, beside what the run itself said."""
+    copied = copy_of(run, tmp_path / "debug")
+    assert cli("evaluate", copied, "--knn", "--linear", *SHORT)[0] == 0
+    assert cli("evaluate", copied, "--knn", "evaluation.knn=7", "--linear")[0] == 0
+    knn, linear = figures_of(copied, "knn")["of"], figures_of(copied, "linear")["of"]
+    last = read_metrics(copied / "metrics.jsonl", "round")[-1]
+    expected = {
+        "kNN": last["knn"],
+        "bank-kNN": last["knn_bank"],
+        "kNN, evaluation.knn=7": knn["recomputed"]["top1"],
+        "bank-kNN, evaluation.knn=7": knn["bank"]["top1"],
+        **{f"linear {layer}": of["top1"] for layer, of in linear.items()},
+    }
+    out = tmp_path / "table.csv"
+    assert cli("table", copied, "--format", "csv", "--out", out)[0] == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {row["column"]: float(row["mean"]) for row in rows} == pytest.approx(
+        {name: 100 * share for name, share in expected.items()}, abs=1e-3
+    )
+    for form in ("markdown", "latex"):
+        status, said, _ = cli("table", copied, "--format", form)
+        assert status == 0
+        for share in expected.values():
+            assert f"{100 * share:.1f} (1)" in said
+    status, _, said = cli("table", copied, "--format", "word")
+    assert (status, "--format word is not one of: markdown, csv, latex" in said) == (2, True)
+
+
+def test_images_that_cannot_be_read_are_counted_and_do_not_count(cli: Cli, tmp_path: Path) -> None:
+    """One of 101 for training and one of 20 for the test, at any number of ranks."""
+    train = folder_of_classes(tmp_path / "train", {"a": 60, "b": 41})
+    test = folder_of_classes(tmp_path / "test", {"a": 10, "b": 10})
+    for file in (train / "a" / "7.png", test / "b" / "3.png"):
+        file.write_bytes(file.read_bytes()[:60])
+    given = (
+        f"data.train={train}", f"data.test={test}", "data.limit=null", "data.limit_test=null",
+        "data.bad_images=skip", "method=random", "bank.init=features", f"run.root={tmp_path}",
+    )  # fmt: skip
+    finish("train", "--config", "configs/debug.yaml", *given)
+    run = tmp_path / "debug"
+    status, said, _ = cli("evaluate", run, "--knn", "--linear", *SHORT, "evaluation.knn=101")
+    assert status == 0
+    assert "19, 1 unreadable" in " ".join(said.split())
+    alone = figures_of(run, "knn", "r00-e0000")["of"]
+    assert {(of["images"], of["unreadable"]) for of in alone.values()} == {(19, 1)}
+    folder = run / "evaluation/r00-e0000"
+    assert (folder / "bad_images.txt").read_text().startswith(f"{train}/a/7.png: ")
+    assert (folder / "bad_test_images.txt").read_text().startswith(f"{test}/b/3.png: ")
+    assert alone["bank"]["top1"] == alone["recomputed"]["top1"], "of one network, by the same rows"
 
 
 def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
@@ -139,6 +251,8 @@ def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
         (["--linear", "--ten-crop"], "data.test_resize = None: it has to be larger"),
         (["--knn", "--ten-crop"], "--ten-crop is of --linear"),
         (["--knn", "--checkpoint", "r09-e0001"], "there is no checkpoint"),
+        (["--knn", "--checkpoint", "../b/r00-e0003"], "b/r00-e0003 is no name of a checkpoint of"),
+        (["--knn", "--layers", "conv1"], "--layers is of --linear"),
         (["--linear", "evaluation.linear.epochs=0"], "evaluation.linear.epochs = 0 will not do"),
     ],
 )  # fmt: skip

@@ -168,6 +168,35 @@ def test_knn_votes_equal_dense(
     assert accuracies == pytest.approx([right] * size)
 
 
+def test_rows_without_a_label_do_not_vote(ranks: RankPool) -> None:
+    """As what could not be read: all others vote as they would without it."""
+    bank_ND = build_scene(41, 1).bank_ND
+    labels_N = torch.arange(41) % 3
+    labels_N[5], labels_N[20] = -1, -1
+    queries_MD = torch.randn(9, 16, generator=torch.Generator().manual_seed(2)).double()
+    ours_QC = torch.cat(ranks.run(2, votes_here, bank_ND, queries_MD, labels_N, 41))[:9]
+    kept_N = labels_N >= 0
+    for query_D, ours_C in zip(queries_MD, ours_QC, strict=True):
+        votes = reference.knn_votes(query_D, bank_ND[kept_N], labels_N[kept_N], 39, TEMPERATURE)
+        expected_C = torch.tensor([votes[label] for label in range(3)], dtype=torch.float64)
+        torch.testing.assert_close(ours_C / ours_C.sum(), expected_C / expected_C.sum())
+
+
+def places_here(world: World, bank_ND: Tensor, labels_N: Tensor, labels_M: Tensor) -> Tensor:
+    shard = shard_of(bank_ND, world)
+    queries_MD = bank_ND[: len(labels_M)]
+    return knn_places(shard.features_SD, shard.start, labels_N, queries_MD, labels_M, world, 1, 0.1)
+
+
+def test_a_class_without_a_vote_has_the_last_place(ranks: RankPool) -> None:
+    """Or else the first classes would be among five that nobody voted for."""
+    bank_ND = build_scene(41, 1).bank_ND[2:12]
+    labels_N = torch.arange(10)
+    labels_M = torch.tensor([0, 0, 2, 9, 4])
+    (places_M,) = ranks.run(1, places_here, bank_ND, labels_N, labels_M)
+    assert places_M.tolist() == [0, 9, 0, 9, 0]
+
+
 def test_an_approximate_index_finds_most(ranks: RankPool) -> None:
     bank_ND = functional.normalize(torch.randn(1003, 16), dim=1)
     found = ranks.run(2, approximate, bank_ND)[0]

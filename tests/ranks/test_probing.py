@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config import Config, load_config
+from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.data.stores import MemoryStore
 from and_dist.display import Display
 from and_dist.encoders import Encoder, build_encoder
+from and_dist.evaluation.probe import Probes
 from and_dist.evaluation.scores import gather_places, places_of
 from and_dist.guard import SIGNAL, Guard, Stopped
 from and_dist.probing import Probing
@@ -64,6 +68,7 @@ class Asked(Guard):
 def probe(
     world: World, config: Config, folder: Path, encoder: Encoder, layers: list[str],
     data: tuple[LabelledImages, LabelledImages], at_step: int | None = None,
+    weights: str = "of a checkpoint",
 ) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:  # fmt: skip
     """(top-1 of the last layer, losses, weights); None where it was told to stop."""
     train, test = data
@@ -72,7 +77,7 @@ def probe(
         guard = Asked()
         guard.steps_left = at_step
     display = Display(is_shown=False)
-    probing = Probing(config, encoder, train, layers, world, display, guard, folder)
+    probing = Probing(config, encoder, train, layers, world, display, guard, folder, weights)
     try:
         probing.train()
         places_LM = probing.places(test, is_ten_crop=False)
@@ -153,23 +158,39 @@ def test_a_frozen_random_network_beats_chance_and_stays_as_it_is(
 
 
 @pytest.mark.parametrize("at_step", [7, 29, 30, 31, 92])
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_stopped_it_goes_on_to_the_bit(
     ranks: RankPool, tmp_path: Path, size: int, at_step: int
 ) -> None:
     """31 steps an epoch: within one, about the end of one, and at the very end."""
-    data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
-    config = settings(
-        "evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]",
-        "evaluation.linear.batch_size=10",
-    )  # fmt: skip
-    given = (raw_pixels(), ["fc"], data)
+    config, given = a_short_study()
     whole = ranks.run(size, probe, config, tmp_path / "whole", *given)
     stopped = ranks.run(size, probe, config, tmp_path / "broken", *given, at_step)
     assert stopped == [None] * size
     again = ranks.run(size, probe, config, tmp_path / "broken", *given)
     assert again[0][:2] == whole[0][:2]
     assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
+
+
+def a_short_study() -> tuple[Config, tuple[Encoder, list[str], Any]]:
+    """Three epochs of 31 steps, on layers of unlike width."""
+    config = settings(
+        "evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]",
+        "evaluation.linear.batch_size=10", "encoder.name=tiny", "data.image_size=32",
+    )  # fmt: skip
+    data = (draw_linear_problem(301, 1, 32), draw_linear_problem(50, 2, 32))
+    return config, (build_encoder(config.encoder, 0), ["conv1", "conv2", "fc"], data)
+
+
+def test_it_goes_on_at_another_number_of_ranks(ranks: RankPool, tmp_path: Path) -> None:
+    """Half an epoch's losses of three ranks lie in what two go on from."""
+    config, given = a_short_study()
+    (_, expected, weights), *_ = ranks.run(1, probe, config, tmp_path / "whole", *given)
+    ranks.run(3, probe, config, tmp_path / "moved", *given, 46)
+    (_, losses, ours), *_ = ranks.run(2, probe, config, tmp_path / "moved", *given)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_other_settings_and_layers_are_trained_beside(ranks: RankPool, tmp_path: Path) -> None:
@@ -185,6 +206,56 @@ def test_other_settings_and_layers_are_trained_beside(ranks: RankPool, tmp_path:
     again = ranks.run(1, probe, settings(*short), tmp_path, *given)
     assert again[0][:2] == first[0][:2]
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_classifiers_of_other_weights_are_not_taken(ranks: RankPool, tmp_path: Path) -> None:
+    """As of a run that was trained again, into a checkpoint of the same name."""
+    config, (_, layers, data) = a_short_study()
+    first, second = (build_encoder(config.encoder, seed) for seed in (0, 1))
+    (_, old, _), *_ = ranks.run(1, probe, config, tmp_path, first, layers, data, None, "first")
+    (_, new, _), *_ = ranks.run(1, probe, config, tmp_path, second, layers, data, None, "second")
+    anew = ranks.run(1, probe, config, tmp_path / "anew", second, layers, data, None, "second")
+    assert new == anew[0][1]
+    assert new != old
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_image_that_cannot_be_read_weighs_nothing(
+    ranks: RankPool, tmp_path: Path, size: int
+) -> None:
+    """One step over 40 images, of which one is broken: the mean of the 39 others."""
+    linear = draw_linear_problem(40, 1)
+    pixels_NHWC = (0.1 * as_normalised(linear, SIDE) + 0.5).permute(0, 2, 3, 1) * 255
+    assert linear.labels_N is not None
+    for at, (pixels_HWC, label) in enumerate(zip(pixels_NHWC, linear.labels_N, strict=True)):
+        file = tmp_path / "images" / "abcd"[label] / f"{at:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_HWC.round().byte().numpy()).save(file)
+    broken = tmp_path / "images" / "abcd"[linear.labels_N[7]] / "07.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    config = settings(
+        f"data.train={tmp_path / 'images'}", "data.bad_images=skip", "evaluation.linear.epochs=1",
+        "evaluation.linear.milestones=[1]", "evaluation.linear.batch_size=40",
+    )  # fmt: skip
+    images, _ = load_train_and_test(config.data.model_copy(update={"test": None}))
+    data = (images, draw_linear_problem(100, 2))
+    (_, ((loss,),), weights), *_ = ranks.run(
+        size, probe, config, tmp_path, raw_pixels(), ["fc"], data
+    )
+    expected = Probes({"fc": 3 * SIDE * SIDE}, CLASSES, config.seed).linear["fc"]
+    kept = [at for at in range(40) if at != 7]
+    by_hand = functional.cross_entropy(
+        expected(as_features(linear)[kept]), torch.tensor(linear.labels_N)[kept]
+    )
+    by_hand.backward()
+    assert loss == pytest.approx(by_hand.item(), rel=1e-5)
+    assert expected.weight.grad is not None
+    step = config.evaluation.linear.lr * (expected.weight.grad + 1e-4 * expected.weight)
+    torch.testing.assert_close(
+        weights["linear.fc.weight"], (expected.weight - step).detach(), rtol=1e-4, atol=1e-6
+    )
+    (line,) = (tmp_path / "bad_images.txt").read_text().splitlines()
+    assert line.startswith(f"{broken}: ")
 
 
 def test_a_classifier_that_diverges_says_so(ranks: RankPool, tmp_path: Path) -> None:
@@ -209,7 +280,7 @@ def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tenso
     """Places by Probing, and by torchvision's crops of the very pixels."""
     images = draw_linear_problem(24, 3, 16)
     probing = Probing(
-        config, raw_pixels(), images, ["fc"], world, Display(is_shown=False), Guard(), folder
+        config, raw_pixels(), images, ["fc"], world, Display(is_shown=False), Guard(), folder, ""
     )
     with torch.no_grad():
         probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))

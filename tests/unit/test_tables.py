@@ -132,10 +132,10 @@ def test_twins_and_strangers_are_refused(tmp_path: Path) -> None:
     one, twin = make_run(tmp_path, "one", 70), make_run(tmp_path, "twin", 71)
     with pytest.raises(ValueError, match="are the same run, seed 0 included"):
         collect([one, twin])
-    with pytest.raises(ValueError, match="no finished run: .* is no run folder, and none lies in"):
+    with pytest.raises(ValueError, match=r"no finished run: .* is no run folder, and none lies in"):
         collect([tmp_path / "one" / "nothing"])
     half = make_run(tmp_path, "half", 10, "seed=1", rounds=2)
-    with pytest.raises(ValueError, match="no finished run: .*half is left out: it has ended 2 of"):
+    with pytest.raises(ValueError, match=r"no finished run: .*half is left out: it has ended 2 of"):
         collect([half])
 
 

@@ -22,7 +22,7 @@ from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.schema import DataConfig
 from tests.loading import images_by_row, kept, world_of
-from tests.pictures import cut_header, cut_pixels, oriented, picture, save, save_pictures
+from tests.pictures import cut_header, cut_pixels, cut_png, oriented, picture, save, save_pictures
 from tests.unit.data.preparing import run
 
 CONFIG = DataConfig(image_size=16, bad_images="skip", jitter=0.0, hue=0.0, grayscale=0.0)
@@ -155,8 +155,19 @@ def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
     assert images.left_out == (f"{folder / 'secret.jpg'}: it cannot be read: Permission denied",)
 
 
+def save_cut_png(path: Path) -> None:
+    cut_png(save(path, picture(size=(200, 150))))
+
+
+def save_png_without_its_last_chunk(path: Path) -> None:
+    save(path, picture(size=(200, 150)))
+    os.truncate(path, path.stat().st_size - 12)
+
+
 DECODING_TELLS: dict[str, tuple[Callable[[Path], object], str]] = {
     "short.jpg": (cut_short, "its data is damaged or cut short"),
+    "short.png": (save_cut_png, "it is cut short"),
+    "endless.png": (save_png_without_its_last_chunk, "it is cut short"),
     "animation.gif": (save_animation, "DALI decodes no GIF"),
 }
 
@@ -259,9 +270,13 @@ for epoch in range(40):
 """
 
 
-@pytest.mark.parametrize("damage", [cut_header, cut_pixels])
-def test_damage_never_ends_the_process(folder: Path, damage: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "damage"), [("jpg", cut_header), ("jpg", cut_pixels), ("png", cut_png)]
+)
+def test_damage_never_ends_the_process(
+    folder: Path, suffix: str, damage: Callable[[Path], object]
+) -> None:
     """DALI 2.4 died of an unreadable header within 25 such epochs, six times of six."""
-    damage(save(folder / "zz.jpg", picture(size=(200, 150)), quality=95))
+    damage(save(folder / f"zz.{suffix}", picture(size=(200, 150)), quality=95))
     command = [sys.executable, "-c", READ_OFTEN, str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=100)

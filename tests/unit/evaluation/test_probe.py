@@ -65,13 +65,23 @@ def test_gradients_of_layers_do_not_meet() -> None:
     features = {"a": torch.randn(6, 5, generator=random), "b": torch.randn(6, 3, generator=random)}
     labels_B = torch.tensor([0, 1, 2, 1, PADDING, 0])
     probes = Probes({"a": 5, "b": 3}, 3, seed=1)
-    losses_of(probes(features), labels_B, num_real=5, world_size=1).sum().backward()
+    (losses_of(probes(features), labels_B).sum() / 5).backward()
     for name, inputs in features.items():
         alone = torch.nn.Linear(inputs.shape[1], 3)
         alone.load_state_dict(probes.linear[name].state_dict())
         real = labels_B != PADDING
         functional.cross_entropy(alone(inputs[real]), labels_B[real]).backward()
         torch.testing.assert_close(probes.linear[name].weight.grad, alone.weight.grad)
+
+
+def test_a_layers_first_weights_are_its_own() -> None:
+    """Whichever other layers are looked at with it."""
+    together = Probes({"a": 5, "b": 3}, 3, seed=1).linear
+    alone, other = (Probes({"b": 3}, 3, seed).linear for seed in (1, 2))
+    assert torch.equal(together["b"].weight, alone["b"].weight)
+    assert not torch.equal(other["b"].weight, alone["b"].weight)
+    same_width = Probes({"a": 3, "b": 3}, 3, seed=1).linear
+    assert not torch.equal(same_width["a"].weight, same_width["b"].weight)
 
 
 def test_views_of_an_image_are_averaged_as_probabilities() -> None:

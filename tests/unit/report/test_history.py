@@ -72,7 +72,7 @@ def test_steps_lie_over_epochs_and_a_torn_line_is_none(run: Path) -> None:
     np.testing.assert_allclose(x, np.arange(1, 13) / STEPS)
     np.testing.assert_allclose(y, np.arange(1, 13))
     assert history.state == "at round 1 of 1, epoch 1 of 2, ended without a word"
-    with hold_lock(run):
+    with hold_lock(run, "trained", "wait for it"):
         assert read_history(run).state == "training, round 1 of 1, epoch 1 of 2"
 
 
