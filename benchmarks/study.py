@@ -40,7 +40,7 @@ DISCOVERY_KEYS = (
     "kept",
 )
 Record = dict[str, Any]
-"""What is kept of a run: its config, top-1 figures, losses, rounds and discoveries."""
+"""What is kept of a run: config, revisions, ranks, top-1 figures, losses, rounds, discoveries."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,21 @@ def expectations(runs: Sequence[Record]) -> list[Expectation]:
             "AND above the untrained network": of(top1, method="random"),
         }
         found += [Expectation(f"{says}, {name}", main, other) for says, other in others.items()]
-    found.append(
-        Expectation(
-            "round 1's anchors more consistent than the last round's",
-            of(lambda run: _consistency(run, 0)), of(lambda run: _consistency(run, -1)),
+        found.append(
+            Expectation(
+                f"AND from a random start above instance learning of its epochs and falls, {name}",
+                of(top1, curriculum__start="random"),
+                of(top1, method="instance", curriculum__rounds=3),
+            )
         )
-    )  # fmt: skip
+    for at in (0, 1):
+        found.append(
+            Expectation(
+                f"round {at + 1}'s anchors more consistent than the last round's",
+                of(lambda run, at=at: _consistency(run, at)),
+                of(lambda run: _consistency(run, -1)),
+            )
+        )
     for tenth, label in ((slice(0, 1), "tenth"), (slice(0, 3), "three tenths")):
         found.append(
             Expectation(
@@ -127,7 +136,10 @@ def record_of(run: Run) -> Record:
     """What is to be kept of one run: all settings, losses, rounds, discoveries."""
     metrics = run.folder / "metrics.jsonl"
     rounds, found = read_metrics(metrics, "round"), read_metrics(metrics, "discovery")
+    starts = json.loads((run.folder / "environment.json").read_text())
     return {
+        "revisions": sorted({start["revision"] for start in starts}),
+        "ranks": sorted({start["world_size"] for start in starts}),
         "config": {k: v for k, v in run.config.items() if not k.startswith("run.")},
         "top1": dict(run.top1),
         "losses": [round(record["loss"], 4) for record in read_metrics(metrics, "epoch")],
