@@ -46,7 +46,8 @@ def run_training(config: Config, guard: Guard, style: Style = "auto") -> None:
             with no_longer_refusing():
                 trainer.train()
         if world.is_coordinator:
-            display.show(as_table(write_summary(config.folder), config.name))
+            title = f"{config.name}, kNN: {trainer.evaluator.vote}"
+            display.show(as_table(write_summary(config.folder), title))
             display.say(f"run folder: {config.folder}")
 
 
