@@ -112,10 +112,10 @@ def _assess_knn(
 ) -> None:
     config, settings = assessment.config, assessment.config.evaluation
     protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
-    report = Report(assessment, "knn", {"protocol": protocol}, world, display)
-    if report.before:
-        report.show(report.before)
-        display.say(f"as found before: {report.file}")
+    file = FigureFile(assessment, "knn", {"protocol": protocol}, world, display)
+    if file.before:
+        file.show(file.before)
+        display.say(f"as found before: {file.path}")
         return
 
     def phase(what: str) -> AbstractContextManager[Advance]:
@@ -127,7 +127,7 @@ def _assess_knn(
     evaluator.share_bad_images(assessment.folder)
     names = {"bank": "kNN by the bank", "recomputed": "kNN recomputed"}
     scores = _score_all(assessment, places, world)
-    report.write(
+    file.write(
         {
             name: {"says": f"{said}, {evaluator.vote}", **figures}
             for (name, said), figures in zip(names.items(), scores, strict=True)
@@ -152,10 +152,10 @@ def _assess_linear(
     protocol = {"linear": assessment.config.evaluation.linear.model_dump(mode="json")}
     about = {"protocol": protocol, "ten_crop": assessment.is_ten_crop}
     kind = "linear-ten-crop" if assessment.is_ten_crop else "linear"
-    report = Report(assessment, kind, about, world, display)
+    file = FigureFile(assessment, kind, about, world, display)
     losses = zip(*probing.losses, strict=True)
     scores = _score_all(assessment, list(places_LM), world)
-    report.write(
+    file.write(
         {
             layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(of_layer)}
             for layer, figures, of_layer in zip(assessment.layers, scores, losses, strict=True)
@@ -163,14 +163,14 @@ def _assess_linear(
     )
 
 
-class Report:
+class FigureFile:
     """One of the files, and what it holds already of these weights, images and protocol."""
 
     def __init__(
         self, assessment: Assessment, kind: str, about: Figures, world: World, display: Display
     ) -> None:
         trained, test = assessment.trained, assessment.test
-        self.file = assessment.folder / f"{kind}.json"
+        self.path = assessment.folder / f"{kind}.json"
         self._world, self._display = world, display
         self._title = f"{trained.config.name}, {trained.checkpoint.name}"
         self._record = {
@@ -188,12 +188,12 @@ class Report:
     def write(self, of: Figures) -> None:
         """Beside what was found before: of every layer alone, they do not meet."""
         record = {**self._record, "of": self.before | of}
-        with failing_together(self._world, f"writing {self.file}"):
+        with failing_together(self._world, f"writing {self.path}"):
             if self._world.is_coordinator:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(self.file, json.dumps(record, indent=1) + "\n")
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self.path, json.dumps(record, indent=1) + "\n")
         self.show(of)
-        self._display.say(f"written to {self.file}")
+        self._display.say(f"written to {self.path}")
 
     def show(self, of: Figures) -> None:
         self._display.show(as_table(of, self._title))
@@ -202,9 +202,9 @@ class Report:
     def _read(self) -> Figures:
         """What the coordinator sees, on every rank."""
         found: Figures = {}
-        with failing_together(self._world, f"reading {self.file}"):
-            if self._world.is_coordinator and self.file.exists():
-                found = json.loads(self.file.read_text())
+        with failing_together(self._world, f"reading {self.path}"):
+            if self._world.is_coordinator and self.path.exists():
+                found = json.loads(self.path.read_text())
         (found, *_) = gather_objects(self._world, found)
         is_same = all(found.get(key) == value for key, value in self._record.items())
         return dict(found["of"]) if is_same else {}

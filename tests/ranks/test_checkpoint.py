@@ -18,10 +18,13 @@ from and_dist.checkpoint import (
     find_whole,
     load_tensors,
     prune,
+    read_checkpoint,
     read_latest,
     save_checkpoint,
 )
+from and_dist.config import Config
 from and_dist.layout import SharedFailure
+from and_dist.trained import Trained, refuse_damaged
 from and_dist.world import World
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
@@ -252,3 +255,18 @@ def test_where_there_is_no_room_a_sentence_says_how_much_it_takes(
     assert other == sentence
     assert ranks.run(2, find_here, small_disk)[0][0] == "small"
     assert sorted(path.name for path in small_disk.iterdir()) == ["latest", "small"]
+
+
+def open_here(world: World, run: Path, names: list[str]) -> None:
+    checkpoint, state = read_checkpoint(run / names[world.rank])
+    refuse_damaged(Trained(run, Config(), checkpoint, state), world)
+
+
+def test_ranks_do_not_look_at_different_checkpoints(ranks: RankPool, tmp_path: Path) -> None:
+    """As when a run saves while the ranks of an evaluation start, one after the other."""
+    ranks.run(1, save_here, tmp_path, "r00-e0001", BANK_ND)
+    ranks.run(1, save_here, tmp_path, "r00-e0002", BANK_ND)
+    ranks.run(2, open_here, tmp_path, ["r00-e0002", "r00-e0002"])
+    with pytest.raises(RankError, match=r"rank 0 has opened r00-e0001, rank 1 r00-e0002") as caught:
+        ranks.run(2, open_here, tmp_path, ["r00-e0001", "r00-e0002"])
+    assert sorted(caught.value.errors) == [0, 1]
