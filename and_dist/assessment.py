@@ -21,7 +21,6 @@ from and_dist.agreement import heeding
 from and_dist.bank import shard_range
 from and_dist.collectives import failing_together, gather_objects
 from and_dist.config import Config
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Advance, Display
@@ -32,11 +31,20 @@ from and_dist.guard import Guard, Stopped
 from and_dist.probing import Probing
 from and_dist.run_folder import replace_file
 from and_dist.tables import TEST_KEYS
-from and_dist.trained import Trained, load_bank, load_encoder, open_trained, refuse_damaged
+from and_dist.trained import (
+    Trained,
+    known_bad,
+    load_bank,
+    load_encoder,
+    open_trained,
+    refuse_damaged,
+)
 from and_dist.words import percent
 from and_dist.world import World
 
-MAY_CHANGE = (*(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder")
+MAY_CHANGE = (
+    "data.train", *(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder",
+)  # fmt: skip
 MOST_CLASSES_SHOWN = 20
 Figures = dict[str, Any]
 
@@ -59,7 +67,7 @@ class Assessment:
 
     @property
     def folder(self) -> Path:
-        return self.trained.run / "evaluation" / self.trained.checkpoint.name
+        return self.trained.evaluation
 
 
 def plan_assessment(
@@ -121,7 +129,7 @@ def _assess_knn(
     def phase(what: str) -> AbstractContextManager[Advance]:
         return heeding(display.phase(what), guard, world, _stop)
 
-    bad = BadImages(assessment.train.index, config.data.bad_images)
+    bad = known_bad(assessment.trained, assessment.train)
     evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, phase)
     places = evaluator.places_of_both(encoder, load_bank(assessment.trained, world))
     evaluator.share_bad_images(assessment.folder)
@@ -143,9 +151,8 @@ def _assess_linear(
     assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
 ) -> None:
     probing = Probing(
-        assessment.config, encoder, assessment.train, assessment.layers, world, display, guard,
-        assessment.folder, assessment.trained.weights,
-    )  # fmt: skip
+        assessment.trained, encoder, assessment.train, assessment.layers, world, display, guard
+    )
     probing.train()
     places_LM = probing.places(assessment.test, assessment.is_ten_crop)
     how = "ten crops" if assessment.is_ten_crop else "one view"
@@ -217,7 +224,10 @@ def _score_all(
     assert test.labels_N is not None
     start, stop = shard_range(len(test.index), world.rank, world.size)
     labels_M = torch.tensor(test.labels_N[start:stop])
-    return [score(places_M, labels_M, test.class_names, world) for places_M in places]
+    found = [score(places_M, labels_M, test.class_names, world) for places_M in places]
+    for figures in found:
+        figures["unreadable"] += len(test.left_out)
+    return found
 
 
 def as_table(of: Figures, title: str) -> Table:

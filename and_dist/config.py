@@ -139,10 +139,12 @@ OF_NO_RESULT = (
     "name", "seed", "run.", "data.cache_gb", "data.hardware_decoder", "data.bad_images",
     "discovery.memory_mb", "optim.fused", "encoder.channels_last", "encoder.compile",
 )  # fmt: skip
-"""Keys, or what they begin with, in which two runs of one experiment may differ: they change how
-fast it runs, or the seed."""
-OF_NO_FIGURE = (*OF_NO_RESULT, "evaluation.", "data.train", "data.test")
-"""Keys that may be set over an experiment of the paper, which still is that experiment."""
+"""Keys, or sections, in which two runs of one experiment may differ: they change how fast it runs,
+or the seed."""
+PATHS = ("data.train", "data.test")
+"""Of the images, which every machine has elsewhere."""
+OF_NO_FIGURE = (*OF_NO_RESULT, *PATHS, "data.test_resize", "evaluation.")
+"""Keys, or sections, that may be set over an experiment of the paper, which still is that one."""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -165,9 +167,14 @@ def _trains_otherwise(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bo
     """Whether a layer changes what an experiment of the paper is."""
     before = flatten(merged)
     return any(
-        not key.startswith(OF_NO_FIGURE) and (key not in before or before[key] != value)
+        not is_among(key, OF_NO_FIGURE) and (key not in before or before[key] != value)
         for key, value in flatten(layer).items()
     )
+
+
+def is_among(key: str, names: Sequence[str]) -> bool:
+    """Whether it is one of them, or in one of the sections, which end with a dot."""
+    return any(key == name or (name[-1] == "." and key.startswith(name)) for name in names)
 
 
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:

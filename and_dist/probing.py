@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,6 @@ from and_dist.agreement import Agreement, heeding
 from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, prune, save_checkpoint
 from and_dist.collectives import gather_batch, reduce_sum
-from and_dist.config import Config
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
@@ -31,13 +28,21 @@ from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.display import Advance, Display
 from and_dist.encoders import Encoder
-from and_dist.evaluation.probe import PADDING, FrozenLayers, Probes, losses_of, places_in
+from and_dist.evaluation.probe import (
+    PADDING,
+    FrozenLayers,
+    Probes,
+    losses_of,
+    places_in,
+    whole_views,
+)
 from and_dist.evaluation.scores import UNREADABLE
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.layout import SharedFailure
 from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.replicas import replicate
 from and_dist.schema import LinearConfig
+from and_dist.trained import Trained, known_bad
 from and_dist.world import World
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
@@ -49,27 +54,25 @@ class Probing:
 
     def __init__(
         self,
-        config: Config,
+        trained: Trained,
         encoder: Encoder,
         images: LabelledImages,
         layers: Sequence[str],
         world: World,
         display: Display,
         guard: Guard,
-        folder: Path,
-        weights: str,
     ) -> None:
-        """In the folder of its checkpoint, which has these weights."""
         assert images.labels_N is not None
+        config = trained.config
         self._config, self._settings = config, config.evaluation.linear
         self._world, self._display, self._guard = world, display, guard
-        self._folder = folder
-        self._saved = folder / f"probe-{_digest(self._settings, layers, weights)}"
+        self._folder = trained.evaluation
+        self._saved = self._folder / f"probe-{_digest(self._settings, layers, trained.weights)}"
         self.layers = list(layers)
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
         data = config.data.model_copy(update=NO_COLOURS)
-        self._bad = BadImages(images.index, data.bad_images)
+        self._bad = known_bad(trained, images)
         self._loader = TrainingLoader(
             images.index, data, self._order, world, self._bad, encoder.precision
         )
@@ -117,7 +120,6 @@ class Probing:
     def _end_epoch(self, epoch: int) -> None:
         *sums, count = reduce_sum(self._world, self._sums).tolist()
         self._sums.zero_()
-        self._bad.share(self._world, self._folder / "bad_images.txt")
         means = {name: total / count for name, total in zip(self.layers, sums, strict=True)}
         wild = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wild:
@@ -166,7 +168,7 @@ class Probing:
         assert test.labels_N is not None
         start, stop = shard_range(len(test.index), world.rank, world.size)
         labels_M = torch.tensor(test.labels_N[start:stop], device=world.device)
-        bad = BadImages(test.index, data.bad_images)
+        bad = BadImages(test.index, data.bad_images, left_out=test.left_out)
         size = self._settings.batch_size
         loader = FeatureLoader(test.index, data, size, world.device, bad)
         crops = (*CORNERS, CENTRE) if is_ten_crop else (CENTRE,)
@@ -179,17 +181,12 @@ class Probing:
             for _ in range(num_blocks):  # as many on every rank, so that all can stop
                 block = list(islice(_kept(batches), len(crops)))
                 if block:
-                    at_B = block[0].rows_B[block[0].rows_B >= 0] - start
-                    views = self._views_of(block, is_ten_crop)
+                    at_B, views = whole_views(block, is_ten_crop)
+                    at_B -= start
                     places_LM[:, at_B] = places_in(self.probes, self._frozen, views, labels_M[at_B])
                 advance(1 / num_blocks)
         bad.share(world, self._folder / "bad_test_images.txt")
         return places_LM
-
-    def _views_of(self, block: Sequence[Batch], is_ten_crop: bool) -> list[Tensor]:
-        """Of the images that could be read."""
-        views = [batch.images_BCHW[batch.rows_B >= 0] for batch in block]
-        return views + [view.flip(-1) for view in views] if is_ten_crop else views
 
     def _stop(self, request: int) -> None:
         raise Stopped(request, "the classifiers are trained and saved")
@@ -204,19 +201,22 @@ class Probing:
         }
         return {**{n: p.detach() for n, p in named.items()}, **momentum}
 
-    def _plain(self) -> dict[str, Any]:
-        """All sums of the epoch lie with the coordinator from then on."""
-        reduce_sum(self._world, self._sums)
-        sums = self._sums.tolist()
-        self._take_sums(sums)
-        return {"losses": self.losses, "steps_done": self._steps_done, "sums": sums}
-
     def _take_sums(self, sums: Sequence[float]) -> None:
+        """Of all ranks: they lie with the coordinator from now on."""
         taken = torch.tensor(sums, dtype=torch.float64)
         self._sums.copy_(taken if self._world.is_coordinator else torch.zeros_like(taken))
 
     def _save(self) -> None:
-        state, name = self._plain(), f"s{self._steps_done:08}"
+        self._bad.share(self._world, self._folder / "bad_images.txt")
+        sums = reduce_sum(self._world, self._sums).tolist()
+        self._take_sums(sums)
+        name = f"s{self._steps_done:08}"
+        state = {
+            "losses": self.losses,
+            "steps_done": self._steps_done,
+            "sums": sums,
+            "bad_images": dict(self._bad.reasons),
+        }
         on_cpu = replace(self._world, group=self._world.side_group, device=torch.device("cpu"))
         tensors = {at: tensor.cpu() for at, tensor in self._tensors().items()}
         save_checkpoint(self._saved, name, tensors, state, on_cpu)
@@ -231,6 +231,7 @@ class Probing:
         path, state = found
         load_tensors(path, self._tensors(), self._world)
         self._take_sums(state["sums"])
+        self._bad.reasons |= {int(row): why for row, why in state["bad_images"].items()}
         self.losses = [list(row) for row in state["losses"]]
         self._steps_done = int(state["steps_done"])
         if self._steps_done < self._total_steps:

@@ -38,7 +38,8 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    if holder := _take(path, mine):
+    holder = _take(path, mine)
+    if holder is not None:
         raise RuntimeError(
             f"{folder} is being {at_work} by {_describe(holder)}; {way_out} (its lock {path} "
             f"counts as left behind {SECONDS_UNTIL_STALE:.0f} s after its last sign of life)"
@@ -70,8 +71,8 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def _take(path: Path, mine: str) -> str:
-    """Empty once it is ours; else the one that another holds."""
+def _take(path: Path, mine: str) -> str | None:
+    """What the lock of another says; None once it is ours."""
     patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
     while not _create(path, mine):
         theirs = _read(path)
@@ -83,7 +84,7 @@ def _take(path: Path, mine: str) -> str:
             time.sleep(1)  # its node is lost, or it is about to end
         else:
             return theirs
-    return ""
+    return None
 
 
 def _create(path: Path, content: str) -> bool:

@@ -10,14 +10,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config import OF_NO_RESULT, load_config
+from and_dist.config import OF_NO_RESULT, PATHS, is_among, load_config
 from and_dist.published import FIGURES, TITLES
 from and_dist.sections import flatten
 
 NOT_OF_A_KIND = (*OF_NO_RESULT, "paper", "evaluation.every", "evaluation.baselines")
-"""Keys, or what they begin with, in which runs of one kind may differ."""
-PATHS = ("data.train", "data.test")
-"""In which runs for one figure of the paper may differ as well: every machine has its own."""
+"""Keys, or sections, in which runs of one kind may differ."""
 LABELS = {"knn": "kNN"}
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
 TEST_KEYS = ("test", "limit_test", "test_resize")
@@ -182,9 +180,7 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
     """In the order of the first run of each kind; ValueError where a seed stands twice."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        free = (*NOT_OF_A_KIND, *PATHS) if run.config["paper"] else NOT_OF_A_KIND
-        common = {key: v for key, v in run.config.items() if not key.startswith(free)}
-        groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
+        groups.setdefault(json.dumps(_common(run.config), sort_keys=True), []).append(run)
     kinds = []
     for group in groups.values():
         by_seed: dict[int, Run] = {}
@@ -200,6 +196,14 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
         paper = dict.fromkeys(place for run in group for place in run.config["paper"])
         kinds.append(Kind(group[0].folder, group[0].config, tuple(paper), figures))
     return kinds
+
+
+def _common(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one kind have in common: data sets of the paper by name, others by path."""
+    common = {key: value for key, value in config.items() if not is_among(key, NOT_OF_A_KIND)}
+    if sets := sorted({place.split("/")[2] for place in config["paper"]}):
+        common |= dict.fromkeys(PATHS, sets)
+    return common
 
 
 def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
@@ -262,7 +266,7 @@ def _names_in_paper(kind: Kind) -> set[str]:
 
 def name_rows(kinds: Sequence[Kind]) -> list[str]:
     """The method, and every other key whose value is not the one that most of its kind have."""
-    keys = [key for key in kinds[0].config if key != "method" and not key.startswith(NOT_OF_A_KIND)]
+    keys = [key for key in kinds[0].config if key != "method" and not is_among(key, NOT_OF_A_KIND)]
     values = {key: [json.dumps(kind.config[key]) for kind in kinds] for key in keys}
     usual = {key: Counter(of).most_common(1)[0][0] for key, of in values.items()}
     rows = []
@@ -276,7 +280,7 @@ def _differing(one: Kind, other: Kind) -> list[str]:
     return [
         f"{key} ({value}, {other.config[key]})"
         for key, value in one.config.items()
-        if value != other.config[key] and not key.startswith(NOT_OF_A_KIND)
+        if value != other.config[key] and not is_among(key, NOT_OF_A_KIND)
     ]
 
 

@@ -23,7 +23,8 @@ from and_dist.checkpoint import (
     read_latest,
 )
 from and_dist.collectives import gather_objects
-from and_dist.config import Config, differing_keys, load_config
+from and_dist.config import PATHS, Config, differing_keys, load_config
+from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
 from and_dist.encoders import Encoder, build_encoder
@@ -43,6 +44,11 @@ class Trained:
     @property
     def num_rows(self) -> int:
         return int(self.state["images"]["rows"])
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of what `and-dist evaluate` finds of this checkpoint."""
+        return self.run / "evaluation" / self.checkpoint.name
 
     @property
     def weights(self) -> str:
@@ -73,7 +79,7 @@ def open_trained(
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet")
     trained = Trained(run, config, *found)
-    if others := _differing(config, trained.state["config"], may_change):
+    if others := _differing(config, trained.state["config"], (*may_change, *PATHS)):
         raise ValueError(f"{trained.checkpoint} is of another run: {others}")
     return trained
 
@@ -112,6 +118,13 @@ def find_images(trained: Trained, what: str, say: Callable[[str], None]) -> Labe
         say(f"no {what}: data.train={data.train} holds other images than those trained on")
         return None
     return images
+
+
+def known_bad(trained: Trained, images: LabelledImages) -> BadImages:
+    """What training has left out of its images is left out again."""
+    bad = BadImages(images.index, trained.config.data.bad_images, left_out=images.left_out)
+    bad.reasons = {int(row): why for row, why in trained.state["bad_images"].items()}
+    return bad
 
 
 def load_encoder(trained: Trained, world: World) -> Encoder:

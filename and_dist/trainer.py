@@ -169,7 +169,6 @@ class Trainer:
             if found := self.profile.end_of_step(steps - step - 1, steps):
                 self.display.say(found)
         self.synchronise()
-        self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         every = self.config.evaluation.every
         is_time = every > 0 and (epoch + 1) % every == 0
         bank = self.state.bank
@@ -265,6 +264,7 @@ class Trainer:
         """Begin to write a checkpoint, never one that is not finite."""
         self.check_finite()
         self.synchronise()
+        self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         self.keeper.save()
         self.agreement.forget()
 

@@ -84,7 +84,9 @@ def dense(data: Data) -> Tensor:
         similarity_QK, rows_QK = (queries_QD @ data.features_ND.T).topk(NEIGHBOURS, dim=1)
         votes_QKC = functional.one_hot(data.labels_N[rows_QK], num_classes)
         weights_QK1 = (similarity_QK / TEMPERATURE).exp()[:, :, None]
-        places.append(places_of((votes_QKC * weights_QK1).sum(dim=1), labels_Q))
+        votes_QC = (votes_QKC * weights_QK1).sum(dim=1)
+        has_vote_Q = votes_QC.gather(1, labels_Q[:, None])[:, 0] > 0
+        places.append(places_of(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1))
     return torch.cat(places)
 
 
@@ -160,9 +162,8 @@ class Probing:
         """All layers of every batch: ours, the trainer's own steps. The last losses, [L]."""
         for images_BCHW in self.images():
             labels_B = self.labels_B[: len(images_BCHW)]
-            loss_L = losses_of(
-                self.joint(self.frozen(images_BCHW)), labels_B, len(images_BCHW), 1
-            )  # fmt: skip
+            sums_L = losses_of(self.joint(self.frozen(images_BCHW)), labels_B)
+            loss_L = sums_L / len(images_BCHW)
             loss_L.sum().backward()
             self.joint_optimiser.step()
             self.joint_optimiser.zero_grad()

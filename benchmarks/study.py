@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from and_dist.metrics import read_metrics
+from and_dist.run_folder import read_starts
 from and_dist.tables import Run, arrange, find_runs, read_run
 from and_dist.typeset import as_csv, as_markdown
 from benchmarks.harness import describe_machine
@@ -136,9 +137,9 @@ def record_of(run: Run) -> Record:
     """What is to be kept of one run: all settings, losses, rounds, discoveries."""
     metrics = run.folder / "metrics.jsonl"
     rounds, found = read_metrics(metrics, "round"), read_metrics(metrics, "discovery")
-    starts = json.loads((run.folder / "environment.json").read_text())
+    starts = read_starts(run.folder)
     return {
-        "revisions": sorted({start["revision"] for start in starts}),
+        "revisions": sorted({str(start["revision"]) for start in starts}),
         "ranks": sorted({start["world_size"] for start in starts}),
         "config": {k: v for k, v in run.config.items() if not k.startswith("run.")},
         "top1": dict(run.top1),

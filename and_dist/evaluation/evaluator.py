@@ -54,7 +54,7 @@ class Evaluator:
             self._num_test = len(test.index)
             start, stop = shard_range(self._num_test, world.rank, world.size)
             self._test_labels_M = torch.tensor(test.labels_N[start:stop])
-            self._bad_test = BadImages(test.index, config.data.bad_images)
+            self._bad_test = BadImages(test.index, config.data.bad_images, left_out=test.left_out)
             self._test_loader = self._loader(test, self._bad_test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
@@ -90,7 +90,9 @@ class Evaluator:
         dim = bank.features_SD.shape[1]
         train_SD = self.train_features(network, dim)  # which shows what cannot be read
         test_MD = self._test_features(network, dim)
-        return self._places(bank.features_SD, test_MD), self._places(train_SD, test_MD)
+        anew_M = self._places(train_SD, test_MD)
+        del train_SD  # before the bank's rows are brought to float32
+        return self._places(bank.features_SD, test_MD), anew_M
 
     def share_bad_images(self, folder: Path) -> None:
         """What any rank could not read is written down; RuntimeError where that is too much."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.counter import derive_key
+from and_dist.data.loader import Batch
 from and_dist.encoders import Encoder, stages
 from and_dist.evaluation.scores import places_of
 
@@ -95,6 +96,14 @@ def losses_of(logits_LBC: Tensor, labels_B: Tensor) -> Tensor:
         for logits_BC in logits_LBC
     ]
     return torch.stack(sums)
+
+
+def whole_views(block: Sequence[Batch], is_ten_crop: bool) -> tuple[Tensor, list[Tensor]]:
+    """([B], views): rows of which every crop could be read; a file may be damaged in a corner."""
+    is_real_B = torch.stack([batch.rows_B >= 0 for batch in block]).all(dim=0)
+    views = [batch.images_BCHW[is_real_B] for batch in block]
+    mirrored = [view.flip(-1) for view in views] if is_ten_crop else []
+    return block[0].rows_B[is_real_B], views + mirrored
 
 
 def places_in(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
+from and_dist.bank import BankShard, shard_range
+from and_dist.collectives import gather_objects
 from and_dist.config import Config
 from and_dist.data.bad_images import BadImages
-from and_dist.data.datasets import index_folder
+from and_dist.data.datasets import index_folder, load_train_and_test
+from and_dist.display import Display
+from and_dist.encoders import build_encoder
+from and_dist.evaluation.evaluator import Evaluator
 from and_dist.world import World
+from tests import reference
 from tests.pictures import cut_header, save_pictures
 from tests.ranks.pool import RankError, RankPool
 from tests.ranks.runs import (
@@ -101,3 +109,86 @@ def test_all_ranks_know_what_each_has_found(ranks: RankPool, folder: Path, tmp_p
     for found in ranks.run(3, share_twice, folder, file):
         assert found == [first, {**first, 7: "late"}]
     assert len(file.read_text().splitlines()) == 5
+
+
+class Looked(NamedTuple):
+    """By kNN, at test images, on one rank."""
+
+    by_bank_M: Tensor
+    anew_M: Tensor
+    bank_SD: Tensor
+    train_SD: Tensor
+    test_MD: Tensor
+
+
+def look(world: World, config: Config, out: Path, stand_in: int) -> Looked:
+    """The bank's row of what cannot be read holds the features of a test image."""
+    images, test = load_train_and_test(config.data)
+    assert test is not None
+    bad = BadImages(images.index, "skip")
+    evaluator = Evaluator(config, images, test, world, bad, Display(is_shown=False).phase)
+    encoder = build_encoder(config.encoder, 0).eval()
+    dim, broken = config.encoder.feature_dim, list(images.index.store.names).index(BROKEN_OF_TWO)
+    train_SD = evaluator.train_features(encoder, dim)
+    test_MD = evaluator._test_features(encoder, dim)
+    bank = BankShard(train_SD.clone(), shard_range(COUNT, world.rank, world.size)[0], COUNT, 0.5)
+    test_TD = torch.cat(gather_objects(world, test_MD))
+    if 0 <= broken - bank.start < len(train_SD):
+        bank.features_SD[broken - bank.start] = test_TD[stand_in]
+    by_bank_M, anew_M = evaluator.places_of_both(encoder, bank)
+    evaluator.share_bad_images(out)
+    return Looked(by_bank_M, anew_M, bank.features_SD, train_SD, test_MD)
+
+
+BROKEN_OF_TWO = "b/060.jpg"
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """101 pictures of two classes, one of them broken, and 9 for the test."""
+    save_pictures(tmp_path / "train", [(40, 36)] * COUNT, classes="ab")
+    save_pictures(tmp_path / "test", [(32, 30)] * 9, classes="ab")
+    cut_header(tmp_path / "train" / BROKEN_OF_TWO)
+    return tmp_path
+
+
+def knn_config(classes: Path, *overrides: str) -> Config:
+    data = (f"data.train={classes / 'train'}", f"data.test={classes / 'test'}", "data.limit=null")
+    return debug_config(classes, *data, "data.limit_test=null", "data.bad_images=skip", *overrides)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_row_that_cannot_be_read_has_no_vote(ranks: RankPool, classes: Path, size: int) -> None:
+    """Known to one rank, nearest to a test image, and yet: every vote as by hand."""
+    config = knn_config(classes, "evaluation.knn=7")
+    found = Looked(*map(torch.cat, zip(*ranks.run(size, look, config, classes, 3), strict=True)))
+    images, test = load_train_and_test(config.data)
+    assert test is not None
+    assert images.labels_N is not None
+    assert test.labels_N is not None
+    broken = list(images.index.store.names).index(BROKEN_OF_TWO)
+    labels_N = torch.tensor(images.labels_N)
+    nobodys_N = labels_N.clone()
+    nobodys_N[broken] = 2
+    would_differ = 0
+    for rows_ND, places_M in ((found.bank_SD, found.by_bank_M), (found.train_SD, found.anew_M)):
+        for query_D, label, place in zip(found.test_MD, test.labels_N, places_M, strict=True):
+            near = (query_D.double(), rows_ND.double())
+            votes, counted = (
+                reference.knn_votes(*near, labels, 7, config.evaluation.knn_temperature)
+                for labels in (nobodys_N, labels_N)
+            )
+            mine, other = (votes.get(which, 0.0) for which in (int(label), 1 - int(label)))
+            assert int(place) == int(mine < other or (mine == other and label == 1))
+            would_differ += votes.get(2, 0.0) > 0 and counted != votes
+    assert would_differ
+    (line,) = (classes / "bad_images.txt").read_text().splitlines()
+    assert line.startswith(f"{classes / 'train' / BROKEN_OF_TWO}: ")
+
+
+def test_too_many_over_all_ranks_end_an_evaluation(ranks: RankPool, classes: Path) -> None:
+    """One of 101 a rank is within 1 %, two of them are not."""
+    cut_header(classes / "train/a/007.jpg")
+    with pytest.raises(RankError, match="2 of 101 images cannot be read, more than 1%") as caught:
+        ranks.run(3, look, knn_config(classes), classes, 3)
+    assert sorted(caught.value.errors) == [0, 1, 2]

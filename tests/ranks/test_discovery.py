@@ -169,7 +169,7 @@ def test_knn_votes_equal_dense(
 
 
 def test_rows_without_a_label_do_not_vote(ranks: RankPool) -> None:
-    """As what could not be read: all others vote as they would without it."""
+    """As what could not be read; here all rows are among the K."""
     bank_ND = build_scene(41, 1).bank_ND
     labels_N = torch.arange(41) % 3
     labels_N[5], labels_N[20] = -1, -1

@@ -24,6 +24,7 @@ from and_dist.evaluation.probe import Probes
 from and_dist.evaluation.scores import gather_places, places_of
 from and_dist.guard import SIGNAL, Guard, Stopped
 from and_dist.probing import Probing
+from and_dist.trained import Trained
 from and_dist.world import World
 from tests.ranks.pool import RankError, RankPool
 
@@ -77,7 +78,10 @@ def probe(
         guard = Asked()
         guard.steps_left = at_step
     display = Display(is_shown=False)
-    probing = Probing(config, encoder, train, layers, world, display, guard, folder, weights)
+    checkpoint, state = folder / "checkpoint", {"files": weights, "bad_images": {}}
+    trained = Trained(folder, config, checkpoint, state)
+    trained.evaluation.mkdir(parents=True, exist_ok=True)
+    probing = Probing(trained, encoder, train, layers, world, display, guard)
     try:
         probing.train()
         places_LM = probing.places(test, is_ten_crop=False)
@@ -254,7 +258,7 @@ def test_an_image_that_cannot_be_read_weighs_nothing(
     torch.testing.assert_close(
         weights["linear.fc.weight"], (expected.weight - step).detach(), rtol=1e-4, atol=1e-6
     )
-    (line,) = (tmp_path / "bad_images.txt").read_text().splitlines()
+    (line,) = (tmp_path / "evaluation/checkpoint/bad_images.txt").read_text().splitlines()
     assert line.startswith(f"{broken}: ")
 
 
@@ -272,16 +276,18 @@ def test_a_damaged_probe_does_not_cost_the_run(ranks: RankPool, tmp_path: Path) 
     ranks.run(1, probe, short, tmp_path, *given)
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(b"spoilt")
-    with pytest.raises(RankError, match=f"to start anew, delete {tmp_path}/probe-"):
+    with pytest.raises(
+        RankError, match=f"to start anew, delete {tmp_path}/evaluation/checkpoint/probe-"
+    ):
         ranks.run(1, probe, short, tmp_path, *given)
 
 
 def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tensor, Tensor]:
     """Places by Probing, and by torchvision's crops of the very pixels."""
     images = draw_linear_problem(24, 3, 16)
-    probing = Probing(
-        config, raw_pixels(), images, ["fc"], world, Display(is_shown=False), Guard(), folder, ""
-    )
+    trained = Trained(folder, config, folder / "checkpoint", {"files": "", "bad_images": {}})
+    display = Display(is_shown=False)
+    probing = Probing(trained, raw_pixels(), images, ["fc"], world, display, Guard())
     with torch.no_grad():
         probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))
     ours = probing.places(images, is_ten_crop=True)[0]

@@ -206,6 +206,26 @@ def test_what_does_not_touch_training_makes_no_other_kind(tmp_path: Path) -> Non
     assert "86.3 / 87.0 ± 1.4 (2)" in as_markdown(collect([one, other]))
 
 
+@pytest.mark.parametrize("variant", ["", "-instance"])
+def test_data_sets_of_one_recipe_stay_apart(tmp_path: Path, variant: str) -> None:
+    """CUB200 and Dogs differ in their paths alone."""
+    runs = [
+        make_run(tmp_path, data, knn, f"configs/paper/{data}-resnet18{variant}.yaml", f"seed={at}")
+        for at, (data, knn) in enumerate((("cub200", 14.0), ("dogs", 32.0)))
+    ]
+    found = cells(as_csv(collect(runs))).items()
+    ours = {at[2]: cell["mean"] for at, cell in found if cell["published"] and cell["mean"]}
+    assert ours == {"CUB200 kNN": "14.0", "Dogs kNN": "32.0"}
+
+
+def test_another_test_transform_is_another_kind(tmp_path: Path) -> None:
+    given = "configs/paper/imagenet-resnet18.yaml"
+    one = make_run(tmp_path, "one", 41, given)
+    other = make_run(tmp_path, "other", 40, given, "seed=1", "data.test_resize=224")
+    with pytest.raises(ValueError, match=r"both stand for .*, and differ in data\.test_resize"):
+        collect([one, other])
+
+
 def test_what_touches_pixels_makes_another_kind(tmp_path: Path) -> None:
     one = make_run(tmp_path, "one", 70)
     other = make_run(tmp_path, "other", 60, "seed=1", "data.cache_gb=1", "data.cache_side=40")

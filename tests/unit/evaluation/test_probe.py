@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch.nn import functional
 
+from and_dist.data.loader import Batch
 from and_dist.encoders import build_encoder, stages
-from and_dist.evaluation.probe import PADDING, FrozenLayers, Probes, losses_of, places_in, pool
+from and_dist.evaluation.probe import (
+    PADDING,
+    FrozenLayers,
+    Probes,
+    losses_of,
+    places_in,
+    pool,
+    whole_views,
+)
 from and_dist.schema import EncoderConfig
 
 
@@ -82,6 +91,17 @@ def test_a_layers_first_weights_are_its_own() -> None:
     assert not torch.equal(other["b"].weight, alone["b"].weight)
     same_width = Probes({"a": 3, "b": 3}, 3, seed=1).linear
     assert not torch.equal(same_width["a"].weight, same_width["b"].weight)
+
+
+def test_an_image_counts_if_every_crop_of_it_could_be_read() -> None:
+    """A file that is damaged in a corner is whole in some crops."""
+    pixels_BCHW = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 1, 2) + torch.tensor([0.0, 0.5])
+    block = [Batch(pixels_BCHW, torch.tensor(rows)) for rows in ([4, 5, 6], [4, -1, 6])]
+    rows_B, views = whole_views(block, is_ten_crop=True)
+    assert rows_B.tolist() == [4, 6]
+    assert [view[:, 0, 0].tolist() for view in views] == [[[0, 0.5], [2, 2.5]]] * 2 + [
+        [[0.5, 0], [2.5, 2]]
+    ] * 2
 
 
 def test_views_of_an_image_are_averaged_as_probabilities() -> None:
