@@ -121,8 +121,8 @@ def _assess_knn(
     config, settings = assessment.config, assessment.config.evaluation
     protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
     file = FigureFile(assessment, "knn", {"protocol": protocol}, world, display)
-    if file.before:
-        file.show(file.before)
+    if before := file.read():
+        file.show(before)
         display.say(f"as found before: {file.path}")
         return
 
@@ -171,7 +171,7 @@ def _assess_linear(
 
 
 class FigureFile:
-    """One of the files, and what it holds already of these weights, images and protocol."""
+    """One of the files; what it holds of other weights, images or another protocol is not ours."""
 
     def __init__(
         self, assessment: Assessment, kind: str, about: Figures, world: World, display: Display
@@ -190,11 +190,20 @@ class FigureFile:
             "test_images": test.index.content_hash,
             **about,
         }
-        self.before = self._read()
+
+    def read(self) -> Figures:
+        """What was found before, on every rank as the coordinator sees it."""
+        found: Figures = {}
+        with failing_together(self._world, f"reading {self.path}"):
+            if self._world.is_coordinator and self.path.exists():
+                found = json.loads(self.path.read_text())
+        (found, *_) = gather_objects(self._world, found)
+        is_same = all(found.get(key) == value for key, value in self._record.items())
+        return dict(found["of"]) if is_same else {}
 
     def write(self, of: Figures) -> None:
         """Beside what was found before: of every layer alone, they do not meet."""
-        record = {**self._record, "of": self.before | of}
+        record = {**self._record, "of": self.read() | of}
         with failing_together(self._world, f"writing {self.path}"):
             if self._world.is_coordinator:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,16 +214,6 @@ class FigureFile:
     def show(self, of: Figures) -> None:
         self._display.show(as_table(of, self._title))
         self._display.show(as_class_table(of))
-
-    def _read(self) -> Figures:
-        """What the coordinator sees, on every rank."""
-        found: Figures = {}
-        with failing_together(self._world, f"reading {self.path}"):
-            if self._world.is_coordinator and self.path.exists():
-                found = json.loads(self.path.read_text())
-        (found, *_) = gather_objects(self._world, found)
-        is_same = all(found.get(key) == value for key, value in self._record.items())
-        return dict(found["of"]) if is_same else {}
 
 
 def _score_all(

@@ -126,7 +126,8 @@ def describe_model(export: Export) -> str:
         f"manifest hash `{images['content_hash']}`",
         _how_to_load(export),
         _table_of_rounds(export),
-        "Consistency and kNN come from labels that training has not seen; - where there are none.",
+        f"kNN with {config.evaluation.votes_among(images['rows'])}. Consistency and kNN come from "
+        "labels that training has not seen; - where there are none.",
         f"## Config\n\n```yaml\n{settings}\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"

@@ -200,6 +200,10 @@ class EvaluationConfig(Section):
     linear: LinearConfig = LinearConfig()
     """How linear classifiers are trained."""
 
+    def votes_among(self, num_rows: int) -> str:
+        """What stands beside a kNN figure."""
+        return f"K {min(self.knn, num_rows)}, tau {self.knn_temperature}"
+
 
 class RunConfig(Section):
     root: str = "runs"

@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,56 +66,63 @@ class Expectation:
 
 def expectations(runs: Sequence[Record]) -> list[Expectation]:
     """Those that the runs can tell of."""
-
-    def of(figure: Callable[[Record], float | None], **changed: Any) -> Values:
-        wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
-        chosen = [run for run in runs if _is_like(run["config"], wanted)]
-        found = {run["config"]["seed"]: figure(run) for run in chosen}
-        assert len(found) == len(chosen), f"two runs of a seed are like {wanted}"
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    found = []
-    for name in dict.fromkeys(name for run in runs for name in run["top1"]):
-
-        def top1(run: Record, name: str = name) -> float | None:
-            found: float | None = run["top1"].get(name)
-            return found
-
-        main = of(top1)
-        others = {
-            "AND above instance learning": of(top1, method="instance"),
-            "the curriculum above one-off discovery": of(top1, curriculum__rounds=1),
-            "an instance start above a random one": of(top1, curriculum__start="random"),
-            **{f"k = 1 above k = {k}": of(top1, curriculum__neighbours=k) for k in (5, 10, 50)},
-            "AND above DeepCluster": of(top1, method="deepcluster"),
-            "AND above NAT": of(top1, method="nat"),
-            "AND above the untrained network": of(top1, method="random"),
-        }
-        found += [Expectation(f"{says}, {name}", main, other) for says, other in others.items()]
-        found.append(
-            Expectation(
-                f"AND from a random start above instance learning of its epochs and falls, {name}",
-                of(top1, curriculum__start="random"),
-                of(top1, method="instance", curriculum__rounds=3),
-            )
-        )
-    for at in (0, 1):
-        found.append(
-            Expectation(
-                f"round {at + 1}'s anchors more consistent than the last round's",
-                of(lambda run, at=at: _consistency(run, at)),
-                of(lambda run: _consistency(run, -1)),
-            )
-        )
-    for tenth, label in ((slice(0, 1), "tenth"), (slice(0, 3), "three tenths")):
-        found.append(
-            Expectation(
-                f"all rows anchors: the {label} of lowest entropy more consistent than of highest",
-                of(lambda run, t=tenth: _by_entropy(run, t)),
-                of(lambda run, t=tenth: _by_entropy(run, slice(-(t.stop), None))),
-            )
-        )
+    names = dict.fromkeys(name for run in runs for name in run["top1"])
+    found = [e for name in names for e in _of_accuracy(runs, name)] + _of_consistency(runs)
     return [expectation for expectation in found if expectation.differences()]
+
+
+def _of_accuracy(runs: Sequence[Record], name: str) -> list[Expectation]:
+    """By one of the figures of a run."""
+
+    def of(**changed: Any) -> Values:
+        return _by_seed(runs, lambda run: run["top1"].get(name), **changed)
+
+    others = {
+        "AND above instance learning": of(method="instance"),
+        "the curriculum above one-off discovery": of(curriculum__rounds=1),
+        "an instance start above a random one": of(curriculum__start="random"),
+        **{f"k = 1 above k = {k}": of(curriculum__neighbours=k) for k in (5, 10, 50)},
+        "AND above DeepCluster": of(method="deepcluster"),
+        "AND above NAT": of(method="nat"),
+        "AND above the untrained network": of(method="random"),
+    }
+    found = [Expectation(f"{says}, {name}", of(), other) for says, other in others.items()]
+    says = f"AND from a random start above instance learning of its epochs and falls, {name}"
+    as_long = of(method="instance", curriculum__rounds=3)
+    return [*found, Expectation(says, of(curriculum__start="random"), as_long)]
+
+
+def _of_consistency(runs: Sequence[Record]) -> list[Expectation]:
+    def of(figure: Callable[[Record], float | None]) -> Values:
+        return _by_seed(runs, figure)
+
+    rounds = [
+        Expectation(
+            f"round {at + 1}'s anchors more consistent than the last round's",
+            of(partial(_consistency, at=at)), of(partial(_consistency, at=-1)),
+        )
+        for at in (0, 1)
+    ]  # fmt: skip
+    entropies = [
+        Expectation(
+            f"all rows anchors: the {label} of lowest entropy more consistent than of highest",
+            of(partial(_by_entropy, part=slice(count))),
+            of(partial(_by_entropy, part=slice(-count, None))),
+        )
+        for count, label in ((1, "tenth"), (3, "three tenths"))
+    ]
+    return rounds + entropies
+
+
+def _by_seed(
+    runs: Sequence[Record], figure: Callable[[Record], float | None], **changed: Any
+) -> Values:
+    """Of AND's runs, or of those with some keys changed (dots written as __)."""
+    wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
+    chosen = [run for run in runs if _is_like(run["config"], wanted)]
+    found = {run["config"]["seed"]: figure(run) for run in chosen}
+    assert len(found) == len(chosen), f"two runs of a seed are like {wanted}"
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _is_like(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -103,8 +103,7 @@ class Evaluator:
     @property
     def vote(self) -> str:
         """K and tau of every kNN figure."""
-        settings = self._config.evaluation
-        return f"K {min(settings.knn, self._num_rows)}, tau {settings.knn_temperature}"
+        return self._config.evaluation.votes_among(self._num_rows)
 
     def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
         """What the pixels, if they are not too many, and the untrained network are worth."""

@@ -148,10 +148,12 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
     figure.update_xaxes(dtick=1)
     said = "; ".join(f"{run} after round {r}: {knn} %" for run, r, knn, _ in rows)
     columns = ("run", "after round", "kNN %", "bank-kNN %")
+    settings = histories[0].config.evaluation
     return Chart(
         "accuracy", "Accuracy by round", figure, f"kNN accuracy by round. {said}.",
         "Figure 5 of the paper, of this run: kNN on the test images, with features of the training "
-        "images computed anew, and with the bank in their place.", (), columns, tuple(rows),
+        "images computed anew, and with the bank in their place; "
+        f"K {settings.knn}, tau {settings.knn_temperature}.", (), columns, tuple(rows),
     )  # fmt: skip
 
 

@@ -208,18 +208,22 @@ def _table_of_rounds(history: History) -> Grid:
         for r in history.of("round")
     ]  # fmt: skip
     columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
-    return {"caption": "By round", "columns": columns, "rows": rows}
+    settings = history.config.evaluation
+    caption = f"By round; kNN with K {settings.knn}, tau {settings.knn_temperature}"
+    return {"caption": caption, "columns": columns, "rows": rows}
 
 
 def _table_of_evaluations(histories: Sequence[History]) -> Grid:
     rows = [
         (history.name, record["checkpoint"], of["says"], percent(of["top1"]),
-         " - ".join(map(percent, of["interval"])), percent(of["top5"]), f"{of['images']:,}")
+         " - ".join(map(percent, of["interval"])), percent(of["top5"]), f"{of['images']:,}",
+         f"{of['unreadable']:,}")
         for history in histories
         for record in history.evaluations
         for of in record["of"].values()
     ]  # fmt: skip
-    columns = ("run", "checkpoint", "by", "top-1 %", "95 % interval", "top-5 %", "images")
+    columns = ("run", "checkpoint", "by", "top-1 %", "95 % interval", "top-5 %", "images",
+               "unreadable")  # fmt: skip
     return {"caption": "Evaluated by and-dist evaluate", "columns": columns, "rows": rows}
 
 

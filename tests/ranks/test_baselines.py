@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from and_dist.bank import BankShard, shard_range
+from and_dist.bank import BankShard
 from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.instance_nce import NEW_SHARE
-from and_dist.baselines.kmeans import cluster, split_largest, whiten
 from and_dist.baselines.nat import assign, draw_points
 from and_dist.baselines.peer import Peer, Setting
 from and_dist.config import PEERS, Config, load_config
@@ -216,56 +215,6 @@ def test_nats_points_stay_a_permutation(ranks: RankPool) -> None:
     (_, _, state), *_ = ranks.run(3, steps_of_peer, scene, settings("nat"), 4)
     assert sorted(state["points"].tolist()) == list(range(ROWS))
     assert state["points"].tolist() != list(range(ROWS))
-
-
-def clusters_of(world: World, rows_ND: Tensor, clusters: int, components: int) -> Tensor:
-    start, stop = shard_range(len(rows_ND), world.rank, world.size)
-    rows_SE = whiten(rows_ND[start:stop], components, world)
-    key = derive_key(1, "test")
-    return cluster(rows_SE, start, len(rows_ND), clusters, 5, key, world)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_kmeans_over_shards_equals_loops(ranks: RankPool, size: int) -> None:
-    random = torch.Generator().manual_seed(2)
-    rows_ND = torch.randn(103, 7, generator=random) * torch.arange(1, 8)
-    ours_N = torch.cat(ranks.run(size, clusters_of, rows_ND, 6, 5))
-    rows_NE = reference.whitened(rows_ND.double(), 5)
-    first = np.argsort(draw_bits(derive_key(1, "test"), np.arange(103), 1)[:, 0])[:6]
-    assert ours_N.tolist() == reference.lloyd(rows_NE, rows_NE[first].clone(), 5)
-
-
-def whiten_part(world: World, rows_ND: Tensor, components: int) -> Tensor:
-    start, stop = shard_range(len(rows_ND), world.rank, world.size)
-    return whiten(rows_ND[start:stop], components, world)
-
-
-def test_whitening_equals_an_svd(ranks: RankPool) -> None:
-    random = torch.Generator().manual_seed(2)
-    rows_ND = torch.randn(53, 7, generator=random) @ torch.randn(7, 7, generator=random)
-    ours_NE = torch.cat(ranks.run(3, whiten_part, rows_ND, 4))
-    theirs_NE = reference.whitened(rows_ND.double(), 4)
-    torch.testing.assert_close(  # cosines do not depend on the axes' signs
-        (ours_NE @ ours_NE.T).double(), theirs_NE @ theirs_NE.T, rtol=1e-5, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_no_cluster_stays_empty(ranks: RankPool, size: int) -> None:
-    """Where four of the first centres are one image's duplicates, all of whose rows go to one."""
-    rows_ND = torch.randn(105, 7, generator=torch.Generator().manual_seed(4))
-    first = np.argsort(draw_bits(derive_key(1, "test"), np.arange(105), 1)[:, 0])[:12]
-    rows_ND[first[:4]] = rows_ND[first[0]].clone()
-    sizes_C = torch.cat(ranks.run(size, clusters_of, rows_ND, 12, 7)).bincount(minlength=12)
-    assert sizes_C.min() > 0
-
-
-def test_an_empty_cluster_shares_the_largest() -> None:
-    centres_CE = functional.normalize(torch.eye(4)[:3] + 0.1, dim=1)
-    split_CE = split_largest(centres_CE, torch.tensor([5, 0, 9]))
-    torch.testing.assert_close(split_CE[0], centres_CE[0])
-    assert 0 < 1 - (split_CE[1] @ split_CE[2]).item() < 1e-4
-    assert ((split_CE[1] + split_CE[2]) / 2 - centres_CE[2]).abs().max() < 1e-5
 
 
 def test_a_new_epoch_has_a_new_classifier_without_momentum(ranks: RankPool) -> None:
