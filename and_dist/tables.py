@@ -168,7 +168,11 @@ def read_run(folder: Path) -> Run | str:
 def _top1_of(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
     """By what was evaluated, and by what protocol where that is not the one of the run."""
     protocol = flatten(evaluated["protocol"], "evaluation.")
-    otherwise = [f"{key}={value}" for key, value in protocol.items() if config[key] != value]
+    otherwise = [
+        f"{key.removeprefix('evaluation.').removeprefix('linear.')}={value}"
+        for key, value in protocol.items()
+        if config[key] != value
+    ]
     crops = ["ten crops"] if evaluated.get("ten_crop") else []
     return {
         ", ".join([BY_COMMAND.get(name, f"linear {name}"), *crops, *otherwise]): figures["top1"]

@@ -189,8 +189,8 @@ def test_tables_hold_what_was_evaluated(run: Path, cli: Cli, tmp_path: Path) -> 
     expected = {
         "kNN": last["knn"],
         "bank-kNN": last["knn_bank"],
-        "kNN, evaluation.knn=7": knn["recomputed"]["top1"],
-        "bank-kNN, evaluation.knn=7": knn["bank"]["top1"],
+        "kNN, knn=7": knn["recomputed"]["top1"],
+        "bank-kNN, knn=7": knn["bank"]["top1"],
         **{f"linear {layer}": of["top1"] for layer, of in linear.items()},
     }
     out = tmp_path / "table.csv"

@@ -175,7 +175,7 @@ def test_other_protocols_of_linear_classifiers_are_other_figures(tmp_path: Path)
     by_row = {(row, column): cell["mean"] for (_, row, column), cell in found.items()}
     assert by_row["and", "linear conv5"] == "80.0"
     assert by_row["and", "linear conv5, ten crops"] == "82.0"
-    assert by_row["and", "linear conv5, evaluation.linear.epochs=2"] == "60.0"
+    assert by_row["and", "linear conv5, epochs=2"] == "60.0"
     assert by_row["and", "kNN"] == "70.0"
     seeds = {column: cell["seeds"] for (_, _, column), cell in found.items()}
     assert seeds["kNN"] == "3", "which no linear classifier has touched"
