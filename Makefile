@@ -48,6 +48,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.checks.file_calls
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
 ci: check test-slurm test faults

@@ -21,6 +21,7 @@ from and_dist.agreement import heeding
 from and_dist.bank import shard_range
 from and_dist.collectives import failing_together, gather_objects
 from and_dist.config import Config
+from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Advance, Display
@@ -29,7 +30,7 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
 from and_dist.guard import Guard, Stopped
 from and_dist.probing import Probing
-from and_dist.run_folder import replace_file
+from and_dist.run_lock import is_lock
 from and_dist.tables import TEST_KEYS
 from and_dist.trained import (
     Trained,
@@ -39,6 +40,7 @@ from and_dist.trained import (
     open_trained,
     refuse_damaged,
 )
+from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
 from and_dist.words import percent
 from and_dist.world import World
 
@@ -46,6 +48,7 @@ MAY_CHANGE = (
     "data.train", *(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder",
 )  # fmt: skip
 MOST_CLASSES_SHOWN = 20
+is_figures = is_json_with("run", "checkpoint", "of")
 Figures = dict[str, Any]
 
 
@@ -101,7 +104,20 @@ def plan_assessment(
             f"evaluation.knn={trained.num_rows} or fewer"
         )
     labelled = _check_labels(config, train, test)
-    return Assessment(trained, train, labelled, with_knn, chosen, is_ten_crop)
+    assessment = Assessment(trained, train, labelled, with_knn, chosen, is_ten_crop)
+    _check_files(assessment)
+    return assessment
+
+
+def _check_files(assessment: Assessment) -> None:
+    """Raise ValueError where what is going to be written would meet a file of somebody else's."""
+    folder = assessment.folder
+    check_writable(folder, str(folder))
+    for kind in ("knn", "linear", "linear-ten-crop"):
+        check_file(folder / f"{kind}.json", is_figures)
+    check_file(folder / "lock", is_lock)
+    check_file(folder / "bad_images.txt", is_list_of(assessment.train.index))
+    check_file(folder / "bad_test_images.txt", is_list_of(assessment.test.index))
 
 
 def run_assessment(assessment: Assessment, world: World, display: Display, guard: Guard) -> None:
@@ -207,7 +223,7 @@ class FigureFile:
         with failing_together(self._world, f"writing {self.path}"):
             if self._world.is_coordinator:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(self.path, json.dumps(record, indent=1) + "\n")
+                write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
         self.show(of)
         self._display.say(f"written to {self.path}")
 

@@ -8,6 +8,9 @@ Nothing in one is ever executed. A folder is written under another name, flushed
 `latest` moves last, so at any moment it names a whole checkpoint. state.json holds size and sha256
 of every file and of itself; all are compared before anything is loaded. The bank is a DTensor cut
 along its rows, which loads on any number of ranks.
+
+Only what was written here counts: a folder under the name that its state.json gives it. Whatever
+else a user keeps beside the checkpoints, a copy of one included, is never chosen, moved or removed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,30 @@ from torch.distributed.tensor import DTensor, Shard
 from and_dist.bank import BankShard
 from and_dist.collectives import failing_together, gather_objects
 from and_dist.layout import SharedFailure
+from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, write_file
+from and_dist.utils.owned_folders import (
+    Named,
+    NewFolder,
+    check_folder,
+    entries_of,
+    flush_file,
+    flush_folder,
+    move_folder,
+    remove_folder,
+    restore_folder,
+)
 from and_dist.world import World
 
 FORMAT = 3
+NAMES_OF_OURS = r"r\d{2,}-e\d{4,}(?:-s\d{6,})?|s\d{8,}"
+PUT_ASIDE = re.compile(rf"\.({NAMES_OF_OURS})\.damaged")
 SPARE_BYTES = 1_000_000
 """For state.json, the headers of the shards, and a file system's own."""
+STATE = "state.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+FILES = Named(rf"{re.escape(STATE)}|shard-\d+-model-\d+-of-\d+\.safetensors")
+"""Whatever may lie in a checkpoint."""
+NEVER_READ = "move it away, it is not a checkpoint that and-dist wrote"
 Tensors = dict[str, Tensor]
 State = dict[str, Any]
 
@@ -66,34 +88,98 @@ def local_rows(bank: Tensor) -> Tensor:
 
 def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, world: World) -> None:
     """Write one checkpoint together; whatever happens, an older one stays whole."""
-    unfinished = folder / f".{name}.unfinished"
+    building, path = None, Path()
     with failing_together(world, f"making room for checkpoint {name}"):
         if world.is_coordinator:
-            shutil.rmtree(unfinished, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             _check_space(folder, tensors)
-            unfinished.mkdir()
+            check_file(folder / "latest", or_empty(is_pointer))
+            building = NewFolder(folder / name, names_of_checkpoint, FILES, remedy=NEVER_READ)
+            path = building.path
+    (path, *_) = gather_objects(world, path)
     try:
-        _write_tensors(unfinished, name, tensors, world)
+        _write_tensors(path, name, tensors, world)
         # Listed once: a network file system may show something else elsewhere.
-        names = sorted(os.listdir(unfinished)) if world.is_coordinator else []
+        names = entries_of(path) if world.is_coordinator else []
         (names, *_) = gather_objects(world, names)
         with failing_together(world, f"flushing checkpoint {name}"):
-            mine = _sums_of(unfinished, names[world.rank :: world.size])
+            mine = _sums_of(path, names[world.rank :: world.size])
         files = {
             file: entry for share in gather_objects(world, mine) for file, entry in share.items()
         }
         with failing_together(world, f"finishing checkpoint {name}"):
-            if world.is_coordinator:
-                _write_state(unfinished, {"format": FORMAT, **state, "files": files})
-                shutil.rmtree(folder / name, ignore_errors=True)
-                unfinished.rename(folder / name)
-                _flush(folder)
+            if building is not None:
+                _write_state(path, {"format": FORMAT, "name": name, **state, "files": files})
+                building.publish()
                 _point_latest_at(folder, name)
     except SharedFailure:
-        if world.is_coordinator:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if building is not None:
+            building.discard()
         raise
+
+
+def checkpoint_name(round_index: int, epochs: int, step: int) -> str:
+    """Return the name of a checkpoint of training."""
+    steps = f"-s{step:06}" if step else ""
+    return f"r{round_index:02}-e{epochs:04}{steps}"
+
+
+def parse_name(name: str) -> tuple[int, int, int] | None:
+    """Return (round, epochs, steps) of the name of a checkpoint of training, None for others."""
+    found = re.fullmatch(r"r(\d{2,})-e(\d{4,})(?:-s(\d{6,}))?", name)
+    if found is None:
+        return None
+    round_index, epochs, steps = (int(number or 0) for number in found.groups())
+    return round_index, epochs, steps
+
+
+def probe_name(steps_done: int) -> str:
+    """Return the name of a checkpoint of linear classifiers."""
+    return f"s{steps_done:08}"
+
+
+def name_in(state: State) -> str | None:
+    """Return the name under which a state was saved; earlier revisions did not write it down."""
+    if "name" in state:
+        return str(state["name"])
+    if "steps_done" in state:
+        return probe_name(state["steps_done"])
+    progress = state.get("progress")
+    if not isinstance(progress, dict):
+        return None
+    return checkpoint_name(progress["round_index"], progress["epochs"], progress["step"])
+
+
+def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
+    """Return the names of a checkpoint's files; None for a folder that is none of ours.
+
+    One whose state.json is lost or damaged is known by its name and by the kinds of its files.
+    """
+    if not NAME.fullmatch(checkpoint.name):
+        return None
+    state = read_json(checkpoint / STATE)
+    if isinstance(state, dict) and "format" in state:
+        try:
+            named = name_in(state)
+        except (KeyError, TypeError, ValueError):
+            named = None
+        return FILES if named in (None, checkpoint.name) else None
+    return FILES if re.fullmatch(NAMES_OF_OURS, checkpoint.name) else None
+
+
+def is_pointer(path: Path) -> bool:
+    """Recognise `latest`: one line with a checkpoint's name."""
+    try:
+        return NAME.fullmatch(path.read_text().strip()) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_occupied(folder: Path, names: Iterable[str]) -> None:
+    """Raise NotOursError where something else has a name that a checkpoint is going to need."""
+    check_file(folder / "latest", or_empty(is_pointer))
+    for name in names:
+        check_folder(folder / name, names_of_checkpoint, NEVER_READ)
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
@@ -105,7 +191,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
             f"{', '.join(sorted(others)) or 'none'}"
         )
     try:
-        state = json.loads((checkpoint / "state.json").read_text())
+        state = json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError) as error:
         raise Damaged(f"checkpoint {checkpoint} cannot be read: {error}") from None
     if not isinstance(state, dict) or "format" not in state:
@@ -130,12 +216,18 @@ def list_checkpoints(folder: Path) -> list[str]:
     """Names, the one to go on from first: `latest`, then from new to old."""
     if not folder.is_dir():
         return []
-    folders = (path.name for path in folder.iterdir() if path.is_dir())
-    names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
+    names = sorted((path.name for path in folder.iterdir() if _is_ours(path)), reverse=True)
     latest = _read_pointer(folder)
-    if latest is None:
+    if latest is None or (latest not in names and os.path.lexists(folder / latest)):
         return names
     return [latest, *(name for name in names if name != latest)]  # even if it is gone
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path is a checkpoint of ours; it may hold notes of a user's besides."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))
 
 
 def _read_pointer(folder: Path) -> str | None:
@@ -144,7 +236,7 @@ def _read_pointer(folder: Path) -> str | None:
         name = (folder / "latest").read_text(errors="replace").strip()
     except OSError:
         return None
-    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) else None
+    return name if NAME.fullmatch(name) else None
 
 
 TO_START_ANEW = "delete the run folder or choose another name=..."
@@ -171,7 +263,8 @@ def find_whole(
         say(f"{damage}; trying the one before")
         if world.is_coordinator:
             _put_aside(folder / name)
-    (aside, *_) = gather_objects(world, [path.name for path in folder.glob(".*.damaged")])
+    aside = [path.name for path in folder.glob(".*.damaged") if PUT_ASIDE.fullmatch(path.name)]
+    (aside, *_) = gather_objects(world, aside)
     damages += [f"{name} was put aside" for name in aside]
     if damages:
         raise ValueError(
@@ -207,11 +300,19 @@ def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: W
     """Delete all but the newest `keep` checkpoints and those that are kept always."""
     with failing_together(world, "deleting old checkpoints"):
         if world.is_coordinator:
-            for unfinished in folder.glob(".*.unfinished"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            _clear_abandoned(folder)
             for old in list_checkpoints(folder)[keep:]:
-                if not keeps_always(old):  # someone may be reading it; the next save tries again
-                    shutil.rmtree(folder / old, ignore_errors=True)
+                if not keeps_always(old):
+                    remove_folder(folder / old, names_of_checkpoint)
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what saves that were killed have left, of this revision and of earlier ones."""
+    pattern = re.compile(rf"\.({NAMES_OF_OURS})(?:\.{TOKEN}\.(?:building|replaced)|\.unfinished)")
+    for found in [found for name in os.listdir(folder) if (found := pattern.fullmatch(name))]:
+        restore_folder(folder / found.group(1), names_of_checkpoint, FILES)
+        if found.group(0).endswith(".unfinished"):
+            remove_folder(folder / found.group(0), lambda _: FILES)
 
 
 def _check_space(folder: Path, tensors: Tensors) -> None:
@@ -240,12 +341,13 @@ def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
     """Size and sum of some files, which are on the disk then."""
     files = [unfinished / name for name in names]
     for file in files:
-        _flush(file)
+        flush_file(file)
     return {file.name: {"bytes": file.stat().st_size, "sha256": _sum_of(file)} for file in files}
 
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:
-    if unknown := {file.name for file in checkpoint.iterdir()} - {*files, "state.json"}:
+    # torch reads every one of them, whatever state.json says.
+    if unknown := {file.name for file in checkpoint.glob("*.safetensors")} - files.keys():
         return f"checkpoint {checkpoint} is damaged: {min(unknown)} does not belong to it"
     for name in sorted(files)[world.rank :: world.size]:
         file, entry = checkpoint / name, files[name]
@@ -273,30 +375,15 @@ def _sum_of_state(state: State) -> str:
 def _write_state(unfinished: Path, state: State) -> None:
     plain = json.loads(json.dumps(state))
     text = json.dumps({**plain, "sha256": _sum_of_state(plain)}, indent=1)
-    (unfinished / "state.json").write_text(text)
-    _flush(unfinished / "state.json")
-    _flush(unfinished)
+    write_file(unfinished / STATE, text)
 
 
 def _put_aside(checkpoint: Path) -> None:
     """Under a name that is no checkpoint's, for someone to look at; where that can be done."""
-    try:
-        checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.damaged"))
-    except OSError:
-        return
+    aside = checkpoint.with_name(f".{checkpoint.name}.damaged")
+    move_folder(checkpoint, aside, names_of_checkpoint)
 
 
 def _point_latest_at(folder: Path, name: str) -> None:
-    pointer = folder / ".latest"
-    pointer.write_text(name + "\n")
-    _flush(pointer)
-    pointer.rename(folder / "latest")
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_file(folder / "latest", name + "\n", or_empty(is_pointer))
+    flush_folder(folder)

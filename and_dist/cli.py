@@ -27,7 +27,7 @@ from and_dist.layout import (
     names_first_rank,
     read_layout,
 )
-from and_dist.options import ConfigFiles, Overrides
+from and_dist.options import ConfigFiles, Force, Overrides
 from and_dist.planning.command import plan
 from and_dist.words import safe_lines
 
@@ -79,6 +79,7 @@ def discover(
         int | None, typer.Option("--round", help="Without it the one that training comes to next.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found.")] = None,
+    force: Force = False,
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
     from and_dist.display import Display
@@ -86,7 +87,7 @@ def discover(
     from and_dist.world import open_world
 
     size = read_layout().size
-    study = plan_study(run, checkpoint, round_index, out, overrides or [], size)
+    study = plan_study(run, checkpoint, round_index, out, overrides or [], size, force)
     with open_world(study.config.run.device, study.config.run.threads) as world:
         run_study(study, world, Display(is_shown=world.is_coordinator))
 
@@ -134,19 +135,23 @@ def table(
         str, typer.Option("--format", help="markdown, csv or latex.")
     ] = "markdown",
     out: Annotated[Path | None, typer.Option(help="File; without it the terminal.")] = None,
+    force: Force = False,
 ) -> None:
     """Put finished runs into the paper's tables, beside its figures, with means over seeds."""
-    from and_dist.run_folder import replace_file
     from and_dist.tables import collect
     from and_dist.typeset import FORMATS
+    from and_dist.utils.owned_files import check_output, recognise_output, write_file
 
+    may_replace = recognise_output(force, is_named=True)
+    if out is not None:
+        check_output(out, "--out", may_replace)
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FORMATS)}")
     text = FORMATS[format_name](collect(runs))
     if out is None:
         typer.echo(text, nl=False)
     else:
-        replace_file(out, text)
+        write_file(out, text, may_replace)
 
 
 @app.command()
@@ -161,11 +166,13 @@ def report(
     ] = False,
     port: Annotated[int, typer.Option(help="With --follow; 0 takes any that is free.")] = 0,
     every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.")] = 10.0,
+    force: Force = False,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
     from and_dist.display import Display
-    from and_dist.report.build import gather, read_histories, write_page
+    from and_dist.report.build import gather, is_report, read_histories, write_page
     from and_dist.report.serve import Pages, follow
+    from and_dist.utils.owned_files import check_output, recognise_output
     from and_dist.world import open_world
 
     if follows and out:
@@ -173,11 +180,14 @@ def report(
     if not 0 <= port <= 65535 or every <= 0:
         raise ValueError(f"--port {port} --every {every:g}: ports end at 65535, and time goes on")
     histories, display = read_histories(run, compare or []), Display(is_shown=True)
+    may_replace = recognise_output(force, out is not None, is_report)
     out = out or run / "report.html"
+    if not follows:
+        check_output(out, "--out", may_replace)
     with open_world("cpu") as world:
         if follows:
             follow(Pages(run, compare or [], world, display), port, every, display.say)
-        size = write_page(histories, gather(histories[0], world, display.phase), out)
+        size = write_page(histories, gather(histories[0], world, display.phase), out, may_replace)
     display.say(f"written to {out}, {size / 1e6:.1f} MB")
 
 
@@ -188,6 +198,7 @@ def neighbours(
     count: Annotated[int, typer.Option(help="Neighbours of each.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Picture file with all of them.")] = None,
+    force: Force = False,
     checkpoint: Annotated[
         str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
     ] = None,
@@ -195,15 +206,17 @@ def neighbours(
     """Find the training images that a run holds most similar to images of your own."""
     from and_dist import lookup
     from and_dist.display import Display
+    from and_dist.utils.owned_files import recognise_output
     from and_dist.world import open_world
 
-    lookup.check_sheet(sheet)
+    may_replace = recognise_output(force, is_named=True)
+    lookup.check_sheet(sheet, may_replace)
     planned = lookup.plan_lookup(run, checkpoint, images, count)
     display = Display(is_shown=True, style="quiet" if as_json else "auto")
     with open_world("cpu") as world:
         answer = lookup.find_neighbours(planned, world, display)
         if sheet is not None:
-            lookup.draw_sheet(answer).save(sheet)
+            lookup.save_sheet(lookup.draw_sheet(answer), sheet, may_replace)
             display.say(f"drawn in {sheet}")
     if as_json:
         typer.echo(lookup.as_json(answer))
@@ -219,22 +232,25 @@ def embed(
     checkpoint: Annotated[
         str | None, typer.Option(help="Such as r01-e0020; without it the newest.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
     from and_dist import lookup
     from and_dist.data.datasets import load_images
     from and_dist.display import Display
     from and_dist.trained import open_trained
+    from and_dist.utils.owned_files import recognise_output
     from and_dist.world import open_world
 
     policy = bad_images_policy(bad_images)
-    lookup.check_features_file(out)
+    may_replace = recognise_output(force, is_named=True)
+    lookup.check_features_file(out, may_replace)
     trained = open_trained(run, checkpoint)
     images = load_images(str(folder), None, "FOLDER", bad_images)
     settings = trained.config.run
     with open_world(settings.device, settings.threads) as world:
         display = Display(is_shown=world.is_coordinator)
-        lookup.embed(trained, images, policy, out, world, display)
+        lookup.embed(trained, images, policy, out, may_replace, world, display)
 
 
 def bad_images_policy(given: str) -> Literal["stop", "skip"]:
@@ -260,6 +276,7 @@ def prepare(
 ) -> None:
     """Make a data set ready: manifests, and packs if asked for. Goes on where it was stopped."""
     from and_dist.data import download as downloads
+    from and_dist.data.index import BAD_IMAGES
     from and_dist.data.pack import PackOptions
     from and_dist.data.prepare import Check, Job
     from and_dist.data.prepare import prepare as prepare_images
@@ -279,13 +296,14 @@ def prepare(
 
         check = find_undecodable
     with Bars() as bars:
-        job = Job(source, out, options, policy, workers or os.cpu_count() or 1, bars)
+        cores, is_downloaded = workers or os.cpu_count() or 1, download is not None
+        job = Job(source, out, options, policy, cores, bars, is_downloaded)
         splits = prepare_images(job, check)
     for name, images in splits.items():
         classes = f"{len(images.class_names)} classes" if images.class_names else "no labels"
         typer.echo(f"{out / name}: {len(images.index):,} images, {classes}")
-    if (out / "bad_images.txt").exists():
-        typer.echo(f"left out, and why: {out / 'bad_images.txt'}")
+        if (out / name / BAD_IMAGES).exists():
+            typer.echo(f"left out, and why: {out / name / BAD_IMAGES}")
 
 
 @app.command()
@@ -299,12 +317,13 @@ def export(
     ] = None,
     head: Annotated[bool, typer.Option(help="With the last layer, or what comes before.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for encoder and card.")] = None,
+    force: Force = False,
 ) -> None:
     """Write the encoder of a checkpoint for other programs, with a card that says what it is."""
     from and_dist.export import plan_export, run_export
     from and_dist.world import open_world
 
-    planned = plan_export(run, checkpoint, format_name, head, out)
+    planned = plan_export(run, checkpoint, format_name, head, out, force)
     with open_world("cpu") as world:
         run_export(planned, world)
     typer.echo(f"written to {planned.out}")

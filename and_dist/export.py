@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,15 @@ from torch.nn import functional
 from and_dist.config import Config
 from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
-from and_dist.run_folder import replace_file
 from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.utils.owned_files import (
+    IsOurs,
+    check_output,
+    recognise_output,
+    starts_with,
+    write_file,
+)
+from and_dist.utils.owned_folders import publish_files
 from and_dist.words import percent
 from and_dist.world import World
 
@@ -26,6 +34,9 @@ Format = Literal["torchvision", "safetensors", "onnx"]
 FILES: dict[Format, str] = {
     "torchvision": "encoder.pth", "safetensors": "encoder.safetensors", "onnx": "encoder.onnx"
 }  # fmt: skip
+
+
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class Export:
     format: Format
     has_head: bool
     out: Path
+    may_replace: IsOurs
+    """Which files in `out` may be replaced."""
 
     @property
     def config(self) -> Config:
@@ -47,7 +60,12 @@ class Export:
 
 
 def plan_export(
-    run: Path, checkpoint: str | None, format_name: str, has_head: bool, out: Path | None
+    run: Path,
+    checkpoint: str | None,
+    format_name: str,
+    has_head: bool,
+    out: Path | None,
+    force: bool = False,
 ) -> Export:
     """ValueError for what cannot be; nothing is written."""
     chosen = next((known for known in FILES if known == format_name), None)
@@ -64,23 +82,36 @@ def plan_export(
         raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
     head = "" if has_head else "-headless"
     default = run / "export" / f"{trained.checkpoint.name}-{chosen}{head}"
-    return Export(trained, chosen, has_head, out or default)
+    may_replace = recognise_output(force, out is not None, is_exported)
+    export = Export(trained, chosen, has_head, out or default, may_replace)
+    for file in (export.out / CARD, export.file):
+        check_output(file, "--out", may_replace)
+    return export
 
 
 def run_export(export: Export, world: World) -> None:
     """In a world of one."""
     refuse_damaged(export.trained, world)
     encoder = load_encoder(export.trained, world)
-    export.out.mkdir(parents=True, exist_ok=True)
-    if export.format == "torchvision":
-        torch.save(
-            as_torchvision(encoder, export.config.encoder.name, export.has_head), export.file
-        )
-    elif export.format == "safetensors":
-        save_file(_plain_weights(encoder, export.has_head), export.file, _metadata(export))
-    else:
-        _write_onnx(encoder, export)
-    replace_file(export.out / "README.md", describe_model(export))
+    places = {CARD: export.out / CARD, export.file.name: export.file}
+    with publish_files(places, export.may_replace) as folder:
+        file = folder / export.file.name
+        if export.format == "torchvision":
+            name, has_head = export.config.encoder.name, export.has_head
+            torch.save(as_torchvision(encoder, name, has_head), file)
+        elif export.format == "safetensors":
+            save_file(_plain_weights(encoder, export.has_head), file, _metadata(export))
+        else:
+            _write_onnx(encoder, export, file)
+        write_file(folder / CARD, describe_model(export))
+
+
+def is_exported(path: Path) -> bool:
+    """Recognise a file of an earlier export by the card that lies beside it."""
+    card = r"(?s)# [^\n]*\n\nTrained with and-dist by "
+    if path.name != CARD:
+        card += rf".*\n- file: `{re.escape(path.name)}`"
+    return starts_with(card)(path.with_name(CARD))
 
 
 def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
@@ -233,12 +264,12 @@ def _metadata(export: Export) -> dict[str, str]:
     }
 
 
-def _write_onnx(encoder: Encoder, export: Export) -> None:
+def _write_onnx(encoder: Encoder, export: Export, file: Path) -> None:
     side = export.config.data.image_size
     torch.onnx.export(
         Pixels(encoder, export.has_head).eval(),
         (torch.zeros(2, 3, side, side),),
-        str(export.file),
+        str(file),
         input_names=["images"],
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),

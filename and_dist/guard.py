@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 from and_dist.layout import read_layout, seconds_since_start
+from and_dist.utils.owned_files import NotOursError, open_to_append, starts_with
 
 TRY_AGAIN = 75
 """Exit status of what ended early and may be started again (EX_TEMPFAIL)."""
@@ -151,11 +152,10 @@ class Guard:
         still = f"nothing has moved for {self._still_seconds:.0f} s"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')}: {still}\n")
-                file.flush()
-                faulthandler.dump_traceback(file, all_threads=True)
-        except OSError as error:
+            with open_to_append(path, starts_with("--- ")) as file:
+                file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')}: {still}\n".encode())
+                faulthandler.dump_traceback(file.fileno(), all_threads=True)
+        except (OSError, NotOursError) as error:
             self._end(f"{still}; its stacks cannot be written: {error}")
         self._end(f"{still}; the stacks of all threads are in {path}")
 

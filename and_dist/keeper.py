@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from and_dist.checkpoint import State, find_whole
+from and_dist.checkpoint import State, find_whole, parse_name, refuse_occupied
 from and_dist.collectives import failing_together
 from and_dist.config import Config
 from and_dist.data.bad_images import BadImages
@@ -109,6 +110,7 @@ class Keeper:
         """Go on from the newest whole checkpoint, if there is one; its metrics with it."""
         self.finish()
         found = find_whole(self.folder, self._world, self._journal.display.say)
+        self._refuse_occupied(None if found is None else Progress(**found[1]["progress"]))
         if found is None:
             self._journal.go_back_to(0)
             return None
@@ -122,6 +124,19 @@ class Keeper:
         with failing_together(self._world, "going back to the metrics of the checkpoint"):
             last_step = self._journal.go_back_to(plain["metrics_bytes"])
         return Resumed(checkpoint, last_step)
+
+    def _refuse_occupied(self, done: Progress | None) -> None:
+        """End now, and not at a save in some hours, where a folder of a user's is in the way."""
+        with failing_together(self._world, "looking for room for the checkpoints to come"):
+            if self._world.is_coordinator and self.folder.is_dir():
+                epochs_of, last = self._config.epochs_of, self._config.last_round
+                to_come = []
+                for name in os.listdir(self.folder):
+                    place = parse_name(name)
+                    is_reached = place and place[0] <= last and place[1] <= epochs_of(place[0])
+                    if place and is_reached and (done is None or place > done.place):
+                        to_come.append(name)
+                refuse_occupied(self.folder, to_come)
 
     def _refuse_other_images(self, plain: State) -> None:
         images = plain["images"]

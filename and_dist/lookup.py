@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,9 +29,16 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.display import Display
 from and_dist.evaluation.features import extract_features
-from and_dist.run_folder import replace_file
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
+from and_dist.utils.owned_files import (
+    IsOurs,
+    NewFile,
+    check_output,
+    open_new,
+    open_shared,
+    write_file,
+)
 from and_dist.words import as_text
 from and_dist.world import World
 
@@ -78,7 +85,7 @@ class Answer:
     """The training images, where they can still be had."""
 
 
-def check_sheet(sheet: Path | None) -> None:
+def check_sheet(sheet: Path | None, may_replace: IsOurs) -> None:
     """ValueError for a file that no picture can be written to."""
     if sheet is None:
         return
@@ -86,11 +93,14 @@ def check_sheet(sheet: Path | None) -> None:
         raise ValueError(f"--sheet {sheet}: right are names that end in .png, .jpg or .webp")
     if not sheet.absolute().parent.is_dir():
         raise ValueError(f"--sheet {sheet}: there is no folder {sheet.parent}")
+    check_output(sheet, "--sheet", may_replace)
 
 
-def check_features_file(out: Path) -> None:
+def check_features_file(out: Path, may_replace: IsOurs) -> None:
     if out.suffix != ".npy":
         raise ValueError(f"--out {out}: right is a name that ends in .npy")
+    for file in (out, names_file(out)):
+        check_output(file, "--out", may_replace)
 
 
 def plan_lookup(run: Path, checkpoint: str | None, paths: Sequence[Path], count: int) -> Lookup:
@@ -185,6 +195,11 @@ def draw_sheet(answer: Answer) -> Image.Image:
     return sheet
 
 
+def save_sheet(sheet: Image.Image, path: Path, may_replace: IsOurs) -> None:
+    with open_new(path, may_replace) as file:
+        sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
+
+
 def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str) -> None:
     left, top = CELL * column, (CELL + CAPTION) * line
     inner = CELL - 2 * MARGIN
@@ -198,28 +213,42 @@ class FeaturesFile:
     """An .npy file that all ranks write to; it has its name once it is whole."""
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
-        self._path = path
-        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self.path = path
         self._bytes_per_row = 4 * dim
         buffer = io.BytesIO()
         about = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
         np.lib.format.write_array_header_1_0(buffer, about)
         self._header = buffer.getvalue()
+        self._new: NewFile | None = None
 
-    def begin(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished.write_bytes(self._header)
+    @contextmanager
+    def begin(self, world: World, may_replace: IsOurs) -> Iterator[Path]:
+        """On every rank, around the writing: gives the name of the file until it is whole."""
+        name = Path()
+        with failing_together(world, f"making {self.path}"):
+            if world.is_coordinator:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._new = NewFile(self.path, may_replace)
+                self._new.file.write(self._header)
+                self._new.file.flush()
+                name = self._new.temporary
+        try:
+            yield gather_objects(world, name)[0]
+        except BaseException:
+            if self._new is not None:
+                self._new.discard()
+            raise
 
-    def write(self, start: int, features_MD: Tensor) -> None:
+    def write(self, temporary: Path, start: int, features_MD: Tensor) -> None:
         """Not by a map into memory, which ends the process where a disk is full."""
-        with self._unfinished.open("r+b") as file:
+        with open_shared(temporary) as file:
             file.seek(len(self._header) + start * self._bytes_per_row)
             file.write(features_MD.cpu().numpy().astype("<f4").data)
-            file.flush()
-            os.fsync(file.fileno())
 
     def finish(self) -> None:
-        self._unfinished.replace(self._path)
+        """On the coordinator, once all have written."""
+        assert self._new is not None
+        self._new.publish()
 
 
 def embed(
@@ -227,6 +256,7 @@ def embed(
     images: LabelledImages,
     policy: Policy,
     out: Path,
+    may_replace: IsOurs,
     world: World,
     display: Display,
 ) -> None:
@@ -235,27 +265,26 @@ def embed(
     refuse_damaged(trained, world)
     config, count = trained.config, len(images.index)
     dim = config.encoder.feature_dim
-    file = FeaturesFile(out, count, dim)
-    with failing_together(world, f"making {out}"):
-        if world.is_coordinator:
-            file.begin()
     bad = BadImages(images.index, policy, display.say)
     loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
     start, stop = shard_range(count, world.rank, world.size)
     (_, longest), *_ = all_shards(count, world.size)
-    with display.phase("features") as advance:
-        features_MD = extract_features(
-            load_encoder(trained, world), loader, start, stop, dim, longest, advance
-        )
-    with failing_together(world, f"writing {out}"):
-        file.write(start, features_MD)
-    reasons = {
-        row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
-    }
-    with failing_together(world, f"writing {names_file(out)}"):
-        if world.is_coordinator:
-            _write_names(trained, images, reasons, out)
-            file.finish()
+    file = FeaturesFile(out, count, dim)
+    with file.begin(world, may_replace) as temporary:
+        with display.phase("features") as advance:
+            features_MD = extract_features(
+                load_encoder(trained, world), loader, start, stop, dim, longest, advance
+            )
+        with failing_together(world, f"writing {out}"):
+            file.write(temporary, start, features_MD)
+        reasons = {
+            row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
+        }
+        with failing_together(world, f"writing {names_file(out)}"):
+            if world.is_coordinator:
+                about = _describe_names(trained, images, reasons)
+                write_file(names_file(out), json.dumps(about, indent=0) + "\n", may_replace)
+                file.finish()
     zeros = f", {len(reasons)} of zeros" if reasons else ""
     display.say(f"{count:,} features in {out}{zeros}, names in {names_file(out)}")
 
@@ -264,14 +293,13 @@ def names_file(out: Path) -> Path:
     return out.with_suffix(".json")
 
 
-def _write_names(
-    trained: Trained, images: LabelledImages, reasons: dict[int, str], out: Path
-) -> None:
-    about = {
+def _describe_names(
+    trained: Trained, images: LabelledImages, reasons: dict[int, str]
+) -> dict[str, Any]:
+    return {
         "run": trained.config.name,
         "checkpoint": trained.checkpoint.name,
         "unreadable": {short_name(images.index, row): why for row, why in sorted(reasons.items())},
         "left_out": images.left_out,
         "names": [short_name(images.index, row) for row in range(len(images.index))],
     }
-    replace_file(names_file(out), json.dumps(about, indent=0) + "\n")

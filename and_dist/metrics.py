@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from and_dist.utils.owned_files import open_to_append, starts_with
+
+is_metrics = starts_with(r'\{"event": "\w+", "time": ')
+
 
 class MetricsFile:
     """One JSON object a line. Only the coordinator has one that writes.
@@ -20,7 +24,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, is_writer: bool) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0) if is_writer else None
+        self._file = open_to_append(path, is_metrics) if is_writer else None
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 

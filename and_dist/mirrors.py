@@ -7,7 +7,6 @@ nothing. What goes wrong with one is said once, and ends that copy, not the run.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,17 @@ from typing import Any, Protocol
 
 from and_dist.config import Config
 from and_dist.run_folder import read_starts
+from and_dist.utils.owned_files import never, open_to_append, remove_file, starts_with
+from and_dist.utils.owned_folders import Named, remove_tree
 
 Record = dict[str, Any]
 GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}
 """Events that have curves -> what their names begin with."""
+is_events = starts_with(r"(?s).{0,64}brain\.Event:2")
+WRITTEN_BY_WANDB = Named(
+    r"run-\w+\.wandb(\.synced)?|logs/debug[\w-]*\.log|"
+    r"files/(config\.yaml|output\.log|requirements\.txt|wandb-(metadata|summary)\.json)"
+)
 BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}
 
@@ -116,9 +122,11 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._protos = event_pb2, summary_pb2
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)  # someone may hold an old file open
-        self._file = (folder / f"events.out.tfevents.{time.time():.0f}.and-dist").open("wb")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("events.out.tfevents.*.and-dist"):
+            remove_file(path, is_events)
+        place = folder / f"events.out.tfevents.{time.time():.6f}.and-dist"
+        self._file = open_to_append(place, never)
         self._records = RecordWriter(self._file)
         self._step = 0
         self._write(time.time(), 0, file_version="brain.Event:2")
@@ -186,6 +194,13 @@ def _layout() -> Any:
     return summary_pb2.Summary(value=[value])
 
 
+def _id_of(config: Config) -> str:
+    """Return what tells a run from another of the same name."""
+    first_start = read_starts(config.folder)[0]["started"]
+    text = f"{config.folder.resolve()} {first_start}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 class WeightsAndBiases:
     """RUN/wandb: everything in one offline run, or in the run's own online."""
 
@@ -193,12 +208,11 @@ class WeightsAndBiases:
         import wandb
 
         assert config.run.wandb != "off"
-        if config.run.wandb == "offline":
-            shutil.rmtree(config.folder / "wandb", ignore_errors=True)
-        first_start = read_starts(config.folder)[0]["started"]
-        of_this_run = hashlib.sha256(f"{config.folder.resolve()} {first_start}".encode())
+        if config.run.wandb == "offline":  # what was written before is written again
+            for folder in (config.folder / "wandb").glob(f"offline-run-*-{_id_of(config)}"):
+                remove_tree(folder, WRITTEN_BY_WANDB)
         self._run = wandb.init(
-            project="and-dist", name=config.name, id=of_this_run.hexdigest()[:12],
+            project="and-dist", name=config.name, id=_id_of(config),
             resume="allow", mode=config.run.wandb, dir=config.folder,
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True, console="off"),

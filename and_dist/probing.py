@@ -19,7 +19,7 @@ from torch import Tensor
 
 from and_dist.agreement import Agreement, heeding
 from and_dist.bank import all_shards, shard_range
-from and_dist.checkpoint import find_whole, load_tensors, prune, save_checkpoint
+from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
 from and_dist.collectives import gather_batch, reduce_sum
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
@@ -210,7 +210,7 @@ class Probing:
         self._bad.share(self._world, self._folder / "bad_images.txt")
         sums = reduce_sum(self._world, self._sums).tolist()
         self._take_sums(sums)
-        name = f"s{self._steps_done:08}"
+        name = probe_name(self._steps_done)
         state = {
             "losses": self.losses,
             "steps_done": self._steps_done,

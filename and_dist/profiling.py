@@ -14,11 +14,14 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from and_dist.parts import MARK, Part
+from and_dist.utils.owned_files import NotOursError, starts_with, write_file
+from and_dist.utils.owned_folders import publish_files
 from and_dist.world import World
 
 STEPS_BEFORE, STEPS = 10, 20
 """Steps of a start that pass unseen, because they still allocate and choose; and those seen."""
 OPERATORS_SHOWN = 5
+is_trace = starts_with(r'\{\s*"schemaVersion"')
 
 
 class Shares(NamedTuple):
@@ -94,9 +97,14 @@ class StepProfile:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             trace, text = (self.folder / f"rank-{self._rank}.{kind}" for kind in ("json", "txt"))
-            found.export_chrome_trace(str(trace))
-            text.write_text(table + "\n")
-        except (OSError, RuntimeError) as error:  # of one rank alone: the others train on
+            with publish_files({trace.name: trace}, is_trace) as folder:
+                found.export_chrome_trace(str(folder / trace.name))
+            write_file(text, table + "\n", starts_with(r"\d+ steps of rank \d+, "))
+        except (
+            OSError,
+            RuntimeError,
+            NotOursError,
+        ) as error:  # of one rank alone: the others train on
             return f"{table}\nrun.profile: {self.folder} could not be written ({error})"
         return f"{table}\ntable and trace (chrome://tracing, ui.perfetto.dev): {self.folder}"
 

@@ -26,9 +26,27 @@ from typing import Any
 import yaml
 
 from and_dist.config import Config, differing_keys
+from and_dist.metrics import is_metrics
 from and_dist.plain_yaml import read_yaml
+from and_dist.run_lock import is_lock
+from and_dist.utils.owned_files import (
+    NotOursError,
+    check_file,
+    is_json_with,
+    kind_of,
+    or_empty,
+    starts_with,
+    write_file,
+)
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
+FOLDERS = (
+    "checkpoints", "tensorboard", "wandb", "profile", "stalls", "evaluation", "discovery", "export",
+    "jobs", "logs",
+)  # fmt: skip
+is_config = starts_with(r"name: ")
+is_history = is_json_with("started")
+is_summary = is_json_with("rounds", "raw_pixels", "seconds")
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 REVISION_FILE = "revision.txt"
 """Beside the packages, in a copy of the code that is no checkout."""
@@ -47,6 +65,7 @@ def check_run_folder(config: Config) -> None:
                 f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
                 "choose another name=... or delete the folder"
             )
+        check_own_names(folder)
     elif folder.exists() and any(_is_anothers(path) for path in folder.iterdir()):
         raise ValueError(
             f"run folder {folder} is not empty and holds no run of ours (no config.yaml); "
@@ -54,10 +73,23 @@ def check_run_folder(config: Config) -> None:
         )
 
 
+def check_own_names(folder: Path) -> None:
+    """Raise NotOursError where something else has a name in a run folder that this program uses."""
+    check_file(folder / "config.yaml", is_config)
+    check_file(folder / "environment.json", is_history)
+    check_file(folder / "metrics.jsonl", or_empty(is_metrics))
+    check_file(folder / "summary.json", is_summary)
+    check_file(folder / "lock", is_lock)
+    for name in FOLDERS:
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            kind = kind_of(folder / name)
+            raise NotOursError(f"{folder / name} is a {kind} and has to be a folder: move it away")
+
+
 def write_config(config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    replace_file(folder / "config.yaml", text)
+    write_file(folder / "config.yaml", text, is_config)
 
 
 def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
@@ -66,7 +98,7 @@ def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
     write_config(config, config.folder)
     starts = config.folder / "environment.json"
     history, now = read_starts(config.folder), describe_environment(world_size, device)
-    replace_file(starts, json.dumps([*history, now], indent=1))
+    write_file(starts, json.dumps([*history, now], indent=1), is_history)
     return changed_environment(history[-1], now) if history else []
 
 
@@ -75,7 +107,7 @@ def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
     *earlier, latest = read_starts(folder) or [{}]
     steps_again += latest.get("steps_again", 0)  # of roll-backs
     latest |= {"continued_from": checkpoint, "steps_again": steps_again}
-    replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
+    _write_starts(folder, [*earlier, latest])
 
 
 @contextmanager
@@ -92,7 +124,7 @@ def noting_the_end(folder: Path, is_writer: bool) -> Iterator[None]:
             with contextlib.suppress(OSError, ValueError):  # of a full disk others speak
                 *earlier, latest = read_starts(folder) or [{}]
                 latest |= {"ended": time.strftime(TIME), "how": how}
-                replace_file(folder / "environment.json", json.dumps([*earlier, latest], indent=1))
+                _write_starts(folder, [*earlier, latest])
 
 
 def describe_environment(world_size: int, device: str) -> dict[str, Any]:
@@ -148,14 +180,8 @@ def revision() -> str | None:
     return described.stdout.strip()
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that it is never half there, not even where the power fails."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def _write_starts(folder: Path, starts: list[dict[str, Any]]) -> None:
+    write_file(folder / "environment.json", json.dumps(starts, indent=1), is_history)
 
 
 def _is_anothers(path: Path) -> bool:

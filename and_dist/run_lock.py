@@ -15,13 +15,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from and_dist.layout import job_id, process_start
+from and_dist.utils.owned_files import (
+    check_file,
+    create_file,
+    is_json_with,
+    read_clock_of,
+    remove_file,
+)
 
 SECONDS_BETWEEN_TOUCHES = 20.0
 SECONDS_UNTIL_STALE = 120.0
+is_lock = is_json_with("host", "pid")
 
 
 @contextmanager
@@ -38,6 +47,7 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
+    check_file(path, is_lock)
     holder = _take(path, mine)
     if holder is not None:
         raise RuntimeError(
@@ -52,8 +62,7 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
     finally:
         done.set()
         toucher.join()
-        if _read(path) == mine:
-            path.unlink(missing_ok=True)
+        remove_file(path, partial(_holds, mine))
 
 
 def is_held(folder: Path) -> bool:
@@ -74,12 +83,12 @@ def is_held(folder: Path) -> bool:
 def _take(path: Path, mine: str) -> str | None:
     """What the lock of another says; None once it is ours."""
     patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
-    while not _create(path, mine):
+    while not create_file(path, mine):
         theirs = _read(path)
         if theirs is None:
             continue
         if _is_stale(path, theirs):
-            _remove(path, theirs)
+            remove_file(path, partial(_holds, theirs))
         elif _is_of_this_launch(theirs) and time.monotonic() < patience:
             time.sleep(1)  # its node is lost, or it is about to end
         else:
@@ -87,29 +96,8 @@ def _take(path: Path, mine: str) -> str | None:
     return None
 
 
-def _create(path: Path, content: str) -> bool:
-    """Whole or not at all."""
-    draft = path.with_name(f".lock-{platform.node()}-{os.getpid()}")
-    try:
-        draft.write_text(content)
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
-def _remove(path: Path, stale: str) -> None:
-    """Unless someone has taken it in the meantime."""
-    aside = path.with_name(f".lock-stale-{platform.node()}-{os.getpid()}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if (theirs := _read(aside)) != stale and theirs is not None:
-        _create(path, theirs)
-    aside.unlink()
+def _holds(content: str, lock: Path) -> bool:
+    return is_lock(lock) and _read(lock) == content
 
 
 def _is_stale(path: Path, content: str) -> bool:
@@ -119,7 +107,7 @@ def _is_stale(path: Path, content: str) -> bool:
     if _is_of_this_launch(content) and not str(holder["job"]).startswith("torchrun"):
         return True  # SLURM starts a job again only where it has ended elsewhere
     try:
-        return _now_at(path.parent) - path.stat().st_mtime > SECONDS_UNTIL_STALE
+        return read_clock_of(path.parent) - path.stat().st_mtime > SECONDS_UNTIL_STALE
     except FileNotFoundError:
         return True
 
@@ -127,16 +115,6 @@ def _is_stale(path: Path, content: str) -> bool:
 def _is_of_this_launch(content: str) -> bool:
     job = _parse(content).get("job")
     return job is not None and job == job_id()
-
-
-def _now_at(folder: Path) -> float:
-    """By the clock of the file system, which may be another machine's."""
-    probe = folder / f".clock-{platform.node()}-{os.getpid()}"
-    probe.write_text("")
-    try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink()
 
 
 def _describe(content: str) -> str:
@@ -155,7 +133,7 @@ def _parse(content: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return None
 

@@ -14,7 +14,13 @@ from torch import nn
 
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.baselines.peer import Peer
-from and_dist.checkpoint import Tensors, as_sharded, load_tensors, local_rows
+from and_dist.checkpoint import (
+    Tensors,
+    as_sharded,
+    checkpoint_name,
+    load_tensors,
+    local_rows,
+)
 from and_dist.config import Config
 from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
@@ -38,9 +44,13 @@ class Progress:
     """Spent on this round."""
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """(round, epochs, steps), which grows as training goes on."""
+        return self.round_index, self.epochs, self.step
+
+    @property
     def checkpoint_name(self) -> str:
-        steps = f"-s{self.step:06}" if self.step else ""
-        return f"r{self.round_index:02}-e{self.epochs:04}{steps}"
+        return checkpoint_name(*self.place)
 
 
 @dataclass

@@ -19,12 +19,26 @@ from and_dist.curriculum import Neighbourhoods, num_anchors
 from and_dist.discovery import check_discovery, discover
 from and_dist.display import Display
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods, in_one_line
-from and_dist.run_folder import replace_file
 from and_dist.trained import Trained, find_images, load_bank, open_trained, refuse_damaged
+from and_dist.utils.owned_files import (
+    IsOurs,
+    check_output,
+    is_json_with,
+    recognise_output,
+    write_file,
+)
+from and_dist.utils.owned_folders import publish_files
 from and_dist.world import World
 
 MAY_CHANGE = ("discovery", "curriculum", "objective")
 """Sections a study may change, besides those a resumed run may."""
+SUMMARY, TABLES = "summary.json", ("neighbours.npy", "entropies.npy", "anchors.npy")
+FILES = (SUMMARY, *TABLES)
+
+
+def is_discovered(path: Path) -> bool:
+    """Recognise a file of an earlier discovery by the summary that lies beside it."""
+    return is_json_with("run", "checkpoint", "round", "rows")(path.with_name(SUMMARY))
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class Study:
     trained: Trained
     round_index: int
     out: Path
+    may_replace: IsOurs
+    """Which files in `out` may be replaced."""
 
     @property
     def config(self) -> Config:
@@ -47,6 +63,7 @@ def plan_study(
     out: Path | None,
     overrides: list[str],
     world_size: int,
+    force: bool = False,
 ) -> Study:
     """ValueError for what cannot be; nothing is written."""
     trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
@@ -59,7 +76,11 @@ def plan_study(
         trained.num_rows, config.encoder.feature_dim, world_size, config.curriculum.neighbours,
         config.discovery.search, config.discovery.memory_bytes,
     )  # fmt: skip
-    return Study(trained, round_index, out or run / f"discovery/{name}-round{round_index}")
+    may_replace = recognise_output(force, out is not None, is_discovered)
+    folder = out or run / f"discovery/{name}-round{round_index}"
+    for file in FILES:
+        check_output(folder / file, "--out", may_replace)
+    return Study(trained, round_index, folder, may_replace)
 
 
 def run_study(study: Study, world: World, display: Display) -> None:
@@ -97,10 +118,6 @@ def _labels(study: Study, display: Display) -> Tensor | None:
 
 
 def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None:
-    study.out.mkdir(parents=True, exist_ok=True)
-    np.save(study.out / "neighbours.npy", found.neighbours_NK.cpu().numpy())
-    np.save(study.out / "entropies.npy", found.entropy_N.cpu().numpy())
-    np.save(study.out / "anchors.npy", found.anchors_S.cpu().numpy())
     config = study.config
     summary = {
         "run": config.name,
@@ -112,4 +129,9 @@ def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None
         "rows": study.trained.num_rows,
         **figures,
     }
-    replace_file(study.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    tables = found.neighbours_NK, found.entropy_N, found.anchors_S
+    places = {name: study.out / name for name in FILES}
+    with publish_files(places, study.may_replace) as folder:
+        write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+        for name, table in zip(TABLES, tables, strict=True):
+            np.save(folder / name, table.cpu().numpy())

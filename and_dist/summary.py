@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from and_dist.metrics import read_metrics
-from and_dist.run_folder import replace_file
+from and_dist.run_folder import is_summary
+from and_dist.utils.owned_files import write_file
 from and_dist.words import format_seconds, percent
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
@@ -30,7 +31,7 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 def write_summary(folder: Path) -> dict[str, Any]:
     summary = summarise(folder)
-    replace_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n", is_summary)
     return summary
 
 

@@ -12,6 +12,7 @@ from and_dist.baselines import check_peer
 from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
 from and_dist.collectives import failing_together
 from and_dist.config import Config
+from and_dist.data.bad_images import is_list_of
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
@@ -25,6 +26,7 @@ from and_dist.run_folder import check_run_folder, noting_the_end, open_run_folde
 from and_dist.run_lock import hold_lock
 from and_dist.summary import as_table, write_summary
 from and_dist.trainer import Trainer
+from and_dist.utils.owned_files import check_file
 from and_dist.weights import load_weights
 from and_dist.world import World, open_world
 
@@ -66,6 +68,7 @@ def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | Non
     check_sizes(config, len(train.index), layout.size)
     check_peer(config, train)
     check_cache(train.index, config.data)
+    check_file(config.folder / "bad_images.txt", is_list_of(train.index))
     if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
         load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
     return train, test

@@ -14,6 +14,8 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from and_dist.utils.owned_files import read_json, write_file
+
 SECONDS_TO_END = 4
 """For ranks beside one that failed. torchrun gives them 30, and has no option for that; those that
 it was itself told to end have their 30 to save in."""
@@ -25,8 +27,14 @@ def main() -> None:
     try:
         run.main(arguments)
     except ChildFailedError as error:
-        ends.write_text(json.dumps(exit_codes(error.failures)))
+        write_file(ends, json.dumps(exit_codes(error.failures)), is_exit_codes)
         sys.exit(1)
+
+
+def is_exit_codes(path: Path) -> bool:
+    """Recognise what an earlier agent of the same start has written."""
+    codes = read_json(path)
+    return isinstance(codes, dict) and all(rank.isdecimal() for rank in codes)
 
 
 def exit_codes(failures: dict[int, ProcessFailure]) -> dict[int, int]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from and_dist.utils.owned_files import write_file
+
 
 def main() -> None:
     folder = Path(sys.argv[1])
@@ -21,7 +23,7 @@ def main() -> None:
     dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=45))
     one = torch.ones(1, device=device)
     dist.all_reduce(one)
-    (folder / f"sum-{dist.get_rank()}").write_text(f"{one.item():.0f}")
+    write_file(folder / f"sum-{dist.get_rank()}", f"{one.item():.0f}")
     dist.destroy_process_group()
 
 

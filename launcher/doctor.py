@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from and_dist.run_folder import package_versions, replace_file
+from and_dist.run_folder import package_versions
+from and_dist.utils.owned_files import is_json_with, write_file
+from and_dist.utils.owned_folders import Named, remove_tree
 from launcher import batch, scheduler
 from launcher.jobs import (
     new_job_folder,
@@ -41,6 +42,8 @@ SIGNAL_LEAD = 20
 POLL_SECONDS = 1.0
 SECONDS_TO_SEE = 20.0
 """A file of another node on a shared file system."""
+WRITTEN = Named(r"node-\d+\.json|sum-\d+|seen-by-batch-script|logs/.*|jobs/.*")
+is_findings = is_json_with("name", "packages")
 MODULES = ("torch", "nvidia.dali", "faiss", "pydantic", "submitit")
 
 
@@ -70,8 +73,8 @@ def examine(
     say(f"partition {partition}, {size.nodes} node(s) of {size.gpus} GPU(s)")
     run = folder.absolute() / f"doctor-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
-        with all_or_nothing(run):
-            job_id = _submit(run, profile, size)
+        with all_or_nothing(run) as made:
+            job_id = _submit(run, profile, size, made)
     except ValueError as error:
         report.ill(str(error))
         return 1
@@ -83,12 +86,12 @@ def examine(
         scheduler.cancel_quietly(job_id)
     say("this profile works" if report.is_healthy else f"this profile does not work; see {run}")
     if report.is_healthy:
-        shutil.rmtree(run, ignore_errors=True)
+        remove_tree(run, WRITTEN)
     return 0 if report.is_healthy else 1
 
 
-def _submit(run: Path, profile: Profile, size: Size) -> str:
-    job = new_job_folder(run)
+def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
+    job = new_job_folder(run, made)
     take_snapshot(job / "code")
     seen = f"touch {shlex.quote(str(run / 'seen-by-batch-script'))}"
     tried = profile.model_copy(
@@ -117,12 +120,12 @@ def run_probe(folder: str) -> None:
     run, node = job.parents[1], int(os.environ["SLURM_NODEID"])
     names = [run / f"node-{n}.json" for n in range(int(os.environ["SLURM_JOB_NUM_NODES"]))]
     found = _look_around()
-    replace_file(names[node], json.dumps(found))
+    write_file(names[node], json.dumps(found), is_findings)
     deadline = time.monotonic() + SECONDS_TO_SEE
     while not all(path.exists() for path in names) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
     found["sees"] = sum(path.exists() for path in names)
-    replace_file(names[node], json.dumps(found))
+    write_file(names[node], json.dumps(found), is_findings)
     wanted = read_request(job)
     if not _problems(found, found, wanted.nodes, wanted.gpus, wanted.profile):
         run_node(folder)

@@ -12,7 +12,8 @@ start-0/end.json      how the start ended, and what comes next
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,23 @@ from typing import Any
 from pydantic import Field
 
 import and_dist
-from and_dist.run_folder import REVISION_FILE, replace_file, revision
+from and_dist.run_folder import REVISION_FILE, revision
 from and_dist.sections import Section
+from and_dist.utils.owned_files import IsOurs, create_file, is_json_with, starts_with, write_file
+from and_dist.utils.owned_folders import Named, copy_tree, remove_tree
 from launcher.request import Request
 
 PACKAGES = ("and_dist", "launcher")
+WRITTEN = Named(
+    r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|submission_file_\w+\.sh|"
+    r"\w+_(submitted|result)\.pkl|\w+_log\.(out|err)"
+)
+"""What lies in a job's folder, by its path in it: ours and submitit's."""
+is_request = is_json_with("run", "command", "nodes")
+is_node_end = is_json_with("node", "exit_codes")
+is_end = is_json_with("state", "why")
+is_log = starts_with("--- ")
+"""Recognise what a rank or a node has said, which begins with a mark of its first start."""
 
 
 class NodeEnd(Section):
@@ -53,22 +66,37 @@ class End(Section):
     when: float = 0.0
 
 
-def new_job_folder(run: Path) -> Path:
+def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
     """Taken by making it, so two submissions never share one."""
-    number = max((int(folder.name) for folder in job_folders(run)), default=0) + 1
+    taken = [path.name for path in (run / "jobs").glob("[0-9]*")]
+    number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
         folder = run / "jobs" / f"{number:03d}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
+            if not (run / "jobs").is_dir():
+                raise
             number += 1
         else:
+            if made is not None:
+                made.append(folder)
             return folder
 
 
 def job_folders(run: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted(path for path in (run / "jobs").glob("[0-9]*") if path.is_dir())
+    """Oldest first; what a user keeps beside them is none."""
+    found = (run / "jobs").glob("[0-9]*")
+    return sorted(path for path in found if path.name.isdecimal() and _is_job(path))
+
+
+def _is_job(folder: Path) -> bool:
+    return is_request(folder / "request.json") or (folder.is_dir() and not os.listdir(folder))
+
+
+def remove_job(job: Path) -> None:
+    """Remove the folder of a job that was not submitted after all; a user's files in it stay."""
+    remove_tree(job, WRITTEN)
 
 
 def take_snapshot(code: Path) -> None:
@@ -76,14 +104,12 @@ def take_snapshot(code: Path) -> None:
     source = Path(and_dist.__file__).parents[1]
     code.mkdir(parents=True)
     for package in PACKAGES:
-        shutil.copytree(
-            source / package, code / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    (code / REVISION_FILE).write_text(f"{revision() or ''}\n")
+        copy_tree(source / package, code / package)
+    write_file(code / REVISION_FILE, f"{revision() or ''}\n")
 
 
 def write_request(job: Path, request: Request) -> None:
-    replace_file(job / "request.json", request.model_dump_json(indent=1))
+    write_file(job / "request.json", request.model_dump_json(indent=1), is_request)
 
 
 def read_request(job: Path) -> Request:
@@ -92,7 +118,8 @@ def read_request(job: Path) -> Request:
 
 def write_id(job: Path, job_id: str) -> None:
     when = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    replace_file(job / "job.json", json.dumps({"id": job_id, "submitted": when}))
+    content = json.dumps({"id": job_id, "submitted": when})
+    write_file(job / "job.json", content, is_json_with("id", "submitted"))
 
 
 def read_id(job: Path) -> str | None:
@@ -114,7 +141,7 @@ def starts(job: Path) -> list[int]:
 def note_beginning(job: Path, start: int) -> None:
     folder = start_folder(job, start)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "checkpoint", newest_checkpoint(job.parents[1]))
+    write_file(folder / "checkpoint", newest_checkpoint(job.parents[1]), is_pointer)
 
 
 def starts_without_progress(job: Path, last: int) -> int:
@@ -129,7 +156,7 @@ def starts_without_progress(job: Path, last: int) -> int:
 
 
 def write_node_end(job: Path, start: int, node: int, end: NodeEnd) -> None:
-    _write(start_folder(job, start) / f"node-{node}.json", end)
+    _write(start_folder(job, start) / f"node-{node}.json", end, is_node_end)
 
 
 def read_node_ends(job: Path, start: int) -> dict[int, NodeEnd]:
@@ -144,15 +171,11 @@ def claim_end(job: Path, start: int) -> bool:
     """Whether it is this process that decides how the start ended: the first to ask does."""
     folder = start_folder(job, start)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        (folder / "decided").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+    return create_file(folder / "decided", "")
 
 
 def write_end(job: Path, start: int, end: End) -> None:
-    _write(start_folder(job, start) / "end.json", end)
+    _write(start_folder(job, start) / "end.json", end, is_end)
 
 
 def read_end(job: Path, start: int) -> End | None:
@@ -175,9 +198,14 @@ def newest_checkpoint(run: Path) -> str:
         return ""
 
 
-def _write(path: Path, value: Section) -> None:
+def is_pointer(path: Path) -> bool:
+    """Recognise what newest_checkpoint gives."""
+    return re.fullmatch(r"[A-Za-z0-9_-]*", path.read_text(errors="replace")) is not None
+
+
+def _write(path: Path, value: Section, is_ours: IsOurs) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, value.model_dump_json(indent=1))
+    write_file(path, value.model_dump_json(indent=1), is_ours)
 
 
 def read_json(path: Path) -> Any:

@@ -23,8 +23,10 @@ from types import FrameType
 
 from and_dist.guard import TRY_AGAIN
 from and_dist.layout import parent_of
+from and_dist.utils.owned_files import create_file, open_to_append
 from launcher.jobs import (
     NodeEnd,
+    is_log,
     read_json,
     read_node_ends,
     read_request,
@@ -86,7 +88,7 @@ class Node:
     def _start_agent(self, request: Request) -> subprocess.Popen[bytes]:
         log = self.job.parents[1] / "logs" / f"node-{self.place.node}.log"
         log.parent.mkdir(exist_ok=True)
-        with log.open("ab", buffering=0) as output:
+        with open_to_append(log, is_log) as output:
             output.write(
                 f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {self.place.job}, start "
                 f"{self.place.start}: node {self.place.node} of {self.place.num_nodes}, "
@@ -124,7 +126,7 @@ class Node:
         for name in self.heard[self._num_told :]:
             self._num_told += 1
             with contextlib.suppress(OSError):  # a shared folder may be away for a moment
-                (start_folder(self.job, self.place.start) / STOP).touch()
+                create_file(start_folder(self.job, self.place.start) / STOP, "")
             if self.passes_on:
                 agent.terminate()
             self.on_asked(name)

@@ -5,7 +5,6 @@ It is written down as JOB/request.json, which the nodes read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from pydantic import Field, PositiveInt
 from and_dist.config import Config, load_config
 from and_dist.run_folder import check_run_folder
 from and_dist.sections import Section, parse_duration
+from and_dist.utils import owned_files
 from launcher.profile import Profile
 
 
@@ -91,17 +91,7 @@ def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
 
 def check_writable(folder: Path) -> None:
     """ValueError unless a folder can be made, or written into."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"run folder {folder} cannot be written: {there} does not let {_user()} write; choose "
-            "another run.root=..."
-        )
-    if os.statvfs(there).f_bavail == 0:
-        raise ValueError(f"run folder {folder} cannot be written: no room is left on its disk")
-
-
-def _user() -> str:
-    return os.environ.get("USER") or f"user {os.getuid()}"
+    try:
+        owned_files.check_writable(folder, f"run folder {folder}")
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another run.root=...") from None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,16 @@ from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.report import in_short
 from and_dist.run_folder import write_config
 from and_dist.sections import parse_duration
+from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
+from and_dist.utils.owned_folders import remove_tree
 from launcher import batch, scheduler
-from launcher.jobs import job_folders, new_job_folder, take_snapshot, write_request
+from launcher.jobs import (
+    is_log,
+    new_job_folder,
+    remove_job,
+    take_snapshot,
+    write_request,
+)
 from launcher.node import command_of
 from launcher.place import Place
 from launcher.profile import Profile
@@ -63,6 +70,8 @@ def prepare(
     """ValueError for anything that is known to go wrong; nothing is written."""
     size.check(profile)
     config = load_run(files, overrides)
+    for log in (config.folder / "logs").glob("*.log"):
+        check_file(log, or_empty(is_log))
     ranks = size.ranks_of_a_node
     cores = profile.cpus_per_node or ranks * (profile.cpus_per_gpu or 1)
     name = profile.gpu if size.gpus else "cpu"
@@ -91,11 +100,13 @@ def describe(wanted: Wanted) -> list[str]:
     return [*lines, *map("  {}".format, in_short(plan))]
 
 
-def write_down(wanted: Wanted, has_time_limit: bool = False) -> Path:
-    """The job's folder, with everything its nodes need."""
+def write_down(
+    wanted: Wanted, has_time_limit: bool = False, made: list[Path] | None = None
+) -> Path:
+    """The job's folder, with everything its nodes need; it is added to `made` first of all."""
     config = wanted.config
     write_config(config, config.folder)
-    job = new_job_folder(config.folder.absolute())
+    job = new_job_folder(config.folder.absolute(), made)
     fill(job, wanted, job / "code", has_time_limit)
     take_snapshot(job / "code")
     return job
@@ -114,8 +125,8 @@ def fill(job: Path, wanted: Wanted, code: Path, has_time_limit: bool = False) ->
 
 def submit(wanted: Wanted, after: str | None) -> str:
     """The job's id."""
-    with all_or_nothing(wanted.config.folder):
-        job = write_down(wanted)
+    with all_or_nothing(wanted.config.folder) as made:
+        job = write_down(wanted, made=made)
         request = wanted.request(job, job / "code")
         job_id = batch.submit(job, request, wanted.config.name, after)
         refuse_what_never_starts(job_id, request)
@@ -123,18 +134,18 @@ def submit(wanted: Wanted, after: str | None) -> str:
 
 
 @contextmanager
-def all_or_nothing(*runs: Path) -> Iterator[None]:
-    """Around a submission: whatever ends it, SLURM keeps no job and no folder is left behind."""
-    before = {run: job_folders(run) if run.exists() else None for run in runs}
+def all_or_nothing(*runs: Path) -> Iterator[list[Path]]:
+    """Around a submission, whose job folders are to be added to the list that this gives: whatever
+    ends it, SLURM keeps no job, and nothing that it wrote is left behind."""
+    new_runs, made = [run for run in runs if not os.path.lexists(run)], list[Path]()
     try:
-        yield
+        yield made
     except BaseException:
-        for run, known in before.items():
-            new = [job for job in job_folders(run) if job not in (known or [])]
-            for job in new:
-                scheduler.cancel_jobs_of(job.absolute())
-            for folder in [run] if known is None else new:
-                shutil.rmtree(folder, ignore_errors=True)
+        for job in made:
+            scheduler.cancel_jobs_of(job.absolute())
+            remove_job(job)
+        for run in new_runs:
+            remove_tree(run, ("config.yaml", "sweep.json"))
         raise
 
 
@@ -161,9 +172,9 @@ def describe_dry(wanted: Wanted, after: str | None) -> list[str]:
 def dry_script(
     jobs: Sequence[Path], request: Request, name: str, after: str | None = None, parallel: int = 1
 ) -> str:
-    with tempfile.TemporaryDirectory() as folder:  # submitit makes its folder at once
-        script = batch.script_of(Path(folder), jobs, request, name, after, parallel)
-        return script.replace(folder, str(Path(request.code).parent))
+    with scratch_folder() as folder:  # submitit makes its folder at once
+        script = batch.script_of(folder, jobs, request, name, after, parallel)
+        return script.replace(str(folder), str(Path(request.code).parent))
 
 
 def command_of_one_node(wanted: Wanted) -> str:

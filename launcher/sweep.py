@@ -28,8 +28,9 @@ from rich.table import Table
 
 from and_dist.config import load_config
 from and_dist.plain_yaml import read_yaml
-from and_dist.run_folder import replace_file, write_config
+from and_dist.run_folder import write_config
 from and_dist.sections import Section, build
+from and_dist.utils.owned_files import check_file, read_json, write_file
 from launcher import batch, scheduler, submission
 from launcher.jobs import job_folders, new_job_folder, read_ends, take_snapshot
 from launcher.profile import Profile
@@ -124,6 +125,7 @@ def run_sweep(
     sweep = load_sweep(file)
     members = load_members(sweep, profile, size)
     folder = _root(sweep) / sweep.name
+    check_file(folder / LIST, is_list)
     if way == "slurm":
         scheduler.check_slurm()
     missing = [run for run in members if not _is_done(run) and _not_on_its_way(run)]
@@ -135,9 +137,9 @@ def run_sweep(
             say(_dry_script(folder, sweep, missing))
         return 0
     if missing and way == "slurm":
-        with submission.all_or_nothing(folder, *(run.config.folder for run in missing)):
+        with submission.all_or_nothing(folder, *(run.config.folder for run in missing)) as made:
             _write_list(folder, sweep, members)
-            ids = _submit(folder, sweep, missing)
+            ids = _submit(folder, sweep, missing, made)
         say(f"job {ids[0].partition('_')[0]}: submitted, {len(ids)} run(s)")
         say(f"  table  and-launch status {folder}")
     else:
@@ -170,18 +172,18 @@ def _may_be_active(run: Wanted) -> bool:
 def _write_list(folder: Path, sweep: Sweep, members: Sequence[Wanted]) -> None:
     """What the table is made from; runs of earlier versions of the file stay in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = json.loads((folder / LIST).read_text()) if (folder / LIST).exists() else {}
+    known = read_list(folder) if (folder / LIST).exists() else {}
     names = [run.config.name for run in members]
     known |= dict(zip(names, sweep.members, strict=True))
-    replace_file(folder / LIST, json.dumps(known, indent=1))
+    write_file(folder / LIST, json.dumps(known, indent=1), is_list)
 
 
-def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> list[str]:
-    whole = new_job_folder(folder.absolute())
+def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted], made: list[Path]) -> list[str]:
+    whole = new_job_folder(folder.absolute(), made)
     take_snapshot(whole / "code")
     jobs = []
     for run in missing:
-        job = new_job_folder(run.config.folder.absolute())
+        job = new_job_folder(run.config.folder.absolute(), made)
         submission.fill(job, run, whole / "code")
         write_config(run.config, run.config.folder)
         jobs.append(job)
@@ -210,12 +212,25 @@ def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None
 
 
 def is_sweep(folder: Path) -> bool:
-    return (folder / LIST).exists()
+    return is_list(folder / LIST)
+
+
+def is_list(path: Path) -> bool:
+    """Recognise the list of a sweep: every run stands under the name that its values give."""
+    found = read_json(path)
+    return isinstance(found, dict) and all(
+        isinstance(member, dict) and name == name_of(member) for name, member in found.items()
+    )
+
+
+def read_list(folder: Path) -> dict[str, dict[str, Value]]:
+    """Return what is varied in each run of a sweep."""
+    return dict(json.loads((folder / LIST).read_text()))
 
 
 def table_of(folder: Path) -> str:
     """What was varied, state and last kNN of every run."""
-    members: dict[str, dict[str, Value]] = json.loads((folder / LIST).read_text())
+    members = read_list(folder)
     keys = list(dict.fromkeys(key for member in members.values() for key in member))
     table = Table(title=folder.name, title_justify="left")
     for key in keys:

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from and_dist.guard import TRY_AGAIN
-from launcher.jobs import start_folder
+from and_dist.utils.owned_files import open_to_append
+from launcher.jobs import is_log, start_folder
 from launcher.place import job_id_of
 
 STOP = "stop"
@@ -30,9 +31,9 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     log = log_of(job.parents[1], rank)
     log.parent.mkdir(exist_ok=True)
-    into = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.dup2(into, 1)
-    os.dup2(into, 2)
+    into = open_to_append(log, is_log)
+    os.dup2(into.fileno(), 1)
+    os.dup2(into.fileno(), 2)
     print(mark(job, start, rank), flush=True)
     if (start_folder(job, start) / STOP).exists():
         print("told to end before it began", flush=True)

@@ -17,6 +17,7 @@ import numpy as np
 from and_dist.collectives import gather_objects
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows
+from and_dist.utils.owned_files import IsOurs, NotOursError, write_file
 from and_dist.world import World
 
 LARGEST_SHARE = 0.01
@@ -24,6 +25,16 @@ LARGEST_SHARE = 0.01
 
 class AllBad(RuntimeError):
     """There is nothing left to stand in for a bad image."""
+
+
+def is_list_of(index: ImageIndex) -> IsOurs:
+    """Recognise a list of bad images: every line begins as the name of an image of the index."""
+
+    def is_ours(path: Path) -> bool:
+        lines = path.read_text(errors="surrogateescape").splitlines()
+        return all(line.startswith(index.store.beginnings) for line in lines)
+
+    return is_ours
 
 
 class BadImages:
@@ -61,7 +72,7 @@ class BadImages:
             self._say(f"left out {self._index.store.name(row)}: {why}")
         self._check_share()
 
-    def replace(self, local: LocalRows) -> LocalRows:
+    def stand_in(self, local: LocalRows) -> LocalRows:
         """The same rows, the bad ones padded with a good image of the batch."""
         if not self.reasons:
             return local
@@ -69,9 +80,9 @@ class BadImages:
         if not is_bad_B.any():
             return local
         good_B = local.images_B[~is_bad_B]
-        stand_in = good_B[0] if len(good_B) else self._any_good_row()
+        good_row = good_B[0] if len(good_B) else self._any_good_row()
         return LocalRows(
-            np.where(is_bad_B, stand_in, local.images_B), np.where(is_bad_B, -1, local.rows_B)
+            np.where(is_bad_B, good_row, local.images_B), np.where(is_bad_B, -1, local.rows_B)
         )
 
     def share(self, world: World, file: Path) -> None:
@@ -84,7 +95,10 @@ class BadImages:
         name = self._index.store.name
         lines = [*self._left_out, *(f"{name(r)}: {self.reasons[r]}" for r in sorted(self.reasons))]
         if world.is_coordinator and lines:
-            file.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
+            try:
+                write_file(file, "".join(f"{line}\n" for line in lines), is_list_of(self._index))
+            except NotOursError as error:  # the run is worth more than its list
+                self._say(f"bad images are not listed: {error}")
 
     def _check_share(self) -> None:
         if len(self.reasons) > max(1, self._largest_share * len(self._index)):

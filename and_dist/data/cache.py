@@ -6,10 +6,9 @@ as all have it open, so that it goes with the processes, however they end.
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from and_dist.data.index import I32, ImageIndex
 from and_dist.data.pack import PackOptions, target_size, transform
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore, Store
 from and_dist.schema import DataConfig
+from and_dist.utils.owned_files import memory_file
 from and_dist.world import World
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -74,17 +74,14 @@ def cache_in_memory(
 def _shared_block(size: int, world: World) -> U8:
     """The same memory in all ranks of this node."""
     path = None
-    with failing_together(world, "making room for data.cache"):
-        if world.local_rank == 0:
-            handle, path = tempfile.mkstemp(prefix="and-dist-", dir=SHARED_MEMORY)
-            os.posix_fallocate(handle, 0, size)
-            os.close(handle)
-    places = gather_objects(world, (platform.node(), path))
-    mine = next(place for node, place in places if node == platform.node() and place)
-    block = np.memmap(mine, np.uint8, "r+")
-    gather_objects(world, "open")
-    if path is not None:
-        os.unlink(path)
+    with ExitStack() as made:
+        with failing_together(world, "making room for data.cache"):
+            if world.local_rank == 0:
+                path = made.enter_context(memory_file(SHARED_MEMORY, size))
+        places = gather_objects(world, (platform.node(), path))
+        mine = next(place for node, place in places if node == platform.node() and place)
+        block = np.memmap(mine, np.uint8, "r+")
+        gather_objects(world, "open")
     return block
 
 

@@ -5,37 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from and_dist.utils.owned_files import NotOursError, check_writable
+from and_dist.utils.owned_folders import Named, NewFolder, entries_of
 
-def _cifar10(folder: Path) -> Path:
+DOWNLOADED = Named(
+    r"cifar-10-python\.tar\.gz|cifar-100-python\.tar\.gz|cifar-10-batches-py/[\w.]+|"
+    r"cifar-100-python/[\w.~]+|(train|test)_32x32\.mat|FashionMNIST/raw/[\w.-]+|"
+    r"(cifar-10-batches-py|cifar-100-python|FashionMNIST|FashionMNIST/raw)/"
+)
+"""What torchvision's downloaders leave in their folder."""
+
+
+def _cifar10(folder: Path, is_fetched: bool) -> Path:
     from torchvision import datasets
 
-    datasets.CIFAR10(folder, download=True)
+    datasets.CIFAR10(folder, download=is_fetched)
     return folder / "cifar-10-batches-py"
 
 
-def _cifar100(folder: Path) -> Path:
+def _cifar100(folder: Path, is_fetched: bool) -> Path:
     from torchvision import datasets
 
-    datasets.CIFAR100(folder, download=True)
+    datasets.CIFAR100(folder, download=is_fetched)
     return folder / "cifar-100-python"
 
 
-def _svhn(folder: Path) -> Path:
+def _svhn(folder: Path, is_fetched: bool) -> Path:
     from torchvision import datasets
 
     for split in ("train", "test"):
-        datasets.SVHN(folder, split, download=True)
+        datasets.SVHN(folder, split, download=is_fetched)
     return folder
 
 
-def _fashion_mnist(folder: Path) -> Path:
+def _fashion_mnist(folder: Path, is_fetched: bool) -> Path:
     from torchvision import datasets
 
-    datasets.FashionMNIST(folder, download=True)
+    datasets.FashionMNIST(folder, download=is_fetched)
     return folder / "FashionMNIST" / "raw"
 
 
-DOWNLOADS: dict[str, Callable[[Path], Path]] = {
+DOWNLOADS: dict[str, Callable[[Path, bool], Path]] = {
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "svhn": _svhn,
@@ -44,10 +54,31 @@ DOWNLOADS: dict[str, Callable[[Path], Path]] = {
 
 
 def download(name: str, folder: Path) -> Path:
-    """Fetch a set into a folder, or find it there; the path `prepare` takes."""
+    """Fetch a set into a folder, or find it there; return the path that `prepare` takes.
+
+    What is in the folder already is only read. A set is fetched into a folder aside, which gets its
+    name once it is whole.
+    """
     if name not in DOWNLOADS:
         raise ValueError(f"--download {name} is not one of: {', '.join(DOWNLOADS)}")
+    if folder.exists():
+        try:
+            return DOWNLOADS[name](folder, False)
+        except Exception:  # torchvision's readers assert, unpickle and parse what they find
+            found = ", ".join(entries_of(folder)[:3]) or "nothing" if folder.is_dir() else "a file"
+            raise NotOursError(
+                f"folder {folder} is there, and is no whole download of {name}, it holds {found}: "
+                "move it away, or choose another --out"
+            ) from None
+    check_writable(folder, f"--out {folder.parent}")
+    building = NewFolder(folder, lambda _: None, DOWNLOADED)
     try:
-        return DOWNLOADS[name](folder)
+        DOWNLOADS[name](building.path, True)
+        building.publish()
     except (OSError, RuntimeError) as error:
+        building.discard()
         raise RuntimeError(f"downloading {name} failed: {error}") from None
+    except BaseException:
+        building.discard()
+        raise
+    return DOWNLOADS[name](folder, False)

@@ -2,10 +2,14 @@
 
 On disk it is a manifest, a folder of memory-mapped columns, labels in a file of their own:
 
-    manifest.json   kind, number of rows, files or root, content hash
+    manifest.json   kind, number of rows, files or root, content hash, names and sizes of the rest
     names.bin name_ends.npy | file.npy offset.npy    where each image lies
     length.npy heights.npy widths.npy                bytes and sides
     labels.npy classes.json                          only where there are labels
+    00000.tar | 00000.bin | pixels.bin               only where the images were packed
+    bad_images.txt                                   only where some were left out, and why
+
+Nothing else may lie there where the folder is to be replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import zipfile
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, Store
+from and_dist.utils.owned_files import always, open_new, read_json, write_file
+from and_dist.utils.owned_folders import Named, NewFolder, entries_of
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+BAD_IMAGES = "bad_images.txt"
+COLUMNS = r"(name_ends|file|offset|length|heights|widths|labels)\.npy"
+PACKED_FILES = Named(r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin")
+PART_COLUMNS = Named(r"\d{5}\.npz")
+"""Of a pack on its way; they go once its manifest is written."""
+CONTENTS = Named(
+    rf"manifest\.json|names\.bin|classes\.json|bad_images\.txt|{COLUMNS}|"
+    r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin|\d{5}\.npz"
+)
+"""Whatever may lie in the folder of a manifest while it is built."""
+CHOOSE_ANOTHER = "choose another --out, or move it away"
 I32 = NDArray[np.int32]
 
 
@@ -99,21 +118,37 @@ def hash_columns(*columns: NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def new_manifest_folder(folder: Path, fingerprint: str | None = None) -> NewFolder:
+    """Begin the folder of a manifest aside; NotOursError where there is one that is not ours."""
+    return NewFolder(folder, names_of_manifest, CONTENTS, fingerprint, CHOOSE_ANOTHER)
+
+
 def save_manifest(images: LabelledImages, folder: Path, length_N: NDArray[np.int64]) -> None:
-    """Write under another name, then rename: a manifest is whole or not there."""
+    """Write a manifest of images that stay where they are."""
+    building = new_manifest_folder(folder)
+    write_manifest(images, building.path, length_N)
+    building.publish()
+
+
+def write_manifest(
+    images: LabelledImages,
+    folder: Path,
+    length_N: NDArray[np.int64],
+    bad_images: Sequence[str] = (),
+) -> None:
+    """Write a manifest into the folder that is being built for it, manifest.json last."""
     index, store = images.index, images.index.store
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     columns: dict[str, NDArray[Any]] = {
-        "length": length_N, "heights": index.heights_N, "widths": index.widths_N
-    }  # fmt: skip
+        "length": length_N,
+        "heights": index.heights_N,
+        "widths": index.widths_N,
+    }
     about: dict[str, Any] = {"format": FORMAT, "kind": store.kind, "rows": len(index)}
     if isinstance(store, FileStore):
         about["kind"] = "files"
         about["root"] = str(store.root)
         columns |= {"name_ends": store.names.ends}
-        store.names.text.tofile(unfinished / "names.bin")
+        _write(folder / "names.bin", store.names.text.tobytes())
     elif isinstance(store, ArchiveStore):
         # What lies beside the manifest is named from there, so that both can be moved together.
         base = folder.absolute()
@@ -124,21 +159,64 @@ def save_manifest(images: LabelledImages, folder: Path, length_N: NDArray[np.int
         columns |= {"file": store.file_N, "offset": store.offset_N}
     else:
         raise AssertionError("pixels in memory have no manifest")
-    for name, column in columns.items():
-        np.save(unfinished / f"{name}.npy", column)
     if images.labels_N is not None:
-        np.save(unfinished / "labels.npy", images.labels_N)
-        (unfinished / "classes.json").write_text(json.dumps(images.class_names))
+        columns |= {"labels": images.labels_N}
+        _write(folder / "classes.json", json.dumps(images.class_names))
+    for name, column in columns.items():
+        with open_new(folder / f"{name}.npy", always) as file:
+            np.save(file, column)
+    if bad_images:
+        _write(folder / BAD_IMAGES, "".join(f"{line}\n" for line in bad_images))
     about["content_hash"] = index.content_hash
-    (unfinished / "manifest.json").write_text(json.dumps(about, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    about["holds"] = {
+        name: (folder / name).stat().st_size
+        for name in entries_of(folder)
+        if name != MANIFEST and name not in PART_COLUMNS
+    }
+    _write(folder / MANIFEST, json.dumps(about, indent=1))
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    write_file(path, content, always)
+
+
+def names_of_manifest(folder: Path) -> Container[str] | None:
+    """Return the names that a manifest of ours accounts for; None where there is no such manifest.
+
+    A file whose size is not the one that was written is somebody else's by now.
+    """
+    about = read_json(folder / MANIFEST)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        return None
+    if not {"kind", "rows", "content_hash"} <= about.keys():
+        return None
+    if not isinstance(about.get("holds"), dict):  # as it was written before it named the rest
+        return Named(rf"manifest\.json|names\.bin|classes\.json|{COLUMNS}")
+    sizes = {MANIFEST: (folder / MANIFEST).stat().st_size, **about["holds"]}
+    kept = {n for n in entries_of(folder) if n in PART_COLUMNS and is_part_columns(folder / n)}
+    return kept | {name for name, size in sizes.items() if _size_of(folder / name) == size}
+
+
+def is_part_columns(path: Path) -> bool:
+    """Recognise what write_part leaves beside a part of a pack."""
+    try:
+        with np.load(path) as columns:
+            return "fingerprint" in columns.files
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
+        return False
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return None
 
 
 def open_manifest(folder: Path) -> LabelledImages:
     """Map the columns; nothing of them is read until it is used."""
     try:
-        about = json.loads((folder / "manifest.json").read_text())
+        about = json.loads((folder / MANIFEST).read_text())
         if about.get("format") != FORMAT:
             raise ValueError(f"it is of format {about.get('format')}, this program reads {FORMAT}")
         columns = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}

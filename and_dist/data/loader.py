@@ -103,7 +103,7 @@ class BatchStream:
         self, step: int, local: LocalRows, views_of: ViewsOf
     ) -> tuple[LocalRows, Request]:
         while True:
-            local = self._bad.replace(local)
+            local = self._bad.stand_in(local)
             views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:

@@ -2,7 +2,9 @@
 
 The rows are cut into parts of about PART_BYTES, whoever and however many write them. A part is
 written by one process under another name and renamed when it is whole, its columns beside it; a
-part whose columns are there and belong to the same rows and options is not written again.
+part whose columns are there and belong to the same rows and options is not written again. All of
+this lies in a folder that is named by what is packed (`fingerprint_of`), and becomes the folder of
+the manifest once it is whole.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from PIL import Image
 from and_dist.data.headers import check_white, upright, upright_size
 from and_dist.data.index import ImageIndex, hash_columns, index_archive
 from and_dist.data.processes import open_processes
-from and_dist.data.stores import ArchiveStore, FileStore, Kind, Store
+from and_dist.data.stores import ArchiveStore, FileStore, Kind
+from and_dist.utils.owned_files import NewFile, always, open_new
 
 SHARD_BYTES = 2**30
 PART_BYTES = 2**28
@@ -110,37 +113,37 @@ def target_size(height: int, width: int, side: int | None) -> tuple[int, int]:
     return max(1, round(height * side / shorter)), max(1, round(width * side / shorter))
 
 
-def write_pack(
-    index: ImageIndex,
-    rows: I64,
-    length_N: I64,
-    folder: Path,
-    options: PackOptions,
-    workers: int,
-    progress: Callable[[int], None],
-) -> Packed:
-    """Rewrite these rows of an index of encoded images into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = list(_cut(index, rows, length_N, folder, options))
-    with open_processes(max(1, workers)) as executor:
-        for number, _ in enumerate(executor.map(write_part, parts)):
-            progress(len(parts[number].rows))
-    return _assemble(parts, options, index.content_hash)
-
-
-def _cut(
+def plan_pack(
     index: ImageIndex, rows: I64, length_N: I64, folder: Path, options: PackOptions
-) -> Iterator[Part]:
+) -> list[Part]:
+    """Cut these rows of an index of encoded images into parts; nothing is written."""
     assert isinstance(index.store, FileStore | ArchiveStore)
     sizes_X = _expected_bytes(index, rows, length_N, options)
     part_X = np.cumsum(sizes_X) // PART_BYTES
     starts = np.flatnonzero(np.diff(part_X, prepend=-1))
+    parts = []
     for number, part_rows in enumerate(np.split(rows, starts[1:])):
         sides = index.heights_N[part_rows], index.widths_N[part_rows]
         store = index.store.select(part_rows)
         words = np.frombuffer(f"{options!r} {index.content_hash}".encode(), np.uint8)
         fingerprint = hash_columns(part_rows, length_N[part_rows], *sides, words, _times(store))
-        yield Part(folder, number, part_rows, store, options, fingerprint, SHARD_BYTES)
+        parts.append(Part(folder, number, part_rows, store, options, fingerprint, SHARD_BYTES))
+    return parts
+
+
+def fingerprint_of(parts: Sequence[Part]) -> str:
+    """Return what tells a pack from every other: of other rows, options, images or times."""
+    return hash_columns(*(np.frombuffer(part.fingerprint.encode(), np.uint8) for part in parts))
+
+
+def write_pack(
+    parts: Sequence[Part], source_hash: str, workers: int, progress: Callable[[int], None]
+) -> Packed:
+    """Rewrite the images of all parts into their folder, which is there and is ours."""
+    with open_processes(max(1, workers)) as executor:
+        for number, _ in enumerate(executor.map(write_part, parts)):
+            progress(len(parts[number].rows))
+    return _assemble(parts, source_hash)
 
 
 def _times(store: FileStore | ArchiveStore) -> I64:
@@ -167,26 +170,28 @@ def write_part(part: Part) -> None:
     """All images of a part, unless an earlier run wrote them."""
     if _read_columns(part) is not None:
         return
-    writer = PartWriter(part)
     places, kept, bad_rows, reasons = [], [], [], []
-    for at, row in enumerate(part.rows.tolist()):
-        try:
-            content, height, width, suffix = transform(part.store.read(at), part.options)
-        except Exception as error:  # whatever a decoder throws at a broken file names that file
-            bad_rows.append(row)
-            reasons.append(f"{type(error).__name__}: {error}")
-            continue
-        places.append((*writer.add(content, f"{row:09}{suffix}"), len(content), height, width))
-        kept.append(row)
-    writer.close()
+    with PartWriter(part) as writer:
+        for at, row in enumerate(part.rows.tolist()):
+            try:
+                content, height, width, suffix = transform(part.store.read(at), part.options)
+            except Exception as error:  # whatever a decoder throws at a broken file names that file
+                bad_rows.append(row)
+                reasons.append(f"{type(error).__name__}: {error}")
+                continue
+            places.append((*writer.add(content, f"{row:09}{suffix}"), len(content), height, width))
+            kept.append(row)
     table = np.array(places, np.int64).reshape(-1, 5)
-    unfinished = part.columns_file.with_suffix(".unfinished.npz")
-    np.savez(
-        unfinished, table=table, rows=np.array(kept, np.int64), files=writer.files,
-        bad_rows=np.array(bad_rows, np.int64), reasons=np.array(reasons, np.str_),
-        fingerprint=part.fingerprint,
-    )  # fmt: skip
-    unfinished.rename(part.columns_file)
+    with open_new(part.columns_file, always) as file:
+        np.savez(
+            file,
+            table=table,
+            rows=np.array(kept, np.int64),
+            files=writer.files,
+            bad_rows=np.array(bad_rows, np.int64),
+            reasons=np.array(reasons, np.str_),
+            fingerprint=part.fingerprint,
+        )
 
 
 class PartWriter:
@@ -196,18 +201,26 @@ class PartWriter:
         self.files: list[str] = []
         self._part = part
         self._suffix = ".bin" if part.options.raw else ".tar"
-        self._path = Path()
-        self._file: io.BufferedWriter | None = None
+        self._new: NewFile | None = None
         self._tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._close()
+        elif self._new is not None:
+            self._new.discard()
 
     def add(self, content: bytes, name: str) -> tuple[int, int]:
         """(file of this part, offset) of what was written."""
-        if self._file is None or self._size_with(content) > self._part.largest:
+        if self._new is None or self._size_with(content) > self._part.largest:
             self._begin()
-        assert self._file is not None
+        assert self._new is not None
         if self._tar is None:
-            offset = self._file.tell()
-            self._file.write(content)
+            offset = self._new.file.tell()
+            self._new.file.write(content)
         else:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -215,31 +228,31 @@ class PartWriter:
             self._tar.addfile(info, io.BytesIO(content))
         return len(self.files) - 1, offset
 
-    def close(self) -> None:
-        if self._file is None:
+    def _close(self) -> None:
+        if self._new is None:
             return
         if self._tar is not None:
             self._tar.close()
-        self._file.close()
-        self._path.rename(self._part.folder / self.files[-1])
-        self._file = None
+        self._new.publish()
+        self._new = None
 
     def _size_with(self, content: bytes) -> int:
         """Of the file, closed after one image more: a tar ends in zeros up to a whole record."""
-        assert self._file is not None
+        assert self._new is not None
         if self._tar is None:
-            return self._file.tell() + len(content)
+            return self._new.file.tell() + len(content)
         end = self._tar.offset + len(content) + 4 * TAR_BLOCK
         return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
     def _begin(self) -> None:
-        self.close()
+        self._close()
         number = f"{self._part.number:05}" + (f"-{len(self.files)}" if self.files else "")
         self.files.append(number + self._suffix)
-        self._path = self._part.folder / f".{self.files[-1]}.unfinished"
-        self._file = self._path.open("wb")
+        self._new = NewFile(self._part.folder / self.files[-1], always)
         if not self._part.options.raw:
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+            self._tar = tarfile.TarFile(
+                fileobj=self._new.file, mode="w", format=tarfile.USTAR_FORMAT
+            )
 
 
 def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, str]:
@@ -282,7 +295,7 @@ def _read_columns(part: Part) -> dict[str, NDArray[Any]] | None:
     return columns if is_whole and str(columns["fingerprint"]) == part.fingerprint else None
 
 
-def _assemble(parts: list[Part], options: PackOptions, source_hash: str) -> Packed:
+def _assemble(parts: Sequence[Part], source_hash: str) -> Packed:
     files: list[Path] = []
     tables, rows = [], []
     reasons: dict[int, str] = {}
@@ -296,7 +309,7 @@ def _assemble(parts: list[Part], options: PackOptions, source_hash: str) -> Pack
         rows.append(columns["rows"])
         reasons |= dict(zip(columns["bad_rows"].tolist(), columns["reasons"].tolist(), strict=True))
     file, offset, length, height, width = np.concatenate(tables).T
-    kind: Kind = "pixels" if options.raw is not None else "encoded"
+    kind: Kind = "pixels" if parts[0].options.raw is not None else "encoded"
     places = file.astype(np.int32), offset.copy(), length.copy()
     store = ArchiveStore(tuple(files), *places, width.astype(np.int32), kind)
     index = index_archive(store, height.astype(np.int32))
@@ -304,13 +317,3 @@ def _assemble(parts: list[Part], options: PackOptions, source_hash: str) -> Pack
     words = np.frombuffer(f"{source_hash} {index.content_hash}".encode(), np.uint8)
     index = replace(index, content_hash=hash_columns(words))
     return Packed(index, np.concatenate(rows), reasons)
-
-
-def clear_leftovers(folder: Path, store: Store) -> None:
-    """Once the manifest is written: the parts' columns, and files of earlier packs."""
-    kept = {path.name for path in store.files} if isinstance(store, ArchiveStore) else set()
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.name not in kept:
-            file.unlink()
-    if folder.is_dir() and not kept:
-        folder.rmdir()

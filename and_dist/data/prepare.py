@@ -1,14 +1,17 @@
 """`and-dist prepare`: a source -> manifests, and packs if asked for.
 
-OUT/train/  OUT/test/   a manifest each
-OUT/train.pack/         tars of images, or blocks of pixels
-OUT/bad_images.txt      what is left out, and why
+OUT/train/  OUT/test/   a manifest each, with what was packed and what was left out (index.py)
+OUT/.train.FINGERPRINT.building/   a pack on its way, which the same command goes on with
+
+Nothing that this program did not write is touched: a split's folder is built aside and replaces one
+that holds a manifest of ours and nothing else; anything else is refused before the source is read.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,17 +22,25 @@ from numpy.typing import NDArray
 from and_dist.data.importers import find_listings
 from and_dist.data.importers.listing import Files, Listing, Pixels
 from and_dist.data.index import (
+    CHOOSE_ANOTHER,
+    MANIFEST,
+    PACKED_FILES,
+    PART_COLUMNS,
     ImageIndex,
     LabelledImages,
-    hash_columns,
     index_archive,
     index_files,
+    index_pixels,
+    names_of_manifest,
+    new_manifest_folder,
     open_manifest,
-    save_manifest,
+    write_manifest,
 )
 from and_dist.data.measure import measure
-from and_dist.data.pack import PackOptions, clear_leftovers, write_pack
+from and_dist.data.pack import PackOptions, fingerprint_of, plan_pack, write_pack
 from and_dist.data.stores import ArchiveStore, FileStore
+from and_dist.utils.owned_files import NotOursError, check_writable, open_new, read_json
+from and_dist.utils.owned_folders import NewFolder, check_folder, remove_tree
 
 I64 = NDArray[np.int64]
 
@@ -50,6 +61,17 @@ class Job:
     bad_images: Literal["stop", "skip"]
     workers: int
     reporter: Reporter
+    is_downloaded: bool = False
+    """Whether the source is OUT/source, which `--download` itself wrote."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One split whose images are where they will be read; its manifest comes next."""
+
+    building: NewFolder
+    images: LabelledImages
+    length_N: I64
 
 
 @dataclass
@@ -74,28 +96,74 @@ Check = Callable[[ImageIndex, I64, Callable[[int], None]], dict[int, str]]
 
 def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
     """Every split of a source, ready to train on; `check` looks at every pixel first (--verify)."""
+    if not job.is_downloaded:
+        refuse_overlap(job.source, job.out)
     listings = find_listings(job.source)
     if any(isinstance(listing.content, Pixels) for listing in listings):
         job.options.refuse_for_pixels(job.source)
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{job.out} cannot be a folder: {error.strerror}") from None
+    check_writable(job.out, f"--out {job.out}")
+    for listing in listings:
+        check_folder(job.out / listing.split, names_of_manifest, CHOOSE_ANOTHER)
     splits = [_index(listing, job) for listing in listings]
     for split in splits:
         if check is not None:
             job.reporter.start(f"{split.listing.split}: decoding", len(split.good_rows))
             split.reasons |= check(split.index, split.good_rows, job.reporter.advance)
-    _refuse_or_list(splits, job)
-    finished = [_finish(split, job) for split in splits]
-    _refuse_or_list(splits, job)
-    prepared = {}
-    for split, (images, length_N) in zip(splits, finished, strict=True):
-        folder = job.out / split.listing.split
-        save_manifest(images, folder, length_N)
-        prepared[split.listing.split] = open_manifest(folder)
-        clear_leftovers(_pack_folder(split.listing, job), images.index.store)
-    return prepared
+    _refuse_bad(splits, job)
+    _build(splits, job)
+    return {split.listing.split: open_manifest(_folder_of(split, job)) for split in splits}
+
+
+def refuse_overlap(source: Path, out: Path) -> None:
+    """Raise NotOursError where OUT is SOURCE, contains it or lies in it, by whatever names."""
+    if not source.exists():  # find_listings says so
+        return
+    its_places, places = _identities(source), _identities(out)
+    relation = ""
+    if out.exists() and source.samefile(out):
+        relation = "is"
+    elif its_places[0] in places:
+        relation = "lies in"
+    elif out.exists() and places[0] in its_places:
+        relation = "contains"
+    if relation:
+        raise NotOursError(
+            f"--out {out} {relation} the source {source}, which is only read: choose another --out"
+        )
+
+
+def _identities(path: Path) -> list[tuple[int, int]]:
+    """(device, inode) of a path and of the folders above it, of those that are there."""
+    resolved = path.resolve()
+    found = [place.stat() for place in (resolved, *resolved.parents) if place.exists()]
+    return [(status.st_dev, status.st_ino) for status in found]
+
+
+def _build(splits: list[Split], job: Job) -> None:
+    """Build the folders of all splits aside, then let each take its place."""
+    builds: list[NewFolder] = []
+    try:
+        finished = [_finish(split, job, builds) for split in splits]
+        _refuse_bad(splits, job)
+        for split, done in zip(splits, finished, strict=True):
+            bad_images = _describe_bad(split)
+            write_manifest(done.images, done.building.path, done.length_N, bad_images)
+        for done in finished:
+            earlier = _earlier_pack(done.building.target)
+            done.building.publish()
+            done.building.remove_from_target(PART_COLUMNS)
+            remove_tree(*earlier)
+    except OSError as error:
+        for building in builds:
+            building.discard()
+        what = error.strerror or error
+        raise RuntimeError(
+            f"--out {job.out} could not be written and is as it was: {what}"
+        ) from None
+    except BaseException:
+        for building in builds:
+            building.leave() if job.options.rewrites else building.discard()
+        raise
 
 
 def _index(listing: Listing, job: Job) -> Split:
@@ -104,7 +172,7 @@ def _index(listing: Listing, job: Job) -> Split:
     job.reporter.start(f"{listing.split}: reading headers", len(listing))
     if isinstance(content, Pixels):
         job.reporter.advance(len(listing))
-        return _index_pixels(listing, content, job)
+        return _index_pixels(listing, content)
     measured = measure(content, job.workers, job.reporter.advance)
     sides = measured.heights_N, measured.widths_N
     if isinstance(content, Files):
@@ -116,44 +184,68 @@ def _index(listing: Listing, job: Job) -> Split:
     return Split(listing, index, measured.length_N, measured.reasons)
 
 
-def _index_pixels(listing: Listing, content: Pixels, job: Job) -> Split:
-    """Small images that came as pixels become one block of them, packed by nature."""
-    folder = _pack_folder(listing, job).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(job.out / listing.split, ignore_errors=True)
-    content.images_NHWC.tofile(folder / ".pixels.bin.unfinished")
-    (folder / ".pixels.bin.unfinished").rename(folder / "pixels.bin")
+def _index_pixels(listing: Listing, content: Pixels) -> Split:
     count, height, width, _ = content.images_NHWC.shape
-    heights_N, widths_N = np.full(count, height, np.int32), np.full(count, width, np.int32)
-    length_N = np.full(count, 3 * height * width, np.int64)
-    files = (folder / "pixels.bin",)
-    offset_N = np.arange(count, dtype=np.int64) * length_N
-    store = ArchiveStore(files, np.zeros(count, np.int32), offset_N, length_N, widths_N, "pixels")
-    digest = hash_columns(content.images_NHWC)
-    return Split(listing, ImageIndex(store, heights_N, widths_N, digest), length_N, {})
+    index = index_pixels(content.images_NHWC, listing.split)
+    return Split(listing, index, np.full(count, 3 * height * width, np.int64), {})
 
 
-def _finish(split: Split, job: Job) -> tuple[LabelledImages, I64]:
-    """The good rows with their labels, rewritten if asked for; (images, bytes of each)."""
-    listing, rows = split.listing, split.good_rows
+def _finish(split: Split, job: Job, builds: list[NewFolder]) -> Finished:
+    """Begin the folder of a split, with the good images in it if they are to be rewritten."""
+    listing, rows, folder = split.listing, split.good_rows, _folder_of(split, job)
     if isinstance(listing.content, Pixels):
-        return LabelledImages(split.index, listing.labels_N, listing.class_names), split.length_N
+        builds.append(building := new_manifest_folder(folder))
+        index = _write_pixels(split, listing.content, building)
+        images = LabelledImages(index, listing.labels_N, listing.class_names)
+        return Finished(building, images, split.length_N)
     if job.options.rewrites:
         job.reporter.start(f"{listing.split}: packing", len(rows))
-        # A manifest of what is about to be overwritten must not outlive it.
-        shutil.rmtree(job.out / listing.split, ignore_errors=True)
-        packed = write_pack(
-            split.index, rows, split.length_N, _pack_folder(listing, job), job.options,
-            job.workers, job.reporter.advance,
-        )  # fmt: skip
+        parts = plan_pack(split.index, rows, split.length_N, Path(), job.options)
+        builds.append(building := new_manifest_folder(folder, fingerprint_of(parts)))
+        parts = [part._replace(folder=building.path) for part in parts]
+        packed = write_pack(parts, split.index.content_hash, job.workers, job.reporter.advance)
         split.reasons |= packed.reasons
         index, rows = packed.index, packed.rows
         assert isinstance(index.store, ArchiveStore)
         length_N = index.store.length_N
     else:
+        builds.append(building := new_manifest_folder(folder))
         index, length_N = _select(split.index, rows, split.length_N), split.length_N[rows]
     labels_N = None if listing.labels_N is None else listing.labels_N[rows]
-    return LabelledImages(index, labels_N, listing.class_names), length_N
+    return Finished(building, LabelledImages(index, labels_N, listing.class_names), length_N)
+
+
+def _write_pixels(split: Split, content: Pixels, building: NewFolder) -> ImageIndex:
+    """Small images that came as pixels become one block of them, packed by nature."""
+    file = building.path.absolute() / "pixels.bin"
+    with open_new(file) as block:
+        block.write(np.ascontiguousarray(content.images_NHWC).data)
+    index, count = split.index, len(split.index)
+    offset_N = np.arange(count, dtype=np.int64) * split.length_N
+    places = np.zeros(count, np.int32), offset_N, split.length_N, index.widths_N
+    store = ArchiveStore((file,), *places, "pixels")
+    return ImageIndex(store, index.heights_N, index.widths_N, index.content_hash)
+
+
+def _earlier_pack(folder: Path) -> tuple[Path, set[str]]:
+    """OUT/train.pack, where packs lay before they lay beside their manifest, and what of it is ours
+    by a manifest that is about to be replaced."""
+    pack = folder.with_name(f"{folder.name}.pack")
+    about = read_json(folder / MANIFEST) if folder.is_dir() else None
+    files = about.get("files", []) if isinstance(about, dict) else []
+    names = {os.path.basename(path) for path in files if os.path.dirname(path) == f"../{pack.name}"}
+    return pack, {name for name in names if name in PACKED_FILES and _is_packed(pack / name)}
+
+
+def _is_packed(file: Path) -> bool:
+    """Tell a tar of this program from a user's by the name of its first image."""
+    if file.suffix != ".tar":
+        return True
+    try:
+        with file.open("rb") as content:
+            return re.match(rb"\d{9}\.\w+\0", content.read(100)) is not None
+    except OSError:
+        return False
 
 
 def _select(index: ImageIndex, rows: I64, length_N: I64) -> ImageIndex:
@@ -167,12 +259,10 @@ def _select(index: ImageIndex, rows: I64, length_N: I64) -> ImageIndex:
     return index_archive(store, index.heights_N[rows])
 
 
-def _refuse_or_list(splits: list[Split], job: Job) -> None:
-    """bad_images: stop names the first; skip writes them all down."""
-    lines = []
+def _refuse_bad(splits: Iterable[Split], job: Job) -> None:
+    """Name the first bad image under bad_images: stop; refuse a split without a good one."""
     for split in splits:
-        store = split.index.store
-        bad = [f"{store.name(row)}: {split.reasons[row]}" for row in sorted(split.reasons)]
+        bad = _describe_bad(split)
         if bad and job.bad_images == "stop":
             raise ValueError(
                 f"{bad[0]} ({len(bad)} of {len(split.index)} images of the {split.listing.split} "
@@ -180,12 +270,13 @@ def _refuse_or_list(splits: list[Split], job: Job) -> None:
             )
         if len(bad) == len(split.index):
             raise ValueError(f"all {len(bad)} images of the {split.listing.split} split are bad")
-        lines += bad
-    told = job.out / "bad_images.txt"
-    told.unlink(missing_ok=True)
-    if lines:
-        told.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
 
 
-def _pack_folder(listing: Listing, job: Job) -> Path:
-    return job.out / f"{listing.split}.pack"
+def _describe_bad(split: Split) -> list[str]:
+    """A line for each bad image: its name and why."""
+    name = split.index.store.name
+    return [f"{name(row)}: {split.reasons[row]}" for row in sorted(split.reasons)]
+
+
+def _folder_of(split: Split, job: Job) -> Path:
+    return job.out / split.listing.split

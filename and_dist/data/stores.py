@@ -86,6 +86,10 @@ class FileStore:
     def name(self, row: int) -> str:
         return os.path.join(self.root, self.names[row])
 
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        return (os.path.join(self.root, ""),)
+
 
 class FileReader:
     """pread on a few large files, opened when first needed."""
@@ -147,6 +151,10 @@ class ArchiveStore:
     def name(self, row: int) -> str:
         return f"{self.files[int(self.file_N[row])]} at byte {int(self.offset_N[row])}"
 
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        return tuple(f"{file} at byte " for file in self.files)
+
     def select(self, rows: NDArray[np.int64]) -> ArchiveStore:
         places = self.file_N[rows], self.offset_N[rows], self.length_N[rows]
         return ArchiveStore(self.files, *places, self.widths_N[rows], self.kind)
@@ -174,6 +182,10 @@ class MemoryStore:
     def name(self, row: int) -> str:
         return f"row {row} of {self.label}"
 
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        return ("row ",)
+
     def select(self, rows: NDArray[np.int64]) -> MemoryStore:
         columns = (self.offset_N[rows], self.heights_N[rows], self.widths_N[rows])
         return MemoryStore(self.block, *columns, self.label)
@@ -181,4 +193,5 @@ class MemoryStore:
 
 Store = FileStore | ArchiveStore | MemoryStore
 """Images by row. read(row): the encoded bytes; fetch(row, box): of pixels, those in the box.
-name(row): what to call the image in a message. select(rows): some rows as a store of their own."""
+name(row): what to call the image in a message; beginnings: how all such names begin.
+select(rows): some rows as a store of their own."""

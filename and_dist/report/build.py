@@ -11,10 +11,11 @@ from and_dist.layout import SharedFailure
 from and_dist.report.findings import Findings, gather_findings
 from and_dist.report.history import History, read_history
 from and_dist.report.page import render
-from and_dist.run_folder import replace_file
+from and_dist.utils.owned_files import IsOurs, starts_with, write_file
 from and_dist.world import World
 
 MOST_BYTES = 15_000_000
+is_report = starts_with(r"(?s)<!doctype html>.*<title>[^<]* - and-dist report</title>")
 
 
 def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
@@ -46,13 +47,13 @@ def gather(history: History, world: World, phase: Phase) -> Findings | None:
 
 
 def write_page(
-    histories: Sequence[History], findings: Findings | None, out: Path, version: str = "1"
+    histories: Sequence[History], findings: Findings | None, out: Path, may_replace: IsOurs
 ) -> int:
     """Its size in bytes."""
-    page = render(histories, findings, version, None)
+    page = render(histories, findings, "1", None)
     size = len(page.encode())
     if size > MOST_BYTES:
         raise ValueError(f"a page of {size / 1e6:.0f} MB; --compare fewer runs")
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, page)
+    write_file(out, page, may_replace)
     return size

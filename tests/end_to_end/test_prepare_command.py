@@ -40,7 +40,7 @@ def test_the_command_says_where_the_bad_images_are_listed(
     status, said, _ = cli(*arguments, "--bad-images", "skip")
     assert status == 0
     assert "train: 5 images, 3 classes" in said
-    assert f"left out, and why: {out}/bad_images.txt" in said
+    assert f"left out, and why: {out}/train/bad_images.txt" in said
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def during_saving(run: Run, chance: random.Random) -> bool:
     names: set[str] = set()
 
     def is_saving() -> bool:
-        names.update(path.name for path in (run.folder / "checkpoints").glob(".*.unfinished"))
+        names.update(path.name for path in (run.folder / "checkpoints").glob(".*.building"))
         return len(names) > earlier
 
     return _wait(run, is_saving, 0.0005)

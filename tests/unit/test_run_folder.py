@@ -3,8 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from and_dist.config import load_config
-from and_dist.run_folder import REVISION_FILE, open_run_folder, read_starts, revision
+from and_dist.run_folder import (
+    REVISION_FILE,
+    check_run_folder,
+    open_run_folder,
+    read_starts,
+    revision,
+)
 
 
 def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
@@ -24,12 +32,16 @@ def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
     assert len(read_starts(config.folder)) == 3
 
 
-def test_a_damaged_history_is_begun_anew(tmp_path: Path) -> None:
+def test_a_history_that_is_not_ours_is_refused_and_stays(tmp_path: Path) -> None:
     config = load_config(["configs/debug.yaml"], [f"run.root={tmp_path}"])
     open_run_folder(config, 1, "cpu")
-    (config.folder / "environment.json").write_text("{")
-    assert open_run_folder(config, 1, "cpu") == []
-    assert len(read_starts(config.folder)) == 1
+    history = config.folder / "environment.json"
+    history.write_text("{")
+    with pytest.raises(ValueError, match=r"environment\.json exists and was not written by"):
+        check_run_folder(config)
+    with pytest.raises(ValueError, match=r"environment\.json exists and was not written by"):
+        open_run_folder(config, 1, "cpu")
+    assert history.read_text() == "{"
 
 
 def test_a_copy_of_the_code_knows_its_revision(tmp_path: Path) -> None:

@@ -59,6 +59,6 @@ def test_a_pack_can_be_moved_and_outlives_its_source(
 
 def test_an_image_that_is_cut_off_with_its_pack_is_named(tmp_path: Path, source: Path) -> None:
     images = run(source, tmp_path / "out", PackOptions(pack=True))
-    os.truncate(tmp_path / "out" / "train.pack" / "00000.tar", 3000)
+    os.truncate(tmp_path / "out" / "train" / "00000.tar", 3000)
     with pytest.raises(OSError, match=r"00000\.tar ends before byte"):
         encoded(images)

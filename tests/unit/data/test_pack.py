@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ def test_a_pack_keeps_the_bytes_of_the_images(tmp_path: Path, source: Path, work
     assert sides(images) == [(height, width) for width, height in SIZES]
     assert labels(images) == [0, 0, 1, 1, 2, 2]
     assert images.class_names == ("a", "b", "c")
-    members = tar_members(tmp_path / "out" / "train.pack")
+    members = tar_members(tmp_path / "out" / "train")
     assert [content for _, content in members] == originals
     names = [name for name, _ in members]
     assert names == sorted(names)
     assert [Path(name).suffix for name in names] == [path.suffix for path in files_of(source)]
-    assert os.listdir(tmp_path / "out" / "train.pack") == ["00000.tar"]
+    assert [path.name for path in (tmp_path / "out" / "train").glob("0*")] == ["00000.tar"]
 
 
 XMP = b"""http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF

@@ -13,7 +13,7 @@ from PIL import Image
 
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import open_manifest
-from and_dist.data.pack import Packed, PackOptions, write_pack
+from and_dist.data.pack import Packed, PackOptions, plan_pack, write_pack
 from and_dist.data.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
 from tests.pictures import files_of, picture, save
@@ -48,11 +48,11 @@ def test_several_parts_are_one_pack(
     whole = encoded(run(many, tmp_path / "whole", options))
     monkeypatch.setattr("and_dist.data.pack.PART_BYTES", 5000)
     images = run(many, tmp_path / "parts", options, workers=workers)
-    assert len(os.listdir(tmp_path / "parts" / "train.pack")) > 3
+    assert len(list((tmp_path / "parts" / "train").glob("0*"))) > 3
     assert encoded(images) == whole
     assert labels(images) == [0] * 6 + [1] * 6
     if options.pack:
-        assert [c for _, c in tar_members(tmp_path / "parts" / "train.pack")] == whole
+        assert [c for _, c in tar_members(tmp_path / "parts" / "train")] == whole
 
 
 @pytest.mark.parametrize("options", [PackOptions(pack=True), PackOptions(raw=99)])
@@ -64,7 +64,7 @@ def test_no_file_of_a_pack_is_larger_than_it_may_be(
     whole = encoded(run(many, tmp_path / "whole", options))
     monkeypatch.setattr("and_dist.data.pack.SHARD_BYTES", largest)
     images = run(many, tmp_path / "shards", options)
-    shards = sorted((tmp_path / "shards" / "train.pack").iterdir())
+    shards = sorted((tmp_path / "shards" / "train").glob("0*"))
     assert len(shards) >= 2
     assert max(shard.stat().st_size for shard in shards) <= largest
     assert encoded(images) == whole
@@ -79,8 +79,11 @@ def pack_many(many: Path, folder: Path, options: PackOptions | None = None) -> P
     """write_pack itself, whose parts stay as they are after a kill."""
     index = index_folder(many).index
     length_N = np.array([path.stat().st_size for path in files_of(many)])
-    options, rows = options or PackOptions(pack=True), np.arange(len(index))
-    return write_pack(index, rows, length_N, folder, options, 1, lambda _: None)
+    folder.mkdir(exist_ok=True)
+    parts = plan_pack(
+        index, np.arange(len(index)), length_N, folder, options or PackOptions(pack=True)
+    )
+    return write_pack(parts, index.content_hash, 1, lambda _: None)
 
 
 def read_packed(packed: Packed) -> list[bytes]:
@@ -101,8 +104,8 @@ def test_a_pack_goes_on_where_it_was_killed(tmp_path: Path, many: Path) -> None:
     assert len(before) > 3
     for name in ("00001.npz", "00001.tar"):
         (folder / name).unlink()
-    (folder / ".00001.tar.unfinished").write_bytes(b"half a tar")
-    (folder / "00001.unfinished.npz").write_bytes(b"half a table")
+    (folder / ".00001.tar.0123456789abcdef.unfinished").write_bytes(b"half a tar")
+    (folder / ".00001.npz.0123456789abcdef.unfinished").write_bytes(b"half a table")
     again = pack_many(many, folder)
     after = times(folder)
     changed = {name for name in after if after[name] != before[name]}
@@ -123,24 +126,25 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, many: Path) -> None:
     whole = run(many, tmp_path / "whole", options)
     interrupt(many, out, options)
     assert not (out / "train").exists()
-    before = times(out / "train.pack")
+    (building,) = out.glob(".train.*.building")
+    before = times(building)
     images = run(many, out, options)
-    after = times(out / "train.pack")
+    after = times(out / "train")
     assert after["00000.tar"] == before["00000.tar"]
     assert images.index.content_hash == whole.index.content_hash
     assert encoded(images) == encoded(whole)
-    assert {path.suffix for path in (out / "train.pack").iterdir()} == {".tar"}
+    assert os.listdir(out) == ["train"]
+    assert {path.suffix for path in (out / "train").glob("0*")} == {".tar"}
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_an_interruption_leaves_no_manifest_of_what_was_overwritten(
     tmp_path: Path, many: Path
 ) -> None:
-    """Either the old manifest and its images, or none."""
+    """The old manifest and its images are there until the new ones are."""
     before = encoded(run(many, tmp_path / "out", PackOptions(pack=True)))
     interrupt(many, tmp_path / "out", PackOptions(pack=True, resize=9))
-    if (tmp_path / "out" / "train").exists():
-        assert encoded(open_manifest(tmp_path / "out" / "train")) == before
+    assert encoded(open_manifest(tmp_path / "out" / "train")) == before
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -189,4 +193,4 @@ def test_other_files_of_the_same_size_write_their_part_anew(tmp_path: Path) -> N
 def test_a_second_preparation_leaves_nothing_of_the_first(tmp_path: Path, many: Path) -> None:
     run(many, tmp_path / "out", PackOptions(pack=True))
     run(many, tmp_path / "out", PackOptions(raw=9))
-    assert os.listdir(tmp_path / "out" / "train.pack") == ["00000.bin"]
+    assert [path.name for path in (tmp_path / "out" / "train").glob("0*")] == ["00000.bin"]

@@ -50,7 +50,7 @@ def test_class_folders_become_a_manifest(tmp_path: Path, source: Path, workers: 
     assert sides(images) == [(height, width) for width, height in SIZES]
     assert encoded(images) == [path.read_bytes() for path in files_of(source)]
     assert tally.totals == tally.done == {"train: reading headers": 6}
-    assert not (tmp_path / "out" / "bad_images.txt").exists()
+    assert not (tmp_path / "out" / "train" / "bad_images.txt").exists()
 
 
 def test_every_split_gets_its_manifest(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_every_split_gets_its_manifest(tmp_path: Path) -> None:
     prepared = prepare(job)
     assert {name: len(images.index) for name, images in prepared.items()} == {"train": 2, "test": 1}
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert folders == ["test", "test.pack", "train", "train.pack"]
+    assert folders == ["test", "train"]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_skip_leaves_bad_images_out_and_says_why(
         (without / name).unlink()
     same = run(without, tmp_path / "same", options)
     assert (sides(images), encoded(images)) == (sides(same), encoded(same))
-    written = (tmp_path / "out" / "bad_images.txt").read_text().splitlines()
+    written = (tmp_path / "out" / "train" / "bad_images.txt").read_text().splitlines()
     assert written == [f"{source}/b/2.jpg: {reason}", f"{source}/c/5.jpg: {reason}"]
 
 
@@ -155,7 +155,7 @@ def test_skip_leaves_out_what_the_packer_cannot_decode(
     cut_pixels(source / "a" / "1.jpg")
     images = run(source, tmp_path / "out", options, "skip")
     assert labels(images) == [0, 1, 1, 2, 2]
-    assert "a/1.jpg: OSError: " in (tmp_path / "out" / "bad_images.txt").read_text()
+    assert "a/1.jpg: OSError: " in (tmp_path / "out" / "train" / "bad_images.txt").read_text()
 
 
 @pytest.mark.parametrize("options", DECODING)
@@ -165,7 +165,7 @@ def test_a_mended_image_is_taken_in(tmp_path: Path, source: Path, options: PackO
     run(source, tmp_path / "out", options, "skip")
     (source / "a" / "1.jpg").write_bytes(whole)
     assert len(run(source, tmp_path / "out", options, "skip").index) == 6
-    assert not (tmp_path / "out" / "bad_images.txt").exists()
+    assert not (tmp_path / "out" / "train" / "bad_images.txt").exists()
 
 
 @pytest.mark.parametrize("options", REWRITES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.unit.data.preparing import distance, encoded, pixels, run, sides
 @pytest.mark.parametrize("workers", [1, 2])
 def test_raw_without_resizing_is_pillows_decode(tmp_path: Path, source: Path, workers: int) -> None:
     images = run(source, tmp_path / "out", PackOptions(raw=70), workers=workers)
-    assert os.listdir(tmp_path / "out" / "train.pack") == ["00000.bin"]
+    assert [path.name for path in (tmp_path / "out" / "train").glob("0*")] == ["00000.bin"]
     for row, path in enumerate(files_of(source)):
         assert (pixels(images, row) == np.asarray(Image.open(path))).all()
 

@@ -19,7 +19,7 @@ def test_verify_finds_what_headers_do_not_tell(tmp_path: Path, source: Path) -> 
     assert not (tmp_path / "verified" / "train").exists()
     images = run(source, tmp_path / "verified", bad_images="skip", check=find_undecodable)
     assert labels(images) == [0, 1, 1, 2, 2]
-    said = (tmp_path / "verified" / "bad_images.txt").read_text()
+    said = (tmp_path / "verified" / "train" / "bad_images.txt").read_text()
     assert said.startswith(f"{source}/a/1.jpg: ")
     assert said.count("\n") == 1
 
@@ -29,7 +29,7 @@ def test_verify_leaves_out_what_is_bad_already(tmp_path: Path, source: Path) -> 
     cut_pixels(source / "c" / "5.jpg")
     images = run(source, tmp_path / "out", bad_images="skip", check=find_undecodable)
     assert labels(images) == [0, 1, 1, 2]
-    said = (tmp_path / "out" / "bad_images.txt").read_text().splitlines()
+    said = (tmp_path / "out" / "train" / "bad_images.txt").read_text().splitlines()
     assert said[0].endswith("a/0.jpg: it is empty")
     assert "c/5.jpg: " in said[1]
     assert len(said) == 2

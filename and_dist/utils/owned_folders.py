@@ -1,0 +1,390 @@
+"""Build, replace and remove folders, and never one that holds a file of somebody else's. No torch.
+
+The rule is that of owned_files: a folder is replaced or removed only if all that lies in it was
+written by this program, which the caller tells by the names that it owns there.
+
+A folder is built aside on the same file system. It and the folder that it replaces then change
+places in one system call where the file system can do that, and by two renames where it cannot; the
+old one goes last. The builder holds a lock on it, so that whoever finds an unlocked one knows that
+its builder is gone and puts things right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from and_dist.utils.owned_files import (
+    TOKEN,
+    IsOurs,
+    NotOursError,
+    aside_name,
+    check_file,
+    clear_if_abandoned,
+    kind_of,
+    never,
+    publish,
+    stem_of,
+    try_lock,
+    write_file,
+)
+
+MARK = ".and-dist-building"
+"""A file in a folder that is being built: the token in the folder's name, and RESUMABLE or not."""
+RESUMABLE = " to be resumed by the same command"
+OwnedNames = Callable[[Path], Container[str] | None]
+"""Gives the paths below a folder that this program wrote; None for a folder of somebody else's."""
+
+
+class Named:
+    """The names that match a pattern as a whole, as a container."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._pattern.fullmatch(name) is not None
+
+
+UNFINISHED_MARK = Named(rf"\.{re.escape(MARK)}\.{TOKEN}\.unfinished")
+UNFINISHED = Named(rf"\..+\.{TOKEN}\.unfinished")
+
+
+def is_mark(path: Path) -> bool:
+    """Recognise a mark of ours, whichever folder it marks."""
+    return (
+        kind_of(path) == "file" and re.fullmatch(f"{TOKEN}({RESUMABLE})?", _read(path)) is not None
+    )
+
+
+def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
+    """Raise NotOursError unless a folder is absent, or wholly of this program's writing."""
+    kind = kind_of(folder)
+    if kind not in ("folder", ""):
+        raise NotOursError(f"{folder} is a {kind}, not a folder that and-dist wrote: {remedy}")
+    if kind and (foreign := find_foreign(folder, owned_names)):
+        raise NotOursError(f"folder {folder} was not written by and-dist, {foreign}: {remedy}")
+
+
+def find_foreign(folder: Path, owned_names: OwnedNames) -> str:
+    """Describe something in a folder that this program did not write; "" where there is nothing."""
+    owned, found = owned_names(folder), entries_of(folder)
+    if owned is None:
+        shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        return f"it holds {shown}" if found else "it is empty"
+    for name in found:
+        if name not in owned:
+            return f"it holds {name}"
+        if (kind := kind_of(folder / name)) not in ("file", "") and not name.endswith("/"):
+            return f"it holds {name}, a {kind}"
+    return ""
+
+
+def entries_of(folder: Path) -> list[str]:
+    """Return the paths below a folder of all but folders, and EMPTY_FOLDER/; sorted."""
+    found = []
+    for base, folders, names in os.walk(folder):
+        inside = os.path.relpath(base, folder)
+        prefix = "" if inside == "." else inside + os.sep
+        links = [name for name in folders if kind_of(Path(base, name)) == "link"]
+        found += [prefix + name for name in (*names, *links)]
+        if prefix and not folders and not names:
+            found.append(inside + "/")
+    return sorted(name for name in found if name != MARK or not is_mark(folder / MARK))
+
+
+class NewFolder:
+    """A folder that is built aside and then takes its place, or that of one of ours.
+
+    `contents` names what may lie in it while it is built. Given a `fingerprint`, the folder is
+    named by it and taken up again by whoever builds the same; without one it is nobody else's.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        owned_names: OwnedNames,
+        contents: Container[str],
+        fingerprint: str | None = None,
+        remedy: str = "move it away",
+    ) -> None:
+        check_folder(target, owned_names, remedy)
+        restore_folder(target, owned_names, contents)
+        self.target, self._owned_names, self._contents = target, owned_names, contents
+        self._remedy = remedy
+        token = fingerprint or secrets.token_hex(8)
+        self.path = target.with_name(f".{stem_of(target)}.{token}.building")
+        self._made = _make_folders(target.parent)
+        try:
+            self._take(token, "" if fingerprint is None else RESUMABLE)
+            self._lock = try_lock(self.path)
+        except BaseException:
+            _unmake(self._made)
+            raise
+        if self._lock is None or not is_mark(self.path / MARK):
+            raise RuntimeError(f"{target} is being built by another process: wait for it or end it")
+
+    def publish(self) -> None:
+        """Take the target's place. Whatever ends this, the old folder or the new one is there."""
+        check_folder(self.target, self._owned_names, self._remedy)
+        for name in os.listdir(self.path):
+            if name in UNFINISHED:
+                clear_if_abandoned(self.path / name)
+        flush_folder(self.path)
+        if kind_of(self.target) == "":
+            os.rename(self.path, self.target)
+        else:
+            # An earlier one that was ended before its mark was gone must not look unfinished.
+            _remove_mark(self.target)
+            old = aside_name(self.target, "replaced")
+            _change_places(self.path, self.target, old)
+            _remove_known(old, self._owned_names)
+        flush_folder(self.target.parent)
+        _remove_mark(self.target)
+        self._unlock()
+        restore_folder(self.target, self._owned_names, self._contents, keeps_resumable=False)
+
+    def remove_from_target(self, names: Container[str]) -> None:
+        """Remove published files that only the building needed."""
+        for name in os.listdir(self.target):
+            if name in names and name in self._contents:
+                os.unlink(self.target / name)
+
+    def discard(self) -> None:
+        """Leave nothing behind, not even the folders that were made for it."""
+        with suppress(OSError):
+            _remove_known(self.path, lambda _: _Either(self._contents, UNFINISHED))
+        _unmake(self._made)
+        self._unlock()
+
+    def leave(self) -> None:
+        """Let it lie for the same command to go on with."""
+        self._unlock()
+
+    def _take(self, token: str, resumable: str) -> None:
+        """Make the folder, or take up the one that was left."""
+        try:
+            os.mkdir(self.path)
+        except FileExistsError:
+            if foreign := find_foreign(self.path, _names_being_built(token, self._contents)):
+                raise NotOursError(
+                    f"folder {self.path}, in which {self.target} was being built, is not as "
+                    f"and-dist left it, {foreign}: move it away"
+                ) from None
+        if not is_mark(self.path / MARK):
+            try:
+                write_file(self.path / MARK, token + resumable)
+            except BaseException:
+                with suppress(OSError):
+                    os.rmdir(self.path)
+                raise
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def restore_folder(
+    target: Path,
+    owned_names: OwnedNames,
+    contents: Container[str],
+    keeps_resumable: bool = True,
+) -> None:
+    """Put right what a process left that was killed while it built or replaced a folder.
+
+    The old folder comes back if there is no new one; half a folder goes, one that can be resumed
+    only when another has taken its place. What holds a foreign file, and what a living process has
+    locked, stays as it is.
+    """
+    pattern = re.compile(rf"\.{re.escape(stem_of(target))}\.({TOKEN})\.(?:building|replaced)")
+    for name in os.listdir(target.parent) if target.parent.is_dir() else ():
+        found, path = pattern.fullmatch(name), target.parent / name
+        if found is None or kind_of(path) != "folder" or (lock := try_lock(path)) is None:
+            continue
+        try:
+            token, is_old = found.group(1), not find_foreign(path, owned_names)
+            if is_mark(path / MARK) or _is_bare(path):
+                if not (keeps_resumable and _read(path / MARK).endswith(RESUMABLE)):
+                    _remove_known(path, _names_being_built(token, contents))
+            elif is_old and kind_of(target) == "":
+                os.rename(path, target)
+            elif is_old:
+                _remove_known(path, owned_names)
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterator[Path]:
+    """Give library code a folder of its own; the files it writes there then take their places.
+
+    `places` maps names in that folder to where the files belong, all beside each other; they are
+    published in its order once all are written.
+    """
+    for path in places.values():
+        check_file(path, is_ours)
+    (parent,) = {path.parent for path in places.values()}
+    building = NewFolder(parent / "output", lambda _: None, places)
+    try:
+        yield building.path
+        for name, path in places.items():
+            flush_file(building.path / name)
+            publish(building.path / name, path, is_ours)
+    finally:
+        building.discard()
+
+
+def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
+    """Remove a folder that holds nothing but what is ours; return whether it went.
+
+    It is renamed first: what is killed half-way leaves nothing that looks whole.
+    """
+    if kind_of(folder) != "folder" or find_foreign(folder, owned_names):
+        return False
+    aside = aside_name(folder, "replaced")
+    os.rename(folder, aside)
+    return _remove_known(aside, owned_names)
+
+
+def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
+    """Rename a folder that holds nothing but what is ours; return whether that could be done."""
+    if kind_of(folder) != "folder" or kind_of(free_name) or find_foreign(folder, owned_names):
+        return False
+    try:
+        os.rename(folder, free_name)
+    except OSError:
+        return False
+    return True
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a package's files to where nothing is yet."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def remove_tree(folder: Path, owned_paths: Container[str]) -> None:
+    """Remove the files below a folder that are ours by their path in it, and then empty folders.
+
+    Links are not followed; everything else stays, and the folders it lies in.
+    """
+    for base, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(base, name)
+            if kind_of(path) == "file" and str(path.relative_to(folder)) in owned_paths:
+                with suppress(OSError):
+                    os.unlink(path)
+        with suppress(OSError):  # something is left in it
+            os.rmdir(base)
+
+
+def flush_file(path: Path) -> None:
+    """Put a file's content on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+flush_folder = flush_file
+"""Put a folder's names on the disk."""
+
+
+class _Either:
+    def __init__(self, *containers: Container[str]) -> None:
+        self._containers = containers
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in container for container in self._containers)
+
+
+def _names_being_built(token: str, contents: Container[str]) -> OwnedNames:
+    """Recognise a folder that is being built by its mark."""
+
+    def owned_names(folder: Path) -> Container[str] | None:
+        is_marked = _read(folder / MARK).removesuffix(RESUMABLE) == token
+        return _Either(contents, UNFINISHED) if is_marked or _is_bare(folder) else None
+
+    return owned_names
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a process was killed before it could mark what it had begun to build."""
+    return all(name in UNFINISHED_MARK for name in os.listdir(folder))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _remove_known(folder: Path, owned_names: OwnedNames) -> bool:
+    """Remove the files that are there now, if all are ours, and then the folder."""
+    found = entries_of(folder)
+    if find_foreign(folder, owned_names):
+        return False
+    remove_tree(folder, found)
+    _remove_mark(folder)
+    with suppress(OSError):  # something came in between, and stays
+        os.rmdir(folder)
+    return True
+
+
+def _change_places(new: Path, target: Path, old: Path) -> None:
+    """Put `new` in the place of `target`, whose folder is then called `old`."""
+    if _exchange(new, target):
+        os.rename(new, old)
+        return
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_working_directory, rename_exchange = -100, 2
+    names = (at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other))
+    try:
+        failed = libc.renameat2(*names, rename_exchange)
+    except AttributeError:  # a C library older than glibc 2.28
+        return False
+    if failed and (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return not failed
+
+
+def _remove_mark(folder: Path) -> None:
+    if is_mark(folder / MARK):
+        os.unlink(folder / MARK)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return the ones that were not there, deepest first."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return missing
+
+
+def _unmake(folders: list[Path]) -> None:
+    """Remove folders that are still empty."""
+    for folder in folders:
+        with suppress(OSError):
+            os.rmdir(folder)

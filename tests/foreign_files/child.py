@@ -1,0 +1,118 @@
+"""One command in a process of its own, which writes down where it writes and can be killed there.
+
+The processes are forks of one that has imported everything. Python tells an audit hook of every
+file that is opened for writing, made, renamed or removed, whoever calls for it; what libraries do
+outside Python shows in the difference between two pictures of a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.ranks.pool import PRELOAD
+
+KILLED = 137
+SECONDS = 120
+CHANGES = {
+    "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "os.remove": (0,), "os.mkdir": (0,),
+    "os.rmdir": (0,), "os.truncate": (0,), "shutil.rmtree": (0,), "shutil.move": (0, 1),
+    "shutil.copyfile": (1,),
+}  # fmt: skip
+"""Event -> which of its arguments are paths that change."""
+multiprocessing.set_forkserver_preload([*PRELOAD, "and_dist.cli", "tests.foreign_files.child"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, what it said, and which paths it touched, in order."""
+
+    status: int
+    said: str
+    touched: tuple[Path, ...]
+
+
+def run_command(
+    command: tuple[str, ...],
+    folder: Path,
+    prepare: Callable[[], None] | None = None,
+    kill_at: int | None = None,
+) -> Outcome:
+    """Run `and-dist ...` or `and-launch ...` in a folder; SIGKILL's like at the n-th change."""
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = (command, folder, prepare, kill_at, theirs)
+    process = context.Process(target=_become, args=arguments)
+    process.start()
+    theirs.close()
+    with os.fdopen(os.dup(ours.fileno()), errors="replace") as output:
+        ours.close()
+        said = output.read()
+    process.join(SECONDS)
+    assert process.exitcode is not None, f"{command} has not ended in {SECONDS} s"
+    log = folder.with_name(f"{folder.name}.touched")
+    lines = log.read_text(errors="surrogateescape").split("\0") if log.exists() else []
+    log.unlink(missing_ok=True)
+    touched = dict.fromkeys(Path(line) for line in lines if line.startswith(f"{folder}/"))
+    return Outcome(process.exitcode, said, tuple(touched))
+
+
+def _become(
+    command: tuple[str, ...],
+    folder: Path,
+    prepare: Callable[[], None] | None,
+    kill_at: int | None,
+    out: Any,
+) -> None:
+    for number in (1, 2):
+        os.dup2(out.fileno(), number)
+    out.close()
+    # Processes of the command's own begin from nothing, as they do for a user.
+    multiprocessing.set_forkserver_preload([])
+    os.chdir(folder)
+    os.environ.update(OMP_NUM_THREADS="1", WANDB_SILENT="true", COLUMNS="400")
+    if prepare is not None:
+        prepare()
+    _listen(folder, kill_at)
+    program, *arguments = command
+    sys.argv = [program, *arguments]
+    if program == "and-dist":
+        from and_dist.cli import main
+    else:
+        from launcher.cli import main
+    main()
+
+
+def _listen(folder: Path, kill_at: int | None) -> None:
+    """Note every change below the folder; end at once at the n-th."""
+    log = os.open(f"{folder}.touched", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    count = 0
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        for path in _changed(event, arguments):
+            with contextlib.suppress(OSError, ValueError):
+                absolute = os.path.abspath(os.fsdecode(path))
+                if not absolute.startswith(f"{folder}/"):
+                    continue
+                if count == kill_at:
+                    os._exit(KILLED)
+                count += 1
+                os.write(log, os.fsencode(absolute) + b"\0")
+
+    sys.addaudithook(hear)
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> list[Any]:
+    """Return the paths that an event changes."""
+    if event == "open":
+        path, _, flags = arguments
+        is_writing = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return [path] if is_writing and not isinstance(path, int) else []
+    return [arguments[at] for at in CHANGES.get(event, ()) if not isinstance(arguments[at], int)]
