@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor, Shard
 from and_dist.bank import BankShard
 from and_dist.collectives import failing_together, gather_objects
 from and_dist.layout import SharedFailure
-from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, write_file
+from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import (
     Named,
     NewFolder,
@@ -342,7 +342,7 @@ def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
     files = [unfinished / name for name in names]
     for file in files:
         flush_file(file)
-    return {file.name: {"bytes": file.stat().st_size, "sha256": _sum_of(file)} for file in files}
+    return {file.name: {"bytes": file.stat().st_size, "sha256": sum_of(file)} for file in files}
 
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:
@@ -355,17 +355,12 @@ def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str
             size = file.stat().st_size
             if size != entry["bytes"]:
                 raise Damaged(f"it has {size:,} bytes instead of {entry['bytes']:,}")
-            if _sum_of(file) != entry["sha256"]:
+            if sum_of(file) != entry["sha256"]:
                 raise Damaged("its content is not what was written")
         except (OSError, Damaged) as error:
             why = error.strerror if isinstance(error, OSError) else error
             return f"checkpoint {checkpoint} is damaged: {name}: {why}"
     return ""
-
-
-def _sum_of(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _sum_of_state(state: State) -> str:

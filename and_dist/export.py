@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +20,8 @@ from and_dist.config import Config
 from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
 from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
-from and_dist.utils.owned_files import (
-    IsOurs,
-    check_output,
-    recognise_output,
-    starts_with,
-    write_file,
-)
-from and_dist.utils.owned_folders import publish_files
+from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
+from and_dist.utils.owned_files import IsOurs, always, never, sum_of, write_file
 from and_dist.words import percent
 from and_dist.world import World
 
@@ -47,8 +42,8 @@ class Export:
     format: Format
     has_head: bool
     out: Path
-    may_replace: IsOurs
-    """Which files in `out` may be replaced."""
+    may_replace: IsOurs | None
+    """Which files in `out` may be replaced; None where it is replaced whole, if it is all ours."""
 
     @property
     def config(self) -> Config:
@@ -57,6 +52,11 @@ class Export:
     @property
     def file(self) -> Path:
         return self.out / FILES[self.format]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of both files."""
+        return CARD, self.file.name
 
 
 def plan_export(
@@ -82,10 +82,9 @@ def plan_export(
         raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
     head = "" if has_head else "-headless"
     default = run / "export" / f"{trained.checkpoint.name}-{chosen}{head}"
-    may_replace = recognise_output(force, out is not None, is_exported)
+    may_replace = always if force else never if out else None
     export = Export(trained, chosen, has_head, out or default, may_replace)
-    for file in (export.out / CARD, export.file):
-        check_output(file, "--out", may_replace)
+    check_results(export.out, export.names, may_replace, names_of_export)
     return export
 
 
@@ -93,8 +92,7 @@ def run_export(export: Export, world: World) -> None:
     """In a world of one."""
     refuse_damaged(export.trained, world)
     encoder = load_encoder(export.trained, world)
-    places = {CARD: export.out / CARD, export.file.name: export.file}
-    with publish_files(places, export.may_replace) as folder:
+    with publish_results(export.out, export.names, export.may_replace, names_of_export) as folder:
         file = folder / export.file.name
         if export.format == "torchvision":
             name, has_head = export.config.encoder.name, export.has_head
@@ -103,15 +101,24 @@ def run_export(export: Export, world: World) -> None:
             save_file(_plain_weights(encoder, export.has_head), file, _metadata(export))
         else:
             _write_onnx(encoder, export, file)
-        write_file(folder / CARD, describe_model(export))
+        write_file(folder / CARD, describe_model(export, sum_of(file)))
 
 
-def is_exported(path: Path) -> bool:
-    """Recognise a file of an earlier export by the card that lies beside it."""
-    card = r"(?s)# [^\n]*\n\nTrained with and-dist by "
-    if path.name != CARD:
-        card += rf".*\n- file: `{re.escape(path.name)}`"
-    return starts_with(card)(path.with_name(CARD))
+def names_of_export(folder: Path) -> Container[str] | None:
+    """Return the names of an earlier export's files by its card; None where none of ours lies."""
+    pattern = (
+        r"(?s)# [^\n]*\n\nTrained with and-dist by .*?\n- file: `(encoder\.\w+)`[^\n]*\n"
+        r"(?:- sha256: `(\w+)`)?"
+    )
+    try:
+        found = re.match(pattern, (folder / CARD).read_text())
+    except (OSError, ValueError):
+        return None
+    if found is None:
+        return None
+    name, known = found.groups()
+    # Cards of earlier revisions do not say what the file's sum is.
+    return {CARD, name} if known is None else {CARD, *names_with_sums(folder, {name: known})}
 
 
 def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
@@ -137,7 +144,7 @@ class Pixels(nn.Module):
         return features if self.head is None else functional.normalize(self.head(features), dim=1)
 
 
-def describe_model(export: Export) -> str:
+def describe_model(export: Export, sha256: str) -> str:
     """The card: what it is, how to feed it, what it was trained on and how well it does."""
     config, progress, images = (
         export.config,
@@ -152,6 +159,7 @@ def describe_model(export: Export) -> str:
         f"{export.trained.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
         f"{progress['round_index']} of {config.last_round}.",
         f"- file: `{export.file.name}`, {_describe_output(export)}\n"
+        f"- sha256: `{sha256}`\n"
         f"- input: {_describe_input(config)}\n"
         f"- trained on: {config.data.train}, {images['rows']:,} images, "
         f"manifest hash `{images['content_hash']}`",

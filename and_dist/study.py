@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,8 @@ from and_dist.discovery import check_discovery, discover
 from and_dist.display import Display
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods, in_one_line
 from and_dist.trained import Trained, find_images, load_bank, open_trained, refuse_damaged
-from and_dist.utils.owned_files import (
-    IsOurs,
-    check_output,
-    is_json_with,
-    recognise_output,
-    write_file,
-)
-from and_dist.utils.owned_folders import publish_files
+from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
+from and_dist.utils.owned_files import IsOurs, always, never, read_json, sum_of, write_file
 from and_dist.world import World
 
 MAY_CHANGE = ("discovery", "curriculum", "objective")
@@ -36,9 +31,14 @@ SUMMARY, TABLES = "summary.json", ("neighbours.npy", "entropies.npy", "anchors.n
 FILES = (SUMMARY, *TABLES)
 
 
-def is_discovered(path: Path) -> bool:
-    """Recognise a file of an earlier discovery by the summary that lies beside it."""
-    return is_json_with("run", "checkpoint", "round", "rows")(path.with_name(SUMMARY))
+def names_of_discovery(folder: Path) -> Container[str] | None:
+    """Return the names of an earlier discovery's files; None where no summary of one lies."""
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or not {"run", "checkpoint", "round", "rows"} <= set(summary):
+        return None
+    if "files" not in summary:  # as it was written before it named them
+        return FILES
+    return {SUMMARY, *names_with_sums(folder, summary["files"])}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Study:
     trained: Trained
     round_index: int
     out: Path
-    may_replace: IsOurs
-    """Which files in `out` may be replaced."""
+    may_replace: IsOurs | None
+    """Which files in `out` may be replaced; None where it is replaced whole, if it is all ours."""
 
     @property
     def config(self) -> Config:
@@ -76,10 +76,9 @@ def plan_study(
         trained.num_rows, config.encoder.feature_dim, world_size, config.curriculum.neighbours,
         config.discovery.search, config.discovery.memory_bytes,
     )  # fmt: skip
-    may_replace = recognise_output(force, out is not None, is_discovered)
+    may_replace = always if force else never if out else None
     folder = out or run / f"discovery/{name}-round{round_index}"
-    for file in FILES:
-        check_output(folder / file, "--out", may_replace)
+    check_results(folder, FILES, may_replace, names_of_discovery)
     return Study(trained, round_index, folder, may_replace)
 
 
@@ -130,8 +129,8 @@ def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None
         **figures,
     }
     tables = found.neighbours_NK, found.entropy_N, found.anchors_S
-    places = {name: study.out / name for name in FILES}
-    with publish_files(places, study.may_replace) as folder:
-        write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    with publish_results(study.out, FILES, study.may_replace, names_of_discovery) as folder:
         for name, table in zip(TABLES, tables, strict=True):
             np.save(folder / name, table.cpu().numpy())
+        summary["files"] = {name: sum_of(folder / name) for name in TABLES}
+        write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")

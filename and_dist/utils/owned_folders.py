@@ -17,20 +17,16 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 
 from and_dist.utils.owned_files import (
     TOKEN,
-    IsOurs,
     NotOursError,
     aside_name,
-    check_file,
     clear_if_abandoned,
     kind_of,
-    never,
-    publish,
     stem_of,
     try_lock,
     write_file,
@@ -220,26 +216,6 @@ def restore_folder(
                 _remove_known(path, owned_names)
         finally:
             os.close(lock)
-
-
-@contextmanager
-def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterator[Path]:
-    """Give library code a folder of its own; the files it writes there then take their places.
-
-    `places` maps names in that folder to where the files belong, all beside each other; they are
-    published in its order once all are written.
-    """
-    for path in places.values():
-        check_file(path, is_ours)
-    (parent,) = {path.parent for path in places.values()}
-    building = NewFolder(parent / "output", lambda _: None, places)
-    try:
-        yield building.path
-        for name, path in places.items():
-            flush_file(building.path / name)
-            publish(building.path / name, path, is_ours)
-    finally:
-        building.discard()
 
 
 def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:

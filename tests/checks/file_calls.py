@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 OWNERS = ("and_dist/utils/owned_files.py", "and_dist/utils/owned_folders.py")
 PLACES = {
-    "open_new", "open_shared", "open_to_append", "publish_files", "scratch_folder", "memory_file",
+    "open_new", "open_shared", "open_to_append", "publish_files", "publish_results",
+    "scratch_folder", "memory_file",
 }  # fmt: skip
 """Context managers of the owners that give a place to write to."""
 REMOVES = {

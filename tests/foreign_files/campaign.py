@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.foreign_files.child import KILLED, Outcome, run_command
-from tests.foreign_files.plants import AT, IN, Plant, losses, plant
+from tests.foreign_files.plants import AT, IN, MAKERS, Plant, describe, losses, plant
 
 TOKEN = re.compile(r"[0-9a-f]{16}|[0-9]{10}\.[0-9]+|\b[0-9]{8}_[0-9]{6}\b")
 """Names with these in them are other names at the next run: nobody can have a file there."""
@@ -33,8 +33,12 @@ class Scene:
     lay: Callable[[Path], None]
     prepare: Callable[[], None] | None = None
     """Called in the command's process first."""
-    may_be_lost: tuple[str, ...] = ()
-    """Places below which nothing is planted: what the command only reads."""
+    source: tuple[str, ...] = ()
+    """Places that the command only reads: nothing is planted there, and all of it has to stay."""
+    below: tuple[str, ...] = ("",)
+    """Where things are planted; other scenes have the rest."""
+    kinds: tuple[str, ...] = tuple(MAKERS)
+    """What is planted; a command that takes long has fewer."""
 
     def run(self, folder: Path, kill_at: int | None = None) -> Outcome:
         return run_command(self.command, folder, self.prepare, kill_at)
@@ -71,19 +75,22 @@ def find_places(scene: Scene, folder: Path) -> tuple[list[Path], list[Path]]:
     kept = sorted(
         place
         for place in places
-        if not TOKEN.search(str(place)) and "code" not in place.parts
-        and not str(place).startswith(scene.may_be_lost or ("\0",))
-    )  # fmt: skip
+        if str(place).startswith(scene.below)
+        and not str(place).startswith(scene.source or ("\0",))
+        and not TOKEN.search(str(place))
+        and "code" not in place.parts
+    )
     parents = {parent for place in kept for parent in place.parents if str(parent) != "."}
     folders = sorted(place for place in {*kept, *parents} if (folder / place).is_dir())
-    return sorted({*kept, *folders}), folders
+    return [p for p in sorted({*kept, *folders}) if str(p).startswith(scene.below)], folders
 
 
 def cases_of(scene: Scene, places: Sequence[Path], folders: Sequence[Path]) -> list[Case]:
     """Return a case for every place, every kind of thing, and before both runs."""
     plants = [Plant(kind, place) for place in places for kind in AT]
     plants += [Plant(kind, place) for place in folders for kind in IN]
-    return [Case(scene, what, is_again) for what in plants for is_again in (False, True)]
+    chosen = [what for what in plants if what.kind in scene.kinds]
+    return [Case(scene, what, is_again) for what in chosen for is_again in (False, True)]
 
 
 def run_case(case: Case, folder: Path, first: Path) -> list[str]:
@@ -93,7 +100,7 @@ def run_case(case: Case, folder: Path, first: Path) -> list[str]:
             shutil.copytree(first, folder, symlinks=True)
         else:
             case.scene.laid(folder)
-        expected = plant(folder, case.plant)
+        expected = plant(folder, case.plant) | sources_of(case.scene, folder)
         outcome = case.scene.run(folder)
         wrong = losses(expected)
         if outcome.status not in (0, 1, 2):
@@ -107,6 +114,12 @@ def run_case(case: Case, folder: Path, first: Path) -> list[str]:
         return [f"{case}: {what}" for what in wrong]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sources_of(scene: Scene, folder: Path) -> dict[str, object]:
+    """Return what a command reads and may never change."""
+    paths = [path for name in scene.source for path in _below(folder / name)]
+    return {str(path): describe(path) for path in paths}
 
 
 def run_kill(scene: Scene, at: int, folder: Path, first: Path | None) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,17 @@ def _become(
         from and_dist.cli import main
     else:
         from launcher.cli import main
-    main()
+    status: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    # At once: a child of multiprocessing would wait for pools that only a whole exit ends.
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def _listen(folder: Path, kill_at: int | None) -> None:

@@ -74,7 +74,7 @@ def plant(root: Path, what: Plant) -> dict[str, object]:
     MAKERS[what.kind](place)
     found = [place, *([] if place.is_symlink() or not place.is_dir() else _planted_in(place))]
     if place.is_symlink():
-        target = Path(os.readlink(place))
+        target = place.parent / os.readlink(place)
         found += [target, *(_planted_in(target) if target.is_dir() else [])]
     return {str(path): describe(path) for path in found}
 
@@ -89,12 +89,17 @@ def describe(path: Path) -> object:
 
 
 def losses(expected: dict[str, object]) -> list[str]:
-    """Return what is not as it was planted."""
+    """Return what is not as it was planted, nor in a damaged checkpoint that was put aside."""
     return [
         f"{path}: now {describe(Path(path))!r:.60}"
         for path, before in expected.items()
-        if describe(Path(path)) != before
+        if before not in (describe(Path(path)), describe(_put_aside(Path(path))))
     ]
+
+
+def _put_aside(path: Path) -> Path:
+    checkpoint = path.parent
+    return checkpoint.with_name(f".{checkpoint.name}.damaged") / path.name
 
 
 def _planted_in(place: Path) -> list[Path]:

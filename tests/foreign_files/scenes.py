@@ -101,11 +101,11 @@ def lay_nothing(_: Path) -> None:
 def _prepare(name: str, lay: Callable[[Path], None], *options: str) -> Scene:
     source = ("files",) if lay is lay_idx else ("photos",)
     command = ("and-dist", "prepare", *source, "--out", "out", "--workers", "1", *options)
-    return Scene(name, command, lay, may_be_lost=source)
+    return Scene(name, command, lay, source=source)
 
 
 def _of_run(name: str, *arguments: str) -> Scene:
-    return Scene(name, ("and-dist", *arguments), lay_run, may_be_lost=("photos",))
+    return Scene(name, ("and-dist", *arguments), lay_run, source=("photos",))
 
 
 PREPARE = (
@@ -132,6 +132,7 @@ TRAIN = (
             "optim.batch_size=40", "run.keep=1", "run.profile=true", "run.wandb=offline",
         ),
         lay_nothing,
+        below=("runs/debug/profile", "runs/debug/wandb"),
     ),
 )  # fmt: skip
 READ = (
@@ -152,8 +153,19 @@ READ = (
     _of_run("plan", "plan", "--config", DEBUG, *TINY),
 )  # fmt: skip
 LAUNCH = (
-    Scene("local", ("and-launch", "local", "--config", DEBUG, *TINY), lay_nothing),
-    Scene("sweep --local", ("and-launch", "sweep", "sweep.yaml", "--local"), lay_sweep),
+    Scene(
+        "local",
+        ("and-launch", "local", "--config", DEBUG, *TINY),
+        lay_nothing,
+        below=("runs/debug/jobs", "runs/debug/logs"),
+        kinds=("file", "files inside"),
+    ),
+    Scene(
+        "sweep --local",
+        ("and-launch", "sweep", "sweep.yaml", "--local"),
+        lay_sweep,
+        below=("runs/two/sweep.json",),
+    ),
     Scene(
         "submit --dry-run",
         ("and-launch", "submit", "--dry-run", "--config", DEBUG, *TINY),

@@ -1,0 +1,85 @@
+"""Publish the files that a command makes in a folder, by libraries that take a path. No torch.
+
+The rule is that of owned_files and owned_folders, through which all of it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from and_dist.utils.owned_files import (
+    IsOurs,
+    check_file,
+    check_output,
+    check_writable,
+    kind_of,
+    never,
+    publish,
+    sum_of,
+)
+from and_dist.utils.owned_folders import NewFolder, OwnedNames, check_folder, flush_file
+
+
+@contextmanager
+def publish_folder(folder: Path, owned_names: OwnedNames, names: Container[str]) -> Iterator[Path]:
+    """Give library code a folder of its own, which takes its place once the block ends well."""
+    building = NewFolder(folder, owned_names, names)
+    try:
+        yield building.path
+        building.publish()
+    except BaseException:
+        building.discard()
+        raise
+
+
+def check_results(
+    folder: Path, names: Iterable[str], may_replace: IsOurs | None, owned_names: OwnedNames
+) -> None:
+    """Raise NotOursError unless publish_results may write these files into a folder."""
+    if may_replace is None:
+        check_folder(folder, owned_names, "choose another --out, or add --force to write into it")
+        check_writable(folder.parent, str(folder))
+    else:
+        for name in names:
+            check_output(folder / name, "--out", may_replace)
+
+
+@contextmanager
+def publish_results(
+    folder: Path, names: Sequence[str], may_replace: IsOurs | None, owned_names: OwnedNames
+) -> Iterator[Path]:
+    """Publish a folder whole, or its files where the user named the folder or said --force."""
+    if may_replace is None:
+        with publish_folder(folder, owned_names, names) as building:
+            yield building
+    else:
+        with publish_files({name: folder / name for name in names}, may_replace) as building:
+            yield building
+
+
+def names_with_sums(folder: Path, sums: Mapping[str, str]) -> set[str]:
+    """Return the names of those files in a folder whose content has the given sha256."""
+    return {name for name, known in sums.items()
+            if kind_of(folder / name) == "file" and sum_of(folder / name) == known}  # fmt: skip
+
+
+@contextmanager
+def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterator[Path]:
+    """Give library code a folder of its own; the files it writes there then take their places.
+
+    `places` maps names in that folder to where the files belong, all beside each other; they are
+    published in its order once all are written.
+    """
+    for path in places.values():
+        check_file(path, is_ours)
+    (parent,) = {path.parent for path in places.values()}
+    building = NewFolder(parent / "output", lambda _: None, places)
+    try:
+        yield building.path
+        for name, path in places.items():
+            flush_file(building.path / name)
+            publish(building.path / name, path, is_ours)
+    finally:
+        building.discard()
