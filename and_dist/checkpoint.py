@@ -43,6 +43,7 @@ from and_dist.utils.owned_folders import (
     flush_file,
     flush_folder,
     move_folder,
+    name_of,
     remove_folder,
     restore_folder,
 )
@@ -155,7 +156,8 @@ def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
 
     One whose state.json is lost or damaged is known by its name and by the kinds of its files.
     """
-    if not NAME.fullmatch(checkpoint.name):
+    name = name_of(checkpoint)
+    if not NAME.fullmatch(name):
         return None
     state = read_json(checkpoint / STATE)
     if isinstance(state, dict) and "format" in state:
@@ -163,8 +165,8 @@ def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
             named = name_in(state)
         except (KeyError, TypeError, ValueError):
             named = None
-        return FILES if named in (None, checkpoint.name) else None
-    return FILES if re.fullmatch(NAMES_OF_OURS, checkpoint.name) else None
+        return FILES if named in (None, name) else None
+    return FILES if re.fullmatch(NAMES_OF_OURS, name) else None
 
 
 def is_pointer(path: Path) -> bool:
@@ -225,7 +227,7 @@ def list_checkpoints(folder: Path) -> list[str]:
 
 def _is_ours(path: Path) -> bool:
     """Whether a path is a checkpoint of ours; it may hold notes of a user's besides."""
-    if path.is_symlink() or not path.is_dir():
+    if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
         return False
     return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))
 

@@ -156,10 +156,7 @@ def _build(splits: list[Split], job: Job) -> None:
     except OSError as error:
         for building in builds:
             building.discard()
-        what = error.strerror or error
-        raise RuntimeError(
-            f"--out {job.out} could not be written and is as it was: {what}"
-        ) from None
+        raise RuntimeError(f"preparing {job.out} failed and left it as it was: {error}") from None
     except BaseException:
         for building in builds:
             building.leave() if job.options.rewrites else building.discard()

@@ -136,7 +136,7 @@ def check_writable(folder: Path, what: str) -> None:
         raise ValueError(f"{what} cannot be written: {there} is not a folder")
     if os.statvfs(there).f_flag & os.ST_RDONLY:
         raise ValueError(f"{what} cannot be written: the disk of {there} is read-only")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         user = os.environ.get("USER") or f"user {os.getuid()}"
         raise ValueError(f"{what} cannot be written: {there} does not let {user} write")
     if os.statvfs(there).f_bavail == 0:

@@ -49,8 +49,15 @@ class Named:
         return isinstance(name, str) and self._pattern.fullmatch(name) is not None
 
 
+ASIDE = re.compile(rf"\.(.+)\.{TOKEN}\.(?:building|replaced)")
 UNFINISHED_MARK = Named(rf"\.{re.escape(MARK)}\.{TOKEN}\.unfinished")
 UNFINISHED = Named(rf"\..+\.{TOKEN}\.unfinished")
+
+
+def name_of(folder: Path) -> str:
+    """Return a folder's name, the one it had or will have where it lies aside."""
+    found = ASIDE.fullmatch(folder.name)
+    return folder.name if found is None else found.group(1)
 
 
 def is_mark(path: Path) -> bool:

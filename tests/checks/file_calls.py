@@ -93,6 +93,8 @@ def _describe(call: ast.Call, file: str, given: frozenset[str]) -> str:
         return f"{name}()"
     if name == "remove" and _module_of(call.func) == "os":
         return "os.remove()"
+    if name == "replace" and _module_of(call.func) == "os":
+        return "os.replace()"
     if name == "replace" and len(call.args) == 1 and not call.keywords:
         return "replace() of a path"
     if name == "open" and _is_for_writing(call):

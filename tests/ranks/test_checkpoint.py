@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,8 +91,8 @@ def test_pruning_keeps_the_newest_and_the_named(ranks: RankPool, tmp_path: Path)
 
 
 def test_a_checkpoint_of_another_format_is_refused(ranks: RankPool, tmp_path: Path) -> None:
-    ranks.run(1, save_here, tmp_path, "one", BANK_ND)
-    state = tmp_path / "one" / "state.json"
+    ranks.run(1, save_here, tmp_path, "r00-e0001", BANK_ND)
+    state = tmp_path / "r00-e0001" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": 0}))
     with pytest.raises(ValueError, match="is of format 0, this program reads format 3"):
         read_latest(tmp_path)
@@ -127,8 +128,9 @@ def lose_a_shard(checkpoint: Path) -> str:
 
 
 def add_a_shard(checkpoint: Path) -> str:
-    (checkpoint / "shard-9.safetensors").write_bytes(shards_of(checkpoint)[0].read_bytes())
-    return "shard-9.safetensors does not belong to it"
+    added = "shard-00009-model-00001-of-00001.safetensors"
+    (checkpoint / added).write_bytes(shards_of(checkpoint)[0].read_bytes())
+    return f"{added} does not belong to it"
 
 
 def change_the_state(checkpoint: Path) -> str:
@@ -270,3 +272,102 @@ def test_ranks_do_not_look_at_different_checkpoints(ranks: RankPool, tmp_path: P
     with pytest.raises(RankError, match=r"rank 0 has opened r00-e0001, rank 1 r00-e0002") as caught:
         ranks.run(2, open_here, tmp_path, ["r00-e0001", "r00-e0002"])
     assert sorted(caught.value.errors) == [0, 1]
+
+
+def describe_tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def add_notes(folder: Path) -> Path:
+    """A folder of notes that sorts after every checkpoint."""
+    (folder / "zz-notes").mkdir()
+    (folder / "zz-notes" / "notes.txt").write_text("what I tried")
+    return folder / "zz-notes"
+
+
+def add_hidden(folder: Path) -> Path:
+    (folder / ".mine.unfinished").mkdir()
+    (folder / ".mine.unfinished" / "notes.txt").write_text("what I tried")
+    return folder / ".mine.unfinished"
+
+
+def keep_a_copy(folder: Path) -> Path:
+    return shutil.copytree(folder / "r00-e0001", folder / "r00-e0001-best")
+
+
+def keep_a_late_copy(folder: Path) -> Path:
+    """Under a name of ours that comes after all others."""
+    return shutil.copytree(folder / "r00-e0001", folder / "r99-e9999")
+
+
+def keep_a_late_copy_of_an_earlier_revision(folder: Path) -> Path:
+    copy = shutil.copytree(folder / "r00-e0001", folder / "r99-e9999")
+    state = json.loads((copy / "state.json").read_text())
+    del state["name"], state["sha256"]
+    progress = {"round_index": 0, "epochs": 1, "step": 0}
+    (copy / "state.json").write_text(json.dumps({**state, "progress": progress}))
+    return copy
+
+
+def add_a_note_to_one(folder: Path) -> Path:
+    (folder / "r00-e0001" / "notes.txt").write_text("this is the one")
+    return folder / "r00-e0001"
+
+
+KEPT = (
+    add_notes, add_hidden, keep_a_copy, keep_a_late_copy, keep_a_late_copy_of_an_earlier_revision,
+    add_a_note_to_one,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_what_a_user_keeps_beside_checkpoints_is_never_chosen_moved_or_removed(
+    ranks: RankPool, tmp_path: Path, keep: Callable[[Path], Path]
+) -> None:
+    for number in (1, 2, 3):
+        ranks.run(2, save_here, tmp_path, f"r00-e000{number}", BANK_ND, number)
+    kept = keep(tmp_path)
+    before = describe_tree(kept)
+    (tmp_path / "latest").unlink()
+    assert ranks.run(2, find_here, tmp_path)[0][::2] == ("r00-e0003", [])
+    ranks.run(2, prune_here, tmp_path, 2, set())
+    ranks.run(2, save_here, tmp_path, "r00-e0004", BANK_ND, 4)
+    ranks.run(2, prune_here, tmp_path, 2, set())
+    assert describe_tree(kept) == before
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert names == {"r00-e0003", "r00-e0004", kept.name}
+    assert ranks.run(2, find_here, tmp_path)[0][0] == "r00-e0004"
+
+
+def save_over(world: World, folder: Path) -> str:
+    with pytest.raises(SharedFailure) as failed:
+        save_here(world, folder, "r00-e0002", BANK_ND)
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("what", ["notes.txt", "mine.safetensors", "state.json/notes.txt"])
+def test_a_checkpoint_is_not_written_over_something_else(
+    ranks: RankPool, tmp_path: Path, what: str
+) -> None:
+    ranks.run(2, save_here, tmp_path, "r00-e0001", BANK_ND)
+    place = tmp_path / "r00-e0002" / what
+    place.parent.mkdir(parents=True)
+    place.write_text("theirs")
+    before = describe_tree(tmp_path)
+    for sentence in ranks.run(2, save_over, tmp_path):
+        assert re.search(r"r00-e0002 was not written by and-dist, it holds \S+: move it", sentence)
+    assert describe_tree(tmp_path) == before
+    assert ranks.run(2, find_here, tmp_path)[0][0] == "r00-e0001"
+
+
+def test_what_a_killed_save_left_goes_with_the_next_pruning(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    ranks.run(2, save_here, tmp_path, "r00-e0001", BANK_ND)
+    token, shard = "0123456789abcdef", "shard-00001-model-00001-of-00001.safetensors"
+    for name in (f".r00-e0002.{token}.building", ".r00-e0003.unfinished"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / shard).write_bytes(b"half")
+    (tmp_path / f".r00-e0002.{token}.building" / ".and-dist-building").write_text(token)
+    ranks.run(2, prune_here, tmp_path, 2, set())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "r00-e0001"]
