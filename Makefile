@@ -3,7 +3,7 @@ BIN := .venv/bin
 # What is imported is compiled once, and not, as this would have it, at every start of every rank.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-control test test-slurm faults test-gpu bench check ci clean
+.PHONY: setup demo demo-control test test-slurm faults nightly test-gpu bench check ci clean
 
 setup: .venv/ready
 
@@ -35,6 +35,10 @@ test-slurm: setup
 # Runs that are killed, stopped or frozen somewhere, and have to end as if they had not been.
 faults: setup
 	$(BIN)/python -m tests.faults --trials 6 --seed 0
+
+# What takes too long for every change.
+nightly: setup
+	$(BIN)/python -m tests.foreign_files
 
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu

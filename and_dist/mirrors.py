@@ -7,6 +7,8 @@ nothing. What goes wrong with one is said once, and ends that copy, not the run.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,13 @@ from typing import Any, Protocol
 
 from and_dist.config import Config
 from and_dist.run_folder import read_starts
-from and_dist.utils.owned_files import never, open_to_append, remove_file, starts_with
+from and_dist.utils.owned_files import (
+    NotOursError,
+    never,
+    open_to_append,
+    remove_file,
+    starts_with,
+)
 from and_dist.utils.owned_folders import Named, remove_tree
 
 Record = dict[str, Any]
@@ -194,6 +202,15 @@ def _layout() -> Any:
     return summary_pb2.Summary(value=[value])
 
 
+def check_links(folder: Path) -> None:
+    """Raise NotOursError where wandb would replace something other than its own links."""
+    for name in ("latest-run", "debug.log", "debug-internal.log", "debug-core.log"):
+        place = folder / name
+        is_link = place.is_symlink() and re.match(r"(offline-)?run-", os.readlink(place))
+        if os.path.lexists(place) and not is_link:
+            raise NotOursError(f"{place} was not written by wandb: move it away")
+
+
 def _id_of(config: Config) -> str:
     """Return what tells a run from another of the same name."""
     first_start = read_starts(config.folder)[0]["started"]
@@ -208,6 +225,7 @@ class WeightsAndBiases:
         import wandb
 
         assert config.run.wandb != "off"
+        check_links(config.folder / "wandb")
         if config.run.wandb == "offline":  # what was written before is written again
             for folder in (config.folder / "wandb").glob(f"offline-run-*-{_id_of(config)}"):
                 remove_tree(folder, WRITTEN_BY_WANDB)

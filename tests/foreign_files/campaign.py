@@ -81,7 +81,7 @@ def find_places(scene: Scene, folder: Path) -> tuple[list[Path], list[Path]]:
         and "code" not in place.parts
     )
     parents = {parent for place in kept for parent in place.parents if str(parent) != "."}
-    folders = sorted(place for place in {*kept, *parents} if (folder / place).is_dir())
+    folders = sorted(place for place in {*kept, *parents} if describe(folder / place) == "folder")
     return [p for p in sorted({*kept, *folders}) if str(p).startswith(scene.below)], folders
 
 

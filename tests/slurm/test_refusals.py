@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from launcher import batch
 from launcher.profile import Profile
 from launcher.request import Size
-from launcher.submission import all_or_nothing, prepare
-from launcher.submission import submit as submit_job
+from launcher.submission import all_or_nothing, prepare, write_down
 from slurm.testcluster.cluster import Cluster, output
 from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
 
@@ -91,19 +91,28 @@ def test_a_node_whose_name_does_not_resolve_is_found_by_its_address(
         hosts.write_text(before)
 
 
-def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_no_folder(home: Path) -> None:
+@pytest.mark.parametrize("notes", ["", "runs/failed/notes.txt", "runs/failed/jobs/001/notes.txt"])
+def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_nothing_but_a_users_files(
+    home: Path, notes: str
+) -> None:
     wanted = prepare([SHORT[1]], [*SHORT[2:], "name=failed"], Profile(), Size(time="10m"))
 
     def fail_later() -> None:
-        with all_or_nothing(wanted.config.folder):
-            job_id = submit_job(wanted, None)
+        with all_or_nothing(wanted.config.folder) as made:
+            job = write_down(wanted, made=made)
+            request = wanted.request(job, job / "code")
+            job_id = batch.submit(job, request, wanted.config.name)
             assert output("squeue", "-h", "-t", "PD,R", "-o", "%i").split() == [job_id]
+            if notes:
+                (home / notes).write_text("why this will not work")
             raise OSError("a full disk")
 
     with pytest.raises(OSError, match="a full disk"):
         fail_later()
     assert output("squeue", "-h", "-t", "PD,R", "-o", "%i") == ""
-    assert not (home / "runs" / "failed").exists()
+    left = [path for path in (home / "runs").rglob("*") if path.is_file()]
+    assert left == ([home / notes] if notes else [])
+    assert (home / "runs" / "failed").exists() == bool(notes)
 
 
 def test_a_config_that_is_wrong_never_reaches_sbatch(home: Path) -> None:
