@@ -286,16 +286,23 @@ def stem_of(path: Path) -> str:
     return os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
 
 
-def try_lock(path: Path) -> int | None:
-    """Open a file or folder and lock it; None where a living process holds the lock."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def lock_file(path: Path) -> int | None:
+    """Lock a file of a writer's and return its descriptor; BlockingIOError where one lives.
+
+    None where that cannot be told, as on a file system without locks: then nothing may be removed.
+    It is opened for writing, because NFS locks no other files.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
-    except OSError:  # no locks on this file system: nothing says that anyone is at work
-        return descriptor
     return descriptor
 
 
@@ -323,7 +330,7 @@ def _clear_unfinished(path: Path) -> None:
 def clear_if_abandoned(temporary: Path) -> None:
     """Remove a temporary file unless the process that writes it lives."""
     with suppress(OSError):
-        if kind_of(temporary) == "file" and (lock := try_lock(temporary)) is not None:
+        if kind_of(temporary) == "file" and (lock := lock_file(temporary)) is not None:
             os.unlink(temporary)
             os.close(lock)
 

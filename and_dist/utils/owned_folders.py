@@ -5,8 +5,8 @@ written by this program, which the caller tells by the names that it owns there.
 
 A folder is built aside on the same file system. It and the folder that it replaces then change
 places in one system call where the file system can do that, and by two renames where it cannot; the
-old one goes last. The builder holds a lock on it, so that whoever finds an unlocked one knows that
-its builder is gone and puts things right.
+old one goes last. The builder holds a lock on a mark in it, so that whoever finds an unlocked one
+knows that its builder is gone and puts things right.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from and_dist.utils.owned_files import (
     aside_name,
     clear_if_abandoned,
     kind_of,
+    lock_file,
     stem_of,
-    try_lock,
     write_file,
 )
 
@@ -127,12 +127,15 @@ class NewFolder:
         self._made = _make_folders(target.parent)
         try:
             self._take(token, "" if fingerprint is None else RESUMABLE)
-            self._lock = try_lock(self.path)
+            self._lock = lock_file(self.path / MARK)
+            if not is_mark(self.path / MARK):  # another process took it for a leftover
+                raise BlockingIOError
+        except BlockingIOError:
+            busy = f"{target} is being built by another process: wait for it or end it"
+            raise RuntimeError(busy) from None
         except BaseException:
             _unmake(self._made)
             raise
-        if self._lock is None or not is_mark(self.path / MARK):
-            raise RuntimeError(f"{target} is being built by another process: wait for it or end it")
 
     def publish(self) -> None:
         """Take the target's place. Whatever ends this, the old folder or the new one is there."""
@@ -140,6 +143,7 @@ class NewFolder:
         for name in os.listdir(self.path):
             if name in UNFINISHED:
                 clear_if_abandoned(self.path / name)
+        check_folder(self.path, lambda _: self._contents, self._remedy)
         flush_folder(self.path)
         if kind_of(self.target) == "":
             os.rename(self.path, self.target)
@@ -210,19 +214,16 @@ def restore_folder(
     pattern = re.compile(rf"\.{re.escape(stem_of(target))}\.({TOKEN})\.(?:building|replaced)")
     for name in os.listdir(target.parent) if target.parent.is_dir() else ():
         found, path = pattern.fullmatch(name), target.parent / name
-        if found is None or kind_of(path) != "folder" or (lock := try_lock(path)) is None:
+        if found is None or kind_of(path) != "folder":
             continue
-        try:
-            token, is_old = found.group(1), not find_foreign(path, owned_names)
-            if is_mark(path / MARK) or _is_bare(path):
-                if not (keeps_resumable and _read(path / MARK).endswith(RESUMABLE)):
-                    _remove_known(path, _names_being_built(token, contents))
-            elif is_old and kind_of(target) == "":
+        if is_mark(path / MARK) or _is_bare(path):
+            if not (keeps_resumable and _read(path / MARK).endswith(RESUMABLE)):
+                _remove_abandoned(path, _names_being_built(found.group(1), contents))
+        elif not find_foreign(path, owned_names):
+            if kind_of(target) == "":
                 os.rename(path, target)
-            elif is_old:
+            else:
                 _remove_known(path, owned_names)
-        finally:
-            os.close(lock)
 
 
 def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
@@ -321,6 +322,17 @@ def _remove_known(folder: Path, owned_names: OwnedNames) -> bool:
     with suppress(OSError):  # something came in between, and stays
         os.rmdir(folder)
     return True
+
+
+def _remove_abandoned(folder: Path, owned_names: OwnedNames) -> None:
+    """Remove a folder that is being built, unless its builder lives or that cannot be told."""
+    if not is_mark(folder / MARK):
+        _remove_known(folder, owned_names)
+        return
+    with suppress(BlockingIOError):
+        if (lock := lock_file(folder / MARK)) is not None:
+            _remove_known(folder, owned_names)
+            os.close(lock)
 
 
 def _change_places(new: Path, target: Path, old: Path) -> None:
