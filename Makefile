@@ -3,7 +3,7 @@ BIN := .venv/bin
 # What is imported is compiled once, and not, as this would have it, at every start of every rank.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-control test test-slurm faults nightly test-gpu bench check ci clean
+.PHONY: setup demo demo-control test test-files test-slurm faults nightly test-gpu bench check ci clean
 
 setup: .venv/ready
 
@@ -24,7 +24,12 @@ demo-control: setup
 
 # Everything that needs no GPU and no SLURM. Screenshots of reports go to artefacts/.
 test: setup
-	$(BIN)/python -m pytest --durations=12 --ignore=tests/gpu --ignore=tests/slurm
+	$(BIN)/python -m pytest --durations=12 --ignore=tests/gpu --ignore=tests/slurm \
+		--ignore=tests/foreign_files
+
+# Commands beside files of a user's, which have to be there afterwards; `make nightly` tries them all.
+test-files: setup
+	$(BIN)/python -m pytest tests/foreign_files
 
 # Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
 test-slurm: setup
@@ -55,7 +60,7 @@ check: setup
 	$(BIN)/python -m tests.checks.file_calls
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
-ci: check test-slurm test faults
+ci: check test-slurm test test-files faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache

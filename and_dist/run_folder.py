@@ -40,10 +40,8 @@ from and_dist.utils.owned_files import (
 )
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
-FOLDERS = (
-    "checkpoints", "tensorboard", "wandb", "profile", "stalls", "evaluation", "discovery", "export",
-    "jobs", "logs",
-)  # fmt: skip
+FOLDERS = ("checkpoints", "jobs", "logs")
+"""Without these nothing trains; a copy for TensorBoard, say, that cannot be written ends no run."""
 is_config = starts_with(r"name: ")
 is_history = is_json_with("started")
 is_summary = is_json_with("rounds", "raw_pixels", "seconds")

@@ -185,6 +185,8 @@ class NewFolder:
                     f"folder {self.path}, in which {self.target} was being built, is not as "
                     f"and-dist left it, {foreign}: move it away"
                 ) from None
+        for name in filter(UNFINISHED_MARK.__contains__, os.listdir(self.path)):
+            clear_if_abandoned(self.path / name)  # it may be one file with the mark
         if not is_mark(self.path / MARK):
             try:
                 write_file(self.path / MARK, token + resumable)

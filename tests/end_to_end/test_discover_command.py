@@ -18,7 +18,7 @@ from tests.end_to_end.test_cli import finish
 SUMMARY_KEYS = {
     "run", "checkpoint", "round", "curriculum", "temperature", "discovery", "rows", "seconds",
     "ranks", "anchors", "consistent", "inconsistent", "consistency_by_entropy",
-    "kept", "recall", "entropy", "in_degree",
+    "kept", "recall", "entropy", "in_degree", "files",
 }  # fmt: skip
 
 

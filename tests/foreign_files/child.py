@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.ranks.pool import PRELOAD
 
@@ -58,10 +58,11 @@ def run_command(
     process.join(SECONDS)
     assert process.exitcode is not None, f"{command} has not ended in {SECONDS} s"
     log = folder.with_name(f"{folder.name}.touched")
-    lines = log.read_text(errors="surrogateescape").split("\0") if log.exists() else []
+    *lines, last = log.read_text(errors="surrogateescape").split("\0") if log.exists() else [""]
     log.unlink(missing_ok=True)
     touched = dict.fromkeys(Path(line) for line in lines if line.startswith(f"{folder}/"))
-    return Outcome(process.exitcode, said, tuple(touched))
+    # The fork server loses the status of a child now and then, and says 255.
+    return Outcome(int(last or process.exitcode), said, tuple(touched))
 
 
 def _become(
@@ -80,7 +81,7 @@ def _become(
     os.environ.update(OMP_NUM_THREADS="1", WANDB_SILENT="true", COLUMNS="400")
     if prepare is not None:
         prepare()
-    _listen(folder, kill_at)
+    end = _listen(folder, kill_at)
     program, *arguments = command
     sys.argv = [program, *arguments]
     if program == "and-dist":
@@ -97,13 +98,17 @@ def _become(
         status = 1
     sys.stdout.flush()
     # At once: a child of multiprocessing would wait for pools that only a whole exit ends.
-    os._exit(status if isinstance(status, int) else 1)
+    end(status if isinstance(status, int) else 1)
 
 
-def _listen(folder: Path, kill_at: int | None) -> None:
-    """Note every change below the folder; end at once at the n-th."""
+def _listen(folder: Path, kill_at: int | None) -> Callable[[int], NoReturn]:
+    """Note every change below the folder; end at once at the n-th. Gives a way to end."""
     log = os.open(f"{folder}.touched", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     count = 0
+
+    def end(status: int) -> NoReturn:
+        os.write(log, str(status).encode())
+        os._exit(status)
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
@@ -113,11 +118,12 @@ def _listen(folder: Path, kill_at: int | None) -> None:
                 if not absolute.startswith(f"{folder}/"):
                     continue
                 if count == kill_at:
-                    os._exit(KILLED)
+                    end(KILLED)
                 count += 1
                 os.write(log, os.fsencode(absolute) + b"\0")
 
     sys.addaudithook(hear)
+    return end
 
 
 def _changed(event: str, arguments: tuple[Any, ...]) -> list[Any]:
