@@ -226,7 +226,7 @@ def list_checkpoints(folder: Path) -> list[str]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a path is a checkpoint of ours; it may hold notes of a user's besides."""
+    """Recognise a checkpoint of ours; it may hold notes of a user's besides."""
     if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
         return False
     return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))

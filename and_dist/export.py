@@ -43,7 +43,7 @@ class Export:
     has_head: bool
     out: Path
     may_replace: IsOurs | None
-    """Which files in `out` may be replaced; None where it is replaced whole, if it is all ours."""
+    """Says which files in `out` may be replaced; None replaces it whole, if it is all ours."""
 
     @property
     def config(self) -> Config:
@@ -55,7 +55,7 @@ class Export:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of both files."""
+        """Return the names of both files."""
         return CARD, self.file.name
 
 

@@ -196,6 +196,7 @@ def draw_sheet(answer: Answer) -> Image.Image:
 
 
 def save_sheet(sheet: Image.Image, path: Path, may_replace: IsOurs) -> None:
+    """Write the picture in the format that its name asks for."""
     with open_new(path, may_replace) as file:
         sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
 
@@ -223,7 +224,7 @@ class FeaturesFile:
 
     @contextmanager
     def begin(self, world: World, may_replace: IsOurs) -> Iterator[Path]:
-        """On every rank, around the writing: gives the name of the file until it is whole."""
+        """Begin the file, on every rank, and give the name that it has until it is whole."""
         name = Path()
         with failing_together(world, f"making {self.path}"):
             if world.is_coordinator:
@@ -246,7 +247,7 @@ class FeaturesFile:
             file.write(features_MD.cpu().numpy().astype("<f4").data)
 
     def finish(self) -> None:
-        """On the coordinator, once all have written."""
+        """Give the file its name, on the coordinator, once all have written."""
         assert self._new is not None
         self._new.publish()
 

@@ -49,7 +49,7 @@ class Study:
     round_index: int
     out: Path
     may_replace: IsOurs | None
-    """Which files in `out` may be replaced; None where it is replaced whole, if it is all ours."""
+    """Says which files in `out` may be replaced; None replaces it whole, if it is all ours."""
 
     @property
     def config(self) -> Config:

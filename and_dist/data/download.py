@@ -13,7 +13,7 @@ DOWNLOADED = Named(
     r"cifar-100-python/[\w.~]+|(train|test)_32x32\.mat|FashionMNIST/raw/[\w.-]+|"
     r"(cifar-10-batches-py|cifar-100-python|FashionMNIST|FashionMNIST/raw)/"
 )
-"""What torchvision's downloaders leave in their folder."""
+"""Names what torchvision's downloaders leave in their folder."""
 
 
 def _cifar10(folder: Path, is_fetched: bool) -> Path:

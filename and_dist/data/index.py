@@ -36,7 +36,7 @@ BAD_IMAGES = "bad_images.txt"
 COLUMNS = r"(name_ends|file|offset|length|heights|widths|labels)\.npy"
 PACKED_FILES = Named(r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin")
 PART_COLUMNS = Named(r"\d{5}\.npz")
-"""Of a pack on its way; they go once its manifest is written."""
+"""Names the tables of a pack on its way, which go once its manifest is written."""
 CONTENTS = Named(
     rf"manifest\.json|names\.bin|classes\.json|bad_images\.txt|{COLUMNS}|"
     r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin|\d{5}\.npz"

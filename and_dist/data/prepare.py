@@ -62,7 +62,7 @@ class Job:
     workers: int
     reporter: Reporter
     is_downloaded: bool = False
-    """Whether the source is OUT/source, which `--download` itself wrote."""
+    """Says that the source is OUT/source, which `--download` itself wrote."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def refuse_overlap(source: Path, out: Path) -> None:
 
 
 def _identities(path: Path) -> list[tuple[int, int]]:
-    """(device, inode) of a path and of the folders above it, of those that are there."""
+    """Return (device, inode) of a path and of the folders above it, of those that are there."""
     resolved = path.resolve()
     found = [place.stat() for place in (resolved, *resolved.parents) if place.exists()]
     return [(status.st_dev, status.st_ino) for status in found]
@@ -225,8 +225,8 @@ def _write_pixels(split: Split, content: Pixels, building: NewFolder) -> ImageIn
 
 
 def _earlier_pack(folder: Path) -> tuple[Path, set[str]]:
-    """OUT/train.pack, where packs lay before they lay beside their manifest, and what of it is ours
-    by a manifest that is about to be replaced."""
+    """Return OUT/train.pack, where earlier revisions put packs, and the names in it that are ours by
+    the manifest that is about to be replaced."""
     pack = folder.with_name(f"{folder.name}.pack")
     about = read_json(folder / MANIFEST) if folder.is_dir() else None
     files = about.get("files", []) if isinstance(about, dict) else []

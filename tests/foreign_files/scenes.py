@@ -141,7 +141,7 @@ READ = (
     _of_run("evaluate --knn", "evaluate", "runs/debug", "--knn"),
     _of_run("evaluate --linear", "evaluate", "runs/debug", "--linear", *PROBES),
     _of_run("export", "export", "runs/debug"),
-    _of_run("export torchvision", "export", "runs/debug", "--format", "onnx", "--out", "left"),
+    _of_run("export --format onnx", "export", "runs/debug", "--format", "onnx", "--out", "left"),
     _of_run(
         "neighbours",
         "neighbours", "runs/debug", "photos/a/0.jpg", "--count", "2", "--sheet", "sheet.png",
