@@ -225,8 +225,10 @@ def _write_pixels(split: Split, content: Pixels, building: NewFolder) -> ImageIn
 
 
 def _earlier_pack(folder: Path) -> tuple[Path, set[str]]:
-    """Return OUT/train.pack, where earlier revisions put packs, and the names in it that are ours by
-    the manifest that is about to be replaced."""
+    """Return OUT/train.pack, where earlier revisions put packs, and the names in it that are ours.
+
+    The manifest that is about to be replaced says which.
+    """
     pack = folder.with_name(f"{folder.name}.pack")
     about = read_json(folder / MANIFEST) if folder.is_dir() else None
     files = about.get("files", []) if isinstance(about, dict) else []
