@@ -30,8 +30,8 @@ from launcher.request import Request
 
 PACKAGES = ("and_dist", "launcher")
 WRITTEN = Named(
-    r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|submission_file_\w+\.sh|"
-    r"\w+_(submitted|result)\.pkl|\w+_log\.(out|err)"
+    r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
+    r"[0-9a-f]{32}\.pkl|\d+(_\d+)*_(submission\.sh|(submitted|result)\.pkl|log\.(out|err))"
 )
 """What lies in a job's folder, by its path in it: ours and submitit's."""
 is_request = is_json_with("run", "command", "nodes")

@@ -259,12 +259,14 @@ def copy_tree(source: Path, target: Path) -> None:
 def remove_tree(folder: Path, owned_paths: Container[str]) -> None:
     """Remove the files below a folder that are ours by their path in it, and then empty folders.
 
-    Links are not followed; everything else stays, and the folders it lies in.
+    Links are not followed, and go if their names are ours; everything else stays, and the folders
+    it lies in.
     """
     for base, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(base, name)
-            if kind_of(path) == "file" and str(path.relative_to(folder)) in owned_paths:
+            is_ours = str(path.relative_to(folder)) in owned_paths
+            if is_ours and kind_of(path) in ("file", "link"):  # submitit leaves a link of its own
                 with suppress(OSError):
                     os.unlink(path)
         with suppress(OSError):  # something is left in it
