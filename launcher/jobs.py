@@ -33,7 +33,7 @@ WRITTEN = Named(
     r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
     r"[0-9a-f]{32}\.pkl|\d+(_\d+)*_(submission\.sh|(submitted|result)\.pkl|log\.(out|err))"
 )
-"""What lies in a job's folder, by its path in it: ours and submitit's."""
+"""Names what this program and submitit write in a job's folder, by its path in it."""
 is_request = is_json_with("run", "command", "nodes")
 is_node_end = is_json_with("node", "exit_codes")
 is_end = is_json_with("state", "why")

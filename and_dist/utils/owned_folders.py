@@ -305,7 +305,7 @@ def _names_being_built(token: str, contents: Container[str]) -> OwnedNames:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Whether a process was killed before it could mark what it had begun to build."""
+    """Recognise what a process began to build and was killed before it could mark."""
     return all(name in UNFINISHED_MARK for name in os.listdir(folder))
 
 

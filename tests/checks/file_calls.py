@@ -105,7 +105,7 @@ def _describe(call: ast.Call, file: str, given: frozenset[str]) -> str:
 
 
 def _is_for_writing(call: ast.Call) -> bool:
-    """Whether a call of open, Path.open or os.open asks to write; a mode unknown here counts."""
+    """Tell a call of open, Path.open or os.open that writes; a mode unknown here counts."""
     if _module_of(call.func) == "os":
         names = {n.attr for argument in call.args[1:] for n in ast.walk(argument)
                  if isinstance(n, ast.Attribute)}  # fmt: skip

@@ -36,9 +36,9 @@ class Scene:
     source: tuple[str, ...] = ()
     """Places that the command only reads: nothing is planted there, and all of it has to stay."""
     below: tuple[str, ...] = ("",)
-    """Where things are planted; other scenes have the rest."""
+    """Says where things are planted; other scenes have the rest."""
     kinds: tuple[str, ...] = tuple(MAKERS)
-    """What is planted; a command that takes long has fewer."""
+    """Says what is planted; a command that takes long has fewer."""
 
     def run(self, folder: Path, kill_at: int | None = None) -> Outcome:
         return run_command(self.command, folder, self.prepare, kill_at)

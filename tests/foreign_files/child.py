@@ -32,7 +32,7 @@ multiprocessing.set_forkserver_preload([*PRELOAD, "and_dist.cli", "tests.foreign
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, what it said, and which paths it touched, in order."""
+    """Holds how a command ended, what it said, and which paths it touched, in order."""
 
     status: int
     said: str

@@ -1,4 +1,4 @@
-"""What a user may have in a place that the program writes to, and whether it is still there."""
+"""Plant what a user may have where the program writes, and tell whether it is still there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _link_to_file(place: Path) -> None:
 
 
 def _link_to_folder(place: Path) -> None:
-    """Where the program had a folder, its content moves behind the link: a disk with more room."""
+    """Move what the program had there behind a link, as to a disk with more room."""
     target = _outside(place)
     if place.is_dir() and not place.is_symlink():
         place.rename(target)
