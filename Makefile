@@ -24,8 +24,8 @@ demo-control: setup
 
 # Everything that needs no GPU and no SLURM. Screenshots of reports go to artefacts/.
 test: setup
-	$(BIN)/python -m pytest --durations=12 --ignore=tests/gpu --ignore=tests/slurm \
-		--ignore=tests/foreign_files
+	$(BIN)/python -m pytest --durations=12 -m "not nightly" --ignore=tests/gpu \
+		--ignore=tests/slurm --ignore=tests/foreign_files
 
 # Commands beside files of a user's, which have to be there afterwards; `make nightly` tries them all.
 test-files: setup
@@ -43,6 +43,7 @@ faults: setup
 
 # What takes too long for every change.
 nightly: setup
+	$(BIN)/python -m pytest --durations=12 -m nightly
 	$(BIN)/python -m tests.foreign_files
 
 test-gpu: setup

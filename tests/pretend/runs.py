@@ -1,0 +1,73 @@
+"""Train configs/debug.yaml on a CPU and on the pretend GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+from torch import Tensor
+
+from and_dist.config import Config
+from and_dist.data.loader import Batch
+from and_dist.guard import Guard
+from and_dist.trainer import Trainer
+from and_dist.training import run_training
+from tests.pretend.device import pretend_gpu
+from tests.ranks.runs import debug_config
+
+STEPS_PER_EPOCH = 5
+SHORT = ("curriculum.rounds=1", "curriculum.epochs=1", "evaluation.baselines=false")
+"""Two rounds of one epoch: 10 steps, one discovery, two evaluations."""
+
+OF_THE_LOADER = "_to_copy and_dist/data/loader.py"
+"""Begins the one wait that every step has: a batch's row numbers travel by a blocking copy."""
+
+
+def config_for(device: str, root: Path, *overrides: str) -> Config:
+    """Return a debug run named after its device, on one thread, which is enough for its size."""
+    return debug_config(root, f"name={device}", f"run.device={device}", "run.threads=1", *overrides)
+
+
+def train_on(device: str, root: Path, *overrides: str) -> Path:
+    """Train a run to its end, "cuda" on a pretend GPU of its own; return its folder."""
+    config = config_for(device, root, *overrides)
+    with pretend_gpu() if device == "cuda" else nullcontext(), Guard() as guard:
+        run_training(config, guard, "quiet")
+    return config.folder
+
+
+class Waits(NamedTuple):
+    """Count what the host waits for from the start of a step to the start of the next.
+
+    That includes reading the next batch, adding up losses and agreeing on requests.
+    """
+
+    num_steps: int
+    within_epochs: Counter[str]
+    """Where nothing is logged; less the one wait of the loader that is known."""
+    between_epochs: Counter[str]
+
+
+def waits_of_steps(root: Path, *overrides: str) -> Waits:
+    """Train a run that logs after the last step of each epoch alone, and note its waits."""
+    config = config_for("cuda", root, *overrides, f"run.log_every={STEPS_PER_EPOCH}")
+    before: list[Counter[str]] = []
+    train_step = Trainer.train_step
+    with pretend_gpu() as gpu, Guard() as guard:
+
+        def noted_step(self: Trainer, batch: Batch) -> Tensor:
+            before.append(gpu.host_waits())
+            return train_step(self, batch)
+
+        with patch.object(Trainer, "train_step", noted_step):
+            run_training(config, guard, "quiet")
+    within: Counter[str] = Counter()
+    between: Counter[str] = Counter()
+    for step, (earlier, later) in enumerate(pairwise(before), 1):
+        (between if step % STEPS_PER_EPOCH == 0 else within).update(later - earlier)
+    kept = {wait: n for wait, n in within.items() if not wait.startswith(OF_THE_LOADER)}
+    return Waits(len(before), Counter(kept), between)

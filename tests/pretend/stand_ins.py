@@ -1,0 +1,194 @@
+"""Stand in for parts of torch and faiss that only a GPU has, with the rules that they state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from and_dist import faiss_index
+
+faiss = faiss_index.faiss
+MOST_SELECTED = 2048
+"""Candidates that faiss selects on a GPU, and cells that it probes, in builds without cuVS."""
+EXACT_SEARCH, INDEX_SEARCH = "faiss.knn_gpu", "faiss.GpuIndex.search"
+"""Names under which searches are counted as launches."""
+LARGEST_HEAD = 256
+TILE_OF_EFFICIENT = 32
+"""Queries to a multiple of which the efficient operator pads its log-sum-exp."""
+
+
+def efficient_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Any:
+    """Stand in for _scaled_dot_product_efficient_attention."""
+    _check(queries.dtype != torch.float64, "Expected query to be float, half or bfloat16")
+    _check_inputs(queries, keys, values)
+    mean, log_z_BHG = _attend(queries, keys, values, scale)
+    length = log_z_BHG.shape[2]
+    padded = math.ceil(length / TILE_OF_EFFICIENT) * TILE_OF_EFFICIENT
+    padded_BHG = log_z_BHG.new_full((*log_z_BHG.shape[:2], padded), torch.nan)
+    padded_BHG[:, :, :length] = log_z_BHG
+    return mean, padded_BHG, *_random_state(2)
+
+
+def flash_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Any:
+    """Stand in for _scaled_dot_product_flash_attention."""
+    is_short = queries.dtype in (torch.float16, torch.bfloat16)
+    _check(is_short, "FlashAttention only support fp16 and bf16 data type")
+    width = queries.shape[-1]
+    _check(width % 8 == 0, "head_size must be a multiple of 8, this is ensured by padding!")
+    _check(
+        width <= LARGEST_HEAD,
+        f"FlashAttention forward only supports head dimension at most {LARGEST_HEAD}",
+    )
+    _check_inputs(queries, keys, values)
+    mean, log_z_BHG = _attend(queries, keys, values, scale)
+    none, other, *rest = _random_state(5)
+    return mean, log_z_BHG, none, other, 0, 0, *rest
+
+
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, float], Any]] = {
+    "_scaled_dot_product_efficient_attention": efficient_attention,
+    "_scaled_dot_product_flash_attention": flash_attention,
+}
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return (output, log-sum-exp) of dense attention, sums in float32."""
+    logits = queries.float() @ keys.float().transpose(2, 3) * scale
+    log_z = logits.logsumexp(3)
+    weights = (logits - log_z[..., None]).exp()
+    return (weights @ values.float()).to(queries.dtype), log_z
+
+
+def _check_inputs(queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    """RuntimeError for what both operators refuse."""
+    is_one_type = queries.dtype == keys.dtype == values.dtype
+    _check(is_one_type, "query, key, and value must have the same dtype")
+    _check(keys.shape[2] > 0, "attention over no rows")
+    is_dense = all(tensor.stride(-1) == 1 for tensor in (queries, keys, values))
+    _check(is_dense, "Input tensor must have contiguous last dimension")
+
+
+def _check(is_right: bool, message: str) -> None:
+    """Raise as torch's TORCH_CHECK does."""
+    if not is_right:
+        raise RuntimeError(message)
+
+
+def _random_state(count: int) -> list[Tensor]:
+    """Return what the operators give back about dropout, which nobody uses."""
+    return [torch.empty(0, dtype=torch.int64) for _ in range(count)]
+
+
+class Event:
+    """Stands in for torch.cuda.Event; everything is done as soon as it is asked for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def record(self, *_: Any) -> None:
+        """Do nothing."""
+
+    def synchronize(self) -> None:
+        """Do nothing: an event is waited for on purpose, and is no hidden wait."""
+
+
+def current_stream(*_: Any) -> SimpleNamespace:
+    """Stand in for torch.cuda.current_stream; DALI's pipelines of CPUs take no stream."""
+    return SimpleNamespace(cuda_stream=None)
+
+
+def get_device_properties(*_: Any) -> SimpleNamespace:
+    """Stand in for torch.cuda.get_device_properties, as if of an H100."""
+    return SimpleNamespace(
+        name="pretend H100", total_memory=85 * 10**9, multi_processor_count=132, major=9, minor=0
+    )
+
+
+class GpuResources:
+    """Stands in for faiss.StandardGpuResources."""
+
+    def setTempMemory(self, size: int) -> None:
+        """Check the type as SWIG does."""
+        assert isinstance(size, int)
+
+    def setPinnedMemory(self, size: int) -> None:
+        """Check the type as SWIG does."""
+        assert isinstance(size, int)
+
+
+class GpuIndex:
+    """Stands in for an index on a GPU, as faiss.contrib.torch_utils serves it."""
+
+    def __init__(self, index: Any) -> None:
+        self.on_cpu = index
+
+    def train(self, rows_SD: Tensor) -> None:
+        """Train on rows of the GPU."""
+        self.on_cpu.train(_on_gpu(rows_SD))
+
+    def add(self, rows_SD: Tensor) -> None:
+        """Add rows of the GPU."""
+        self.on_cpu.add(_on_gpu(rows_SD))
+
+    def search(self, queries_QD: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Search for queries of the GPU, within its limits of candidates and of cells."""
+        inner_QD = _on_gpu(queries_QD)
+        queries_QD.gpu.launches[INDEX_SEARCH] += 1
+        _check_count(count)
+        probes = getattr(self.on_cpu, "nprobe", 1)
+        _check(
+            probes <= MOST_SELECTED,
+            f"GPU IVF index only supports nprobe selection up to {MOST_SELECTED} "
+            f"(requested {probes})",
+        )
+        return tuple(queries_QD.gpu.hold(found) for found in self.on_cpu.search(inner_QD, count))
+
+
+class GpuParameterSpace(faiss.ParameterSpace):
+    """Stands in for faiss.GpuParameterSpace."""
+
+    def set_index_parameter(self, index: Any, name: str, value: float) -> None:
+        """Set a parameter of the index that stands in."""
+        super().set_index_parameter(getattr(index, "on_cpu", index), name, value)
+
+
+def index_cpu_to_gpu(resources: GpuResources, device: int, index: Any) -> GpuIndex:
+    """Stand in for faiss.index_cpu_to_gpu; RuntimeError for what it cannot take to a GPU."""
+    assert isinstance(resources, GpuResources)
+    assert isinstance(device, int)
+    is_known = isinstance(index, faiss.IndexFlat) or faiss.try_extract_index_ivf(index) is not None
+    _check(is_known, "This index type is not implemented on GPU.")
+    return GpuIndex(index)
+
+
+def knn_gpu(
+    resources: GpuResources, queries_QD: Tensor, rows_SD: Tensor, count: int, metric: int
+) -> tuple[Tensor, ...]:
+    """Stand in for faiss.knn_gpu."""
+    assert isinstance(resources, GpuResources)
+    _check_count(count)
+    found = faiss.knn(_on_gpu(queries_QD), _on_gpu(rows_SD), count, metric=metric)
+    queries_QD.gpu.launches[EXACT_SEARCH] += 1
+    return tuple(queries_QD.gpu.hold(tensor) for tensor in found)
+
+
+def _check_count(count: int) -> None:
+    """RuntimeError where faiss cannot select so many."""
+    _check(
+        0 < count <= MOST_SELECTED,
+        f"GPU index only supports min/max-K selection up to {MOST_SELECTED} (requested {count})",
+    )
+
+
+def _on_gpu(tensor: Tensor) -> Tensor:
+    """Return a device tensor's values; faiss reads its memory, so it has to be dense float32."""
+    assert tensor.is_cuda, "faiss reads memory of a GPU and was given a tensor of the CPU"
+    assert tensor.is_contiguous()
+    assert tensor.dtype == torch.float32
+    inner: Tensor = tensor.inner
+    return inner
