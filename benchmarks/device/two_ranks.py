@@ -1,0 +1,55 @@
+"""Run a command of and-dist on two ranks that share one GPU.
+
+    torchrun --nproc-per-node=2 -m benchmarks.device.two_ranks gloo train --config FILE ...
+
+The ranks communicate by `gloo`, which takes CUDA tensors, or by `nccl`. NCCL refuses two ranks on
+one GPU, unless it is new enough and NCCL_MULTI_RANK_GPU_ENABLE=1 allows it. All else is and-dist
+as it is; with run.device=cpu, all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+
+from and_dist import cli, world
+from and_dist.layout import Layout
+
+choose_device = world.choose_device
+init_process_group = dist.init_process_group
+
+
+def choose_the_one_gpu(wanted: Literal["auto", "cpu", "cuda"], layout: Layout) -> torch.device:
+    """Return the GPU that all ranks share, where the project would want one for each."""
+    if wanted == "cpu":
+        return choose_device(wanted, layout)
+    return torch.device("cuda", 0)
+
+
+def init_by_gloo(_backend: str, **options: Any) -> None:
+    """Start the process group by gloo alone, whatever is asked for."""
+    init_process_group("gloo", **options)
+
+
+def main() -> None:
+    """Run the rest of the command line as and-dist would, on the one GPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", choices=("gloo", "nccl"))
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="of and-dist")
+    given = parser.parse_args()
+    start = init_by_gloo if given.backend == "gloo" else init_process_group
+    with (
+        patch.object(world, "choose_device", choose_the_one_gpu),
+        patch.object(dist, "init_process_group", start),
+        patch.object(sys, "argv", ["and-dist", *given.command]),
+    ):
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()
