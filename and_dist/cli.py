@@ -63,7 +63,7 @@ def train(
         raise ValueError("say either --quiet or --json")
     style: Style = "quiet" if quiet else "json" if as_json else "auto"
     resolved = load_config(config or [], overrides or [])
-    from and_dist.training import run_training  # it takes seconds to load, a bad config none
+    from and_dist.commands.train import run_training  # it takes seconds to load, a bad config none
 
     run_training(resolved, context.obj, style)
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from and_dist import collectives
 from and_dist import world as worlds
+from and_dist.commands.train import run_training
 from and_dist.guard import Guard
-from and_dist.training import run_training
 from and_dist.world import World, open_world
 from benchmarks.device.requirements import require_gpu
 from tests.ranks.runs import debug_config, losses_of

@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 from torch import Tensor
 
+from and_dist.commands.train import run_training
 from and_dist.config import Config
 from and_dist.data.loader import Batch
 from and_dist.guard import Guard
 from and_dist.trainer import Trainer
-from and_dist.training import run_training
 from tests.pretend.device import pretend_gpu
 from tests.ranks.runs import debug_config
 

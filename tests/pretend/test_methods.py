@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from and_dist.assessment import plan_assessment, run_assessment
+from and_dist.commands.train import run_training
 from and_dist.config import PEERS
 from and_dist.display import Display
 from and_dist.guard import Guard
-from and_dist.training import run_training
 from and_dist.world import open_world
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import config_for, train_on, waits_of_steps
