@@ -40,8 +40,8 @@ from and_dist.trained import (
     open_trained,
     refuse_damaged,
 )
+from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
-from and_dist.words import percent
 from and_dist.world import World
 
 MAY_CHANGE = (

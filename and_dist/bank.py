@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.counter import derive_key, draw_uniform
+from and_dist.utils.counter_random import derive_key, draw_uniform
 
 ROWS_PER_DRAW = 65536
 

@@ -29,7 +29,7 @@ from and_dist.layout import (
 )
 from and_dist.options import ConfigFiles, Force, Overrides
 from and_dist.planning.command import plan
-from and_dist.words import safe_lines
+from and_dist.utils.formatting import safe_lines
 
 app = typer.Typer(
     add_completion=False,

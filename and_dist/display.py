@@ -21,7 +21,7 @@ from rich.table import Table
 
 from and_dist.schedule import Schedule
 from and_dist.screen import Screen
-from and_dist.words import describe_step, format_seconds, percent, safe_lines
+from and_dist.utils.formatting import describe_step, format_seconds, percent, safe_lines
 
 SECONDS_BETWEEN_LINES = 15.0
 Advance = Callable[[float], None]

@@ -31,6 +31,7 @@ from and_dist.display import Display
 from and_dist.evaluation.features import extract_features
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
+from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
     IsOurs,
     NewFile,
@@ -39,7 +40,6 @@ from and_dist.utils.owned_files import (
     open_shared,
     write_file,
 )
-from and_dist.words import as_text
 from and_dist.world import World
 
 IMAGES_PER_BATCH = 256

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from and_dist.parts import part
+from and_dist.utils.step_phases import part
 
 T = TypeVar("T")
 

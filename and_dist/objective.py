@@ -17,7 +17,7 @@ from torch import Tensor
 from and_dist.bank import BankShard
 from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.partition import Partition, log_partition, log_partition_of_own, merge_stacked
-from and_dist.parts import part
+from and_dist.utils.step_phases import part
 from and_dist.world import World
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from and_dist.schedule import Schedule
-from and_dist.words import describe_step, format_seconds, percent
+from and_dist.utils.formatting import describe_step, format_seconds, percent
 
 LOOKS = 8
 """How many looks back the speed is taken from."""

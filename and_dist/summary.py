@@ -10,8 +10,8 @@ from rich.table import Table
 
 from and_dist.metrics import read_metrics
 from and_dist.run_folder import is_summary
+from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.owned_files import write_file
-from and_dist.words import format_seconds, percent
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
 

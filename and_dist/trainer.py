@@ -37,13 +37,13 @@ from and_dist.metrics import read_metrics
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.optim import learning_rate, parameters_of, set_learning_rate
-from and_dist.parts import part
 from and_dist.profiling import StepProfile
 from and_dist.replicas import forget_unsent, replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
-from and_dist.words import format_seconds, percent
+from and_dist.utils.formatting import format_seconds, percent
+from and_dist.utils.step_phases import part
 from and_dist.world import World
 
 

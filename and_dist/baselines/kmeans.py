@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.collectives import broadcast_from_coordinator, failing_together, reduce_sum
-from and_dist.counter import draw_bits
 from and_dist.display import Advance, silently
 from and_dist.faiss_index import ExactSearch
+from and_dist.utils.counter_random import draw_bits
 from and_dist.world import World
 
 FLOOR = 1e-6

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from and_dist.counter import U64, derive_key, mix
+from and_dist.utils.counter_random import U64, derive_key, mix
 
 Rows = NDArray[np.int64]
 NUM_ROUNDS = 8

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from and_dist.curriculum import Neighbourhoods
-from and_dist.words import format_seconds, percent
+from and_dist.utils.formatting import format_seconds, percent
 
 BINS = 40
 HUBS = 10

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.counter import derive_key
 from and_dist.data.loader import Batch
 from and_dist.encoders import Encoder, stages
 from and_dist.evaluation.scores import places_of
+from and_dist.utils.counter_random import derive_key
 
 PADDING = -100
 MOST_FEATURES = 9600

@@ -19,7 +19,7 @@ from and_dist.report.charts import (
     plain,
 )
 from and_dist.report.history import History, Record
-from and_dist.words import percent
+from and_dist.utils.formatting import percent
 
 
 def pairs_by_round(history: History) -> Chart | None:

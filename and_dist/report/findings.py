@@ -23,7 +23,7 @@ from and_dist.report.projection import begin_projections
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder
-from and_dist.words import as_text
+from and_dist.utils.formatting import as_text
 from and_dist.world import World
 
 MAP_POINTS = 1200

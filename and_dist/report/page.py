@@ -28,7 +28,7 @@ from and_dist.report.discovered import (
 from and_dist.report.findings import Attended, Findings
 from and_dist.report.history import History
 from and_dist.report.mistakes import Mistake
-from and_dist.words import format_seconds, percent
+from and_dist.utils.formatting import format_seconds, percent
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_COLOURED = len(COLOURS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.words import as_text
+from and_dist.utils.formatting import as_text
 from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open
 
 KINDS = ("labelled", "unlabelled", "resumed", "compared", "rival")

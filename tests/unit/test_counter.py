@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.counter import derive_key, draw_uniform, mix
+from and_dist.utils.counter_random import derive_key, draw_uniform, mix
 
 
 @given(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 2**62), min_size=1, max_size=20))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from and_dist.parts import MARK, part
 from and_dist.profiling import STEPS, STEPS_BEFORE, StepProfile, add_up_kernels
+from and_dist.utils.step_phases import MARK, part
 from and_dist.world import open_world
 
 

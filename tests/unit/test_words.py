@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from and_dist.words import as_text, safe_lines
+from and_dist.utils.formatting import as_text, safe_lines
 
 
 @pytest.mark.parametrize("name", ["a b.png", "é😀👩\u200d🔬", "عربي", "\u202eأبجد", "<b>'\"&amp;"])
