@@ -20,7 +20,7 @@ from torch import Tensor
 from and_dist.agreement import heeding
 from and_dist.bank import shard_range
 from and_dist.collectives import failing_together, gather_objects
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages

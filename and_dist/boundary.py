@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from and_dist.config import Config
+from and_dist.config.load import Config
+from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.curriculum import Neighbourhoods
 from and_dist.discovery import discover
 from and_dist.display import Advance
@@ -17,7 +18,6 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
 from and_dist.journal import Journal
 from and_dist.run_state import RunState
-from and_dist.schema import MOST_PIXEL_BYTES
 from and_dist.weights import load_weights
 from and_dist.world import World
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.display import Style
 from and_dist.guard import SECONDS_BEYOND_STALL, TRY_AGAIN, Guard, Stopped
 from and_dist.layout import (

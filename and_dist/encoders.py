@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 
-from and_dist.schema import EncoderConfig
+from and_dist.config.schema import EncoderConfig
 
 
 class Encoder(nn.Module):

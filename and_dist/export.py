@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
 from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
@@ -230,7 +230,7 @@ session = onnxruntime.InferenceSession("encoder.onnx")
 _LOAD_SAFETENSORS = """\
 from pathlib import Path
 
-from and_dist.schema import EncoderConfig
+from and_dist.config.schema import EncoderConfig
 from and_dist.encoders import build_encoder
 from and_dist.weights import load_weights
 

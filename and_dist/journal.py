@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.display import Display
 from and_dist.metrics import MetricsFile, stream
 from and_dist.mirrors import Mirrors

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from and_dist.checkpoint import State, find_whole, parse_name, refuse_occupied
 from and_dist.collectives import failing_together
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.guard import Guard

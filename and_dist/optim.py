@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from and_dist.schema import OptimConfig
+from and_dist.config.schema import OptimConfig
 
 
 def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.SGD:

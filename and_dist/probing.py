@@ -21,6 +21,7 @@ from and_dist.agreement import Agreement, heeding
 from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
 from and_dist.collectives import gather_batch, reduce_sum
+from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
@@ -41,7 +42,6 @@ from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.layout import SharedFailure
 from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.replicas import replicate
-from and_dist.schema import LinearConfig
 from and_dist.trained import Trained, known_bad
 from and_dist.world import World
 

@@ -21,13 +21,13 @@ from and_dist.checkpoint import (
     load_tensors,
     local_rows,
 )
-from and_dist.config import Config
+from and_dist.config.load import Config
+from and_dist.config.schema import ROWS_WORTH_ROUNDING
 from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.encoders import Encoder
 from and_dist.meters import LossMeter
 from and_dist.optim import build_optimiser
 from and_dist.partition import is_faster_in_bfloat16
-from and_dist.schema import ROWS_WORTH_ROUNDING
 from and_dist.world import World
 
 

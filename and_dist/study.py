@@ -15,7 +15,7 @@ from torch import Tensor
 
 from and_dist.checkpoint import load_tensors
 from and_dist.collectives import failing_together
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.curriculum import Neighbourhoods, num_anchors
 from and_dist.discovery import check_discovery, discover
 from and_dist.display import Display

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config import OF_NO_RESULT, PATHS, is_among, load_config
-from and_dist.published import FIGURES, TITLES
-from and_dist.sections import flatten
+from and_dist.config.load import OF_NO_RESULT, PATHS, is_among, load_config
+from and_dist.config.paper_figures import FIGURES, TITLES
+from and_dist.config.validation import flatten
 
 NOT_OF_A_KIND = (*OF_NO_RESULT, "paper", "evaluation.every", "evaluation.baselines")
 """Keys, or sections, in which runs of one kind may differ."""

@@ -19,7 +19,7 @@ from and_dist.agreement import Agreement, heeding
 from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.peer import Setting
 from and_dist.boundary import Boundary
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages

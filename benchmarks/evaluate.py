@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from and_dist.config.schema import DataConfig, EncoderConfig, LinearConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
@@ -33,7 +34,6 @@ from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
 from and_dist.evaluation.scores import places_of
 from and_dist.optim import build_optimiser
-from and_dist.schema import DataConfig, EncoderConfig, LinearConfig
 from and_dist.world import World, open_world
 from benchmarks.features import draw_classes
 from benchmarks.harness import Benchmark, parse_arguments

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from and_dist.bank import BankShard
+from and_dist.config.validation import build
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.pack import PackOptions
@@ -26,7 +27,6 @@ from and_dist.pairs import scan_pairs
 from and_dist.partition import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
-from and_dist.sections import build
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, add_arguments, describe_machine
 from benchmarks.loader import Silent

@@ -24,6 +24,7 @@ from nvidia.dali.pipeline import Pipeline
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2 import functional as tv
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.augment import hue_rotation, training_views
 from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
@@ -34,7 +35,6 @@ from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
-from and_dist.schema import DataConfig
 from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import extra_family_peak_mb

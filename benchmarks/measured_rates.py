@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
+from and_dist.config.schema import DataConfig, OptimConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
@@ -25,7 +26,6 @@ from and_dist.encoders import ENCODERS, Encoder
 from and_dist.optim import build_optimiser
 from and_dist.partition import log_partition
 from and_dist.planning.costs import COSTS
-from and_dist.schema import DataConfig, OptimConfig
 from and_dist.trainer import Trainer
 from and_dist.world import World
 from benchmarks.measured_runs import Scene, build_trainer, few_images

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from and_dist.collectives import reduce_sum
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import draw_shapes
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.stores import MemoryStore

@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from and_dist.config.validation import build
 from and_dist.partition import is_faster_in_bfloat16
 from and_dist.planning.footprint import footprint_of
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.job import Job, Size
 from and_dist.planning.pace import pace_of
-from and_dist.sections import build
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.measured_rates import (
     TEMPERATURE,

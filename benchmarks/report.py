@@ -25,7 +25,7 @@ from PIL import Image
 from torch.nn import functional
 
 from and_dist.checkpoint import as_sharded, save_checkpoint
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.curriculum import Neighbourhoods, num_anchors, select_anchors
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
 from and_dist.data.stores import ArchiveStore

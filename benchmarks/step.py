@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.bank import draw_uniform_rows
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.data.stores import MemoryStore

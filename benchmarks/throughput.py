@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.encoders import build_encoder
 from and_dist.metrics import read_metrics
 from and_dist.optim import build_optimiser

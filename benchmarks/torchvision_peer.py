@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from and_dist.schema import DataConfig
+from and_dist.config.schema import DataConfig
 
 Source = Path | NDArray[np.uint8]
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, PositiveInt
 
-from and_dist.plain_yaml import read_yaml
-from and_dist.sections import Section, build
+from and_dist.config.validation import Section, build
+from and_dist.config.yaml_files import read_yaml
 
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

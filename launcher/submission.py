@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from and_dist.config import Config
+from and_dist.config.load import Config
+from and_dist.config.validation import parse_duration
 from and_dist.planning.hardware import find_hardware
 from and_dist.planning.job import Size as JobSize
 from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.report import in_short
 from and_dist.run_folder import write_config
-from and_dist.sections import parse_duration
 from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
 from and_dist.utils.owned_folders import remove_tree
 from launcher import batch, scheduler

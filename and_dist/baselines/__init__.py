@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from and_dist.baselines.peer import Peer, Setting
-from and_dist.config import PEERS, Config
+from and_dist.config.load import PEERS, Config
 from and_dist.data.index import LabelledImages
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from and_dist.bank import BankShard
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
 from and_dist.display import Phase
 from and_dist.objective import GlobalBatch

@@ -16,8 +16,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.order import Rows
-from and_dist.schema import DataConfig
 from and_dist.utils.counter_random import derive_key, draw_uniform
 
 F32 = NDArray[np.float32]

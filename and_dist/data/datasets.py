@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.importers.folders import list_folder
 from and_dist.data.importers.listing import Files
 from and_dist.data.index import LabelledImages, index_files, index_pixels, open_manifest
 from and_dist.data.measure import measure
 from and_dist.data.stores import FileStore, Names
-from and_dist.schema import DataConfig
 from and_dist.utils.counter_random import derive_key, draw_uniform
 
 Field = NDArray[np.float64]

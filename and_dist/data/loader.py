@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.augment import CENTRE, Views, plain_views, training_views
 from and_dist.data.bad_images import BadImages
 from and_dist.data.headers import Unreadable, check_decodable
@@ -30,7 +31,6 @@ from and_dist.data.pipeline import (
     explain_failures,
 )
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore
-from and_dist.schema import DataConfig
 from and_dist.world import World
 
 BATCHES_AHEAD = 4

@@ -16,10 +16,10 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.augment import Views
 from and_dist.data.colour import ColourMaps
 from and_dist.data.stores import U8, Kind
-from and_dist.schema import DataConfig
 
 QUEUE_DEPTH = 3
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.options import ConfigFiles, Overrides
 from and_dist.planning.hardware import GPUS, NAMED, Hardware, find_hardware
 from and_dist.planning.job import Size

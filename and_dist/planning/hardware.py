@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from and_dist.config.validation import Section, build
 from and_dist.planning.costs import COSTS, FEATURE_DIM, TRAINING
-from and_dist.sections import Section, build
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from and_dist.config import Config
+from and_dist.config.load import Config
+from and_dist.config.schema import DataConfig
 from and_dist.planning.costs import Cost, cost_of
 from and_dist.planning.hardware import Hardware
-from and_dist.schema import DataConfig
 
 Images = Literal["encoded", "pixels"]
 SMALLEST_LOCAL_BATCH = 2

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import yaml
 
-from and_dist.config import Config, differing_keys
+from and_dist.config.load import Config, differing_keys
 from and_dist.metrics import read_metrics
 from and_dist.planning.footprint import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.hardware import Hardware

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from and_dist.album import Album, as_uri, as_uris
 from and_dist.checkpoint import find_damage
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Phase

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.metrics import stream
 from and_dist.run_folder import TIME, read_starts
 from and_dist.run_lock import is_held

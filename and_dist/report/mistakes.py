@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from and_dist.config.schema import EvaluationConfig
 from and_dist.evaluation.knn import vote
-from and_dist.schema import EvaluationConfig
 from and_dist.stored import StoredBank, search_bank
 
 SHOWN = 12

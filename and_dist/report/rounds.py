@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from and_dist.checkpoint import list_checkpoints, load_tensors, read_checkpoint
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.curriculum import Neighbourhoods
 from and_dist.evaluation.neighbourhoods import find_hubs
 from and_dist.trained import Trained

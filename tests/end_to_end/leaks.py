@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
 from and_dist.display import Display

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import and_dist.baselines
-from and_dist.config import PEERS
+from and_dist.config.load import PEERS
 from and_dist.metrics import read_metrics
 from tests.conftest import Cli
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.encoders import Encoder, build_encoder
 from and_dist.weights import load_weights
 from tests.conftest import Cli

@@ -12,7 +12,8 @@ from torch.nn import functional
 from and_dist.assessment import plan_assessment, run_assessment
 from and_dist.bank import BankShard
 from and_dist.commands.train import run_training
-from and_dist.config import PEERS
+from and_dist.config.load import PEERS
+from and_dist.config.schema import DataConfig
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
@@ -23,7 +24,6 @@ from and_dist.faiss_index import EXACT
 from and_dist.guard import Guard
 from and_dist.layout import Layout
 from and_dist.partition import log_partition
-from and_dist.schema import DataConfig
 from and_dist.world import choose_device, open_world
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures

@@ -14,10 +14,10 @@ import torch
 from nvidia.dali import backend_impl
 from nvidia.dali.pipeline import Pipeline
 
+from and_dist.config.schema import DataConfig
 from and_dist.data import pipeline
 from and_dist.data.pipeline import GraphSpec
 from and_dist.data.stores import Kind
-from and_dist.schema import DataConfig
 
 FOR_GPU = ("Resize", "CropMirrorNormalize")
 FOR_MEANS = "reductions__Mean"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from and_dist.agreement import Agreement
 from and_dist.bank import BankShard
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.curriculum import all_instances
 from and_dist.data.loader import Batch
 from and_dist.encoders import build_encoder

@@ -10,7 +10,7 @@ import pytest
 
 from and_dist.assessment import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
-from and_dist.config import PEERS
+from and_dist.config.load import PEERS
 from and_dist.display import Display
 from and_dist.guard import Guard
 from and_dist.world import open_world

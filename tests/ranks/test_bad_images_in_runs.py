@@ -11,7 +11,7 @@ from torch import Tensor
 
 from and_dist.bank import BankShard, shard_range
 from and_dist.collectives import gather_objects
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder, load_train_and_test
 from and_dist.display import Display

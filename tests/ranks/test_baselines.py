@@ -16,7 +16,7 @@ from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.instance_nce import NEW_SHARE
 from and_dist.baselines.nat import assign, draw_points
 from and_dist.baselines.peer import Peer, Setting
-from and_dist.config import PEERS, Config, load_config
+from and_dist.config.load import PEERS, Config, load_config
 from and_dist.display import Display
 from and_dist.objective import gather_global_batch
 from and_dist.optim import build_optimiser

@@ -23,7 +23,7 @@ from and_dist.checkpoint import (
     read_latest,
     save_checkpoint,
 )
-from and_dist.config import Config
+from and_dist.config.load import Config
 from and_dist.layout import SharedFailure
 from and_dist.trained import Trained, refuse_damaged
 from and_dist.world import World

@@ -10,7 +10,7 @@ from PIL import Image
 
 from and_dist.album import Album
 from and_dist.commands.train import run_training
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.data.datasets import SHAPES, load_images
 from and_dist.encoders import Encoder, build_encoder
 from and_dist.guard import Guard

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.config import Config, differing_keys, load_config
-from and_dist.schema import LinearConfig
-from and_dist.sections import build
+from and_dist.config.load import Config, differing_keys, load_config
+from and_dist.config.schema import LinearConfig
+from and_dist.config.validation import build
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(
@@ -149,7 +149,7 @@ def test_every_shipped_config_loads_and_opens_with_its_command(path: Path) -> No
 
 
 def test_a_config_is_checked_without_torch() -> None:
-    code = "import sys, and_dist.config; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
+    code = "import sys, and_dist.config.load; assert not {'torch', 'numpy', 'faiss'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
+from and_dist.config.paper_figures import FIGURES
+from and_dist.config.validation import flatten
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
 from and_dist.display import Display
 from and_dist.guard import Guard
-from and_dist.published import FIGURES
 from and_dist.run_folder import open_run_folder
-from and_dist.sections import flatten
 from and_dist.trainer import Trainer
 from and_dist.world import open_world
 

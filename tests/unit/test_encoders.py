@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from and_dist.config.schema import EncoderConfig
 from and_dist.encoders import ENCODERS, build_encoder
-from and_dist.schema import EncoderConfig
 
 PIXELS = {"small": 32, "tiny": 32} | {name: 32 for name in ENCODERS if name.startswith("cifar")}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from and_dist.config.schema import OptimConfig
 from and_dist.optim import build_optimiser, learning_rate
-from and_dist.schema import OptimConfig
 
 
 @pytest.mark.parametrize(

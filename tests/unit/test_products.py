@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.partition import is_faster_in_bfloat16
 from and_dist.run_state import choose_products
 

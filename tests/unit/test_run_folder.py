@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.run_folder import (
     REVISION_FILE,
     check_run_folder,

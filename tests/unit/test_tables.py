@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from and_dist.config import load_config
-from and_dist.published import FIGURES, TITLES
-from and_dist.sections import flatten
+from and_dist.config.load import load_config
+from and_dist.config.paper_figures import FIGURES, TITLES
+from and_dist.config.validation import flatten
 from and_dist.tables import collect
 from and_dist.typeset import as_csv, as_latex, as_markdown
 

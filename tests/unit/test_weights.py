@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
+from and_dist.config.schema import EncoderConfig
 from and_dist.encoders import Encoder, build_encoder
-from and_dist.schema import EncoderConfig
 from and_dist.weights import load_weights
 
 Weights = dict[str, Tensor]

@@ -11,6 +11,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.augment import (
     CENTRE,
     CORNERS,
@@ -20,7 +21,6 @@ from and_dist.data.augment import (
     plain_views,
     training_views,
 )
-from and_dist.schema import DataConfig
 
 ROWS = np.arange(4000)
 

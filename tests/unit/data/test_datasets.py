@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from and_dist.config.schema import DataConfig
 from and_dist.data.datasets import draw_shapes, index_folder, load_images, load_train_and_test
 from and_dist.data.index import ImageIndex
-from and_dist.schema import DataConfig
 from tests.pictures import picture, save, save_pictures
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from and_dist.config.schema import EncoderConfig
 from and_dist.data.loader import Batch
 from and_dist.encoders import build_encoder, stages
 from and_dist.evaluation.probe import (
@@ -17,7 +18,6 @@ from and_dist.evaluation.probe import (
     pool,
     whole_views,
 )
-from and_dist.schema import EncoderConfig
 
 
 def test_alexnets_layers_are_pooled_as_published() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from launcher.jobs import (
     End,
     NodeEnd,

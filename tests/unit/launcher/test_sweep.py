@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.config import differing_keys, load_config
+from and_dist.config.load import differing_keys, load_config
 from launcher.profile import Profile
 from launcher.request import Size
 from launcher.sweep import load_members, load_sweep, name_of

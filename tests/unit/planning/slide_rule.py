@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.planning.hardware import Curve, Hardware, Links, Rates
 from and_dist.planning.job import Job, Size
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from and_dist.config import Config, load_config
+from and_dist.config.load import Config, load_config
 from and_dist.planning.hardware import GPUS
 from and_dist.planning.job import Job, Size, count_rows
 from and_dist.planning.pace import discovery_seconds

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from and_dist.config.schema import EncoderConfig
 from and_dist.encoders import ENCODERS, Encoder, build_encoder
 from and_dist.report.attention import attend, overlay
-from and_dist.schema import EncoderConfig
 
 STEP = 1e-6
 

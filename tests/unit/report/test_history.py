@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from and_dist.config import load_config
+from and_dist.config.load import load_config
 from and_dist.report.build import read_histories
 from and_dist.report.charts import MOST_POINTS, thin
 from and_dist.report.curves import accuracy_by_round, over_steps, time_line, training_curves

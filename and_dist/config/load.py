@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from and_dist.plain_yaml import merge, parse_override, read_layers
-from and_dist.published import FIGURES
-from and_dist.schema import (
+from and_dist.config.paper_figures import FIGURES
+from and_dist.config.schema import (
     BankConfig,
     CurriculumConfig,
     DataConfig,
@@ -30,7 +29,8 @@ from and_dist.schema import (
     RunConfig,
     TrainingOptimConfig,
 )
-from and_dist.sections import Section, build, flatten
+from and_dist.config.validation import Section, build, flatten
+from and_dist.config.yaml_files import merge, parse_override, read_layers
 
 OWN_METHODS = ("and", "instance", "random")
 PEERS = {
@@ -97,7 +97,7 @@ class Config(Section):
             if name not in FIGURES:
                 raise ValueError(
                     f"paper: {name!r} is none of the paper's figures, which are named like "
-                    f"{', '.join(list(FIGURES)[::20])} (all in and_dist/published.py)"
+                    f"{', '.join(list(FIGURES)[::20])} (all in and_dist/config/paper_figures.py)"
                 )
         return paper
 
