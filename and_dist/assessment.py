@@ -25,10 +25,10 @@ from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Advance, Display
-from and_dist.encoders import Encoder, build_encoder, stages
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
 from and_dist.guard import Guard, Stopped
+from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.probing import Probing
 from and_dist.run_lock import is_lock
 from and_dist.tables import TEST_KEYS

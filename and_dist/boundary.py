@@ -17,8 +17,8 @@ from and_dist.display import Advance
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
 from and_dist.journal import Journal
+from and_dist.models.pretrained import load_weights
 from and_dist.run_state import RunState
-from and_dist.weights import load_weights
 from and_dist.world import World
 
 

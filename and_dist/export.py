@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.config.load import Config
-from and_dist.encoders import Encoder
 from and_dist.metrics import read_metrics
+from and_dist.models.encoders import Encoder
 from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
 from and_dist.utils.formatting import percent
 from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
@@ -231,8 +231,8 @@ _LOAD_SAFETENSORS = """\
 from pathlib import Path
 
 from and_dist.config.schema import EncoderConfig
-from and_dist.encoders import build_encoder
-from and_dist.weights import load_weights
+from and_dist.models.encoders import build_encoder
+from and_dist.models.pretrained import load_weights
 
 encoder = build_encoder(EncoderConfig(name="{name}", feature_dim={dim}), seed=0)
 load_weights(encoder, Path("encoder.safetensors"))

@@ -28,7 +28,6 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.display import Advance, Display
-from and_dist.encoders import Encoder
 from and_dist.evaluation.probe import (
     PADDING,
     FrozenLayers,
@@ -40,7 +39,8 @@ from and_dist.evaluation.probe import (
 from and_dist.evaluation.scores import UNREADABLE
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.layout import SharedFailure
-from and_dist.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.models.encoders import Encoder
+from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.replicas import replicate
 from and_dist.trained import Trained, known_bad
 from and_dist.world import World

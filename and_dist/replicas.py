@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.collectives import broadcast_from_coordinator
-from and_dist.encoders import Encoder
+from and_dist.models.encoders import Encoder
 from and_dist.utils.counter_random import derive_key
 from and_dist.world import World
 

@@ -28,7 +28,7 @@ from and_dist.config.yaml_files import read_yaml
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
-from and_dist.encoders import Encoder, build_encoder
+from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.world import World
 
 

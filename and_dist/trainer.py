@@ -26,7 +26,6 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.display import Advance, Display
-from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.journal import Journal
@@ -34,9 +33,10 @@ from and_dist.keeper import Keeper
 from and_dist.layout import SharedFailure
 from and_dist.meters import StepClock, memory_mb
 from and_dist.metrics import read_metrics
+from and_dist.models.encoders import build_encoder
+from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
-from and_dist.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.profiling import StepProfile
 from and_dist.replicas import forget_unsent, replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption

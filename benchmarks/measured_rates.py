@@ -22,8 +22,8 @@ from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.encoders import ENCODERS, Encoder
-from and_dist.optim import build_optimiser
+from and_dist.models.encoders import ENCODERS, Encoder
+from and_dist.models.optim import build_optimiser
 from and_dist.partition import log_partition
 from and_dist.planning.costs import COSTS
 from and_dist.trainer import Trainer

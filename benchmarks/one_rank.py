@@ -17,7 +17,7 @@ from torch.nn import functional
 from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.config.schema import EncoderConfig
 from and_dist.data.order import Order
-from and_dist.encoders import build_encoder
+from and_dist.models.encoders import build_encoder
 from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.replicas import replicate
 from and_dist.world import World

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.bank import BankShard
-from and_dist.encoders import Encoder
+from and_dist.models.encoders import Encoder
 from and_dist.objective import neighbourhood_nll
 from and_dist.world import World
 from benchmarks.forms import eager

@@ -63,7 +63,7 @@ class DataConfig(Section):
 
 class EncoderConfig(Section):
     name: str = "cifar_resnet18"
-    """One of and_dist.encoders.ENCODERS."""
+    """One of and_dist.models.encoders.ENCODERS."""
     feature_dim: PositiveInt = 128
     """D, the length of a feature and of a bank row."""
     weights: str | None = None

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.encoders import Encoder, stages
+from and_dist.models.encoders import Encoder, stages
 
 U8 = NDArray[np.uint8]
 RAMP = np.array([[48, 18, 59], [40, 130, 230], [60, 220, 140], [250, 200, 50], [190, 20, 10]])

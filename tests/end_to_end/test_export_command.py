@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.config.load import load_config
-from and_dist.encoders import Encoder, build_encoder
-from and_dist.weights import load_weights
+from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.models.pretrained import load_weights
 from tests.conftest import Cli
 from tests.end_to_end.processes import train
 from tests.ranks.runs import checkpoint_of

@@ -15,10 +15,10 @@ from and_dist.bank import BankShard
 from and_dist.config.load import load_config
 from and_dist.curriculum import all_instances
 from and_dist.data.loader import Batch
-from and_dist.encoders import build_encoder
 from and_dist.guard import Guard
 from and_dist.meters import LossMeter
-from and_dist.optim import build_optimiser
+from and_dist.models.encoders import build_encoder
+from and_dist.models.optim import build_optimiser
 from and_dist.partition import log_partition
 from and_dist.trainer import Trainer
 from and_dist.world import World

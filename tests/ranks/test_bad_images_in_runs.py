@@ -15,8 +15,8 @@ from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder, load_train_and_test
 from and_dist.display import Display
-from and_dist.encoders import build_encoder
 from and_dist.evaluation.evaluator import Evaluator
+from and_dist.models.encoders import build_encoder
 from and_dist.world import World
 from tests import reference
 from tests.pictures import cut_header, save_pictures

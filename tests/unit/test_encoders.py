@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from and_dist.config.schema import EncoderConfig
-from and_dist.encoders import ENCODERS, build_encoder
+from and_dist.models.encoders import ENCODERS, build_encoder
 
 PIXELS = {"small": 32, "tiny": 32} | {name: 32 for name in ENCODERS if name.startswith("cifar")}
 

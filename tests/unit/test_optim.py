@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from and_dist.config.schema import OptimConfig
-from and_dist.optim import build_optimiser, learning_rate
+from and_dist.models.optim import build_optimiser, learning_rate
 
 
 @pytest.mark.parametrize(

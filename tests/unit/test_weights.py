@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision import models
 
 from and_dist.config.schema import EncoderConfig
-from and_dist.encoders import Encoder, build_encoder
-from and_dist.weights import load_weights
+from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.models.pretrained import load_weights
 
 Weights = dict[str, Tensor]
 

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from and_dist.config.schema import EncoderConfig
 from and_dist.data.loader import Batch
-from and_dist.encoders import build_encoder, stages
 from and_dist.evaluation.probe import (
     PADDING,
     FrozenLayers,
@@ -18,6 +17,7 @@ from and_dist.evaluation.probe import (
     pool,
     whole_views,
 )
+from and_dist.models.encoders import build_encoder, stages
 
 
 def test_alexnets_layers_are_pooled_as_published() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from and_dist.encoders import ENCODERS, Encoder
+from and_dist.models.encoders import ENCODERS, Encoder
 from and_dist.planning.costs import COSTS, cost_of
 
 IMAGES = (2, 5)

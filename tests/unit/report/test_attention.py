@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.config.schema import EncoderConfig
-from and_dist.encoders import ENCODERS, Encoder, build_encoder
+from and_dist.models.encoders import ENCODERS, Encoder, build_encoder
 from and_dist.report.attention import attend, overlay
 
 STEP = 1e-6

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from and_dist.encoders import Encoder
+from and_dist.models.encoders import Encoder
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which others keep the weights beside the rest of a checkpoint."""
