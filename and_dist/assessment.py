@@ -17,17 +17,18 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from and_dist.agreement import heeding
 from and_dist.bank import shard_range
-from and_dist.collectives import failing_together, gather_objects
 from and_dist.config.load import Config
 from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.display import Advance, Display
+from and_dist.distributed.collectives import failing_together, gather_objects
+from and_dist.distributed.stop_consensus import heeding
+from and_dist.distributed.watchdog import Guard, Stopped
+from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
-from and_dist.guard import Guard, Stopped
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.probing import Probing
 from and_dist.run_lock import is_lock
@@ -42,7 +43,6 @@ from and_dist.trained import (
 )
 from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
-from and_dist.world import World
 
 MAY_CHANGE = (
     "data.train", *(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder",

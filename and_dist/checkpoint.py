@@ -32,8 +32,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from and_dist.bank import BankShard
-from and_dist.collectives import failing_together, gather_objects
-from and_dist.layout import SharedFailure
+from and_dist.distributed.collectives import failing_together, gather_objects
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.world import World
 from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import (
     Named,
@@ -47,7 +48,6 @@ from and_dist.utils.owned_folders import (
     remove_folder,
     restore_folder,
 )
-from and_dist.world import World
 
 FORMAT = 3
 NAMES_OF_OURS = r"r\d{2,}-e\d{4,}(?:-s\d{6,})?|s\d{8,}"

@@ -18,8 +18,7 @@ import typer
 
 from and_dist.config.load import load_config
 from and_dist.display import Style
-from and_dist.guard import SECONDS_BEYOND_STALL, TRY_AGAIN, Guard, Stopped
-from and_dist.layout import (
+from and_dist.distributed.launch_env import (
     SharedFailure,
     end_launcher,
     named_rank,
@@ -27,6 +26,7 @@ from and_dist.layout import (
     names_first_rank,
     read_layout,
 )
+from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, TRY_AGAIN, Guard, Stopped
 from and_dist.options import ConfigFiles, Force, Overrides
 from and_dist.planning.command import plan
 from and_dist.utils.formatting import safe_lines
@@ -83,8 +83,8 @@ def discover(
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
     from and_dist.display import Display
+    from and_dist.distributed.world import open_world
     from and_dist.study import plan_study, run_study
-    from and_dist.world import open_world
 
     size = read_layout().size
     study = plan_study(run, checkpoint, round_index, out, overrides or [], size, force)
@@ -113,10 +113,10 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
     from and_dist.assessment import plan_assessment, run_assessment
-    from and_dist.collectives import failing_together
     from and_dist.display import Display
+    from and_dist.distributed.collectives import failing_together
+    from and_dist.distributed.world import open_world
     from and_dist.run_lock import hold_lock
-    from and_dist.world import open_world
 
     planned = plan_assessment(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
     settings = planned.config.run
@@ -170,10 +170,10 @@ def report(
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
     from and_dist.display import Display
+    from and_dist.distributed.world import open_world
     from and_dist.report.build import gather, is_report, read_histories, write_page
     from and_dist.report.serve import Pages, follow
     from and_dist.utils.owned_files import check_output, recognise_output
-    from and_dist.world import open_world
 
     if follows and out:
         raise ValueError("--follow serves a page and writes none: leave --out away")
@@ -206,8 +206,8 @@ def neighbours(
     """Find the training images that a run holds most similar to images of your own."""
     from and_dist import lookup
     from and_dist.display import Display
+    from and_dist.distributed.world import open_world
     from and_dist.utils.owned_files import recognise_output
-    from and_dist.world import open_world
 
     may_replace = recognise_output(force, is_named=True)
     lookup.check_sheet(sheet, may_replace)
@@ -238,9 +238,9 @@ def embed(
     from and_dist import lookup
     from and_dist.data.datasets import load_images
     from and_dist.display import Display
+    from and_dist.distributed.world import open_world
     from and_dist.trained import open_trained
     from and_dist.utils.owned_files import recognise_output
-    from and_dist.world import open_world
 
     policy = bad_images_policy(bad_images)
     may_replace = recognise_output(force, is_named=True)
@@ -320,8 +320,8 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the encoder of a checkpoint for other programs, with a card that says what it is."""
+    from and_dist.distributed.world import open_world
     from and_dist.export import plan_export, run_export
-    from and_dist.world import open_world
 
     planned = plan_export(run, checkpoint, format_name, head, out, force)
     with open_world("cpu") as world:

@@ -15,14 +15,6 @@ import torch
 from torch import Tensor
 
 from and_dist.bank import BankShard, all_shards, shard_range
-from and_dist.collectives import (
-    broadcast_from_coordinator,
-    equal_blocks,
-    failing_together,
-    gather_to_coordinator,
-    reduce_sum,
-    take_rows,
-)
 from and_dist.curriculum import (
     Neighbourhoods,
     check_neighbours,
@@ -30,6 +22,15 @@ from and_dist.curriculum import (
     select_anchors,
 )
 from and_dist.display import Advance, silently
+from and_dist.distributed.collectives import (
+    broadcast_from_coordinator,
+    equal_blocks,
+    failing_together,
+    gather_to_coordinator,
+    reduce_sum,
+    take_rows,
+)
+from and_dist.distributed.world import World
 from and_dist.faiss_index import EXACT, check_search
 from and_dist.neighbours import (
     MEMORY_BYTES,
@@ -41,7 +42,6 @@ from and_dist.neighbours import (
     search_shards,
 )
 from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
-from and_dist.world import World
 
 ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15
 """That are searched for at a time, of one rank and together."""

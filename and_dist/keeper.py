@@ -9,16 +9,16 @@ from types import TracebackType
 from typing import NamedTuple
 
 from and_dist.checkpoint import State, find_whole, parse_name, refuse_occupied
-from and_dist.collectives import failing_together
 from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
-from and_dist.guard import Guard
+from and_dist.distributed.collectives import failing_together
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.world import World
 from and_dist.journal import Journal
-from and_dist.layout import SharedFailure
 from and_dist.run_state import Progress, RunState
 from and_dist.saving import Saver
-from and_dist.world import World
 
 
 class Resumed(NamedTuple):

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from and_dist.album import U8, Album, short_name
 from and_dist.bank import all_shards, shard_range
-from and_dist.collectives import failing_together, gather_objects
 from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.display import Display
+from and_dist.distributed.collectives import failing_together, gather_objects
+from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
@@ -40,7 +41,6 @@ from and_dist.utils.owned_files import (
     open_shared,
     write_file,
 )
-from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
 CELL, CAPTION, MARGIN = 128, 34, 4

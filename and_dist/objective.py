@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from and_dist.bank import BankShard
-from and_dist.collectives import exchange_parts, gather_batch, reduce_sum
+from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
+from and_dist.distributed.world import World
 from and_dist.partition import Partition, log_partition, log_partition_of_own, merge_stacked
 from and_dist.utils.step_phases import part
-from and_dist.world import World
 
 
 class GlobalBatch(NamedTuple):

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from and_dist.bank import BankShard, all_shards
-from and_dist.collectives import (
+from and_dist.display import Advance, silently
+from and_dist.distributed.collectives import (
     equal_blocks,
     exchange_parts,
     failing_together,
     gather_batch,
     take_rows,
 )
-from and_dist.display import Advance, silently
-from and_dist.layout import SharedFailure
-from and_dist.world import World
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.world import World
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
 """Rows that stream at once; a tile is half of them by as many: what torch's operators like."""

@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.agreement import Agreement, heeding
 from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
-from and_dist.collectives import gather_batch, reduce_sum
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.bad_images import BadImages
@@ -28,6 +26,12 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.display import Advance, Display
+from and_dist.distributed.collectives import gather_batch, reduce_sum
+from and_dist.distributed.ddp import replicate
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.stop_consensus import Agreement, heeding
+from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
+from and_dist.distributed.world import World
 from and_dist.evaluation.probe import (
     PADDING,
     FrozenLayers,
@@ -37,13 +41,9 @@ from and_dist.evaluation.probe import (
     whole_views,
 )
 from and_dist.evaluation.scores import UNREADABLE
-from and_dist.guard import NOTHING, SAVE, Guard, Stopped
-from and_dist.layout import SharedFailure
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
-from and_dist.replicas import replicate
 from and_dist.trained import Trained, known_bad
-from and_dist.world import World
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
 """Training images are cropped and mirrored as the encoder's were, and not coloured."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, get_args
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from and_dist.distributed.world import World
 from and_dist.utils.output_folders import publish_files
 from and_dist.utils.owned_files import NotOursError, starts_with, write_file
 from and_dist.utils.step_phases import MARK, Part
-from and_dist.world import World
 
 STEPS_BEFORE, STEPS = 10, 20
 """Steps of a start that pass unseen, because they still allocate and choose; and those seen."""

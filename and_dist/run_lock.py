@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from and_dist.layout import job_id, process_start
+from and_dist.distributed.launch_env import job_id, process_start
 from and_dist.utils.owned_files import (
     check_file,
     create_file,

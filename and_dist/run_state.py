@@ -24,11 +24,11 @@ from and_dist.checkpoint import (
 from and_dist.config.load import Config
 from and_dist.config.schema import ROWS_WORTH_ROUNDING
 from and_dist.curriculum import Neighbourhoods, all_instances
+from and_dist.distributed.world import World
 from and_dist.meters import LossMeter
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.partition import is_faster_in_bfloat16
-from and_dist.world import World
 
 
 @dataclass(frozen=True)

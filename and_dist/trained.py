@@ -22,14 +22,14 @@ from and_dist.checkpoint import (
     read_checkpoint,
     read_latest,
 )
-from and_dist.collectives import gather_objects
 from and_dist.config.load import PATHS, Config, differing_keys, load_config
 from and_dist.config.yaml_files import read_yaml
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
+from and_dist.distributed.collectives import gather_objects
+from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder, build_encoder
-from and_dist.world import World
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.agreement import Agreement, heeding
 from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.peer import Setting
 from and_dist.boundary import Boundary
@@ -26,11 +25,14 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.display import Advance, Display
+from and_dist.distributed.ddp import forget_unsent, replicate, seed_step, synchronise
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.stop_consensus import Agreement, heeding
+from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
+from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.guard import NOTHING, SAVE, Guard, Stopped
 from and_dist.journal import Journal
 from and_dist.keeper import Keeper
-from and_dist.layout import SharedFailure
 from and_dist.meters import StepClock, memory_mb
 from and_dist.metrics import read_metrics
 from and_dist.models.encoders import build_encoder
@@ -38,13 +40,11 @@ from and_dist.models.optim import learning_rate, parameters_of, set_learning_rat
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.profiling import StepProfile
-from and_dist.replicas import forget_unsent, replicate, seed_step, synchronise
 from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.step_phases import part
-from and_dist.world import World
 
 
 class Trainer:

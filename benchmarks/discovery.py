@@ -29,9 +29,9 @@ from torch import Tensor
 from and_dist.bank import BankShard, shard_range
 from and_dist.curriculum import Neighbourhoods, check_neighbours, select_anchors
 from and_dist.discovery import discover
+from and_dist.distributed.world import World, open_world
 from and_dist.neighbours import RECALL, Approximate, ShardSearch, gather_sample, search_shards
 from and_dist.pairs import scan_pairs
-from and_dist.world import World, open_world
 from benchmarks.features import draw_classes, draw_features
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import extra_peak_mb

@@ -19,9 +19,9 @@ import torch
 from torch.nn import functional
 
 from and_dist.data.loader import Batch
+from and_dist.distributed.world import World, open_world
 from and_dist.partition import Partition, log_partition
 from and_dist.planning.costs import COSTS
-from and_dist.world import World, open_world
 from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.partition import DIM, IMAGENET, extra_gpu_peak_mb

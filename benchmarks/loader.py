@@ -35,7 +35,7 @@ from and_dist.data.order import Order
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
-from and_dist.world import World, open_world
+from and_dist.distributed.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import extra_family_peak_mb
 from benchmarks.photos import write_photos

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.bank import BankShard
+from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder
 from and_dist.objective import neighbourhood_nll
-from and_dist.world import World
 from benchmarks.forms import eager
 
 UPDATE_RATE = 0.5

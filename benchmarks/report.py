@@ -29,12 +29,12 @@ from and_dist.config.load import Config, load_config
 from and_dist.curriculum import Neighbourhoods, num_anchors, select_anchors
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
 from and_dist.data.stores import ArchiveStore
+from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods
 from and_dist.models.encoders import build_encoder
 from and_dist.run_folder import open_run_folder
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.schedule import Schedule
-from and_dist.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import FamilyWatch
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from and_dist.world import open_world
+from and_dist.distributed.world import open_world
 from benchmarks import simulated
 from benchmarks.forms import differentiate, published
 from benchmarks.harness import Benchmark, add_arguments

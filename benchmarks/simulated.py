@@ -19,10 +19,10 @@ from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeSt
 
 from and_dist.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
 from and_dist.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discover
+from and_dist.distributed.world import World
 from and_dist.neighbours import MEMORY_BYTES, ShardSearch, search_shards
 from and_dist.objective import gather_global_batch, sharded_nll
 from and_dist.pairs import scan_pairs
-from and_dist.world import World
 from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark
 from benchmarks.memory import extra_peak_mb

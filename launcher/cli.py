@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.guard import TRY_AGAIN
+from and_dist.distributed.watchdog import TRY_AGAIN
 from launcher import scheduler, submission
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
 from launcher.profile import Profile, load_profile

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from and_dist.guard import TRY_AGAIN
-from and_dist.layout import parent_of
+from and_dist.distributed.launch_env import parent_of
+from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import create_file, open_to_append
 from launcher.jobs import (
     NodeEnd,

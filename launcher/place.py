@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from and_dist.layout import first_node, port_of
+from and_dist.distributed.launch_env import first_node, port_of
 
 HOST = "127.0.0.1"
 

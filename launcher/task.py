@@ -13,8 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from and_dist.guard import TRY_AGAIN
-from and_dist.layout import parent_of
+from and_dist.distributed.launch_env import parent_of
+from and_dist.distributed.watchdog import TRY_AGAIN
 from launcher import scheduler
 from launcher.jobs import (
     End,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 
-from and_dist.guard import TRY_AGAIN
+from and_dist.distributed.watchdog import TRY_AGAIN
 from launcher.jobs import End, NodeEnd
 
 REFUSED = 2

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from and_dist.guard import TRY_AGAIN
+from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import open_to_append
 from launcher.jobs import is_log, start_folder
 from launcher.place import job_id_of

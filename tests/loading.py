@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from and_dist.data.loader import Batch
-from and_dist.world import World
+from and_dist.distributed.world import World
 
 CPU = torch.device("cpu")
 

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.collectives import broadcast_from_coordinator, failing_together, reduce_sum
 from and_dist.display import Advance, silently
+from and_dist.distributed.collectives import (
+    broadcast_from_coordinator,
+    failing_together,
+    reduce_sum,
+)
+from and_dist.distributed.world import World
 from and_dist.faiss_index import ExactSearch
 from and_dist.utils.counter_random import draw_bits
-from and_dist.world import World
 
 FLOOR = 1e-6
 """Share of the largest variance below which a direction counts as noise of this size."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from and_dist.baselines import check_peer
 from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
-from and_dist.collectives import failing_together
 from and_dist.config.load import Config
 from and_dist.data.bad_images import is_list_of
 from and_dist.data.cache import check_cache
@@ -18,8 +17,10 @@ from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.discovery import check_discovery
 from and_dist.display import Display, Style
-from and_dist.guard import SECONDS_BEYOND_STALL, Guard
-from and_dist.layout import SharedFailure, read_layout
+from and_dist.distributed.collectives import failing_together
+from and_dist.distributed.launch_env import SharedFailure, read_layout
+from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Guard
+from and_dist.distributed.world import World, open_world
 from and_dist.mirrors import check_mirrors
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
@@ -28,7 +29,6 @@ from and_dist.run_lock import hold_lock
 from and_dist.summary import as_table, write_summary
 from and_dist.trainer import Trainer
 from and_dist.utils.owned_files import check_file
-from and_dist.world import World, open_world
 
 
 def run_training(config: Config, guard: Guard, style: Style = "auto") -> None:

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from and_dist.collectives import gather_objects
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows
+from and_dist.distributed.collectives import gather_objects
+from and_dist.distributed.world import World
 from and_dist.utils.owned_files import IsOurs, NotOursError, write_file
-from and_dist.world import World
 
 LARGEST_SHARE = 0.01
 

@@ -31,7 +31,7 @@ from and_dist.data.pipeline import (
     explain_failures,
 )
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore
-from and_dist.world import World
+from and_dist.distributed.world import World
 
 BATCHES_AHEAD = 4
 ViewsOf = Callable[[int, Rows], Views]

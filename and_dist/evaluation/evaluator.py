@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from and_dist.bank import BankShard, all_shards, shard_range
-from and_dist.collectives import gather_objects
 from and_dist.config.load import Config
 from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.curriculum import Neighbourhoods
@@ -21,11 +20,12 @@ from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.display import Phase
+from and_dist.distributed.collectives import gather_objects
+from and_dist.distributed.world import World
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.evaluation.scores import UNREADABLE, share_right
-from and_dist.world import World
 
 IMAGES_PER_BATCH = 256
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.collectives import gather_objects, reduce_sum
-from and_dist.world import World
+from and_dist.distributed.collectives import gather_objects, reduce_sum
+from and_dist.distributed.world import World
 
 RESAMPLES = 10_000
 UNREADABLE = -1

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from and_dist.display import Phase
-from and_dist.layout import SharedFailure
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.world import World
 from and_dist.report.findings import Findings, gather_findings
 from and_dist.report.history import History, read_history
 from and_dist.report.page import render
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
-from and_dist.world import World
 
 MOST_BYTES = 15_000_000
 is_report = starts_with(r"(?s)<!doctype html>.*<title>[^<]* - and-dist report</title>")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from and_dist import pairs
 from and_dist.bank import BankShard
-from and_dist.world import World, open_world
+from and_dist.distributed.world import World, open_world
 from benchmarks.device.exact import unit_rows
 from benchmarks.device.requirements import require_gpu
 

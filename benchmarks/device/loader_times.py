@@ -24,7 +24,7 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
-from and_dist.world import World, open_world
+from and_dist.distributed.world import World, open_world
 from benchmarks.device.requirements import require_gpu
 from benchmarks.photos import photos
 

@@ -24,9 +24,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from and_dist import run_state
 from and_dist.data.loader import Batch
+from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import ENCODERS
 from and_dist.trainer import Trainer
-from and_dist.world import World, open_world
 from benchmarks.device.requirements import require_gpu
 from benchmarks.step import Scene, build_trainer, make_batch
 

@@ -17,8 +17,9 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from and_dist import cli, world
-from and_dist.layout import Layout
+from and_dist import cli
+from and_dist.distributed import world
+from and_dist.distributed.launch_env import Layout
 
 choose_device = world.choose_device
 init_process_group = dist.init_process_group

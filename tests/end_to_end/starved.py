@@ -13,7 +13,7 @@ from typing import Any
 
 from and_dist import neighbours, pairs
 from and_dist.cli import main
-from and_dist.layout import read_layout
+from and_dist.distributed.launch_env import read_layout
 
 PLACES = {"scan": (pairs._Tiles, "load"), "index": (neighbours, "ApproximateSearch")}
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from and_dist.guard import TRY_AGAIN
+from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.metrics import read_metrics
 from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish

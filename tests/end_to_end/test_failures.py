@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.guard import Guard
+from and_dist.distributed.watchdog import Guard
 from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
 from tests.ranks.runs import debug_config

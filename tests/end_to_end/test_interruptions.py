@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.guard import ECHO_SECONDS, LEAST_MARGIN, TRY_AGAIN
+from and_dist.distributed.watchdog import ECHO_SECONDS, LEAST_MARGIN, TRY_AGAIN
 from and_dist.run_lock import SECONDS_UNTIL_STALE
 from tests.end_to_end.processes import (
     DEBUG,
@@ -159,7 +159,7 @@ def test_a_rank_that_does_not_move_is_noticed_and_its_stacks_are_kept(tmp_path: 
     assert status == TRY_AGAIN
     assert "nothing has moved for 3 s; the stacks of all threads are in" in output
     stacks = (tmp_path / "debug" / "stalls" / "rank-0.txt").read_text()
-    assert "and_dist/collectives.py" in stacks, "the other rank is waited for"
+    assert "and_dist/distributed/collectives.py" in stacks, "the other rank is waited for"
     assert "and_dist/trainer.py" in stacks
     ranks[1].send_signal(signal.SIGCONT)
     status, output = finish(ranks[1])

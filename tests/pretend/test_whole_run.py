@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.world import open_world
+from and_dist.distributed.world import open_world
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import SHORT, config_for, train_on, waits_of_steps
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of, metrics_of, train, train_until

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from and_dist.world import World
+from and_dist.distributed.world import World
 
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 300

@@ -18,10 +18,10 @@ from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
 from and_dist.display import Advance, Display
-from and_dist.guard import SIGNAL, Guard, Stopped
+from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
+from and_dist.distributed.world import World
 from and_dist.run_folder import open_run_folder
 from and_dist.trainer import Trainer
-from and_dist.world import World
 
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
 ABOUT_SAVING = "checkpoint"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.bank import BankShard, shard_range
-from and_dist.world import World
+from and_dist.distributed.world import World
 
 
 class Scene(NamedTuple):

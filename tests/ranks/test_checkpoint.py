@@ -24,9 +24,9 @@ from and_dist.checkpoint import (
     save_checkpoint,
 )
 from and_dist.config.load import Config
-from and_dist.layout import SharedFailure
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.world import World
 from and_dist.trained import Trained, refuse_damaged
-from and_dist.world import World
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.collectives import (
+from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
     exchange_parts,
@@ -13,7 +13,7 @@ from and_dist.collectives import (
     reduce_sum,
     take_rows,
 )
-from and_dist.world import World
+from and_dist.distributed.world import World
 from tests.ranks.pool import SIZES, RankPool
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from and_dist.bank import shard_range
 from and_dist.baselines.kmeans import cluster, split_largest, whiten
+from and_dist.distributed.world import World
 from and_dist.utils.counter_random import derive_key, draw_bits
-from and_dist.world import World
 from tests import reference
 from tests.ranks.pool import SIZES, RankPool
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from and_dist.distributed.world import World
 from and_dist.pairs import PairScan, scan_pairs
-from and_dist.world import World
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of

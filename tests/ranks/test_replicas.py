@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from and_dist.replicas import POWER_SGD_WHOLE_STEPS, Compression, forget_unsent, replicate
-from and_dist.world import World
+from and_dist.distributed.ddp import POWER_SGD_WHOLE_STEPS, Compression, forget_unsent, replicate
+from and_dist.distributed.world import World
 from tests.ranks.pool import RankPool
 
 WIDTH = 64

@@ -13,9 +13,9 @@ from torch.nn import functional
 from and_dist import pairs
 from and_dist.curriculum import Neighbourhoods, check_neighbours
 from and_dist.discovery import check_discovery, discover
+from and_dist.distributed.world import World
 from and_dist.faiss_index import ExactSearch, check_search
 from and_dist.neighbours import Nearest, ShardSearch, best_of
-from and_dist.world import World
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of

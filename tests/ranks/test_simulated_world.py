@@ -8,8 +8,8 @@ from torch import Tensor
 
 from and_dist import objective
 from and_dist.bank import BankShard
+from and_dist.distributed.world import World
 from and_dist.partition import ROWS_PER_BLOCK, Partition
-from and_dist.world import World
 from benchmarks.one_rank import (
     DIM,
     Rank,
@@ -128,5 +128,5 @@ def test_real_ranks_send_as_much(ranks: RankPool, size: int) -> None:
 def test_only_the_table_of_a_discovery_grows_with_rows() -> None:
     lines = lines_that_grow_with_rows((2, 3), 2100)
     assert {line.partition(":")[0] for line in lines} == {
-        "and_dist/collectives.py", "and_dist/curriculum.py", "and_dist/discovery.py"
+        "and_dist/distributed/collectives.py", "and_dist/curriculum.py", "and_dist/discovery.py"
     }  # fmt: skip

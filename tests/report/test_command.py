@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from and_dist.display import Advance, Display, silently
+from and_dist.distributed.world import open_world
 from and_dist.evaluation.neighbourhoods import by_entropy
 from and_dist.report.build import gather
 from and_dist.report.findings import Findings
 from and_dist.report.history import read_history
 from and_dist.report.rounds import load_neighbourhoods
 from and_dist.trained import open_trained
-from and_dist.world import open_world
 from tests.conftest import Cli
 from tests.report.runs import command
 

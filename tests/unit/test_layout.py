@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from and_dist.layout import (
+from and_dist.distributed.launch_env import (
     expand_counts,
     first_node,
     names_first_of_node,

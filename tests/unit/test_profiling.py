@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
+from and_dist.distributed.world import open_world
 from and_dist.profiling import STEPS, STEPS_BEFORE, StepProfile, add_up_kernels
 from and_dist.utils.step_phases import MARK, part
-from and_dist.world import open_world
 
 
 def event(name: str, start: float, end: float, *kernels: tuple[str, float], **other: Any) -> Any:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from and_dist.bank import BankShard, shard_range
 from and_dist.checkpoint import as_sharded, save_checkpoint
+from and_dist.distributed.world import World
 from and_dist.stored import StoredBank, search_bank
-from and_dist.world import World
 from tests.ranks.pool import RankPool
 from tests.ranks.scenes import build_scene
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 
-from and_dist.layout import Layout
-from and_dist.world import share_of_cores
+from and_dist.distributed.launch_env import Layout
+from and_dist.distributed.world import share_of_cores
 
 
 def test_threads_are_a_share_of_the_cores_that_were_given() -> None:

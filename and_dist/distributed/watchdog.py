@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
-from and_dist.layout import read_layout, seconds_since_start
+from and_dist.distributed.launch_env import read_layout, seconds_since_start
 from and_dist.utils.owned_files import NotOursError, open_to_append, starts_with
 
 TRY_AGAIN = 75

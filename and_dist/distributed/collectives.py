@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from and_dist.layout import SharedFailure
-from and_dist.world import World
+from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.world import World
 
 MESSAGE_BYTES = 960
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from and_dist.layout import Layout, read_layout
+from and_dist.distributed.launch_env import Layout, read_layout
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from and_dist.collectives import broadcast_from_coordinator
+from and_dist.distributed.collectives import broadcast_from_coordinator
+from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder
 from and_dist.utils.counter_random import derive_key
-from and_dist.world import World
 
 Compression = Literal["none", "float16", "bfloat16", "powersgd"]
 POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS = 4, 100
