@@ -22,7 +22,6 @@ from and_dist.config.load import Config
 from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
-from and_dist.display import Advance, Display
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.stop_consensus import heeding
 from and_dist.distributed.watchdog import Guard, Stopped
@@ -31,7 +30,8 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.probing import Probing
-from and_dist.run_lock import is_lock
+from and_dist.runs.console import Advance, Display
+from and_dist.runs.lock import is_lock
 from and_dist.tables import TEST_KEYS
 from and_dist.trained import (
     Trained,

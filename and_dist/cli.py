@@ -17,7 +17,6 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from and_dist.config.load import load_config
-from and_dist.display import Style
 from and_dist.distributed.launch_env import (
     SharedFailure,
     end_launcher,
@@ -29,6 +28,7 @@ from and_dist.distributed.launch_env import (
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, TRY_AGAIN, Guard, Stopped
 from and_dist.options import ConfigFiles, Force, Overrides
 from and_dist.planning.command import plan
+from and_dist.runs.console import Style
 from and_dist.utils.formatting import safe_lines
 
 app = typer.Typer(
@@ -82,8 +82,8 @@ def discover(
     force: Force = False,
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
-    from and_dist.display import Display
     from and_dist.distributed.world import open_world
+    from and_dist.runs.console import Display
     from and_dist.study import plan_study, run_study
 
     size = read_layout().size
@@ -113,10 +113,10 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
     from and_dist.assessment import plan_assessment, run_assessment
-    from and_dist.display import Display
     from and_dist.distributed.collectives import failing_together
     from and_dist.distributed.world import open_world
-    from and_dist.run_lock import hold_lock
+    from and_dist.runs.console import Display
+    from and_dist.runs.lock import hold_lock
 
     planned = plan_assessment(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
     settings = planned.config.run
@@ -169,10 +169,10 @@ def report(
     force: Force = False,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
-    from and_dist.display import Display
     from and_dist.distributed.world import open_world
     from and_dist.report.build import gather, is_report, read_histories, write_page
     from and_dist.report.serve import Pages, follow
+    from and_dist.runs.console import Display
     from and_dist.utils.owned_files import check_output, recognise_output
 
     if follows and out:
@@ -205,8 +205,8 @@ def neighbours(
 ) -> None:
     """Find the training images that a run holds most similar to images of your own."""
     from and_dist import lookup
-    from and_dist.display import Display
     from and_dist.distributed.world import open_world
+    from and_dist.runs.console import Display
     from and_dist.utils.owned_files import recognise_output
 
     may_replace = recognise_output(force, is_named=True)
@@ -237,8 +237,8 @@ def embed(
     """Write the features of any images, and their names beside them; under torchrun too."""
     from and_dist import lookup
     from and_dist.data.datasets import load_images
-    from and_dist.display import Display
     from and_dist.distributed.world import open_world
+    from and_dist.runs.console import Display
     from and_dist.trained import open_trained
     from and_dist.utils.owned_files import recognise_output
 
@@ -280,7 +280,7 @@ def prepare(
     from and_dist.data.pack import PackOptions
     from and_dist.data.prepare import Check, Job
     from and_dist.data.prepare import prepare as prepare_images
-    from and_dist.display import Bars
+    from and_dist.runs.console import Bars
 
     policy = bad_images_policy(bad_images)
     if (source is None) == (download is None):

@@ -21,7 +21,6 @@ from and_dist.curriculum import (
     num_anchors,
     select_anchors,
 )
-from and_dist.display import Advance, silently
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
@@ -42,6 +41,7 @@ from and_dist.neighbours import (
     search_shards,
 )
 from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
+from and_dist.runs.console import Advance, silently
 
 ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15
 """That are searched for at a time, of one rank and together."""

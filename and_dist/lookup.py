@@ -26,10 +26,10 @@ from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
-from and_dist.display import Display
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
+from and_dist.runs.console import Display
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
 from and_dist.utils.formatting import as_text

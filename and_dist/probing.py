@@ -25,7 +25,6 @@ from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.display import Advance, Display
 from and_dist.distributed.collectives import gather_batch, reduce_sum
 from and_dist.distributed.ddp import replicate
 from and_dist.distributed.launch_env import SharedFailure
@@ -43,6 +42,7 @@ from and_dist.evaluation.probe import (
 from and_dist.evaluation.scores import UNREADABLE
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.runs.console import Advance, Display
 from and_dist.trained import Trained, known_bad
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}

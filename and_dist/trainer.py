@@ -24,25 +24,25 @@ from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.display import Advance, Display
 from and_dist.distributed.ddp import forget_unsent, replicate, seed_step, synchronise
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.stop_consensus import Agreement, heeding
 from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.journal import Journal
 from and_dist.keeper import Keeper
 from and_dist.meters import StepClock, memory_mb
-from and_dist.metrics import read_metrics
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.profiling import StepProfile
-from and_dist.run_folder import note_resumption
 from and_dist.run_state import Progress, build_bank, build_state
-from and_dist.schedule import Schedule
+from and_dist.runs.console import Advance, Display
+from and_dist.runs.folder import note_resumption
+from and_dist.runs.metrics_file import read_metrics
+from and_dist.runs.run_recorder import Journal
+from and_dist.runs.schedule import Schedule
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.step_phases import part
 

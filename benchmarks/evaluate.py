@@ -27,7 +27,6 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.display import silently
 from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.knn import knn_places
@@ -35,6 +34,7 @@ from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
 from and_dist.evaluation.scores import places_of
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.models.optim import build_optimiser
+from and_dist.runs.console import silently
 from benchmarks.features import draw_classes
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.photos import write_photos

@@ -17,12 +17,12 @@ from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import draw_shapes
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.stores import MemoryStore
-from and_dist.display import Display
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.distributed.ddp import seed_step
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World
-from and_dist.run_folder import open_run_folder
+from and_dist.runs.console import Display
+from and_dist.runs.folder import open_run_folder
 from and_dist.trainer import Trainer
 from benchmarks.memory import forget_peak, give_back_memory, peak_mb
 

@@ -32,9 +32,9 @@ from and_dist.data.stores import ArchiveStore
 from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods
 from and_dist.models.encoders import build_encoder
-from and_dist.run_folder import open_run_folder
 from and_dist.run_state import Progress, build_bank, build_state
-from and_dist.schedule import Schedule
+from and_dist.runs.folder import open_run_folder
+from and_dist.runs.schedule import Schedule
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import FamilyWatch
 

@@ -28,12 +28,12 @@ from and_dist.config.load import Config, load_config
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.data.stores import MemoryStore
-from and_dist.display import Display
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder
 from and_dist.planning.costs import cost_of
-from and_dist.run_folder import open_run_folder
+from and_dist.runs.console import Display
+from and_dist.runs.folder import open_run_folder
 from and_dist.trainer import Trainer
 from benchmarks.harness import Benchmark, add_arguments
 

@@ -25,9 +25,9 @@ import torch
 
 from and_dist.config.load import Config, load_config
 from and_dist.distributed.world import open_world
-from and_dist.metrics import read_metrics
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import build_optimiser
+from and_dist.runs.metrics_file import read_metrics
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import FamilyWatch
 from benchmarks.plain_loop import (

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from and_dist.run_folder import package_versions
+from and_dist.runs.folder import package_versions
 from and_dist.utils.owned_files import is_json_with, write_file
 from and_dist.utils.owned_folders import Named, remove_tree
 from launcher import batch, scheduler

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from and_dist.run_folder import read_starts
+from and_dist.runs.folder import read_starts
 from launcher import scheduler
 from launcher.jobs import End, job_folders, read_end, read_id, read_request, starts
 from launcher.request import Request

@@ -16,7 +16,7 @@ from and_dist.planning.hardware import find_hardware
 from and_dist.planning.job import Size as JobSize
 from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.report import in_short
-from and_dist.run_folder import write_config
+from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
 from and_dist.utils.owned_folders import remove_tree
 from launcher import batch, scheduler

@@ -29,7 +29,7 @@ from rich.table import Table
 from and_dist.config.load import load_config
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
-from and_dist.run_folder import write_config
+from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, read_json, write_file
 from launcher import batch, scheduler, submission
 from launcher.jobs import job_folders, new_job_folder, read_ends, take_snapshot

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.display import Advance, silently
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     failing_together,
@@ -21,6 +20,7 @@ from and_dist.distributed.collectives import (
 )
 from and_dist.distributed.world import World
 from and_dist.faiss_index import ExactSearch
+from and_dist.runs.console import Advance, silently
 from and_dist.utils.counter_random import draw_bits
 
 FLOOR = 1e-6

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from and_dist.bank import BankShard
 from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
-from and_dist.display import Phase
 from and_dist.distributed.world import World
 from and_dist.objective import GlobalBatch
+from and_dist.runs.console import Phase
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.discovery import check_discovery
-from and_dist.display import Display, Style
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure, read_layout
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Guard
 from and_dist.distributed.world import World, open_world
-from and_dist.mirrors import check_mirrors
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
-from and_dist.run_folder import check_run_folder, noting_the_end, open_run_folder
-from and_dist.run_lock import hold_lock
-from and_dist.summary import as_table, write_summary
+from and_dist.runs.console import Display, Style
+from and_dist.runs.folder import check_run_folder, noting_the_end, open_run_folder
+from and_dist.runs.lock import hold_lock
+from and_dist.runs.summary import as_table, write_summary
+from and_dist.runs.trackers import check_mirrors
 from and_dist.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 

@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from and_dist.display import Advance
 from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.watchdog import NOTHING, SAVE, Guard
 from and_dist.distributed.world import World
+from and_dist.runs.console import Advance
 
 
 class Agreement:

@@ -19,13 +19,13 @@ from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
-from and_dist.display import Phase
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.evaluation.scores import UNREADABLE, share_right
+from and_dist.runs.console import Phase
 
 IMAGES_PER_BATCH = 256
 

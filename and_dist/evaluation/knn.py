@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from and_dist.display import Advance, silently
 from and_dist.distributed.collectives import equal_blocks, failing_together, take_rows
 from and_dist.distributed.world import World
 from and_dist.evaluation.scores import places_of
 from and_dist.neighbours import Nearest, ShardSearch, search_shards
+from and_dist.runs.console import Advance, silently
 
 QUERIES_PER_BLOCK, QUERIES_OF_ALL_RANKS = 512, 1 << 12
 

@@ -11,12 +11,12 @@ from datetime import datetime
 import yaml
 
 from and_dist.config.load import Config, differing_keys
-from and_dist.metrics import read_metrics
 from and_dist.planning.footprint import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.job import Job, Size, count_rows, kind_of_images
 from and_dist.planning.pace import Pace, Traffic, pace_of, traffic_of
-from and_dist.run_folder import read_starts
+from and_dist.runs.folder import read_starts
+from and_dist.runs.metrics_file import read_metrics
 
 MOST_ROWS = 10**12
 MOST_RANKS = 2**20

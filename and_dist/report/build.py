@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from and_dist.display import Phase
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.report.findings import Findings, gather_findings
 from and_dist.report.history import History, read_history
 from and_dist.report.page import render
+from and_dist.runs.console import Phase
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
 
 MOST_BYTES = 15_000_000

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.config.load import Config, load_config
-from and_dist.metrics import stream
-from and_dist.run_folder import TIME, read_starts
-from and_dist.run_lock import is_held
+from and_dist.runs.folder import TIME, read_starts
+from and_dist.runs.lock import is_held
+from and_dist.runs.metrics_file import stream
 
 Record = dict[str, Any]
 

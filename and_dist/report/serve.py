@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NoReturn
 
-from and_dist.display import Display
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.report.build import gather, read_histories
 from and_dist.report.findings import Findings
 from and_dist.report.history import History
 from and_dist.report.page import render
-from and_dist.run_lock import is_held
+from and_dist.runs.console import Display
+from and_dist.runs.lock import is_held
 
 HOSTS = ("127.0.0.1", "localhost")
 """Names a browser may have asked for: no other site's name can be made to lead here."""

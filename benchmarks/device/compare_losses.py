@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from and_dist.metrics import read_metrics
+from and_dist.runs.metrics_file import read_metrics
 
 
 def losses_of(run: Path) -> list[float]:

@@ -37,7 +37,7 @@ EXCEPTIONS = {
     ("and_dist/checkpoint.py", "save"): "dcp.save writes by the writer above",
     ("and_dist/data/cache.py", "memmap"): "maps a memory_file, which another rank may have made",
     ("and_dist/data/index.py", "memmap"): "maps for reading",
-    ("and_dist/mirrors.py", "RecordWriter"): "writes into a file of open_to_append",
+    ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",
     ("and_dist/export.py", "export"): "torch.onnx writes into the folder of publish_files",
     ("and_dist/data/pack.py", "save"): "Pillow encodes into memory",
     ("and_dist/album.py", "save"): "Pillow encodes into memory",

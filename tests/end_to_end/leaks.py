@@ -20,10 +20,10 @@ from torch import Tensor
 from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.display import Display
 from and_dist.distributed.watchdog import Guard, Stopped
 from and_dist.distributed.world import World, open_world
-from and_dist.run_folder import open_run_folder
+from and_dist.runs.console import Display
+from and_dist.runs.folder import open_run_folder
 from and_dist.trainer import Trainer
 
 RESTARTS = 20

@@ -9,7 +9,7 @@ import pytest
 
 import and_dist.baselines
 from and_dist.config.load import PEERS
-from and_dist.metrics import read_metrics
+from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
 
 GUIDE = Path("CONTRIBUTING.md")

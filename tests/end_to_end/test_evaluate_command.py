@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from and_dist.metrics import read_metrics
+from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish
 

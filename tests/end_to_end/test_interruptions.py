@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.distributed.watchdog import ECHO_SECONDS, LEAST_MARGIN, TRY_AGAIN
-from and_dist.run_lock import SECONDS_UNTIL_STALE
+from and_dist.runs.lock import SECONDS_UNTIL_STALE
 from tests.end_to_end.processes import (
     DEBUG,
     ENDLESS,

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar import layout_pb2
 from wandb.proto import wandb_internal_pb2
 
-from and_dist.metrics import stream
+from and_dist.runs.metrics_file import stream
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, train, train_interrupted
 

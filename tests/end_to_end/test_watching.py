@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from and_dist.metrics import stream
+from and_dist.runs.metrics_file import stream
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks, train

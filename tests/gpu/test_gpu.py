@@ -19,12 +19,12 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.discovery import discover
-from and_dist.display import Display
 from and_dist.distributed.launch_env import Layout
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import choose_device, open_world
 from and_dist.faiss_index import EXACT
 from and_dist.partition import log_partition
+from and_dist.runs.console import Display
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of

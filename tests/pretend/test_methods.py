@@ -11,9 +11,9 @@ import pytest
 from and_dist.assessment import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
 from and_dist.config.load import PEERS
-from and_dist.display import Display
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
+from and_dist.runs.console import Display
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import config_for, train_on, waits_of_steps
 from tests.ranks.runs import losses_of

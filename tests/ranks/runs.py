@@ -17,10 +17,10 @@ from torch import Tensor
 from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.display import Advance, Display
 from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
 from and_dist.distributed.world import World
-from and_dist.run_folder import open_run_folder
+from and_dist.runs.console import Advance, Display
+from and_dist.runs.folder import open_run_folder
 from and_dist.trainer import Trainer
 
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")

@@ -13,11 +13,11 @@ from and_dist.bank import BankShard, shard_range
 from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder, load_train_and_test
-from and_dist.display import Display
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.models.encoders import build_encoder
+from and_dist.runs.console import Display
 from tests import reference
 from tests.pictures import cut_header, save_pictures
 from tests.ranks.pool import RankError, RankPool

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.run_folder import read_starts
+from and_dist.runs.folder import read_starts
 from launcher.jobs import newest_checkpoint
 from launcher.status import look_at
 from slurm.testcluster.cluster import PATIENCE, Cluster, wait_until

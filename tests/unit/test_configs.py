@@ -15,10 +15,10 @@ from and_dist.config.paper_figures import FIGURES
 from and_dist.config.validation import flatten
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.display import Display
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
-from and_dist.run_folder import open_run_folder
+from and_dist.runs.console import Display
+from and_dist.runs.folder import open_run_folder
 from and_dist.trainer import Trainer
 
 FILES = sorted(Path("configs/paper").glob("*.yaml"))

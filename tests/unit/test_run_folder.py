@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.config.load import load_config
-from and_dist.run_folder import (
+from and_dist.runs.folder import (
     REVISION_FILE,
     check_run_folder,
     open_run_folder,
@@ -45,7 +45,7 @@ def test_a_history_that_is_not_ours_is_refused_and_stays(tmp_path: Path) -> None
 
 
 def test_a_copy_of_the_code_knows_its_revision(tmp_path: Path) -> None:
-    import and_dist.run_folder as room
+    import and_dist.runs.folder as room
 
     (tmp_path / "and_dist").mkdir()
     (tmp_path / REVISION_FILE).write_text("abc-dirty\n")

@@ -146,7 +146,7 @@ def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
     for file in ("and_dist/cli.py", "and_dist/data/pipeline.py", "launcher/node.py"):
         assert (tmp_path / "code" / file).read_bytes() == Path(file).read_bytes()
     assert not list((tmp_path / "code").rglob("__pycache__"))
-    program = "from and_dist.run_folder import revision; print(revision())"
+    program = "from and_dist.runs.folder import revision; print(revision())"
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True,
         env={"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"},

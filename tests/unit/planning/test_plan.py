@@ -23,7 +23,7 @@ from and_dist.planning.plan import (
     plan_job,
 )
 from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
-from and_dist.run_folder import write_config
+from and_dist.runs.folder import write_config
 from tests.unit.planning.slide_rule import config, device, job
 
 

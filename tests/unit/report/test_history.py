@@ -18,8 +18,8 @@ from and_dist.report.charts import MOST_POINTS, thin
 from and_dist.report.curves import accuracy_by_round, over_steps, time_line, training_curves
 from and_dist.report.discovered import entropy_histograms, pairs_by_round
 from and_dist.report.history import read_history
-from and_dist.run_folder import write_config
-from and_dist.run_lock import hold_lock, is_held
+from and_dist.runs.folder import write_config
+from and_dist.runs.lock import hold_lock, is_held
 
 BEGAN = 1_800_000_000.0
 STEPS = 5

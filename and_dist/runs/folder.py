@@ -27,8 +27,8 @@ import yaml
 
 from and_dist.config.load import Config, differing_keys
 from and_dist.config.yaml_files import read_yaml
-from and_dist.metrics import is_metrics
-from and_dist.run_lock import is_lock
+from and_dist.runs.lock import is_lock
+from and_dist.runs.metrics_file import is_metrics
 from and_dist.utils.owned_files import (
     NotOursError,
     check_file,

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from and_dist.metrics import read_metrics
-from and_dist.run_folder import is_summary
+from and_dist.runs.folder import is_summary
+from and_dist.runs.metrics_file import read_metrics
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.owned_files import write_file
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.config.load import Config
-from and_dist.display import Display
-from and_dist.metrics import MetricsFile, stream
-from and_dist.mirrors import Mirrors
+from and_dist.runs.console import Display
+from and_dist.runs.metrics_file import MetricsFile, stream
+from and_dist.runs.trackers import Mirrors
 
 
 class Journal:

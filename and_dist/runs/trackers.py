@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from and_dist.config.load import Config
-from and_dist.run_folder import read_starts
+from and_dist.runs.folder import read_starts
 from and_dist.utils.owned_files import (
     NotOursError,
     never,

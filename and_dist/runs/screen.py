@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from and_dist.schedule import Schedule
+from and_dist.runs.schedule import Schedule
 from and_dist.utils.formatting import describe_step, format_seconds, percent
 
 LOOKS = 8

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from and_dist.schedule import Schedule
-from and_dist.screen import Screen
+from and_dist.runs.schedule import Schedule
+from and_dist.runs.screen import Screen
 from and_dist.utils.formatting import describe_step, format_seconds, percent, safe_lines
 
 SECONDS_BETWEEN_LINES = 15.0
