@@ -17,7 +17,6 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from and_dist.bank import shard_range
 from and_dist.config.load import Config
 from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
@@ -28,6 +27,7 @@ from and_dist.distributed.watchdog import Guard, Stopped
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.scores import score
+from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.probing import Probing
 from and_dist.runs.console import Advance, Display

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from and_dist.config.load import Config
 from and_dist.config.schema import MOST_PIXEL_BYTES
-from and_dist.curriculum import Neighbourhoods
-from and_dist.discovery import discover
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhoods import in_one_line
+from and_dist.method.curriculum import Neighbourhoods
+from and_dist.method.discovery import discover
 from and_dist.models.pretrained import load_weights
 from and_dist.run_state import RunState
 from and_dist.runs.console import Advance

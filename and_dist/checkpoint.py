@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from and_dist.bank import BankShard
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
+from and_dist.method.memory_bank import BankShard
 from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import (
     Named,

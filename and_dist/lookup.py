@@ -21,7 +21,6 @@ from rich.table import Table
 from torch import Tensor
 
 from and_dist.album import U8, Album, short_name
-from and_dist.bank import all_shards, shard_range
 from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
@@ -29,6 +28,7 @@ from and_dist.data.loader import FeatureLoader
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
+from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.runs.console import Display
 from and_dist.stored import StoredBank, search_bank
 from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.bank import all_shards, shard_range
 from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
@@ -40,6 +39,7 @@ from and_dist.evaluation.probe import (
     whole_views,
 )
 from and_dist.evaluation.scores import UNREADABLE
+from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.runs.console import Advance, Display

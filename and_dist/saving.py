@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from and_dist.bank import BankShard
 from and_dist.checkpoint import Tensors, as_sharded, prune, save_checkpoint
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
+from and_dist.method.memory_bank import BankShard
 
 MOST_FAILURES = 3
 """Saves that may fail one after the other: a disk that was full for a while ends no run."""

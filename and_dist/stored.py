@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from and_dist.neighbours import Nearest, ShardSearch, best_of
+from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 
 ROWS_PER_READ = 1 << 16
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from and_dist.checkpoint import load_tensors
 from and_dist.config.load import Config
-from and_dist.curriculum import Neighbourhoods, num_anchors
-from and_dist.discovery import check_discovery, discover
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhoods import describe_neighbourhoods, in_one_line
+from and_dist.method.curriculum import Neighbourhoods, num_anchors
+from and_dist.method.discovery import check_discovery, discover
 from and_dist.runs.console import Display
 from and_dist.trained import Trained, find_images, load_bank, open_trained, refuse_damaged
 from and_dist.utils.output_folders import check_results, names_with_sums, publish_results

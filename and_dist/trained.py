@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from and_dist.bank import BankShard, shard_range
 from and_dist.checkpoint import (
     Tensors,
     as_sharded,
@@ -29,6 +28,7 @@ from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
+from and_dist.method.memory_bank import BankShard, shard_range
 from and_dist.models.encoders import Encoder, build_encoder
 
 

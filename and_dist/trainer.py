@@ -32,10 +32,10 @@ from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.keeper import Keeper
 from and_dist.meters import StepClock, memory_mb
+from and_dist.method.loss import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.non_finite import NotFinite, describe_batch
-from and_dist.objective import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.profiling import StepProfile
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.runs.console import Advance, Display

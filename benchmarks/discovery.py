@@ -26,12 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard, shard_range
-from and_dist.curriculum import Neighbourhoods, check_neighbours, select_anchors
-from and_dist.discovery import discover
 from and_dist.distributed.world import World, open_world
-from and_dist.neighbours import RECALL, Approximate, ShardSearch, gather_sample, search_shards
-from and_dist.pairs import scan_pairs
+from and_dist.method.curriculum import Neighbourhoods, check_neighbours, select_anchors
+from and_dist.method.discovery import discover
+from and_dist.method.entropy import scan_pairs
+from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.neighbour_search import (
+    RECALL,
+    Approximate,
+    ShardSearch,
+    gather_sample,
+    search_shards,
+)
 from benchmarks.features import draw_classes, draw_features
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import extra_peak_mb

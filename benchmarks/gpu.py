@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from and_dist.data.loader import Batch
 from and_dist.distributed.world import World, open_world
-from and_dist.partition import Partition, log_partition
+from and_dist.method.partition import Partition, log_partition
 from and_dist.planning.costs import COSTS
 from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark, add_arguments

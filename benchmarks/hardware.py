@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from and_dist.bank import BankShard
 from and_dist.config.validation import build
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.pack import PackOptions
 from and_dist.data.prepare import Job, prepare
 from and_dist.distributed.world import World, open_world
-from and_dist.neighbours import ShardSearch
-from and_dist.pairs import scan_pairs
-from and_dist.partition import is_faster_in_bfloat16
+from and_dist.method.entropy import scan_pairs
+from and_dist.method.memory_bank import BankShard
+from and_dist.method.neighbour_search import ShardSearch
+from and_dist.method.partition import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
 from benchmarks.harness import Benchmark, add_arguments, describe_machine

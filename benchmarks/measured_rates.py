@@ -23,9 +23,9 @@ from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
+from and_dist.method.partition import log_partition
 from and_dist.models.encoders import ENCODERS, Encoder
 from and_dist.models.optim import build_optimiser
-from and_dist.partition import log_partition
 from and_dist.planning.costs import COSTS
 from and_dist.trainer import Trainer
 from benchmarks.measured_runs import Scene, build_trainer, few_images

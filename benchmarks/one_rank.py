@@ -14,13 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.config.schema import EncoderConfig
 from and_dist.data.order import Order
 from and_dist.distributed.ddp import replicate
 from and_dist.distributed.world import World
+from and_dist.method.loss import gather_global_batch, sharded_nll
+from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.models.encoders import build_encoder
-from and_dist.objective import gather_global_batch, sharded_nll
 from benchmarks.forms import TEMPERATURE, differentiate, published
 from benchmarks.memory import extra_peak_mb
 from benchmarks.watch import Watch

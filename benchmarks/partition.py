@@ -24,11 +24,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.bank import BankShard, shard_range
 from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.world import World, open_world
-from and_dist.objective import neighbourhood_nll
-from and_dist.partition import ROWS_PER_BLOCK
+from and_dist.method.loss import neighbourhood_nll
+from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.partition import ROWS_PER_BLOCK
 from benchmarks.forms import TEMPERATURE, Step, differentiate, eager, published
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.memory import extra_peak_mb

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.bank import BankShard
 from and_dist.distributed.world import World
+from and_dist.method.loss import neighbourhood_nll
+from and_dist.method.memory_bank import BankShard
 from and_dist.models.encoders import Encoder
-from and_dist.objective import neighbourhood_nll
 from benchmarks.forms import eager
 
 UPDATE_RATE = 0.5

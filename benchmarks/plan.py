@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from and_dist.config.validation import build
-from and_dist.partition import is_faster_in_bfloat16
+from and_dist.method.partition import is_faster_in_bfloat16
 from and_dist.planning.footprint import footprint_of
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.job import Job, Size

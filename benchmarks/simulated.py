@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeStore
 
-from and_dist.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
-from and_dist.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discover
 from and_dist.distributed.world import World
-from and_dist.neighbours import MEMORY_BYTES, ShardSearch, search_shards
-from and_dist.objective import gather_global_batch, sharded_nll
-from and_dist.pairs import scan_pairs
+from and_dist.method.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
+from and_dist.method.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discover
+from and_dist.method.entropy import scan_pairs
+from and_dist.method.loss import gather_global_batch, sharded_nll
+from and_dist.method.neighbour_search import MEMORY_BYTES, ShardSearch, search_shards
 from benchmarks.forms import TEMPERATURE
 from benchmarks.harness import Benchmark
 from benchmarks.memory import extra_peak_mb

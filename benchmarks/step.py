@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.bank import draw_uniform_rows
 from and_dist.config.load import Config, load_config
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.data.stores import MemoryStore
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World, open_world
+from and_dist.method.memory_bank import draw_uniform_rows
 from and_dist.models.encoders import build_encoder
 from and_dist.planning.costs import cost_of
 from and_dist.runs.console import Display

@@ -18,7 +18,7 @@ from and_dist.baselines.peer import Peer, Setting, build_classifier
 from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
-from and_dist.objective import GlobalBatch, everyones_features
+from and_dist.method.loss import GlobalBatch, everyones_features
 from and_dist.utils.counter_random import derive_key
 
 

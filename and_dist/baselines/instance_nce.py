@@ -21,7 +21,7 @@ from and_dist.baselines.peer import Peer, Setting
 from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import exchange_parts, reduce_sum
-from and_dist.objective import GlobalBatch, mean_over_batch
+from and_dist.method.loss import GlobalBatch, mean_over_batch
 from and_dist.utils.counter_random import GAMMA, derive_key
 
 ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}

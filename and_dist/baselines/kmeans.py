@@ -19,7 +19,7 @@ from and_dist.distributed.collectives import (
     reduce_sum,
 )
 from and_dist.distributed.world import World
-from and_dist.faiss_index import ExactSearch
+from and_dist.method.faiss_search import ExactSearch
 from and_dist.runs.console import Advance, silently
 from and_dist.utils.counter_random import draw_bits
 

@@ -15,11 +15,11 @@ from and_dist.data.bad_images import is_list_of
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
-from and_dist.discovery import check_discovery
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure, read_layout
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Guard
 from and_dist.distributed.world import World, open_world
+from and_dist.method.discovery import check_discovery
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
 from and_dist.runs.console import Display, Style

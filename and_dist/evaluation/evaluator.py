@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from and_dist.bank import BankShard, all_shards, shard_range
 from and_dist.config.load import Config
 from and_dist.config.schema import MOST_PIXEL_BYTES
-from and_dist.curriculum import Neighbourhoods
 from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
@@ -25,6 +23,8 @@ from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
 from and_dist.evaluation.scores import UNREADABLE, share_right
+from and_dist.method.curriculum import Neighbourhoods
+from and_dist.method.memory_bank import BankShard, all_shards, shard_range
 from and_dist.runs.console import Phase
 
 IMAGES_PER_BATCH = 256

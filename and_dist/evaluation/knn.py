@@ -11,7 +11,7 @@ from torch import Tensor
 from and_dist.distributed.collectives import equal_blocks, failing_together, take_rows
 from and_dist.distributed.world import World
 from and_dist.evaluation.scores import places_of
-from and_dist.neighbours import Nearest, ShardSearch, search_shards
+from and_dist.method.neighbour_search import Nearest, ShardSearch, search_shards
 from and_dist.runs.console import Advance, silently
 
 QUERIES_PER_BLOCK, QUERIES_OF_ALL_RANKS = 512, 1 << 12

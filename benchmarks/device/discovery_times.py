@@ -17,9 +17,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from and_dist import pairs
-from and_dist.bank import BankShard
 from and_dist.distributed.world import World, open_world
+from and_dist.method import entropy
+from and_dist.method.memory_bank import BankShard
 from benchmarks.device.exact import unit_rows
 from benchmarks.device.requirements import require_gpu
 
@@ -51,10 +51,10 @@ def time_scan(bank_ND: Tensor, world: World, memory_bytes: int, candidates: int)
 
     def scan() -> object:
         """Scan all pairs of these rows."""
-        return pairs.scan_pairs(bank, world, TEMPERATURE, memory_bytes, candidates)
+        return entropy.scan_pairs(bank, world, TEMPERATURE, memory_bytes, candidates)
 
     scan_s = seconds_of(scan)
-    size = pairs._block_size(bank, 1, candidates, memory_bytes)
+    size = entropy._block_size(bank, 1, candidates, memory_bytes)
     print(
         f"scan of {len(few_ND):,} rows, memory {memory_bytes / 1e6:,.0f} MB, blocks of {size}, "
         f"{candidates} candidates: {scan_s:.3f} s; of {len(bank_ND):,}: "
@@ -85,7 +85,7 @@ def time_products(bank_ND: Tensor, dtype: torch.dtype, is_tf32: bool = False) ->
 
 def time_search(bank_ND: Tensor, memory_bytes: int) -> None:
     """Time the exact search for the nearest row of some rows."""
-    from and_dist.neighbours import ShardSearch  # it imports faiss
+    from and_dist.method.neighbour_search import ShardSearch  # it imports faiss
 
     shard = ShardSearch(bank_ND, 0, 1, memory_bytes)
     blocks = torch.arange(BLOCKS_OF_QUERIES * QUERIES, device=bank_ND.device).split(QUERIES)
@@ -113,7 +113,7 @@ def main() -> None:
         random = torch.Generator(world.device).manual_seed(0)
         bank_ND = unit_rows(given.rows, DIM, torch.float32, random)
         for memory_bytes, largest in SCANS:
-            with patch.dict(pairs.LARGEST_BLOCK, cuda=largest):
+            with patch.dict(entropy.LARGEST_BLOCK, cuda=largest):
                 for candidates in (0, 2):
                     time_scan(bank_ND, world, int(memory_bytes), candidates)
         for dtype in (torch.float32, torch.bfloat16):

@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from and_dist.partition import log_partition
+from and_dist.method.partition import log_partition
 from benchmarks.device.exact import exact_partition, partition_errors, unit_rows
 from benchmarks.device.requirements import require_gpu
 

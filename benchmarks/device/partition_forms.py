@@ -1,6 +1,6 @@
 """Time forms of the partition, those by torch's attention operators among them.
 
-The operators take rows that are cut along the head axis, as and_dist.partition cuts them. They are
+The operators take rows that are cut along the head axis, as and_dist.method.partition cuts them. They are
 called with the merge of the heads and without it, which shows what their kernels alone take.
 G queries, S rows (of a head, where there are heads), H heads, D feature.
 """
@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from and_dist.partition import Partition
+from and_dist.method.partition import Partition
 from benchmarks.device.exact import partition_errors
 
 

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from and_dist.partition import Partition, log_partition
+from and_dist.method.partition import Partition, log_partition
 from benchmarks.device.compilation import (
     Tiles,
     Variant,

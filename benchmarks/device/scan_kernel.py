@@ -6,7 +6,7 @@
 
 `compile` needs no GPU and ends with status 1 if a variant does not compile. `check` compares with
 float64 on a CPU. `time` needs a GPU. The kernel is a prototype: nothing in and_dist uses it, where
-and_dist.pairs does the same by matrix products.
+and_dist.method.entropy does the same by matrix products.
 
 Each program holds T rows and streams all others past them, in one of W shares. It keeps for each of
 its rows z = sum 2^l and zl = sum l 2^l, which give the entropy (Eq. 5), and, element by element,
@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from and_dist.partition import LEAST_TEMPERATURE
+from and_dist.method.partition import LEAST_TEMPERATURE
 from benchmarks.device.compilation import (
     Tiles,
     Variant,

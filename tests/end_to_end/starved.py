@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from and_dist import neighbours, pairs
 from and_dist.cli import main
 from and_dist.distributed.launch_env import read_layout
+from and_dist.method import entropy, neighbour_search
 
-PLACES = {"scan": (pairs._Tiles, "load"), "index": (neighbours, "ApproximateSearch")}
+PLACES = {"scan": (entropy._Tiles, "load"), "index": (neighbour_search, "ApproximateSearch")}
 
 
 def starved(function: Callable[..., Any]) -> Callable[..., Any]:

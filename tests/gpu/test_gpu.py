@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from and_dist.assessment import plan_assessment, run_assessment
-from and_dist.bank import BankShard
 from and_dist.commands.train import run_training
 from and_dist.config.load import PEERS
 from and_dist.config.schema import DataConfig
@@ -18,12 +17,13 @@ from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
-from and_dist.discovery import discover
 from and_dist.distributed.launch_env import Layout
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import choose_device, open_world
-from and_dist.faiss_index import EXACT
-from and_dist.partition import log_partition
+from and_dist.method.discovery import discover
+from and_dist.method.faiss_search import EXACT
+from and_dist.method.memory_bank import BankShard
+from and_dist.method.partition import log_partition
 from and_dist.runs.console import Display
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist import faiss_index
+from and_dist.method import faiss_search
 
-faiss = faiss_index.faiss
+faiss = faiss_search.faiss
 MOST_SELECTED = 2048
 """Candidates that faiss selects on a GPU, and cells that it probes, in builds without cuVS."""
 EXACT_SEARCH, INDEX_SEARCH = "faiss.knn_gpu", "faiss.GpuIndex.search"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.bank import BankShard
-from and_dist.curriculum import Neighbourhoods
-from and_dist.discovery import discover
 from and_dist.distributed.world import open_world
+from and_dist.method.curriculum import Neighbourhoods
+from and_dist.method.discovery import discover
+from and_dist.method.memory_bank import BankShard
 from tests.pretend.device import pretend_gpu
 from tests.pretend.stand_ins import EXACT_SEARCH, INDEX_SEARCH
 from tests.pretend.tensors import CUDA

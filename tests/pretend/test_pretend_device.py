@@ -116,7 +116,7 @@ def test_memory_of_the_device_cannot_be_pinned() -> None:
 
 
 def attend(operator: Callable[..., tuple[Tensor, ...]], rows_SD: Tensor) -> tuple[Tensor, ...]:
-    """Call a fused operator for 3 queries, as and_dist.partition calls it."""
+    """Call a fused operator for 3 queries, as and_dist.method.partition calls it."""
     queries_11GD, rows_11SD = rows_SD[None, None, :3], rows_SD[None, None]
     if operator is efficient_attention:
         return operator(queries_11GD, rows_11SD, rows_11SD, None, True, 0.0, False, scale=10.0)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.bank import BankShard, shard_range
 from and_dist.distributed.world import World
+from and_dist.method.memory_bank import BankShard, shard_range
 
 
 class Scene(NamedTuple):

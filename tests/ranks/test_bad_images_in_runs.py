@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard, shard_range
 from and_dist.config.load import Config
 from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder, load_train_and_test
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
+from and_dist.method.memory_bank import BankShard, shard_range
 from and_dist.models.encoders import build_encoder
 from and_dist.runs.console import Display
 from tests import reference
@@ -64,7 +64,7 @@ def test_a_broken_file_weighs_nothing_at_any_world_size(
 def test_the_bank_row_of_a_broken_file_stays_as_it_began(
     ranks: RankPool, folder: Path, tmp_path: Path
 ) -> None:
-    from and_dist.bank import draw_uniform_rows
+    from and_dist.method.memory_bank import draw_uniform_rows
 
     config = config_for(folder, tmp_path)
     ranks.run(2, train, config)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.curriculum import Neighbourhoods, num_anchors
-from and_dist.discovery import discover
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
 from and_dist.evaluation.knn import knn_places, vote
 from and_dist.evaluation.scores import share_right
-from and_dist.neighbours import ShardSearch, search_shards
+from and_dist.method.curriculum import Neighbourhoods, num_anchors
+from and_dist.method.discovery import discover
+from and_dist.method.neighbour_search import ShardSearch, search_shards
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, part_of, shard_of

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.distributed.world import World
-from and_dist.objective import gather_global_batch, neighbourhood_nll, sharded_nll
+from and_dist.method.loss import gather_global_batch, neighbourhood_nll, sharded_nll
 from tests import reference
 from tests.ranks.pool import SIZES, RankPool
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of

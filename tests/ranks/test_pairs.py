@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import World
-from and_dist.pairs import PairScan, scan_pairs
+from and_dist.method.entropy import PairScan, scan_pairs
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.discovery import discover
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.distributed.world import World
+from and_dist.method.discovery import discover
 from tests.ranks.pool import RankPool
 from tests.ranks.scenes import build_scene, shard_of
 

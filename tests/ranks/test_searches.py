@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist import pairs
-from and_dist.curriculum import Neighbourhoods, check_neighbours
-from and_dist.discovery import check_discovery, discover
 from and_dist.distributed.world import World
-from and_dist.faiss_index import ExactSearch, check_search
-from and_dist.neighbours import Nearest, ShardSearch, best_of
+from and_dist.method import entropy
+from and_dist.method.curriculum import Neighbourhoods, check_neighbours
+from and_dist.method.discovery import check_discovery, discover
+from and_dist.method.faiss_search import ExactSearch, check_search
+from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of
@@ -290,7 +290,7 @@ def no_room(*_: Any, **__: Any) -> None:
 BREAKABLE: dict[str, tuple[type, str]] = {
     "nearest": (ShardSearch, "nearest"),
     "index": (ShardSearch, "__init__"),
-    "tiles": (pairs._Tiles, "meet"),
+    "tiles": (entropy._Tiles, "meet"),
 }
 
 

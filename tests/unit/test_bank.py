@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
 
 
 @given(st.integers(0, 5000), st.integers(1, 40))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from and_dist.curriculum import (
+from and_dist.method.curriculum import (
     check_neighbours,
     num_anchors,
     select_anchors,

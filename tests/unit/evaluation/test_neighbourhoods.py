@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.curriculum import Neighbourhoods, all_instances
 from and_dist.evaluation.neighbourhoods import (
     consistency,
     count_consistent,
     describe_neighbourhoods,
     in_one_line,
 )
+from and_dist.method.curriculum import Neighbourhoods, all_instances
 
 NOBODY = torch.empty(0, dtype=torch.int64)
 LABELS_N = torch.tensor([0, 1, 0, 1, 0, 1])

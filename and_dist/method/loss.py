@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
-from and_dist.partition import Partition, log_partition, log_partition_of_own, merge_stacked
+from and_dist.method.memory_bank import BankShard
+from and_dist.method.partition import Partition, log_partition, log_partition_of_own, merge_stacked
 from and_dist.utils.step_phases import part
 
 

@@ -14,13 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard, all_shards, shard_range
-from and_dist.curriculum import (
-    Neighbourhoods,
-    check_neighbours,
-    num_anchors,
-    select_anchors,
-)
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
@@ -30,8 +23,16 @@ from and_dist.distributed.collectives import (
     take_rows,
 )
 from and_dist.distributed.world import World
-from and_dist.faiss_index import EXACT, check_search
-from and_dist.neighbours import (
+from and_dist.method.curriculum import (
+    Neighbourhoods,
+    check_neighbours,
+    num_anchors,
+    select_anchors,
+)
+from and_dist.method.entropy import PairScan, bytes_per_row, scan_pairs
+from and_dist.method.faiss_search import EXACT, check_search
+from and_dist.method.memory_bank import BankShard, all_shards, shard_range
+from and_dist.method.neighbour_search import (
     MEMORY_BYTES,
     RECALL,
     ROUNDING,
@@ -40,7 +41,6 @@ from and_dist.neighbours import (
     gather_sample,
     search_shards,
 )
-from and_dist.pairs import PairScan, bytes_per_row, scan_pairs
 from and_dist.runs.console import Advance, silently
 
 ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15

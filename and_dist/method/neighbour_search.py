@@ -17,8 +17,14 @@ from torch.nn import functional
 
 from and_dist.distributed.collectives import exchange_parts, failing_together, gather_batch
 from and_dist.distributed.world import World
-from and_dist.faiss_index import ApproximateSearch, ExactSearch, Recall, evenly, unit_float32
-from and_dist.pairs import TINY
+from and_dist.method.entropy import TINY
+from and_dist.method.faiss_search import (
+    ApproximateSearch,
+    ExactSearch,
+    Recall,
+    evenly,
+    unit_float32,
+)
 
 ROUNDING = 1e-5
 """More than float32's error of a product of two unit vectors of a few thousand entries."""

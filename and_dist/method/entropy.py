@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from and_dist.bank import BankShard, all_shards
 from and_dist.distributed.collectives import (
     equal_blocks,
     exchange_parts,
@@ -28,6 +27,7 @@ from and_dist.distributed.collectives import (
 )
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
+from and_dist.method.memory_bank import BankShard, all_shards
 from and_dist.runs.console import Advance, silently
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
