@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.stores import FileStore
+from and_dist.data.unreadable import BadImages
 
 U8 = NDArray[np.uint8]
 IMAGES_PER_BATCH = 16

@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from and_dist.config.load import Config
-from and_dist.data.bad_images import is_list_of
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
+from and_dist.data.unreadable import is_list_of
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.stop_consensus import heeding
 from and_dist.distributed.watchdog import Guard, Stopped

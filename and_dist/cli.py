@@ -275,11 +275,11 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Processes; 0 means one a core.")] = 0,
 ) -> None:
     """Make a data set ready: manifests, and packs if asked for. Goes on where it was stopped."""
-    from and_dist.data import download as downloads
     from and_dist.data.index import BAD_IMAGES
-    from and_dist.data.pack import PackOptions
-    from and_dist.data.prepare import Check, Job
-    from and_dist.data.prepare import prepare as prepare_images
+    from and_dist.data.preparation import download as downloads
+    from and_dist.data.preparation.pack import PackOptions
+    from and_dist.data.preparation.prepare import Check, Job
+    from and_dist.data.preparation.prepare import prepare as prepare_images
     from and_dist.runs.console import Bars
 
     policy = bad_images_policy(bad_images)
@@ -292,7 +292,7 @@ def prepare(
         source = downloads.download(str(download), out / "source")
     check: Check | None = None
     if verify:  # DALI and torch take seconds to load
-        from and_dist.data.verify import find_undecodable
+        from and_dist.data.preparation.verify import find_undecodable
 
         check = find_undecodable
     with Bars() as bars:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from and_dist.checkpoint import State, find_whole, parse_name, refuse_occupied
 from and_dist.config.load import Config
-from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.watchdog import Guard

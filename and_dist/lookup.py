@@ -21,10 +21,10 @@ from rich.table import Table
 from torch import Tensor
 
 from and_dist.album import U8, Album, short_name
-from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
+from and_dist.data.unreadable import AllBad, BadImages
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features

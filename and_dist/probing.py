@@ -20,10 +20,10 @@ from torch import Tensor
 from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
-from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_batch, reduce_sum
 from and_dist.distributed.ddp import replicate
 from and_dist.distributed.launch_env import SharedFailure

@@ -23,9 +23,9 @@ from and_dist.checkpoint import (
 )
 from and_dist.config.load import PATHS, Config, differing_keys, load_config
 from and_dist.config.yaml_files import read_yaml
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range

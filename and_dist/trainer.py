@@ -19,11 +19,11 @@ from and_dist.baselines import build_peer, learns_from_labels
 from and_dist.baselines.peer import Setting
 from and_dist.boundary import Boundary
 from and_dist.config.load import Config
-from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.ddp import forget_unsent, replicate, seed_step, synchronise
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.stop_consensus import Agreement, heeding

@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from and_dist.config.schema import DataConfig, EncoderConfig, LinearConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.knn import knn_places

@@ -26,15 +26,15 @@ from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import hue_rotation, training_views
-from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
-from and_dist.data.pack import PackOptions
-from and_dist.data.prepare import Job, prepare
+from and_dist.data.preparation.pack import PackOptions
+from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import extra_family_peak_mb

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.config.schema import DataConfig, OptimConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
 from and_dist.method.partition import log_partition

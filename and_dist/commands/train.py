@@ -11,10 +11,10 @@ from pathlib import Path
 from and_dist.baselines import check_peer
 from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
 from and_dist.config.load import Config
-from and_dist.data.bad_images import is_list_of
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
+from and_dist.data.unreadable import is_list_of
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure, read_layout
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Guard

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import CENTRE, Views, plain_views, training_views
-from and_dist.data.bad_images import BadImages
-from and_dist.data.headers import Unreadable, check_decodable
+from and_dist.data.image_headers import Unreadable, check_decodable
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
 from and_dist.data.pipeline import (
@@ -31,6 +30,7 @@ from and_dist.data.pipeline import (
     explain_failures,
 )
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World
 
 BATCHES_AHEAD = 4

@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.data.headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file, size_of_head
+from and_dist.data.image_headers import (
+    HEAD_BYTES,
+    Unreadable,
+    size_of_bytes,
+    size_of_file,
+    size_of_head,
+)
 from and_dist.data.importers.listing import Files, Members
 from and_dist.data.processes import open_processes
 from and_dist.data.stores import FileReader, Names

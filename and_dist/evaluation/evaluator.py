@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from and_dist.config.load import Config
 from and_dist.config.schema import MOST_PIXEL_BYTES
-from and_dist.data.bad_images import BadImages
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import RawPixels, extract_features

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from benchmarks.device.requirements import require_gpu
 from benchmarks.photos import photos

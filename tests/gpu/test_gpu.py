@@ -13,10 +13,10 @@ from and_dist.assessment import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
 from and_dist.config.load import PEERS
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.launch_env import Layout
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import choose_device, open_world

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from and_dist.config.load import Config
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder, load_train_and_test
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator

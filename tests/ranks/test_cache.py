@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.cache import SHARED_MEMORY, cache_in_memory, check_cache
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World
 from tests.loading import images_by_row
 from tests.pictures import save_pictures

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.data.pack import PackOptions
+from and_dist.data.preparation.pack import PackOptions
+from and_dist.data.unreadable import BadImages
 from tests.loading import images_by_row, kept, world_of
 from tests.pictures import cut_header, cut_pixels, cut_png, oriented, picture, save, save_pictures
 from tests.unit.data.preparing import run

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from and_dist.data.headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file
+from and_dist.data.image_headers import HEAD_BYTES, Unreadable, size_of_bytes, size_of_file
 from tests.pictures import encode, noise, oriented, write
 
 

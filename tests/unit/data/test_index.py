@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from and_dist.data.index import open_manifest
-from and_dist.data.pack import PackOptions
+from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.stores import ArchiveStore, FileStore
 from tests.unit.data.preparing import encoded, run
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import open_manifest
-from and_dist.data.pack import Packed, PackOptions, plan_pack, write_pack
-from and_dist.data.prepare import Job, prepare
+from and_dist.data.preparation.pack import Packed, PackOptions, plan_pack, write_pack
+from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
 from tests.pictures import files_of, picture, save
 from tests.unit.data.preparing import (
@@ -46,7 +46,7 @@ def test_several_parts_are_one_pack(
     tmp_path: Path, many: Path, options: PackOptions, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = encoded(run(many, tmp_path / "whole", options))
-    monkeypatch.setattr("and_dist.data.pack.PART_BYTES", 5000)
+    monkeypatch.setattr("and_dist.data.preparation.pack.PART_BYTES", 5000)
     images = run(many, tmp_path / "parts", options, workers=workers)
     assert len(list((tmp_path / "parts" / "train").glob("0*"))) > 3
     assert encoded(images) == whole
@@ -62,7 +62,7 @@ def test_no_file_of_a_pack_is_larger_than_it_may_be(
 ) -> None:
     """A tar ends in zeros up to a multiple of 10,240 bytes."""
     whole = encoded(run(many, tmp_path / "whole", options))
-    monkeypatch.setattr("and_dist.data.pack.SHARD_BYTES", largest)
+    monkeypatch.setattr("and_dist.data.preparation.pack.SHARD_BYTES", largest)
     images = run(many, tmp_path / "shards", options)
     shards = sorted((tmp_path / "shards" / "train").glob("0*"))
     assert len(shards) >= 2
@@ -72,7 +72,7 @@ def test_no_file_of_a_pack_is_larger_than_it_may_be(
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("and_dist.data.pack.PART_BYTES", 5000)
+    monkeypatch.setattr("and_dist.data.preparation.pack.PART_BYTES", 5000)
 
 
 def pack_many(many: Path, folder: Path, options: PackOptions | None = None) -> Packed:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import BadImages
 from and_dist.data.datasets import draw_shapes, index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.data.pack import PackOptions
+from and_dist.data.preparation.pack import PackOptions
+from and_dist.data.unreadable import BadImages
 from tests.loading import CPU, images_by_row, kept, world_of
 from tests.pictures import save_pictures
 from tests.unit.data.preparing import run

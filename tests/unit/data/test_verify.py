@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.data.verify import find_undecodable
+from and_dist.data.preparation.verify import find_undecodable
 from tests.pictures import cut_pixels, files_of, save_pictures
 from tests.unit.data.preparing import labels, run
 

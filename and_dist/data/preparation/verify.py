@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.bad_images import AllBad, BadImages
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.order import Rows
+from and_dist.data.unreadable import AllBad, BadImages
 
 IMAGES_PER_BATCH = 64
 

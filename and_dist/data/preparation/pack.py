@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from and_dist.data.headers import check_white, upright, upright_size
+from and_dist.data.image_headers import check_white, upright, upright_size
 from and_dist.data.index import ImageIndex, hash_columns, index_archive
 from and_dist.data.processes import open_processes
 from and_dist.data.stores import ArchiveStore, FileStore, Kind
