@@ -17,6 +17,14 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from and_dist.checkpoint.reader import (
+    Trained,
+    known_bad,
+    load_bank,
+    load_encoder,
+    open_trained,
+    refuse_damaged,
+)
 from and_dist.config.load import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
@@ -33,14 +41,6 @@ from and_dist.probing import Probing
 from and_dist.runs.console import Advance, Display
 from and_dist.runs.lock import is_lock
 from and_dist.tables import TEST_KEYS
-from and_dist.trained import (
-    Trained,
-    known_bad,
-    load_bank,
-    load_encoder,
-    open_trained,
-    refuse_damaged,
-)
 from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
 

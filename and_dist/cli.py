@@ -236,10 +236,10 @@ def embed(
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
     from and_dist import lookup
+    from and_dist.checkpoint.reader import open_trained
     from and_dist.data.datasets import load_images
     from and_dist.distributed.world import open_world
     from and_dist.runs.console import Display
-    from and_dist.trained import open_trained
     from and_dist.utils.owned_files import recognise_output
 
     policy = bad_images_policy(bad_images)

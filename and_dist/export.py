@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from and_dist.checkpoint.reader import Trained, load_encoder, open_trained, refuse_damaged
 from and_dist.config.load import Config
 from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder
 from and_dist.runs.metrics_file import read_metrics
-from and_dist.trained import Trained, load_encoder, open_trained, refuse_damaged
 from and_dist.utils.formatting import percent
 from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
 from and_dist.utils.owned_files import IsOurs, always, never, sum_of, write_file

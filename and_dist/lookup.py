@@ -21,6 +21,14 @@ from rich.table import Table
 from torch import Tensor
 
 from and_dist.album import U8, Album, short_name
+from and_dist.checkpoint.bank_reader import StoredBank, search_bank
+from and_dist.checkpoint.reader import (
+    Trained,
+    find_images,
+    load_encoder,
+    open_trained,
+    refuse_damaged,
+)
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
@@ -30,8 +38,6 @@ from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.runs.console import Display
-from and_dist.stored import StoredBank, search_bank
-from and_dist.trained import Trained, find_images, load_encoder, open_trained, refuse_damaged
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
     IsOurs,

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint import find_whole, load_tensors, probe_name, prune, save_checkpoint
+from and_dist.checkpoint.reader import Trained, known_bad
+from and_dist.checkpoint.storage import find_whole, load_tensors, probe_name, prune, save_checkpoint
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.index import LabelledImages
@@ -43,7 +44,6 @@ from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.runs.console import Advance, Display
-from and_dist.trained import Trained, known_bad
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
 """Training images are cropped and mirrored as the encoder's were, and not coloured."""

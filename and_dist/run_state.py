@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from and_dist.baselines.peer import Peer
-from and_dist.checkpoint import (
+from and_dist.checkpoint.storage import (
     Tensors,
     as_sharded,
     checkpoint_name,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from and_dist.checkpoint import Tensors, as_sharded, prune, save_checkpoint
+from and_dist.checkpoint.storage import Tensors, as_sharded, prune, save_checkpoint
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint import as_sharded, find_damage, find_whole, save_checkpoint
+from and_dist.checkpoint.storage import as_sharded, find_damage, find_whole, save_checkpoint
 from and_dist.config.load import load_config
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.checkpoint import read_latest
+from and_dist.checkpoint.storage import read_latest
 from and_dist.config.load import load_config
 from and_dist.data.datasets import draw_shapes
 from and_dist.models.encoders import Encoder, build_encoder

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from and_dist.checkpoint import as_sharded, save_checkpoint
+from and_dist.checkpoint.storage import as_sharded, save_checkpoint
 from and_dist.config.load import Config, load_config
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
 from and_dist.data.stores import ArchiveStore

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from and_dist.baselines import check_peer
-from and_dist.checkpoint import Damaged, list_checkpoints, read_latest
+from and_dist.checkpoint.storage import Damaged, list_checkpoints, read_latest
 from and_dist.config.load import Config
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test

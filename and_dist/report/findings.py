@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from and_dist.album import Album, as_uri, as_uris
-from and_dist.checkpoint import find_damage
+from and_dist.checkpoint.bank_reader import StoredBank, search_bank
+from and_dist.checkpoint.reader import Trained, find_images, load_encoder
+from and_dist.checkpoint.storage import find_damage
 from and_dist.config.load import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
@@ -22,8 +24,6 @@ from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes
 from and_dist.report.projection import begin_projections
 from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.runs.console import Phase
-from and_dist.stored import StoredBank, search_bank
-from and_dist.trained import Trained, find_images, load_encoder
 from and_dist.utils.formatting import as_text
 
 MAP_POINTS = 1200

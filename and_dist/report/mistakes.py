@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.config.schema import EvaluationConfig
 from and_dist.evaluation.knn import vote
-from and_dist.stored import StoredBank, search_bank
 
 SHOWN = 12
 """Mistakes of either kind."""

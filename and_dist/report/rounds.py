@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint import list_checkpoints, load_tensors, read_checkpoint
+from and_dist.checkpoint.reader import Trained
+from and_dist.checkpoint.storage import list_checkpoints, load_tensors, read_checkpoint
 from and_dist.config.load import Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhoods import find_hubs
 from and_dist.method.curriculum import Neighbourhoods
-from and_dist.trained import Trained
 
 BANDS = ("low", "middle", "high")
 PER_BAND = 30

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint import (
+from and_dist.checkpoint.reader import Trained, refuse_damaged
+from and_dist.checkpoint.storage import (
     as_sharded,
     find_whole,
     load_tensors,
@@ -26,7 +27,6 @@ from and_dist.config.load import Config
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range
-from and_dist.trained import Trained, refuse_damaged
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
 

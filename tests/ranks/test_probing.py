@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as tv
 
+from and_dist.checkpoint.reader import Trained
 from and_dist.config.load import Config, load_config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
@@ -25,7 +26,6 @@ from and_dist.evaluation.scores import gather_places, places_of
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.probing import Probing
 from and_dist.runs.console import Display
-from and_dist.trained import Trained
 from tests.ranks.pool import RankError, RankPool
 
 SIDE, CLASSES = 8, 4

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from and_dist.checkpoint.reader import open_trained
 from and_dist.distributed.world import open_world
 from and_dist.evaluation.neighbourhoods import by_entropy
 from and_dist.report.build import gather
@@ -21,7 +22,6 @@ from and_dist.report.findings import Findings
 from and_dist.report.history import read_history
 from and_dist.report.rounds import load_neighbourhoods
 from and_dist.runs.console import Advance, Display, silently
-from and_dist.trained import open_trained
 from tests.conftest import Cli
 from tests.report.runs import command
 

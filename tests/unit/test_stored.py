@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint import as_sharded, save_checkpoint
+from and_dist.checkpoint.bank_reader import StoredBank, search_bank
+from and_dist.checkpoint.storage import as_sharded, save_checkpoint
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range
-from and_dist.stored import StoredBank, search_bank
 from tests.ranks.pool import RankPool
 from tests.ranks.scenes import build_scene
 

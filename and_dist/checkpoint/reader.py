@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from and_dist.checkpoint import (
+from and_dist.checkpoint.storage import (
     Tensors,
     as_sharded,
     find_damage,
