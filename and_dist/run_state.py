@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from and_dist.baselines.peer import Peer
 from and_dist.checkpoint.storage import (
     Tensors,
     as_sharded,
@@ -29,6 +28,7 @@ from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_rang
 from and_dist.method.partition import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
+from and_dist.objectives.base import Peer
 
 
 @dataclass(frozen=True)

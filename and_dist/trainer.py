@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.baselines import build_peer, learns_from_labels
-from and_dist.baselines.peer import Setting
 from and_dist.boundary import Boundary
 from and_dist.config.load import Config
 from and_dist.data.cache import cache_in_memory
@@ -36,6 +34,8 @@ from and_dist.method.loss import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.non_finite import NotFinite, describe_batch
+from and_dist.objectives.base import Setting
+from and_dist.objectives.registry import build_peer, learns_from_labels
 from and_dist.profiling import StepProfile
 from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.runs.console import Advance, Display

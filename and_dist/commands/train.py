@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from and_dist.baselines import check_peer
 from and_dist.checkpoint.storage import Damaged, list_checkpoints, read_latest
 from and_dist.config.load import Config
 from and_dist.data.cache import check_cache
@@ -22,6 +21,7 @@ from and_dist.distributed.world import World, open_world
 from and_dist.method.discovery import check_discovery
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
+from and_dist.objectives.registry import check_peer
 from and_dist.runs.console import Display, Style
 from and_dist.runs.folder import check_run_folder, noting_the_end, open_run_folder
 from and_dist.runs.lock import hold_lock

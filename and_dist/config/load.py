@@ -39,7 +39,7 @@ PEERS = {
     "deepcluster": "deepcluster:DeepCluster",
     "nat": "nat:Nat",
 }
-"""Methods to compare with -> the module of and_dist.baselines and its Peer."""
+"""Methods to compare with -> the module of and_dist.objectives.registry and its Peer."""
 
 
 class Config(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import and_dist.baselines
+import and_dist.objectives.registry
 from and_dist.config.load import PEERS
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
@@ -26,7 +26,9 @@ def test_a_file_and_a_row_add_a_method(
     code = "\n".join(line[4:] for line in file[2].splitlines())
     (tmp_path / file[1]).write_text(code)
     monkeypatch.setattr(
-        and_dist.baselines, "__path__", [*and_dist.baselines.__path__, str(tmp_path)]
+        and_dist.objectives.registry,
+        "__path__",
+        [*and_dist.objectives.registry.__path__, str(tmp_path)],
     )
     monkeypatch.setitem(PEERS, row[1], row[2])
     status, _, said = cli(

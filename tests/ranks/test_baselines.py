@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from and_dist.baselines import build_peer, learns_from_labels
-from and_dist.baselines.instance_nce import NEW_SHARE
-from and_dist.baselines.nat import assign, draw_points
-from and_dist.baselines.peer import Peer, Setting
 from and_dist.config.load import PEERS, Config, load_config
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch
 from and_dist.method.memory_bank import BankShard
 from and_dist.models.optim import build_optimiser
+from and_dist.objectives.base import Peer, Setting
+from and_dist.objectives.instance_nce import NEW_SHARE
+from and_dist.objectives.nat import assign, draw_points
+from and_dist.objectives.registry import build_peer, learns_from_labels
 from and_dist.runs.console import Display
 from and_dist.utils.counter_random import derive_key, draw_bits
 from tests import reference

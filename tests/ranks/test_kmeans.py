@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.baselines.kmeans import cluster, split_largest, whiten
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import shard_range
+from and_dist.objectives.kmeans import cluster, split_largest, whiten
 from and_dist.utils.counter_random import derive_key, draw_bits
 from tests import reference
 from tests.ranks.pool import SIZES, RankPool

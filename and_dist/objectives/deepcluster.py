@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.baselines.kmeans import cluster, whiten
-from and_dist.baselines.peer import Peer, Setting, build_classifier
 from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.method.loss import GlobalBatch, everyones_features
+from and_dist.objectives.base import Peer, Setting, build_classifier
+from and_dist.objectives.kmeans import cluster, whiten
 from and_dist.utils.counter_random import derive_key
 
 

@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.baselines.peer import Peer, Setting
 from and_dist.distributed.collectives import broadcast_from_coordinator
 from and_dist.method.loss import GlobalBatch, everyones_features
+from and_dist.objectives.base import Peer, Setting
 from and_dist.utils.counter_random import derive_key, draw_uniform
 
 

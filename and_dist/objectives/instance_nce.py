@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.baselines.peer import Peer, Setting
 from and_dist.config.load import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import exchange_parts, reduce_sum
 from and_dist.method.loss import GlobalBatch, mean_over_batch
+from and_dist.objectives.base import Peer, Setting
 from and_dist.utils.counter_random import GAMMA, derive_key
 
 ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}
