@@ -33,11 +33,11 @@ from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.stop_consensus import heeding
 from and_dist.distributed.watchdog import Guard, Stopped
 from and_dist.distributed.world import World
+from and_dist.evaluation.accuracy import score
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.evaluation.scores import score
+from and_dist.evaluation.probe_training import Probing
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
-from and_dist.probing import Probing
 from and_dist.runs.console import Advance, Display
 from and_dist.runs.lock import is_lock
 from and_dist.tables import TEST_KEYS

@@ -13,7 +13,7 @@ from and_dist.config.load import Config
 from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.evaluation.neighbourhoods import in_one_line
+from and_dist.evaluation.neighbourhood_stats import in_one_line
 from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.discovery import discover
 from and_dist.models.pretrained import load_weights

@@ -18,7 +18,7 @@ from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.load import Config
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
-from and_dist.evaluation.neighbourhoods import describe_neighbourhoods, in_one_line
+from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods, in_one_line
 from and_dist.method.curriculum import Neighbourhoods, num_anchors
 from and_dist.method.discovery import check_discovery, discover
 from and_dist.runs.console import Display

@@ -28,10 +28,10 @@ from and_dist.data.loader import FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
+from and_dist.evaluation.accuracy import places_of
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
-from and_dist.evaluation.scores import places_of
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.models.optim import build_optimiser
 from and_dist.runs.console import silently

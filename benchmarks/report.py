@@ -29,7 +29,7 @@ from and_dist.config.load import Config, load_config
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
 from and_dist.data.stores import ArchiveStore
 from and_dist.distributed.world import World, open_world
-from and_dist.evaluation.neighbourhoods import describe_neighbourhoods
+from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods
 from and_dist.method.curriculum import Neighbourhoods, num_anchors, select_anchors
 from and_dist.models.encoders import build_encoder
 from and_dist.run_state import Progress, build_bank, build_state

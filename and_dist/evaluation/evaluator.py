@@ -19,10 +19,10 @@ from and_dist.data.loader import FeatureLoader
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
+from and_dist.evaluation.accuracy import UNREADABLE, share_right
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
-from and_dist.evaluation.neighbourhoods import consistency, describe_neighbourhoods
-from and_dist.evaluation.scores import UNREADABLE, share_right
+from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
 from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.memory_bank import BankShard, all_shards, shard_range
 from and_dist.runs.console import Phase

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from and_dist.distributed.collectives import equal_blocks, failing_together, take_rows
 from and_dist.distributed.world import World
-from and_dist.evaluation.scores import places_of
+from and_dist.evaluation.accuracy import places_of
 from and_dist.method.neighbour_search import Nearest, ShardSearch, search_shards
 from and_dist.runs.console import Advance, silently
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.data.loader import Batch
-from and_dist.evaluation.scores import places_of
+from and_dist.evaluation.accuracy import places_of
 from and_dist.models.encoders import Encoder, stages
 from and_dist.utils.counter_random import derive_key
 

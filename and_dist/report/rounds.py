@@ -17,7 +17,7 @@ from and_dist.checkpoint.reader import Trained
 from and_dist.checkpoint.storage import list_checkpoints, load_tensors, read_checkpoint
 from and_dist.config.load import Config
 from and_dist.distributed.world import World
-from and_dist.evaluation.neighbourhoods import find_hubs
+from and_dist.evaluation.neighbourhood_stats import find_hubs
 from and_dist.method.curriculum import Neighbourhoods
 
 BANDS = ("low", "middle", "high")

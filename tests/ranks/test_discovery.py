@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
+from and_dist.evaluation.accuracy import share_right
 from and_dist.evaluation.knn import knn_places, vote
-from and_dist.evaluation.scores import share_right
 from and_dist.method.curriculum import Neighbourhoods, num_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.neighbour_search import ShardSearch, search_shards

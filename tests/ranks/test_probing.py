@@ -21,10 +21,10 @@ from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.data.stores import MemoryStore
 from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
 from and_dist.distributed.world import World
+from and_dist.evaluation.accuracy import gather_places, places_of
 from and_dist.evaluation.probe import Probes
-from and_dist.evaluation.scores import gather_places, places_of
+from and_dist.evaluation.probe_training import Probing
 from and_dist.models.encoders import Encoder, build_encoder
-from and_dist.probing import Probing
 from and_dist.runs.console import Display
 from tests.ranks.pool import RankError, RankPool
 

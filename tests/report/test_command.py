@@ -16,7 +16,7 @@ import torch
 
 from and_dist.checkpoint.reader import open_trained
 from and_dist.distributed.world import open_world
-from and_dist.evaluation.neighbourhoods import by_entropy
+from and_dist.evaluation.neighbourhood_stats import by_entropy
 from and_dist.report.build import gather
 from and_dist.report.findings import Findings
 from and_dist.report.history import read_history

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.evaluation.neighbourhoods import (
+from and_dist.evaluation.neighbourhood_stats import (
     consistency,
     count_consistent,
     describe_neighbourhoods,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from and_dist.evaluation.scores import UNREADABLE, bootstrap, places_of, score, share_right
+from and_dist.evaluation.accuracy import UNREADABLE, bootstrap, places_of, score, share_right
 from tests.loading import world_of
 
 NAMES = tuple("abcdefg")

@@ -31,6 +31,7 @@ from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.stop_consensus import Agreement, heeding
 from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
 from and_dist.distributed.world import World
+from and_dist.evaluation.accuracy import UNREADABLE
 from and_dist.evaluation.probe import (
     PADDING,
     FrozenLayers,
@@ -39,7 +40,6 @@ from and_dist.evaluation.probe import (
     places_in,
     whole_views,
 )
-from and_dist.evaluation.scores import UNREADABLE
 from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
