@@ -23,8 +23,8 @@ from and_dist.checkpoint.storage import as_sharded, find_damage, find_whole, sav
 from and_dist.config.load import load_config
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder
-from and_dist.run_state import RunState, build_bank, build_state
-from and_dist.saving import Saver
+from and_dist.training.saving import Saver
+from and_dist.training.state import RunState, build_bank, build_state
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import extra_peak_mb
 from benchmarks.rates import read_rate, write_rate

@@ -23,7 +23,7 @@ from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 from benchmarks.memory import forget_peak, give_back_memory, peak_mb
 
 DRAWN = 512

@@ -32,9 +32,9 @@ from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods
 from and_dist.method.curriculum import Neighbourhoods, num_anchors, select_anchors
 from and_dist.models.encoders import build_encoder
-from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.runs.folder import open_run_folder
 from and_dist.runs.schedule import Schedule
+from and_dist.training.state import Progress, build_bank, build_state
 from benchmarks.harness import Benchmark, parse_arguments
 from benchmarks.memory import FamilyWatch
 

@@ -27,7 +27,7 @@ from and_dist.runs.folder import check_run_folder, noting_the_end, open_run_fold
 from and_dist.runs.lock import hold_lock
 from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_mirrors
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from and_dist import run_state
 from and_dist.data.loader import Batch
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import ENCODERS
-from and_dist.trainer import Trainer
+from and_dist.training import state
+from and_dist.training.trainer import Trainer
 from benchmarks.device.requirements import require_gpu
 from benchmarks.step import Scene, build_trainer, make_batch
 
@@ -167,7 +167,7 @@ def main() -> None:
     require_gpu()
     scene = scene_of(given.network, given.rows)
     with (
-        patch.object(run_state, "draw_uniform_rows", draw_normal_rows),
+        patch.object(state, "draw_uniform_rows", draw_normal_rows),
         tempfile.TemporaryDirectory() as folder,
         open_world("cuda") as world,
     ):

@@ -24,7 +24,7 @@ from and_dist.distributed.watchdog import Guard, Stopped
 from and_dist.distributed.world import World, open_world
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 
 RESTARTS = 20
 Usage = dict[str, float]

@@ -160,7 +160,7 @@ def test_a_rank_that_does_not_move_is_noticed_and_its_stacks_are_kept(tmp_path: 
     assert "nothing has moved for 3 s; the stacks of all threads are in" in output
     stacks = (tmp_path / "debug" / "stalls" / "rank-0.txt").read_text()
     assert "and_dist/distributed/collectives.py" in stacks, "the other rank is waited for"
-    assert "and_dist/trainer.py" in stacks
+    assert "and_dist/training/trainer.py" in stacks
     ranks[1].send_signal(signal.SIGCONT)
     status, output = finish(ranks[1])
     assert status != 0

@@ -69,7 +69,7 @@ class Record:
 
 
 def calling_line() -> str:
-    """Return "and_dist/meters.py:58", the nearest frame that belongs to this project."""
+    """Return "and_dist/training/meters.py:58", the nearest frame that belongs to this project."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename

@@ -15,7 +15,7 @@ from and_dist.commands.train import run_training
 from and_dist.config.load import Config
 from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import Guard
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 from tests.pretend.device import pretend_gpu
 from tests.ranks.runs import debug_config
 

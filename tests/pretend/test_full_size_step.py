@@ -15,13 +15,13 @@ from and_dist.data.loader import Batch
 from and_dist.distributed.stop_consensus import Agreement
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World
-from and_dist.meters import LossMeter
 from and_dist.method.curriculum import all_instances
 from and_dist.method.memory_bank import BankShard
 from and_dist.method.partition import log_partition
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import build_optimiser
-from and_dist.trainer import Trainer
+from and_dist.training.meters import LossMeter
+from and_dist.training.trainer import Trainer
 from tests.pretend.fake_tensors import Watch, backward_without_an_engine, fake_gpu
 from tests.pretend.records import Record
 from tests.pretend.tensors import CUDA

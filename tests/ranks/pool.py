@@ -22,7 +22,7 @@ from and_dist.distributed.world import World
 
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 300
-PRELOAD = ["and_dist.method.discovery", "and_dist.trainer"]
+PRELOAD = ["and_dist.method.discovery", "and_dist.training.trainer"]
 
 
 class RankError(AssertionError):

@@ -21,7 +21,7 @@ from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
 from and_dist.distributed.world import World
 from and_dist.runs.console import Advance, Display
 from and_dist.runs.folder import open_run_folder
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
 ABOUT_SAVING = "checkpoint"

@@ -19,7 +19,7 @@ from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
-from and_dist.trainer import Trainer
+from and_dist.training.trainer import Trainer
 
 FILES = sorted(Path("configs/paper").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]

@@ -10,7 +10,7 @@ import torch
 from torch.autograd import DeviceType
 
 from and_dist.distributed.world import open_world
-from and_dist.profiling import STEPS, STEPS_BEFORE, StepProfile, add_up_kernels
+from and_dist.training.profiling import STEPS, STEPS_BEFORE, StepProfile, add_up_kernels
 from and_dist.utils.step_phases import MARK, part
 
 

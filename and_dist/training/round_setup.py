@@ -17,9 +17,9 @@ from and_dist.evaluation.neighbourhood_stats import in_one_line
 from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.discovery import discover
 from and_dist.models.pretrained import load_weights
-from and_dist.run_state import RunState
 from and_dist.runs.console import Advance
 from and_dist.runs.run_recorder import Journal
+from and_dist.training.state import RunState
 
 
 class Boundary:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.boundary import Boundary
 from and_dist.config.load import Config
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
@@ -28,21 +27,22 @@ from and_dist.distributed.stop_consensus import Agreement, heeding
 from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.keeper import Keeper
-from and_dist.meters import StepClock, memory_mb
 from and_dist.method.loss import GlobalBatch, gather_global_batch, sharded_nll
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
-from and_dist.non_finite import NotFinite, describe_batch
 from and_dist.objectives.base import Setting
 from and_dist.objectives.registry import build_peer, learns_from_labels
-from and_dist.profiling import StepProfile
-from and_dist.run_state import Progress, build_bank, build_state
 from and_dist.runs.console import Advance, Display
 from and_dist.runs.folder import note_resumption
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import Journal
 from and_dist.runs.schedule import Schedule
+from and_dist.training.checkpointing import Keeper
+from and_dist.training.meters import StepClock, memory_mb
+from and_dist.training.profiling import StepProfile
+from and_dist.training.recovery import NotFinite, describe_batch
+from and_dist.training.round_setup import Boundary
+from and_dist.training.state import Progress, build_bank, build_state
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.step_phases import part
 

@@ -22,13 +22,13 @@ from and_dist.checkpoint.storage import (
 from and_dist.config.load import Config
 from and_dist.config.schema import ROWS_WORTH_ROUNDING
 from and_dist.distributed.world import World
-from and_dist.meters import LossMeter
 from and_dist.method.curriculum import Neighbourhoods, all_instances
 from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.method.partition import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.objectives.base import Peer
+from and_dist.training.meters import LossMeter
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World
-from and_dist.run_state import Progress, RunState
 from and_dist.runs.run_recorder import Journal
-from and_dist.saving import Saver
+from and_dist.training.saving import Saver
+from and_dist.training.state import Progress, RunState
 
 
 class Resumed(NamedTuple):
