@@ -38,9 +38,9 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.probe_training import Probing
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
+from and_dist.report.tables import TEST_KEYS
 from and_dist.runs.console import Advance, Display
 from and_dist.runs.lock import is_lock
-from and_dist.tables import TEST_KEYS
 from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
 

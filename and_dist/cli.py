@@ -138,8 +138,8 @@ def table(
     force: Force = False,
 ) -> None:
     """Put finished runs into the paper's tables, beside its figures, with means over seeds."""
-    from and_dist.tables import collect
-    from and_dist.typeset import FORMATS
+    from and_dist.report.render_tables import FORMATS
+    from and_dist.report.tables import collect
     from and_dist.utils.owned_files import check_output, recognise_output, write_file
 
     may_replace = recognise_output(force, is_named=True)

@@ -20,7 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from and_dist.album import U8, Album, short_name
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.reader import (
     Trained,
@@ -37,6 +36,7 @@ from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.method.memory_bank import all_shards, shard_range
+from and_dist.report.image_reader import U8, Album, short_name
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (

@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
+from and_dist.report.render_tables import as_csv, as_markdown
+from and_dist.report.tables import Run, arrange, find_runs, read_run
 from and_dist.runs.folder import read_starts
 from and_dist.runs.metrics_file import read_metrics
-from and_dist.tables import Run, arrange, find_runs, read_run
-from and_dist.typeset import as_csv, as_markdown
 from benchmarks.harness import describe_machine
 
 Values = dict[int, float]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
-from and_dist.report.findings import Findings, gather_findings
-from and_dist.report.history import History, read_history
+from and_dist.report.checkpoint_views import Findings, gather_findings
 from and_dist.report.page import render
+from and_dist.report.run_history import History, read_history
 from and_dist.runs.console import Phase
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
 

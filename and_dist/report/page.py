@@ -18,16 +18,16 @@ from plotly.utils import PlotlyJSONEncoder
 
 from and_dist.config.load import differing_keys
 from and_dist.report.charts import COLOURS, Chart, date_of
-from and_dist.report.curves import accuracy_by_round, time_line, training_curves
-from and_dist.report.discovered import (
+from and_dist.report.checkpoint_views import Attended, Findings
+from and_dist.report.misclassified import Mistake
+from and_dist.report.neighbourhood_charts import (
     consistency_by_entropy,
     entropy_histograms,
     feature_map,
     pairs_by_round,
 )
-from and_dist.report.findings import Attended, Findings
-from and_dist.report.history import History
-from and_dist.report.mistakes import Mistake
+from and_dist.report.run_history import History
+from and_dist.report.training_charts import accuracy_by_round, time_line, training_curves
 from and_dist.utils.formatting import format_seconds, percent
 
 ASSETS = Path(__file__).parent / "assets"

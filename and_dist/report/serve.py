@@ -17,9 +17,9 @@ from typing import NoReturn
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.report.build import gather, read_histories
-from and_dist.report.findings import Findings
-from and_dist.report.history import History
+from and_dist.report.checkpoint_views import Findings
 from and_dist.report.page import render
+from and_dist.report.run_history import History
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_held
 

@@ -43,7 +43,7 @@ EXCEPTIONS = {
     ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",
     ("and_dist/export.py", "export"): "torch.onnx writes into the folder of publish_files",
     ("and_dist/data/preparation/pack.py", "save"): "Pillow encodes into memory",
-    ("and_dist/album.py", "save"): "Pillow encodes into memory",
+    ("and_dist/report/image_reader.py", "save"): "Pillow encodes into memory",
     ("launcher/local.py", "open"): "the null device",
 }
 

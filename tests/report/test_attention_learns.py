@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from and_dist.album import Album
 from and_dist.checkpoint.reader import load_encoder, open_trained
 from and_dist.commands.train import run_training
 from and_dist.config.load import load_config
@@ -16,7 +15,8 @@ from and_dist.data.datasets import SHAPES, load_images
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
 from and_dist.models.encoders import Encoder, build_encoder
-from and_dist.report.attention import attend
+from and_dist.report.grad_cam import attend
+from and_dist.report.image_reader import Album
 from tests.pictures import save
 
 COUNT, SIDE, OBJECT, KINDS = 400, 32, 14, 4

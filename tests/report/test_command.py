@@ -18,9 +18,9 @@ from and_dist.checkpoint.reader import open_trained
 from and_dist.distributed.world import open_world
 from and_dist.evaluation.neighbourhood_stats import by_entropy
 from and_dist.report.build import gather
-from and_dist.report.findings import Findings
-from and_dist.report.history import read_history
-from and_dist.report.rounds import load_neighbourhoods
+from and_dist.report.checkpoint_views import Findings
+from and_dist.report.neighbourhood_examples import load_neighbourhoods
+from and_dist.report.run_history import read_history
 from and_dist.runs.console import Advance, Display, silently
 from tests.conftest import Cli
 from tests.report.runs import command

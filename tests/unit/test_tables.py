@@ -15,8 +15,8 @@ import yaml
 from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
-from and_dist.tables import collect
-from and_dist.typeset import as_csv, as_latex, as_markdown
+from and_dist.report.render_tables import as_csv, as_latex, as_markdown
+from and_dist.report.tables import collect
 
 RESNET = "configs/paper/cifar10-resnet18.yaml"
 OWN = "data/cifar10/train, cifar_resnet18"

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from and_dist.config.schema import EncoderConfig
 from and_dist.models.encoders import ENCODERS, Encoder, build_encoder
-from and_dist.report.attention import attend, overlay
+from and_dist.report.grad_cam import attend, overlay
 
 STEP = 1e-6
 

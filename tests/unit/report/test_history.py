@@ -15,9 +15,14 @@ import pytest
 from and_dist.config.load import load_config
 from and_dist.report.build import read_histories
 from and_dist.report.charts import MOST_POINTS, thin
-from and_dist.report.curves import accuracy_by_round, over_steps, time_line, training_curves
-from and_dist.report.discovered import entropy_histograms, pairs_by_round
-from and_dist.report.history import read_history
+from and_dist.report.neighbourhood_charts import entropy_histograms, pairs_by_round
+from and_dist.report.run_history import read_history
+from and_dist.report.training_charts import (
+    accuracy_by_round,
+    over_steps,
+    time_line,
+    training_curves,
+)
 from and_dist.runs.folder import write_config
 from and_dist.runs.lock import hold_lock, is_held
 

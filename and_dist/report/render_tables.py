@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from and_dist.tables import Cell, Collection, Figure
+from and_dist.report.tables import Cell, Collection, Figure
 
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"

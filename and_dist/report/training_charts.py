@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from and_dist.report.charts import COLOURS, NEUTRAL, Chart, cycle, date_of, plain, thin
-from and_dist.report.history import F64, History
+from and_dist.report.run_history import F64, History
 from and_dist.utils.formatting import percent
 
 Points = tuple[F64, F64]

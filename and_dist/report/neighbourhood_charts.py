@@ -18,7 +18,7 @@ from and_dist.report.charts import (
     cycle,
     plain,
 )
-from and_dist.report.history import History, Record
+from and_dist.report.run_history import History, Record
 from and_dist.utils.formatting import percent
 
 

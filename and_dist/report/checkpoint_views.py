@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from and_dist.album import Album, as_uri, as_uris
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.reader import Trained, find_images, load_encoder
 from and_dist.checkpoint.storage import find_damage
@@ -19,10 +18,16 @@ from and_dist.config.load import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
-from and_dist.report.attention import attend, overlay
-from and_dist.report.mistakes import Mistake, Mistakes, find_mistakes
+from and_dist.report.grad_cam import attend, overlay
+from and_dist.report.image_reader import Album, as_uri, as_uris
+from and_dist.report.misclassified import Mistake, Mistakes, find_mistakes
+from and_dist.report.neighbourhood_examples import (
+    RoundTable,
+    anchors_per_band,
+    checkpoints_of,
+    read_round,
+)
 from and_dist.report.projection import begin_projections
-from and_dist.report.rounds import RoundTable, anchors_per_band, checkpoints_of, read_round
 from and_dist.runs.console import Phase
 from and_dist.utils.formatting import as_text
 
