@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from and_dist.config.validation import build
 from and_dist.method.partition import is_faster_in_bfloat16
-from and_dist.planning.footprint import footprint_of
 from and_dist.planning.hardware import Hardware
-from and_dist.planning.job import Job, Size
-from and_dist.planning.pace import pace_of
+from and_dist.planning.memory import footprint_of
+from and_dist.planning.timing import pace_of
+from and_dist.planning.workload import Job, Size
 from benchmarks.harness import Benchmark, add_arguments
 from benchmarks.measured_rates import (
     TEMPERATURE,

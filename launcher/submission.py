@@ -13,9 +13,9 @@ from pathlib import Path
 from and_dist.config.load import Config
 from and_dist.config.validation import parse_duration
 from and_dist.planning.hardware import find_hardware
-from and_dist.planning.job import Size as JobSize
 from and_dist.planning.plan import Plan, plan_job
-from and_dist.planning.report import in_short
+from and_dist.planning.printout import in_short
+from and_dist.planning.workload import Size as JobSize
 from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
 from and_dist.utils.owned_folders import remove_tree

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from and_dist.config.load import Config
-from and_dist.planning.footprint import (
+from and_dist.planning.memory import (
     columns_of,
     refused_discovery,
     smallest_budget_mb,
     table_bytes,
 )
-from and_dist.planning.job import Job
-from and_dist.planning.pace import pace_of
 from and_dist.planning.plan import Plan
+from and_dist.planning.timing import pace_of
 from and_dist.planning.units import in_bytes, in_time
+from and_dist.planning.workload import Job
 
 OTHER_SCHEDULE = "a quarter of the steps, which wants another learning rate"
 WORTH = 0.97

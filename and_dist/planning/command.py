@@ -12,9 +12,9 @@ from rich.console import Console
 from and_dist.config.load import load_config
 from and_dist.options import ConfigFiles, Overrides
 from and_dist.planning.hardware import GPUS, NAMED, Hardware, find_hardware
-from and_dist.planning.job import Size
 from and_dist.planning.plan import plan_job
-from and_dist.planning.report import as_plain, show
+from and_dist.planning.printout import as_plain, show
+from and_dist.planning.workload import Size
 
 
 def plan(

@@ -11,10 +11,10 @@ from datetime import datetime
 import yaml
 
 from and_dist.config.load import Config, differing_keys
-from and_dist.planning.footprint import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.hardware import Hardware
-from and_dist.planning.job import Job, Size, count_rows, kind_of_images
-from and_dist.planning.pace import Pace, Traffic, pace_of, traffic_of
+from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
+from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
+from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
 from and_dist.runs.folder import read_starts
 from and_dist.runs.metrics_file import read_metrics
 

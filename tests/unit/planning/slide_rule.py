@@ -6,7 +6,7 @@ from typing import Any
 
 from and_dist.config.load import Config, load_config
 from and_dist.planning.hardware import Curve, Hardware, Links, Rates
-from and_dist.planning.job import Job, Size
+from and_dist.planning.workload import Job, Size
 
 
 def line(each: float) -> Curve:

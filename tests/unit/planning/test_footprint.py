@@ -6,7 +6,7 @@ import pytest
 
 from and_dist.method.discovery import check_discovery
 from and_dist.planning.costs import COSTS
-from and_dist.planning.footprint import footprint_of, refused_discovery, smallest_budget_mb
+from and_dist.planning.memory import footprint_of, refused_discovery, smallest_budget_mb
 from and_dist.planning.plan import (
     make_plan,
 )

@@ -13,8 +13,6 @@ from PIL import Image
 
 from and_dist.config.load import Config, load_config
 from and_dist.planning.hardware import GPUS
-from and_dist.planning.job import Job, Size, count_rows
-from and_dist.planning.pace import discovery_seconds
 from and_dist.planning.plan import (
     fewest_nodes,
     make_plan,
@@ -22,7 +20,9 @@ from and_dist.planning.plan import (
     most_rows,
     plan_job,
 )
+from and_dist.planning.timing import discovery_seconds
 from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
+from and_dist.planning.workload import Job, Size, count_rows
 from and_dist.runs.folder import write_config
 from tests.unit.planning.slide_rule import config, device, job
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from and_dist.config.schema import ROWS_WORTH_ROUNDING
 from and_dist.planning.hardware import Curve, Hardware, Precision, Rates
-from and_dist.planning.job import Job
+from and_dist.planning.workload import Job
 
 BACKWARD = 2 / 3
 """Of an encoder's time: what DDP's sums of gradients hide behind, on a GPU."""

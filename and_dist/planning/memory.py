@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from and_dist.config.schema import MOST_PIXEL_BYTES
-from and_dist.planning.job import Job
+from and_dist.planning.workload import Job
 
 BATCHES_QUEUED = 3
 """As data/pipeline.py prepares them, and one more that a step looks at."""

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from and_dist.planning.advice import Advice, advise
-from and_dist.planning.footprint import (
+from and_dist.planning.memory import (
     Place,
     columns_of,
     footprint_of,
@@ -18,8 +18,8 @@ from and_dist.planning.footprint import (
     smallest_budget_mb,
     table_bytes,
 )
-from and_dist.planning.pace import BY_THE_BANK
 from and_dist.planning.plan import Plan, fewest_nodes, most_rows
+from and_dist.planning.timing import BY_THE_BANK
 from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
 
 PARTS_OF_A_STEP = {
