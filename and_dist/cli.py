@@ -16,6 +16,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from and_dist.commands.options import ConfigFiles, Force, Overrides
+from and_dist.commands.plan import plan
 from and_dist.config.load import load_config
 from and_dist.distributed.launch_env import (
     SharedFailure,
@@ -26,8 +28,6 @@ from and_dist.distributed.launch_env import (
     read_layout,
 )
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, TRY_AGAIN, Guard, Stopped
-from and_dist.options import ConfigFiles, Force, Overrides
-from and_dist.planning.command import plan
 from and_dist.runs.console import Style
 from and_dist.utils.formatting import safe_lines
 
@@ -82,9 +82,9 @@ def discover(
     force: Force = False,
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
+    from and_dist.commands.discover import plan_study, run_study
     from and_dist.distributed.world import open_world
     from and_dist.runs.console import Display
-    from and_dist.study import plan_study, run_study
 
     size = read_layout().size
     study = plan_study(run, checkpoint, round_index, out, overrides or [], size, force)
@@ -112,7 +112,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
-    from and_dist.assessment import plan_assessment, run_assessment
+    from and_dist.commands.evaluate import plan_assessment, run_assessment
     from and_dist.distributed.collectives import failing_together
     from and_dist.distributed.world import open_world
     from and_dist.runs.console import Display
@@ -204,7 +204,7 @@ def neighbours(
     ] = None,
 ) -> None:
     """Find the training images that a run holds most similar to images of your own."""
-    from and_dist import lookup
+    from and_dist.commands import lookup
     from and_dist.distributed.world import open_world
     from and_dist.runs.console import Display
     from and_dist.utils.owned_files import recognise_output
@@ -235,8 +235,8 @@ def embed(
     force: Force = False,
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
-    from and_dist import lookup
     from and_dist.checkpoint.reader import open_trained
+    from and_dist.commands import lookup
     from and_dist.data.datasets import load_images
     from and_dist.distributed.world import open_world
     from and_dist.runs.console import Display
@@ -320,8 +320,8 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the encoder of a checkpoint for other programs, with a card that says what it is."""
+    from and_dist.commands.export import plan_export, run_export
     from and_dist.distributed.world import open_world
-    from and_dist.export import plan_export, run_export
 
     planned = plan_export(run, checkpoint, format_name, head, out, force)
     with open_world("cpu") as world:

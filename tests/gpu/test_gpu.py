@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from and_dist.assessment import plan_assessment, run_assessment
+from and_dist.commands.evaluate import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
 from and_dist.config.load import PEERS
 from and_dist.config.schema import DataConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from and_dist.assessment import plan_assessment, run_assessment
+from and_dist.commands.evaluate import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
 from and_dist.config.load import PEERS
 from and_dist.distributed.watchdog import Guard

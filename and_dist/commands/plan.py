@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from and_dist.commands.options import ConfigFiles, Overrides
 from and_dist.config.load import load_config
-from and_dist.options import ConfigFiles, Overrides
 from and_dist.planning.hardware import GPUS, NAMED, Hardware, find_hardware
 from and_dist.planning.plan import plan_job
 from and_dist.planning.printout import as_plain, show
