@@ -14,12 +14,13 @@ from typing import Annotated
 import typer
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from launcher import scheduler, submission
+from launcher import submit
+from launcher.jobs.cluster_profile import Profile, load_profile
+from launcher.jobs.request import Size
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
-from launcher.profile import Profile, load_profile
-from launcher.request import Size
+from launcher.node.rank import log_of
+from launcher.slurm import client
 from launcher.status import Status, as_lines, is_active, look_at
-from launcher.worker import log_of
 
 app = typer.Typer(
     add_completion=False,
@@ -63,20 +64,20 @@ def submit(
 ) -> None:
     """Submit a run to SLURM. It goes on by itself until it is trained to its end."""
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    wanted = submit.prepare(config or [], overrides or [], _profile(cluster), size)
     if dry_run:
-        for line in submission.describe_dry(wanted, after):
+        for line in submit.describe_dry(wanted, after):
             typer.echo(line)
         return
-    scheduler.check_slurm()
+    client.check_slurm()
     active = is_active(wanted.config.folder)
     if active is not None:
         raise ValueError(
             f"{wanted.config.folder} is in the hands of job {active}; and-launch cancel it first"
         )
-    for line in submission.describe(wanted):
+    for line in submit.describe(wanted):
         typer.echo(line)
-    job_id = submission.submit(wanted, after)
+    job_id = submit.submit(wanted, after)
     run = wanted.config.folder
     typer.echo(f"job {job_id}: submitted")
     typer.echo(f"  state  and-launch status {run}")
@@ -101,13 +102,13 @@ def local(
     from launcher.local import run_here
 
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
-    for line in submission.describe(wanted):
+    wanted = submit.prepare(config or [], overrides or [], _profile(cluster), size)
+    for line in submit.describe(wanted):
         typer.echo(line)
     if dry_run:
-        typer.echo(submission.command_of_one_node(wanted))
+        typer.echo(submit.command_of_one_node(wanted))
         return
-    end = run_here(submission.write_down(wanted, has_time_limit=True))
+    end = run_here(submit.write_down(wanted, has_time_limit=True))
     typer.echo(f"and-launch: {end.state}, {end.why}")
     if end.state == "failed":
         _say_failure(wanted.config.folder, end.rank)
@@ -157,7 +158,7 @@ def logs(
 def cancel(run: Run) -> None:
     """End a run's job. What is not saved goes on from the last checkpoint."""
     job_id = _active_job(run)
-    scheduler.cancel(job_id)
+    client.cancel(job_id)
     typer.echo(f"job {job_id} is cancelled; the same and-launch submit goes on")
 
 
@@ -178,10 +179,10 @@ def requeue(run: Run) -> None:
             "and-launch cancel it, then submit it again"
         )
     if known.state == "RUNNING":
-        scheduler.cancel(job_id, "USR2")
+        client.cancel(job_id, "USR2")
         typer.echo(f"job {job_id} was told to save, and will start again")
         return
-    scheduler.requeue(job_id)
+    client.requeue(job_id)
     typer.echo(f"job {job_id} is queued again")
 
 

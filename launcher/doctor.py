@@ -19,8 +19,8 @@ from typing import Any
 from and_dist.runs.folder import package_versions
 from and_dist.utils.owned_files import is_json_with, write_file
 from and_dist.utils.owned_folders import Named, remove_tree
-from launcher import batch, scheduler
-from launcher.jobs import (
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import (
     new_job_folder,
     read_end,
     read_json,
@@ -29,13 +29,13 @@ from launcher.jobs import (
     take_snapshot,
     write_request,
 )
+from launcher.jobs.request import Request, Size, check_writable
 from launcher.logs import list_ranks, read_failure, read_tail
-from launcher.node import LOOK_SECONDS
-from launcher.profile import Profile
-from launcher.request import Request, Size, check_writable
-from launcher.submission import all_or_nothing, pythons_of, refuse_what_never_starts
-from launcher.task import run_node
-from launcher.worker import log_of
+from launcher.node.rank import log_of
+from launcher.node.runner import LOOK_SECONDS
+from launcher.slurm import client, sbatch
+from launcher.slurm.task import run_node
+from launcher.submit import all_or_nothing, pythons_of, refuse_what_never_starts
 
 SECONDS = 120.0
 SIGNAL_LEAD = 20
@@ -66,7 +66,7 @@ def examine(
     profile: Profile, size: Size, folder: Path, patience: float, say: Callable[[str], None]
 ) -> int:
     """0 for a profile that works."""
-    scheduler.check_slurm()
+    client.check_slurm()
     check_writable(folder)
     report = Report(say)
     partition = profile.partition or "(default)"
@@ -83,7 +83,7 @@ def examine(
         if _wait(job_id, patience, report):
             _look_at_nodes(run, size, profile, report)
     finally:
-        scheduler.cancel_quietly(job_id)
+        client.cancel_quietly(job_id)
     say("this profile works" if report.is_healthy else f"this profile does not work; see {run}")
     if report.is_healthy:
         remove_tree(run, WRITTEN)
@@ -99,7 +99,7 @@ def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
     )
     request = Request(
         run=str(run),
-        command=("launcher.collective", str(run)),
+        command=("launcher.node.allreduce_check", str(run)),
         nodes=size.nodes,
         workers=size.ranks_of_a_node,
         gpus=size.gpus,
@@ -109,7 +109,7 @@ def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
         profile=tried,
     )
     write_request(job, request)
-    job_id = batch.submit(job, request, "and-launch-doctor", None, run_probe)
+    job_id = sbatch.submit(job, request, "and-launch-doctor", None, run_probe)
     refuse_what_never_starts(job_id, request)
     return job_id
 
@@ -162,7 +162,7 @@ def _wait(job_id: str, patience: float, report: Report) -> bool:
     """Until it has ended; False if it never began."""
     deadline = time.monotonic() + patience
     while True:
-        known = scheduler.find_job(job_id)
+        known = client.find_job(job_id)
         if known is None or known.is_over:
             return True
         if known.state == "PENDING" and time.monotonic() > deadline:

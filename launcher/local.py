@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from types import FrameType
 
-from launcher.jobs import (
+from launcher.jobs.job_folder import (
     End,
     note_beginning,
     read_node_ends,
@@ -21,12 +21,12 @@ from launcher.jobs import (
     starts_without_progress,
     write_end,
 )
+from launcher.jobs.outcome import judge
+from launcher.jobs.request import Request
 from launcher.logs import Follower, suspicion
-from launcher.node import ASKED, LOOK_SECONDS, Node, environment_of, listen
-from launcher.place import HOST, Place
-from launcher.request import Request
-from launcher.verdict import judge
-from launcher.worker import log_of
+from launcher.node.placement import HOST, Place
+from launcher.node.rank import log_of
+from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen
 
 
 def run_here(job: Path) -> End:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.runs.folder import read_starts
-from launcher import scheduler
-from launcher.jobs import End, job_folders, read_end, read_id, read_request, starts
-from launcher.request import Request
+from launcher.jobs.job_folder import End, job_folders, read_end, read_id, read_request, starts
+from launcher.jobs.request import Request
+from launcher.slurm import client
 
 FORGOTTEN = "forgotten by SLURM"
 
@@ -21,7 +21,7 @@ class Status:
     state: str
     """not submitted, PENDING and other words of SLURM's, finished, stopped, failed, cancelled."""
     job_id: str | None = None
-    slurm: scheduler.SlurmJob | None = None
+    slurm: client.SlurmJob | None = None
     request: Request | None = None
     queue: tuple[int, int] | None = None
     num_starts: int = 0
@@ -58,10 +58,10 @@ def look_at(run: Path) -> Status:
     before = next((end for end in reversed(ends) if end is not None), None)
     job_id, queue = read_id(job), None
     try:
-        slurm = scheduler.find_job(job_id) if job_id else None
+        slurm = client.find_job(job_id) if job_id else None
         state = _state(job_id, slurm, end)
         if slurm is not None and slurm.state == "PENDING":
-            queue = scheduler.place_in_queue(slurm)
+            queue = client.place_in_queue(slurm)
     except RuntimeError as error:  # logs and figures are worth showing all the same
         slurm, state = None, f"unknown, {error}"
     return Status(
@@ -70,7 +70,7 @@ def look_at(run: Path) -> Status:
     )  # fmt: skip
 
 
-def _state(job_id: str | None, slurm: scheduler.SlurmJob | None, end: End | None) -> str:
+def _state(job_id: str | None, slurm: client.SlurmJob | None, end: End | None) -> str:
     if slurm is not None and not slurm.is_over:
         return slurm.state
     if end is not None and end.state != "goes on":
@@ -86,7 +86,7 @@ def is_active(run: Path) -> str | None:
     """Id of the run's job that waits or runs."""
     for job in reversed(job_folders(run)):
         job_id = read_id(job)
-        known = scheduler.find_job(job_id) if job_id else None
+        known = client.find_job(job_id) if job_id else None
         if known is not None and not known.is_over:
             return job_id
     return None

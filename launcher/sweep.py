@@ -31,12 +31,13 @@ from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, read_json, write_file
-from launcher import batch, scheduler, submission
-from launcher.jobs import job_folders, new_job_folder, read_ends, take_snapshot
-from launcher.profile import Profile
-from launcher.request import Size
+from launcher import submit
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import job_folders, new_job_folder, read_ends, take_snapshot
+from launcher.jobs.request import Size
+from launcher.slurm import client, sbatch
 from launcher.status import is_active, look_at
-from launcher.submission import Wanted
+from launcher.submit import Wanted
 
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
@@ -98,7 +99,7 @@ def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[Wanted]:
         own = [f"{key}={_as_yaml(value)}" for key, value in member.items()]
         where = [f"name={name}", f"run.root={root / sweep.name}"]
         try:
-            run = submission.prepare(sweep.config, [*sweep.overrides, *own, *where], profile, size)
+            run = submit.prepare(sweep.config, [*sweep.overrides, *own, *where], profile, size)
         except ValueError as error:
             raise ValueError(f"sweep {sweep.name}, run {name}: {error}") from None
         wanted.append(run)
@@ -127,7 +128,7 @@ def run_sweep(
     folder = _root(sweep) / sweep.name
     check_file(folder / LIST, is_list)
     if way == "slurm":
-        scheduler.check_slurm()
+        client.check_slurm()
     missing = [run for run in members if not _is_done(run) and _not_on_its_way(run)]
     say(f"{sweep.name}: {len(members)} runs, {len(missing)} to do, {sweep.parallel} at once")
     if way == "dry":
@@ -137,7 +138,7 @@ def run_sweep(
             say(_dry_script(folder, sweep, missing))
         return 0
     if missing and way == "slurm":
-        with submission.all_or_nothing(folder, *(run.config.folder for run in missing)) as made:
+        with submit.all_or_nothing(folder, *(run.config.folder for run in missing)) as made:
             _write_list(folder, sweep, members)
             ids = _submit(folder, sweep, missing, made)
         say(f"job {ids[0].partition('_')[0]}: submitted, {len(ids)} run(s)")
@@ -184,12 +185,12 @@ def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted], made: list[Pa
     jobs = []
     for run in missing:
         job = new_job_folder(run.config.folder.absolute(), made)
-        submission.fill(job, run, whole / "code")
+        submit.fill(job, run, whole / "code")
         write_config(run.config, run.config.folder)
         jobs.append(job)
     request = missing[0].request(whole, whole / "code")
-    ids = batch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
-    submission.refuse_what_never_starts(ids[0].partition("_")[0], request)
+    ids = sbatch.submit_array(whole, jobs, request, sweep.name, sweep.parallel)
+    submit.refuse_what_never_starts(ids[0].partition("_")[0], request)
     return ids
 
 
@@ -197,7 +198,7 @@ def _dry_script(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> str:
     runs = [folder, *(run.config.folder for run in missing)]
     whole, *jobs = [run.absolute() / "jobs" / "NEXT" for run in runs]
     request = missing[0].request(whole, whole / "code")
-    return submission.dry_script(jobs, request, sweep.name, parallel=sweep.parallel)
+    return submit.dry_script(jobs, request, sweep.name, parallel=sweep.parallel)
 
 
 def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None:
@@ -205,7 +206,7 @@ def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None
 
     for number, run in enumerate(missing, 1):
         say(f"{number} of {len(missing)}: {run.config.name}")
-        end = run_here(submission.write_down(run, has_time_limit=True))
+        end = run_here(submit.write_down(run, has_time_limit=True))
         say(f"and-launch: {end.state}, {end.why}")
         if end.state == "stopped":
             return

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import End, job_folders, read_ends, write_end, write_id, write_request
-from launcher.profile import Profile
-from launcher.request import Request
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import End, job_folders, read_ends, write_end, write_id, write_request
+from launcher.jobs.request import Request
 from launcher.status import look_at, read_training
 from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import pids_of
@@ -165,7 +165,7 @@ def test_a_sweep_here_runs_what_is_missing(tmp_path: Path) -> None:
     )
     said = launch("sweep", tmp_path / "sweep.yaml", "--dry-run")[1]
     assert "#SBATCH --array=0-1%2" in said
-    assert f"-m launcher.task {tmp_path}/seeds/seed-0/jobs/NEXT" in said
+    assert f"-m launcher.slurm.task {tmp_path}/seeds/seed-0/jobs/NEXT" in said
     assert not (tmp_path / "seeds").exists()
     status, said = launch("sweep", tmp_path / "sweep.yaml", "--local")
     assert status == 0, said
@@ -186,7 +186,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(tmp_path: Path) -> None:
     assert status == 0, said
     for words in (
         "4 node(s) of 8 GPU(s)", "predicted:", "#SBATCH --time=2880", "--dependency=afterany:12",
-        "# on each node", "launcher.agent", "--nnodes=4 --nproc-per-node=8",
+        "# on each node", "launcher.node.torchrun", "--nnodes=4 --nproc-per-node=8",
     ):  # fmt: skip
         assert words in said
     assert not (tmp_path / "runs").exists()

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.jobs import End, job_folders, read_end, starts
+from launcher.jobs.job_folder import End, job_folders, read_end, starts
 from launcher.status import Status, look_at, read_training
 from slurm.testcluster.cluster import PATIENCE, wait_until
 from tests.end_to_end.processes import pids_of

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.runs.folder import read_starts
-from launcher.jobs import newest_checkpoint
+from launcher.jobs.job_folder import newest_checkpoint
 from launcher.status import look_at
 from slurm.testcluster.cluster import PATIENCE, Cluster, wait_until
 from tests.end_to_end.processes import pids_of

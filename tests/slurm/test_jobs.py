@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import job_folders
+from launcher.jobs.job_folder import job_folders
 from launcher.logs import read_tail
 from launcher.status import look_at
 from slurm.testcluster.cluster import PATIENCE, output, wait_until

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import batch
-from launcher.profile import Profile
-from launcher.request import Size
-from launcher.submission import all_or_nothing, prepare, write_down
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.request import Size
+from launcher.slurm import sbatch
+from launcher.submit import all_or_nothing, prepare, write_down
 from slurm.testcluster.cluster import Cluster, output
 from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
 
@@ -101,7 +101,7 @@ def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_nothing_but_a_us
         with all_or_nothing(wanted.config.folder) as made:
             job = write_down(wanted, made=made)
             request = wanted.request(job, job / "code")
-            job_id = batch.submit(job, request, wanted.config.name)
+            job_id = sbatch.submit(job, request, wanted.config.name)
             assert output("squeue", "-h", "-t", "PD,R", "-o", "%i").split() == [job_id]
             if notes:
                 (home / notes).write_text("why this will not work")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import job_folders
+from launcher.jobs.job_folder import job_folders
 from launcher.status import look_at
 from slurm.testcluster.cluster import output
 from tests.slurm.jobs import SHORT, launch, wait_for_end

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.batch import script_of
-from launcher.profile import Profile, load_profile
-from launcher.request import Request
+from launcher.jobs.cluster_profile import Profile, load_profile
+from launcher.jobs.request import Request
+from launcher.slurm.sbatch import script_of
 
 JOB = Path("/shared/runs/demo/jobs/001")
 CPU = Profile(

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.request import Request
 from launcher.local import gpus_of
-from launcher.profile import Profile
-from launcher.request import Request
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import NodeEnd, write_node_end
-from launcher.node import GRACE_SECONDS, ORDERLY_SECONDS, Node
-from launcher.place import Place
+from launcher.jobs.job_folder import NodeEnd, write_node_end
+from launcher.node.placement import Place
+from launcher.node.runner import GRACE_SECONDS, ORDERLY_SECONDS, Node
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from launcher.place import find_address, interface_of, read_place
+from launcher.node.placement import find_address, interface_of, read_place
 
 
 def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> None:

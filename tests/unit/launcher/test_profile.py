@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.profile import Profile, load_profile
+from launcher.jobs.cluster_profile import Profile, load_profile
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from and_dist.config.load import load_config
-from launcher.jobs import (
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import (
     End,
     NodeEnd,
     claim_end,
@@ -23,9 +24,8 @@ from launcher.jobs import (
     write_end,
     write_node_end,
 )
-from launcher.profile import Profile
-from launcher.request import Size, check_writable, load_run
-from launcher.submission import prepare, write_down
+from launcher.jobs.request import Size, check_writable, load_run
+from launcher.submit import prepare, write_down
 from tests.end_to_end.processes import fill_up
 
 
@@ -143,7 +143,7 @@ def test_starts_that_left_no_new_checkpoint_are_counted_lost_ones_too(tmp_path: 
 
 def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
     take_snapshot(tmp_path / "code")
-    for file in ("and_dist/cli.py", "and_dist/data/pipeline.py", "launcher/node.py"):
+    for file in ("and_dist/cli.py", "and_dist/data/pipeline.py", "launcher/node/runner.py"):
         assert (tmp_path / "code" / file).read_bytes() == Path(file).read_bytes()
     assert not list((tmp_path / "code").rglob("__pycache__"))
     program = "from and_dist.runs.folder import revision; print(revision())"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import (
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import (
     NodeEnd,
     new_job_folder,
     note_beginning,
@@ -16,10 +17,9 @@ from launcher.jobs import (
     write_node_end,
     write_request,
 )
-from launcher.profile import Profile
-from launcher.request import Request
-from launcher.scheduler import ask
-from launcher.task import settle, settle_late, settle_what_slurm_ended
+from launcher.jobs.request import Request
+from launcher.slurm.client import ask
+from launcher.slurm.task import settle, settle_late, settle_what_slurm_ended
 
 SAVED = NodeEnd(node="n1", exit_codes={0: 75}, launcher=1, heard=("SIGUSR2",))
 

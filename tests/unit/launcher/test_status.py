@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.jobs import (
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import (
     End,
     new_job_folder,
     note_beginning,
@@ -14,8 +15,7 @@ from launcher.jobs import (
     write_id,
     write_request,
 )
-from launcher.profile import Profile
-from launcher.request import Request
+from launcher.jobs.request import Request
 from launcher.status import as_lines, look_at
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from and_dist.config.load import differing_keys, load_config
-from launcher.profile import Profile
-from launcher.request import Size
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.request import Size
 from launcher.sweep import load_members, load_sweep, name_of
 
 SIZE = Size(workers=1, time="1h")

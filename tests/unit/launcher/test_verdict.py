@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.jobs import End, NodeEnd
-from launcher.verdict import judge
+from launcher.jobs.job_folder import End, NodeEnd
+from launcher.jobs.outcome import judge
 
 MOST = 3
 

@@ -25,4 +25,4 @@ srun --unbuffered --output /shared/runs/demo/jobs/001/%A_%a_%t_log.out --kill-on
 
 
 # teardown
-/opt/venv/bin/python -m launcher.task '/shared/runs/sweep/a b/jobs/001' /shared/runs/sweep/c/jobs/001 /shared/runs/sweep/d/jobs/001
+/opt/venv/bin/python -m launcher.slurm.task '/shared/runs/sweep/a b/jobs/001' /shared/runs/sweep/c/jobs/001 /shared/runs/sweep/d/jobs/001

@@ -26,4 +26,4 @@ srun --unbuffered --output /shared/runs/demo/jobs/001/%j_%t_log.out --kill-on-ba
 
 
 # teardown
-/opt/venv/bin/python -m launcher.task /shared/runs/demo/jobs/001
+/opt/venv/bin/python -m launcher.slurm.task /shared/runs/demo/jobs/001

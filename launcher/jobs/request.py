@@ -15,7 +15,7 @@ from and_dist.config.load import Config, load_config
 from and_dist.config.validation import Section, parse_duration
 from and_dist.runs.folder import check_run_folder
 from and_dist.utils import owned_files
-from launcher.profile import Profile
+from launcher.jobs.cluster_profile import Profile
 
 
 class Request(Section):

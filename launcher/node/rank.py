@@ -2,7 +2,7 @@
 
 The file is the rank's own, so nothing is lost or mixed, whoever dies.
 
-    python -m launcher.worker JOB START and_dist train --config ...
+    python -m launcher.node.rank JOB START and_dist train --config ...
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import open_to_append
-from launcher.jobs import is_log, start_folder
-from launcher.place import job_id_of
+from launcher.jobs.job_folder import is_log, start_folder
+from launcher.node.placement import job_id_of
 
 STOP = "stop"
 """A file in the start's folder: ranks that come up after the signal have not heard it."""

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from and_dist.distributed.launch_env import parent_of
 from and_dist.distributed.watchdog import TRY_AGAIN
-from launcher import scheduler
-from launcher.jobs import (
+from launcher.jobs.job_folder import (
     End,
     NodeEnd,
     claim_end,
@@ -28,10 +27,11 @@ from launcher.jobs import (
     write_end,
     write_node_end,
 )
+from launcher.jobs.outcome import judge
 from launcher.logs import suspicion
-from launcher.node import LOOK_SECONDS, SECONDS_TO_END, Node, listen
-from launcher.place import Place, job_id_of, read_place
-from launcher.verdict import judge
+from launcher.node.placement import Place, job_id_of, read_place
+from launcher.node.runner import LOOK_SECONDS, SECONDS_TO_END, Node, listen
+from launcher.slurm import client
 
 SPARE_SECONDS = 10.0
 """Before the time limit: what is not saved by then goes on from the checkpoint before."""
@@ -114,7 +114,7 @@ def settle_late(
 def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
     """None where SLURM has ended nothing: in preemption the batch script lives, and decides."""
     try:
-        known = scheduler.find_job(job_id, PATIENCE)
+        known = client.find_job(job_id, PATIENCE)
     except RuntimeError:  # then what the nodes say has to do
         return None
     if known is None or known.state == "RUNNING":
@@ -157,7 +157,7 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
     print(f"and-launch: start {start} of job {job_id}: {end.state}, {end.why}", flush=True)
     if end.state == "goes on":
         try:
-            scheduler.requeue(job_id, PATIENCE)  # which ends this process
+            client.requeue(job_id, PATIENCE)  # which ends this process
         except RuntimeError as error:
             end = _stopped(end, str(error))
             write_end(job, start, end)
@@ -180,7 +180,7 @@ def _has_lost_slurm() -> bool:
 
 
 def main() -> int:
-    """The last line of the batch script: python -m launcher.task JOB, or one JOB for each member
+    """The last line of the batch script: python -m launcher.slurm.task JOB, or one JOB for each member
     of an array."""
     environ = os.environ
     job_id = job_id_of(environ)
@@ -188,7 +188,7 @@ def main() -> int:
     start = int(environ.get("SLURM_RESTART_COUNT", "0"))
     end = settle_what_slurm_ended(job, job_id, start) or settle(job, job_id, start)
     if end.state != "goes on" and _has_lost_slurm():
-        scheduler.cancel(job_id)
+        client.cancel(job_id)
     return 0 if end.state == "finished" else 1
 
 

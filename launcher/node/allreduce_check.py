@@ -1,6 +1,6 @@
 """What each rank of the doctor's job runs: a sum over all ranks.
 
-python -m launcher.collective FOLDER
+python -m launcher.node.allreduce_check FOLDER
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """torchrun (torch.distributed.run) with two things more: it writes down how its ranks ended, and
 ends soon those beside one that failed.
 
-python -m launcher.agent FILE [torchrun's arguments]
+python -m launcher.node.torchrun FILE [torchrun's arguments]
 """
 
 from __future__ import annotations

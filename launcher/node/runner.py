@@ -24,7 +24,7 @@ from types import FrameType
 from and_dist.distributed.launch_env import parent_of
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import create_file, open_to_append
-from launcher.jobs import (
+from launcher.jobs.job_folder import (
     NodeEnd,
     is_log,
     read_json,
@@ -33,10 +33,10 @@ from launcher.jobs import (
     start_folder,
     write_node_end,
 )
-from launcher.place import Place, interface_of, resolves
-from launcher.request import Request
-from launcher.verdict import TERMINATED
-from launcher.worker import STOP
+from launcher.jobs.outcome import TERMINATED
+from launcher.jobs.request import Request
+from launcher.node.placement import Place, interface_of, resolves
+from launcher.node.rank import STOP
 
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2)
@@ -178,13 +178,13 @@ def read_exit_codes(path: Path) -> dict[int, int]:
 def command_of(job: Path, request: Request, place: Place) -> list[str]:
     """torchrun's command line on one node."""
     return [
-        *shlex.split(request.python), "-m", "launcher.agent", str(exit_codes_file(job, place)),
+        *shlex.split(request.python), "-m", "launcher.node.torchrun", str(exit_codes_file(job, place)),
         f"--nnodes={place.num_nodes}", f"--nproc-per-node={request.workers}",
         "--rdzv-backend=c10d", f"--rdzv-endpoint={place.meeting}",
         f"--rdzv-conf=is_host={int(place.node == 0)}",
         f"--rdzv-id={place.job}.{place.start}", f"--local-addr={place.address}",
         "--max-restarts=0",
-        "-m", "launcher.worker", str(job), str(place.start), *request.command,
+        "-m", "launcher.node.rank", str(job), str(place.start), *request.command,
     ]  # fmt: skip
 
 

@@ -19,18 +19,18 @@ from and_dist.planning.workload import Size as JobSize
 from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
 from and_dist.utils.owned_folders import remove_tree
-from launcher import batch, scheduler
-from launcher.jobs import (
+from launcher.jobs.cluster_profile import Profile
+from launcher.jobs.job_folder import (
     is_log,
     new_job_folder,
     remove_job,
     take_snapshot,
     write_request,
 )
-from launcher.node import command_of
-from launcher.place import Place
-from launcher.profile import Profile
-from launcher.request import Request, Size, load_run
+from launcher.jobs.request import Request, Size, load_run
+from launcher.node.placement import Place
+from launcher.node.runner import command_of
+from launcher.slurm import client, sbatch
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def submit(wanted: Wanted, after: str | None) -> str:
     with all_or_nothing(wanted.config.folder) as made:
         job = write_down(wanted, made=made)
         request = wanted.request(job, job / "code")
-        job_id = batch.submit(job, request, wanted.config.name, after)
+        job_id = sbatch.submit(job, request, wanted.config.name, after)
         refuse_what_never_starts(job_id, request)
     return job_id
 
@@ -142,7 +142,7 @@ def all_or_nothing(*runs: Path) -> Iterator[list[Path]]:
         yield made
     except BaseException:
         for job in made:
-            scheduler.cancel_jobs_of(job.absolute())
+            client.cancel_jobs_of(job.absolute())
             remove_job(job)
         for run in new_runs:
             remove_tree(run, ("config.yaml", "sweep.json"))
@@ -151,14 +151,14 @@ def all_or_nothing(*runs: Path) -> Iterator[list[Path]]:
 
 def refuse_what_never_starts(job_id: str, request: Request) -> None:
     """ValueError: SLURM queues some jobs that it would never start."""
-    known = scheduler.find_scheduled_job(job_id)
+    known = client.find_scheduled_job(job_id)
     if known is None:
         return
     profile = request.profile
     wanted = [f"{key}={value}" for key in ("partition", "account", "qos", "constraint")
               if (value := getattr(profile, key)) is not None]  # fmt: skip
     wanted += [f"--nodes {request.nodes}", f"--gpus {request.gpus}", f"{request.minutes} minutes"]
-    scheduler.check_can_start(known, wanted)
+    client.check_can_start(known, wanted)
 
 
 def describe_dry(wanted: Wanted, after: str | None) -> list[str]:
@@ -173,7 +173,7 @@ def dry_script(
     jobs: Sequence[Path], request: Request, name: str, after: str | None = None, parallel: int = 1
 ) -> str:
     with scratch_folder() as folder:  # submitit makes its folder at once
-        script = batch.script_of(folder, jobs, request, name, after, parallel)
+        script = sbatch.script_of(folder, jobs, request, name, after, parallel)
         return script.replace(str(folder), str(Path(request.code).parent))
 
 

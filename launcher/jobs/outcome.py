@@ -20,7 +20,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from launcher.jobs import End, NodeEnd
+from launcher.jobs.job_folder import End, NodeEnd
 
 REFUSED = 2
 TERMINATED = -signal.SIGTERM

@@ -26,7 +26,7 @@ from and_dist.config.validation import Section
 from and_dist.runs.folder import REVISION_FILE, revision
 from and_dist.utils.owned_files import IsOurs, create_file, is_json_with, starts_with, write_file
 from and_dist.utils.owned_folders import Named, copy_tree, remove_tree
-from launcher.request import Request
+from launcher.jobs.request import Request
 
 PACKAGES = ("and_dist", "launcher")
 WRITTEN = Named(

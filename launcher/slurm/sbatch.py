@@ -13,11 +13,11 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from launcher import scheduler
-from launcher.jobs import write_id
-from launcher.node import environment_of
-from launcher.request import Request
-from launcher.task import run_node
+from launcher.jobs.job_folder import write_id
+from launcher.jobs.request import Request
+from launcher.node.runner import environment_of
+from launcher.slurm import client
+from launcher.slurm.task import run_node
 
 
 class _Executor(SlurmExecutor):
@@ -69,7 +69,7 @@ def _submit(
     try:
         submitted = executor.map_array(task, [str(job) for job in jobs])
     except (FailedSubmissionError, FailedJobError) as error:
-        said = scheduler.in_few_words(str(error))
+        said = client.in_few_words(str(error))
         raise ValueError(f"sbatch refused the job: {said}{_hint(said, parameters)}") from None
     ids = [member.job_id for member in submitted]
     for job, job_id in zip(jobs, ids, strict=True):
@@ -79,7 +79,7 @@ def _submit(
 
 def _hint(said: str, parameters: dict[str, Any]) -> str:
     if "invalid partition" in said.lower():
-        there = ", ".join(scheduler.partitions())
+        there = ", ".join(client.partitions())
         return f" (partition={parameters.get('partition')}; there are {there})"
     names = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node", "mem", "time")
     wanted = [f"{name}={parameters[name]}" for name in names if name in parameters]
@@ -130,7 +130,7 @@ def _parameters(
         "setup": [*profile.setup, *_exports(request)],
         # srun of SLURM 22.05 and later does not take this from sbatch.
         "srun_args": ["--kill-on-bad-exit=1", *_cpus_of_srun(cpus), *profile.srun],
-        "teardown": [f"{request.host_python} -m launcher.task {shlex.join(map(str, jobs))}"],
+        "teardown": [f"{request.host_python} -m launcher.slurm.task {shlex.join(map(str, jobs))}"],
         "additional_parameters": more,
     }
     return {key: value for key, value in wanted.items() if value is not None}
