@@ -25,9 +25,9 @@ from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder
 from and_dist.training.saving import Saver
 from and_dist.training.state import RunState, build_bank, build_state
-from benchmarks.harness import Benchmark, parse_arguments
-from benchmarks.memory import extra_peak_mb
-from benchmarks.rates import read_rate, write_rate
+from benchmarks.common.harness import Benchmark, parse_arguments
+from benchmarks.common.memory import extra_peak_mb
+from benchmarks.common.rates import read_rate, write_rate
 
 ROWS = 640_000
 """Half of ImageNet: a shard of two ranks, 328 MB."""

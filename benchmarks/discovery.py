@@ -38,9 +38,9 @@ from and_dist.method.neighbour_search import (
     gather_sample,
     search_shards,
 )
-from benchmarks.features import draw_classes, draw_features
-from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.memory import extra_peak_mb
+from benchmarks.common.features import draw_classes, draw_features
+from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.memory import extra_peak_mb
 
 TEMPERATURE, DIM = 0.1, 128
 MEMORY_BYTES = 200_000_000

@@ -28,9 +28,8 @@ from and_dist.method.neighbour_search import ShardSearch
 from and_dist.method.partition import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
-from benchmarks.harness import Benchmark, add_arguments, describe_machine
-from benchmarks.loader import Silent
-from benchmarks.measured_rates import (
+from benchmarks.common.harness import Benchmark, add_arguments, describe_machine
+from benchmarks.common.measured_rates import (
     DIM,
     TEMPERATURE,
     Case,
@@ -47,8 +46,9 @@ from benchmarks.measured_rates import (
     slowest,
     unit_rows,
 )
-from benchmarks.measured_runs import num_cores, seconds_here
-from benchmarks.photos import write_photos
+from benchmarks.common.measured_runs import num_cores, seconds_here
+from benchmarks.common.photos import write_photos
+from benchmarks.loader import Silent
 from benchmarks.plan import STEPS, TOGETHER, framework_bytes, waits_of
 from tests.ranks.pool import RankPool
 

@@ -36,10 +36,10 @@ from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
-from benchmarks.harness import Benchmark, parse_arguments
-from benchmarks.memory import extra_family_peak_mb
-from benchmarks.photos import write_photos
-from benchmarks.torchvision_peer import TorchvisionImages, open_loader, training_transform
+from benchmarks.common.harness import Benchmark, parse_arguments
+from benchmarks.common.memory import extra_family_peak_mb
+from benchmarks.common.photos import write_photos
+from benchmarks.common.torchvision_peer import TorchvisionImages, open_loader, training_transform
 
 BATCH = 64
 SMALL_FILES = "torchvision tensors, 256-px files"

@@ -29,9 +29,9 @@ from and_dist.distributed.world import World, open_world
 from and_dist.method.loss import neighbourhood_nll
 from and_dist.method.memory_bank import BankShard, shard_range
 from and_dist.method.partition import ROWS_PER_BLOCK
-from benchmarks.forms import TEMPERATURE, Step, differentiate, eager, published
-from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.memory import extra_peak_mb
+from benchmarks.common.forms import TEMPERATURE, Step, differentiate, eager, published
+from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.memory import extra_peak_mb
 
 QUERIES, DIM = 256, 128
 IMAGENET, SMOKE = 1_281_167, 100_001  # odd: shards of two ranks differ

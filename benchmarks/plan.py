@@ -20,8 +20,8 @@ from and_dist.planning.hardware import Hardware
 from and_dist.planning.memory import footprint_of
 from and_dist.planning.timing import pace_of
 from and_dist.planning.workload import Job, Size
-from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.measured_rates import (
+from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.measured_rates import (
     TEMPERATURE,
     Seconds,
     Wanted,
@@ -33,7 +33,7 @@ from benchmarks.measured_rates import (
     rates_of,
     slowest,
 )
-from benchmarks.measured_runs import (
+from benchmarks.common.measured_runs import (
     Scene,
     busy_seconds,
     cpu_seconds_here,

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from and_dist.data.processes import open_processes
-from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.memory import FamilyWatch
+from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.memory import FamilyWatch
 
 ROWS = 1_300_000
 CLASSES = 1000

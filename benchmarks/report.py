@@ -35,8 +35,8 @@ from and_dist.models.encoders import build_encoder
 from and_dist.runs.folder import open_run_folder
 from and_dist.runs.schedule import Schedule
 from and_dist.training.state import Progress, build_bank, build_state
-from benchmarks.harness import Benchmark, parse_arguments
-from benchmarks.memory import FamilyWatch
+from benchmarks.common.harness import Benchmark, parse_arguments
+from benchmarks.common.memory import FamilyWatch
 
 ROWS, TEST_ROWS, CLASSES = 1_281_167, 50_000, 1000
 DISTINCT = 2000

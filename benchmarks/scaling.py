@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from and_dist.distributed.world import open_world
-from benchmarks import simulated
-from benchmarks.forms import differentiate, published
-from benchmarks.harness import Benchmark, add_arguments
-from benchmarks.memory import available_mb, extra_peak_mb
-from benchmarks.one_rank import (
+from benchmarks.common import simulated
+from benchmarks.common.forms import differentiate, published
+from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.memory import available_mb, extra_peak_mb
+from benchmarks.common.one_rank import (
     DIM,
     assert_same,
     bytes_expected,

@@ -35,7 +35,7 @@ from and_dist.planning.costs import cost_of
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
 from and_dist.training.trainer import Trainer
-from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.common.harness import Benchmark, add_arguments
 
 TEMPERATURE = 0.07
 NARROW = ("encoder.precision=bfloat16",)

@@ -22,7 +22,7 @@ from and_dist.report.render_tables import as_csv, as_markdown
 from and_dist.report.tables import Run, arrange, find_runs, read_run
 from and_dist.runs.folder import read_starts
 from and_dist.runs.metrics_file import read_metrics
-from benchmarks.harness import describe_machine
+from benchmarks.common.harness import describe_machine
 
 Values = dict[int, float]
 """By seed."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import rates
+from benchmarks.common import rates
 from tests.pretend.device import pretend_gpu
 
 pytestmark = pytest.mark.nightly

@@ -10,7 +10,7 @@ from and_dist.distributed.world import World
 from and_dist.method import loss
 from and_dist.method.memory_bank import BankShard
 from and_dist.method.partition import ROWS_PER_BLOCK, Partition
-from benchmarks.one_rank import (
+from benchmarks.common.one_rank import (
     DIM,
     Rank,
     assert_same,
@@ -18,14 +18,14 @@ from benchmarks.one_rank import (
     expected_step,
     measure_rank,
 )
-from benchmarks.simulated import (
+from benchmarks.common.simulated import (
     check_largest,
     lines_that_grow_with_rows,
     loss_alone,
     open_simulated_world,
     simulated_rank,
 )
-from benchmarks.watch import Watch
+from benchmarks.common.watch import Watch
 from tests.ranks.pool import RankPool
 
 SHARD, QUERIES = 8192, 1024

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from benchmarks.harness import add_arguments
+from benchmarks.common.harness import add_arguments
 
 
 @pytest.mark.parametrize("repeats", ["0", "-1", "many"])

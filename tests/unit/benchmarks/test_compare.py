@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
-from benchmarks.harness import Benchmark, what_is_measured
-from benchmarks.rates import machine_rates
+from benchmarks.common.harness import Benchmark, what_is_measured
+from benchmarks.common.rates import machine_rates
 
 RATES = {"threads": 2, "matrix_fp32_gflops": 80.0, "copy_gb_s": 10.0, "decode_images_s": 1000.0}
 

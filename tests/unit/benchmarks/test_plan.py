@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.measured_runs import num_cores
+from benchmarks.common.measured_runs import num_cores
 from benchmarks.plan import TOGETHER, job_of, step_seconds, waits_of
 from tests.unit.planning.slide_rule import device
 

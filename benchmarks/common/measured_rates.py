@@ -28,7 +28,7 @@ from and_dist.models.encoders import ENCODERS, Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.planning.costs import COSTS
 from and_dist.training.trainer import Trainer
-from benchmarks.measured_runs import Scene, build_trainer, few_images
+from benchmarks.common.measured_runs import Scene, build_trainer, few_images
 
 DIM = 128
 TEMPERATURE = 0.1

@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu [--smoke] [--json FILE]
+"""python -m benchmarks.device.gpu [--smoke] [--json FILE]
 
 On one NVIDIA GPU, images made there: AlexNet and ResNet18 at 224 pixels over banks of 1.28 and of
 10 million rows, with the share of a step that the partition takes, the share of the GPU's own
@@ -22,8 +22,8 @@ from and_dist.data.loader import Batch
 from and_dist.distributed.world import World, open_world
 from and_dist.method.partition import Partition, log_partition
 from and_dist.planning.costs import COSTS
-from benchmarks.forms import TEMPERATURE
-from benchmarks.harness import Benchmark, add_arguments
+from benchmarks.common.forms import TEMPERATURE
+from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.partition import DIM, IMAGENET, extra_gpu_peak_mb
 from benchmarks.step import Scene, build_trainer, make_batch
 
@@ -98,7 +98,9 @@ def main() -> None:
     add_arguments(parser, repeats=20)
     given = parser.parse_args()
     if not torch.cuda.is_available():
-        print("no NVIDIA GPU here; `python -m benchmarks.gpu` is to be run where there is one")
+        print(
+            "no NVIDIA GPU here; `python -m benchmarks.device.gpu` is to be run where there is one"
+        )
         return
     benchmark = Benchmark("gpu", "cuda")
     operations_per_s = 1e9 * benchmark.rates_before["gpu_matrix_bf16_gflops"]

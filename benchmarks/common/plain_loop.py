@@ -14,7 +14,7 @@ from and_dist.distributed.world import World
 from and_dist.method.loss import neighbourhood_nll
 from and_dist.method.memory_bank import BankShard
 from and_dist.models.encoders import Encoder
-from benchmarks.forms import eager
+from benchmarks.common.forms import eager
 
 UPDATE_RATE = 0.5
 

@@ -9,7 +9,7 @@ import numpy as np
 from and_dist.data.datasets import draw_shapes
 from and_dist.data.index import LabelledImages, index_archive, index_files, save_manifest
 from and_dist.data.stores import ArchiveStore, MemoryStore, Names
-from benchmarks.photos import write_photos
+from benchmarks.common.photos import write_photos
 
 HEIGHT, WIDTH = 375, 500
 

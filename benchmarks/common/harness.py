@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory import extra_peak_mb
-from benchmarks.rates import Rates, machine_rates
+from benchmarks.common.memory import extra_peak_mb
+from benchmarks.common.rates import Rates, machine_rates
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
 PEERS = ("lightly", "cut-cross-entropy")

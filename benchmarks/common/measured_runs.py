@@ -24,7 +24,7 @@ from and_dist.distributed.world import World
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
 from and_dist.training.trainer import Trainer
-from benchmarks.memory import forget_peak, give_back_memory, peak_mb
+from benchmarks.common.memory import forget_peak, give_back_memory, peak_mb
 
 DRAWN = 512
 WARM_UP = 4

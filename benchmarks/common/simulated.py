@@ -23,11 +23,11 @@ from and_dist.method.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discove
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.loss import gather_global_batch, sharded_nll
 from and_dist.method.neighbour_search import MEMORY_BYTES, ShardSearch, search_shards
-from benchmarks.forms import TEMPERATURE
-from benchmarks.harness import Benchmark
-from benchmarks.memory import extra_peak_mb
-from benchmarks.one_rank import DIM, Rank, build_shard, unit_features
-from benchmarks.watch import Made, Watch
+from benchmarks.common.forms import TEMPERATURE
+from benchmarks.common.harness import Benchmark
+from benchmarks.common.memory import extra_peak_mb
+from benchmarks.common.one_rank import DIM, Rank, build_shard, unit_features
+from benchmarks.common.watch import Made, Watch
 
 NEIGHBOURS = 1
 
