@@ -35,7 +35,7 @@ from tests.ranks.runs import (
     train_until_asked,
 )
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
-from tests.ranks.test_objective import build_network, features_of
+from tests.ranks.test_loss import build_network, features_of
 
 DIM = 16
 ROWS = 41

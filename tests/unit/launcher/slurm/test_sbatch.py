@@ -1,5 +1,5 @@
 """The scripts handed to sbatch, compared with what they were. To record them anew after a change
-that is meant: RECORD=1 pytest tests/unit/launcher/test_batch.py, and read the difference."""
+that is meant: RECORD=1 pytest tests/unit/launcher/slurm/test_sbatch.py, and read the difference."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def test_a_batch_of_bad_images_alone_still_has_its_shape(tmp_path: Path) -> None
 READ_OFTEN = """
 import sys
 from and_dist.data.datasets import index_folder
-from tests.unit.data.test_bad_images import COUNT, Path, Reader
+from tests.unit.data.test_unreadable import COUNT, Path, Reader
 index = index_folder(Path(sys.argv[1])).index
 for epoch in range(40):
     assert len(Reader(index).rows(epoch)) == COUNT - 1
