@@ -17,12 +17,16 @@ NAMES = ("partition", "step", "loader", "discovery", "evaluate", "checkpoint", "
 PROMISED = {
     "loader": ("torchvision", "packed"),
     "partition": (
-        "published_fp32", "published_16bit", "eager_fp32", "floor_fp32", "memory",
+        "published_fp32",
+        "published_16bit",
+        "eager_fp32",
+        "floor_fp32",
+        "memory",
         "partial_fc_2ranks",
     ),
     "discovery": ("published_flat", "published_best", "recall_ivf"),
     "step": ("published_alexnet", "published_small"),
-}  # fmt: skip
+}
 """Ratios that others look for."""
 
 

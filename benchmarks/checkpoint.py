@@ -32,9 +32,11 @@ from benchmarks.common.rates import read_rate, write_rate
 ROWS = 640_000
 """Half of ImageNet: a shard of two ranks, 328 MB."""
 ALONE, BESIDE, WAITED, LOAD = (
-    "training writes it", "the thread writes it", "training waits for the thread",
+    "training writes it",
+    "the thread writes it",
+    "training waits for the thread",
     "compare and load",
-)  # fmt: skip
+)
 TORCH_SAVE, TORCH_LOAD = "torch.save by training", "torch.load"
 
 

@@ -255,9 +255,18 @@ def in_processes(
 def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, Any]:
     """What rank 0 of so many workers reports."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
-        "-m", "benchmarks.discovery", "--worker", str(file), search, str(threads),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "benchmarks.discovery",
+        "--worker",
+        str(file),
+        search,
+        str(threads),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -69,9 +69,15 @@ def draw(rows: int, queries: int, classes: int) -> Data:
 
 def ours(data: Data, world: World) -> Tensor:
     return knn_places(
-        data.features_ND, 0, data.labels_N, data.queries_MD, data.labels_M, world, NEIGHBOURS,
+        data.features_ND,
+        0,
+        data.labels_N,
+        data.queries_MD,
+        data.labels_M,
+        world,
+        NEIGHBOURS,
         TEMPERATURE,
-    )  # fmt: skip
+    )
 
 
 def dense(data: Data) -> Tensor:

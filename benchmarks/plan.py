@@ -46,8 +46,10 @@ from tests.ranks.pool import RankPool
 WORLDS = (1, 2, 4)
 TIMED = (Scene("tiny", 8_000, 256), Scene("small", 50_000, 64), Scene("tiny", 400_000, 64))
 HELD = (
-    Scene("tiny", 200_000, 64), Scene("cifar_alexnet", 50_000, 64), Scene("small", 500_000, 128)
-)  # fmt: skip
+    Scene("tiny", 200_000, 64),
+    Scene("cifar_alexnet", 50_000, 64),
+    Scene("small", 500_000, 128),
+)
 EMPTY = Scene("tiny", 1_000, 64)
 """Holds next to nothing but programs."""
 TOGETHER = Scene("tiny", 10_000, 128)
@@ -128,12 +130,17 @@ class Looks:
         others = {name: s for name, s in known.items() if name not in loader}
         rates = rates_of(others, Wanted._field_defaults["rows"]) | UNUSED
         plain = {
-            "name": "this machine", "source": "measured beside the steps", "kind": "cpu",
-            "memory_gb": 1.0, "cores": num_cores(), "framework_mb": 0.0, "rates": {"1": rates},
+            "name": "this machine",
+            "source": "measured beside the steps",
+            "kind": "cpu",
+            "memory_gb": 1.0,
+            "cores": num_cores(),
+            "framework_mb": 0.0,
+            "rates": {"1": rates},
             "links": {str(size): curves(found) for size, found in self.links.items()},
             "loader": {"pixels": curves(loader)["loader/pixels"]},
             "rounds_rows": is_faster_in_bfloat16(TEMPERATURE),
-        }  # fmt: skip
+        }
         return build(Hardware, plain)
 
     def compare(self) -> dict[tuple[Scene, int], Compared]:
@@ -174,9 +181,10 @@ def busy_ranks(world: int) -> int:
 
 
 UNUSED = {
-    "operations_per_s": {"float32": 1.0}, "scan_operations_per_s": 1.0,
+    "operations_per_s": {"float32": 1.0},
+    "scan_operations_per_s": 1.0,
     "search_operations_per_s": 1.0,
-}  # fmt: skip
+}
 """Of no matter for steps of encoders that were measured."""
 
 

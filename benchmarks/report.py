@@ -140,15 +140,27 @@ def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -
                     step = schedule.steps_before(round_index, epoch)
                     step += look * per_epoch // LOOKS_PER_EPOCH
                     write(
-                        "step", round=round_index, epoch=epoch, step=step,
-                        epochs=round(step / per_epoch, 4), loss=7 - when % 3, lr=0.03,
-                        images_per_s=9000.0, data_wait=0.01, memory_mb=9000.0,
-                    )  # fmt: skip
+                        "step",
+                        round=round_index,
+                        epoch=epoch,
+                        step=step,
+                        epochs=round(step / per_epoch, 4),
+                        loss=7 - when % 3,
+                        lr=0.03,
+                        images_per_s=9000.0,
+                        data_wait=0.01,
+                        memory_mb=9000.0,
+                    )
                 write("epoch", round=round_index, epoch=epoch, loss=6.0, lr=0.03, knn_bank=None)
             write(
-                "round", round=round_index, anchors=0, consistency=None, knn_bank=0.3, knn=0.31,
+                "round",
+                round=round_index,
+                anchors=0,
+                consistency=None,
+                knn_bank=0.3,
+                knn=0.31,
                 seconds=1e5,
-            )  # fmt: skip
+            )
 
 
 def report(run: Path) -> tuple[float, float]:

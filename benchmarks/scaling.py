@@ -65,9 +65,12 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(
-    (10_000, 100_000, 1_000_000, 10_000_000), 1_000_000, 200_000,
-    (1_281_167, 100_000_000, 1_000_000_000), 10_000_000,
-)  # fmt: skip
+    (10_000, 100_000, 1_000_000, 10_000_000),
+    1_000_000,
+    200_000,
+    (1_281_167, 100_000_000, 1_000_000_000),
+    10_000_000,
+)
 SMOKE = Sizes((10_000, 30_000, 100_000), 100_000, 20_000, (1_281_167, 10_000_000), 1_000_000)
 
 
@@ -170,10 +173,13 @@ def add_world(
         slowest = [max(times) for times in zip(*(f["seconds"] for f in found), strict=True)]
         wire = f"{received / 1e6:.3f} MB a rank, {found[0]['loopback'] / 1e6:.3f} over loopback"
         benchmark.add(
-            f"{name}, {size} rank{'s' * (size > 1)}, {growth}", slowest, work=batch,
-            unit="queries", peak_mb=max(f["peak_mb"] for f in found),
+            f"{name}, {size} rank{'s' * (size > 1)}, {growth}",
+            slowest,
+            work=batch,
+            unit="queries",
+            peak_mb=max(f["peak_mb"] for f in found),
             notes=f"{num_rows:,} rows, {batch} queries, {wire}",
-        )  # fmt: skip
+        )
 
 
 # By ranks that are simulated.
@@ -195,10 +201,14 @@ def add_simulated(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
                 made.append(found["made_bytes_a_query"])
             queries = size * QUERIES_OF_A_RANK
             benchmark.add(
-                name, found["seconds"], work=queries, unit="queries", peak_mb=found["rest_mb"],
+                name,
+                found["seconds"],
+                work=queries,
+                unit="queries",
+                peak_mb=found["rest_mb"],
                 notes=f"shard {found['shard_mb']:,.0f} MB in {dtype}, table "
                 f"{found['table_mb']:,.0f} MB counted",
-            )  # fmt: skip
+            )
             benchmark.facts[f"largest tensor of a step, {size:,} ranks"] = found["largest"]
         grown = max(rests, default=0) - min(rests, default=0)
         assert grown < NOISE_MB, f"a rank of {size} holds more with more rows: {rests} MB"

@@ -53,11 +53,20 @@ class Scene:
     batch: int
 
     def config(self, folder: Path, *options: str) -> Config:
-        return load_config([], [
-            f"run.root={folder}", f"encoder.name={self.network}", f"data.image_size={self.side}",
-            f"optim.batch_size={self.batch}", f"objective.temperature={TEMPERATURE}",
-            "run.tensorboard=false", "evaluation.baselines=false", "run.device=cpu", *options,
-        ])  # fmt: skip
+        return load_config(
+            [],
+            [
+                f"run.root={folder}",
+                f"encoder.name={self.network}",
+                f"data.image_size={self.side}",
+                f"optim.batch_size={self.batch}",
+                f"objective.temperature={TEMPERATURE}",
+                "run.tensorboard=false",
+                "evaluation.baselines=false",
+                "run.device=cpu",
+                *options,
+            ],
+        )
 
 
 SCENES = {
@@ -219,9 +228,10 @@ def add_ratios(benchmark: Benchmark, scene: Scene, names: list[str], products: t
     network = scene.network
     ours = f"{network}, ours"
     for name, key in (
-        ("published form", "published"), ("lightly's memory bank", "lightly"),
+        ("published form", "published"),
+        ("lightly's memory bank", "lightly"),
         ("encoder alone", "encoder_alone"),
-    ):  # fmt: skip
+    ):
         if f"{network}, {name}" in names:
             benchmark.ratio(f"{key}_{network}", f"{network}, {name}", ours)
     in_16_bits = f"{network}, ours, {NARROW[0]}"

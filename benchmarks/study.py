@@ -99,10 +99,11 @@ def _of_consistency(runs: Sequence[Record]) -> list[Expectation]:
     rounds = [
         Expectation(
             f"round {at + 1}'s anchors more consistent than the last round's",
-            of(partial(_consistency, at=at)), of(partial(_consistency, at=-1)),
+            of(partial(_consistency, at=at)),
+            of(partial(_consistency, at=-1)),
         )
         for at in (0, 1)
-    ]  # fmt: skip
+    ]
     entropies = [
         Expectation(
             f"all rows anchors: the {label} of lowest entropy more consistent than of highest",

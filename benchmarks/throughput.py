@@ -88,13 +88,27 @@ class Run(NamedTuple):
 
 def configure(case: Case, folder: Path, device: str, batch: int, name: str) -> Config:
     flip = str(case.side > 32).lower()
-    return load_config([], [
-        f"name={name}", "method=instance", "curriculum.rounds=0", "curriculum.epochs=1",
-        f"data.train={folder / 'manifest'}", "data.test=null", f"data.image_size={case.side}",
-        f"data.flip={flip}", f"encoder.name={case.encoder}", f"optim.batch_size={batch}",
-        "objective.temperature=0.07", "evaluation.baselines=false", f"run.root={folder / 'runs'}",
-        f"run.device={device}", f"run.log_every={case.window}", "run.tensorboard=false",
-    ])  # fmt: skip
+    return load_config(
+        [],
+        [
+            f"name={name}",
+            "method=instance",
+            "curriculum.rounds=0",
+            "curriculum.epochs=1",
+            f"data.train={folder / 'manifest'}",
+            "data.test=null",
+            f"data.image_size={case.side}",
+            f"data.flip={flip}",
+            f"encoder.name={case.encoder}",
+            f"optim.batch_size={batch}",
+            "objective.temperature=0.07",
+            "evaluation.baselines=false",
+            f"run.root={folder / 'runs'}",
+            f"run.device={device}",
+            f"run.log_every={case.window}",
+            "run.tensorboard=false",
+        ],
+    )
 
 
 def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
@@ -104,9 +118,18 @@ def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
     given = config.folder.with_suffix(".json")
     given.write_text(config.model_dump_json())
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={ranks}", "-m", "and_dist", "train", "--quiet", "--config", str(given),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "and_dist",
+        "train",
+        "--quiet",
+        "--config",
+        str(given),
+    ]
     log = config.folder.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from launcher import submit
+from launcher import submit as submission
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.request import Size
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
@@ -64,9 +64,9 @@ def submit(
 ) -> None:
     """Submit a run to SLURM. It goes on by itself until it is trained to its end."""
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submit.prepare(config or [], overrides or [], _profile(cluster), size)
+    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
     if dry_run:
-        for line in submit.describe_dry(wanted, after):
+        for line in submission.describe_dry(wanted, after):
             typer.echo(line)
         return
     client.check_slurm()
@@ -75,9 +75,9 @@ def submit(
         raise ValueError(
             f"{wanted.config.folder} is in the hands of job {active}; and-launch cancel it first"
         )
-    for line in submit.describe(wanted):
+    for line in submission.describe(wanted):
         typer.echo(line)
-    job_id = submit.submit(wanted, after)
+    job_id = submission.submit(wanted, after)
     run = wanted.config.folder
     typer.echo(f"job {job_id}: submitted")
     typer.echo(f"  state  and-launch status {run}")
@@ -102,13 +102,13 @@ def local(
     from launcher.local import run_here
 
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submit.prepare(config or [], overrides or [], _profile(cluster), size)
-    for line in submit.describe(wanted):
+    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    for line in submission.describe(wanted):
         typer.echo(line)
     if dry_run:
-        typer.echo(submit.command_of_one_node(wanted))
+        typer.echo(submission.command_of_one_node(wanted))
         return
-    end = run_here(submit.write_down(wanted, has_time_limit=True))
+    end = run_here(submission.write_down(wanted, has_time_limit=True))
     typer.echo(f"and-launch: {end.state}, {end.why}")
     if end.state == "failed":
         _say_failure(wanted.config.folder, end.rank)

@@ -107,9 +107,14 @@ def main() -> None:
     job, start, node, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     request = read_request(job)
     place = Place(
-        f"{job.parents[1].name}-{job.name}", start, node, request.nodes, f"node-{node}", HOST,
+        f"{job.parents[1].name}-{job.name}",
+        start,
+        node,
+        request.nodes,
+        f"node-{node}",
+        HOST,
         meeting,
-    )  # fmt: skip
+    )
     end = Node(job, place, listen(), on_asked=lambda _: None, passes_on=True).run()
     sys.exit(0 if end.launcher == 0 else 1)
 

@@ -65,9 +65,18 @@ def look_at(run: Path) -> Status:
     except RuntimeError as error:  # logs and figures are worth showing all the same
         slurm, state = None, f"unknown, {error}"
     return Status(
-        run, state, job_id, slurm, read_request(job), queue, len(ends), end, before, training,
+        run,
+        state,
+        job_id,
+        slurm,
+        read_request(job),
+        queue,
+        len(ends),
+        end,
+        before,
+        training,
         goodput(run, training),
-    )  # fmt: skip
+    )
 
 
 def _state(job_id: str | None, slurm: client.SlurmJob | None, end: End | None) -> str:

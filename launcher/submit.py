@@ -155,8 +155,11 @@ def refuse_what_never_starts(job_id: str, request: Request) -> None:
     if known is None:
         return
     profile = request.profile
-    wanted = [f"{key}={value}" for key in ("partition", "account", "qos", "constraint")
-              if (value := getattr(profile, key)) is not None]  # fmt: skip
+    wanted = [
+        f"{key}={value}"
+        for key in ("partition", "account", "qos", "constraint")
+        if (value := getattr(profile, key)) is not None
+    ]
     wanted += [f"--nodes {request.nodes}", f"--gpus {request.gpus}", f"{request.minutes} minutes"]
     client.check_can_start(known, wanted)
 

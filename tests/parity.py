@@ -37,15 +37,22 @@ SMALL = (
 """Settings that keep each run at seconds."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "bfloat16": (
-        "encoder.name=small", "encoder.precision=bfloat16", "bank.dtype=bfloat16",
-        "discovery.search=fused", "data.flip=true",
+        "encoder.name=small",
+        "encoder.precision=bfloat16",
+        "bank.dtype=bfloat16",
+        "discovery.search=fused",
+        "data.flip=true",
     ),
     "paper": (
-        "preset=paper", "optim.milestones=[2]", "curriculum.start=random",
-        "curriculum.neighbours=3", "discovery.search=IVF8,Flat", "optim.compression=powersgd",
+        "preset=paper",
+        "optim.milestones=[2]",
+        "curriculum.start=random",
+        "curriculum.neighbours=3",
+        "discovery.search=IVF8,Flat",
+        "optim.compression=powersgd",
     ),
     "uniform": ("bank.init=uniform", "run.save_minutes=0.002", "evaluation.every=2"),
-}  # fmt: skip
+}
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
 Record = dict[str, Any]
 
@@ -70,9 +77,15 @@ def run_command(size: int, *arguments: object) -> str:
 def train(root: Path, size: int, name: str, *options: str) -> Path:
     """Train the debug run with a few options; return its folder."""
     run_command(
-        size, "train", "--config", "configs/debug.yaml", f"run.root={root}", f"name={name}",
-        *SMALL, *options,
-    )  # fmt: skip
+        size,
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        f"run.root={root}",
+        f"name={name}",
+        *SMALL,
+        *options,
+    )
     return root / name
 
 
@@ -181,9 +194,13 @@ def cases(root: Path) -> dict[str, Callable[[], Record]]:
     """Return every case by name; each runs something and returns what came of it."""
     photos = draw_photos(root / "photos")
     encoded = (
-        f"data.train={photos}", "data.test=null", "data.limit=null", "data.limit_test=null",
-        "data.bad_images=skip", "optim.batch_size=16",
-    )  # fmt: skip
+        f"data.train={photos}",
+        "data.test=null",
+        "data.limit=null",
+        "data.limit_test=null",
+        "data.bad_images=skip",
+        "optim.batch_size=16",
+    )
 
     def run(size: int, name: str, *options: str) -> Record:
         return record_run(train(root, size, name, *options))

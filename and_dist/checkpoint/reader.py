@@ -141,9 +141,11 @@ def load_bank(trained: Trained, world: World) -> BankShard:
     config, num_rows = trained.config, trained.num_rows
     start, stop = shard_range(num_rows, world.rank, world.size)
     features_SD = torch.zeros(
-        stop - start, config.encoder.feature_dim,
-        dtype=getattr(torch, config.bank.dtype), device=world.device,
-    )  # fmt: skip
+        stop - start,
+        config.encoder.feature_dim,
+        dtype=getattr(torch, config.bank.dtype),
+        device=world.device,
+    )
     bank = BankShard(features_SD, start, num_rows, config.bank.update_rate)
     tensors: Tensors = {"bank": as_sharded(bank, world)}
     load_tensors(trained.checkpoint, tensors, world)

@@ -73,9 +73,13 @@ def plan_study(
         round_index = min(trained.state["progress"]["round_index"] + 1, rounds)
     num_anchors(trained.num_rows, round_index, rounds)
     check_discovery(
-        trained.num_rows, config.encoder.feature_dim, world_size, config.curriculum.neighbours,
-        config.discovery.search, config.discovery.memory_bytes,
-    )  # fmt: skip
+        trained.num_rows,
+        config.encoder.feature_dim,
+        world_size,
+        config.curriculum.neighbours,
+        config.discovery.search,
+        config.discovery.memory_bytes,
+    )
     may_replace = always if force else never if out else None
     folder = out or run / f"discovery/{name}-round{round_index}"
     check_results(folder, FILES, may_replace, names_of_discovery)
@@ -90,10 +94,17 @@ def run_study(study: Study, world: World, display: Display) -> None:
     started = time.monotonic()
     with display.phase(f"discovery of round {study.round_index}") as advance:
         found = discover(
-            bank, world, study.round_index, config.curriculum.rounds,
-            config.curriculum.neighbours, config.objective.temperature, config.discovery.search,
-            config.discovery.recall, config.discovery.memory_bytes, advance,
-        )  # fmt: skip
+            bank,
+            world,
+            study.round_index,
+            config.curriculum.rounds,
+            config.curriculum.neighbours,
+            config.objective.temperature,
+            config.discovery.search,
+            config.discovery.recall,
+            config.discovery.memory_bytes,
+            advance,
+        )
     seconds = time.monotonic() - started
     with failing_together(world, f"writing {study.out}"):
         if world.is_coordinator:

@@ -45,8 +45,11 @@ from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
 
 MAY_CHANGE = (
-    "data.train", *(f"data.{key}" for key in TEST_KEYS), "data.bad_images", "data.hardware_decoder",
-)  # fmt: skip
+    "data.train",
+    *(f"data.{key}" for key in TEST_KEYS),
+    "data.bad_images",
+    "data.hardware_decoder",
+)
 MOST_CLASSES_SHOWN = 20
 is_figures = is_json_with("run", "checkpoint", "of")
 Figures = dict[str, Any]

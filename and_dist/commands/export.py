@@ -27,8 +27,10 @@ from and_dist.utils.owned_files import IsOurs, always, never, sum_of, write_file
 
 Format = Literal["torchvision", "safetensors", "onnx"]
 FILES: dict[Format, str] = {
-    "torchvision": "encoder.pth", "safetensors": "encoder.safetensors", "onnx": "encoder.onnx"
-}  # fmt: skip
+    "torchvision": "encoder.pth",
+    "safetensors": "encoder.safetensors",
+    "onnx": "encoder.onnx",
+}
 
 
 CARD = "README.md"

@@ -82,9 +82,13 @@ def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
         )
     if config.method == "and":
         check_discovery(
-            num_rows, config.encoder.feature_dim, world_size, config.curriculum.neighbours,
-            config.discovery.search, config.discovery.memory_bytes,
-        )  # fmt: skip
+            num_rows,
+            config.encoder.feature_dim,
+            world_size,
+            config.curriculum.neighbours,
+            config.discovery.search,
+            config.discovery.memory_bytes,
+        )
 
 
 def introduce(

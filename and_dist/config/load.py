@@ -136,9 +136,17 @@ FREE_OF_IDENTITY = ("name", "run", "evaluation", "paper")
 
 
 OF_NO_RESULT = (
-    "name", "seed", "run.", "data.cache_gb", "data.hardware_decoder", "data.bad_images",
-    "discovery.memory_mb", "optim.fused", "encoder.channels_last", "encoder.compile",
-)  # fmt: skip
+    "name",
+    "seed",
+    "run.",
+    "data.cache_gb",
+    "data.hardware_decoder",
+    "data.bad_images",
+    "discovery.memory_mb",
+    "optim.fused",
+    "encoder.channels_last",
+    "encoder.compile",
+)
 """Keys, or sections, in which two runs of one experiment may differ: they change how fast it runs,
 or the seed."""
 PATHS = ("data.train", "data.test")

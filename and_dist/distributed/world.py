@@ -88,16 +88,19 @@ def open_world(
             # would be taken for this one's addresses. Agents of many nodes count apart, and have
             # to be told to keep none (docs/interruptions.md).
             store = dist.PrefixStore(f"start {layout.restarts}", store)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timeout
-        )  # fmt: skip
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     group, side_group = dist.group.WORLD, dist.new_group(backend="gloo")
     assert group is not None
     assert isinstance(side_group, dist.ProcessGroup)
     try:
         yield World(
-            layout.rank, layout.size, layout.local_rank, layout.local_size, chosen, group,
+            layout.rank,
+            layout.size,
+            layout.local_rank,
+            layout.local_size,
+            chosen,
+            group,
             side_group,
-        )  # fmt: skip
+        )
     finally:
         dist.destroy_process_group()

@@ -157,9 +157,16 @@ class Evaluator:
         settings = self._config.evaluation
         with self._phase("kNN") as advance:
             places_M = knn_places(
-                features_SD.float(), start, self._voters(), queries_MD, self._test_labels_M,
-                self._world, settings.knn, settings.knn_temperature, advance,
-            )  # fmt: skip
+                features_SD.float(),
+                start,
+                self._voters(),
+                queries_MD,
+                self._test_labels_M,
+                self._world,
+                settings.knn,
+                settings.knn_temperature,
+                advance,
+            )
         return places_M.where(queries_MD.cpu().any(dim=1), UNREADABLE)
 
     def _voters(self) -> Tensor:

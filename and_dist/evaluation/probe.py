@@ -22,8 +22,11 @@ PADDING = -100
 MOST_FEATURES = 9600
 """Of a pooled layer: the square of cells that gives no more."""
 PUBLISHED_POOLING = {
-    (96, 55): (6, 6, 3), (256, 27): (4, 4, 0), (384, 13): (3, 3, 1), (256, 13): (2, 2, 0)
-}  # fmt: skip
+    (96, 55): (6, 6, 3),
+    (256, 27): (4, 4, 0),
+    (384, 13): (3, 3, 1),
+    (256, 13): (2, 2, 0),
+}
 """Channels and side of AlexNet's layers at 224 pixels -> kernel, stride, padding."""
 
 

@@ -131,9 +131,13 @@ class _Phase:
         candidates = self.num_neighbours + 1 if self.search_name == "fused" else 0
         share = 1.0 if candidates else self._share_of_scan()
         return scan_pairs(
-            self.bank, self.world, temperature, self.memory_bytes, candidates,
+            self.bank,
+            self.world,
+            temperature,
+            self.memory_bytes,
+            candidates,
             lambda part: self.advance(share * part),
-        )  # fmt: skip
+        )
 
     def search(self, scan: PairScan, anchors_S: Tensor) -> tuple[Tensor, float]:
         """[S, K] nearest rows of those rows of this shard that are anchors, -1 for the others;

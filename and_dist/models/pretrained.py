@@ -103,8 +103,10 @@ def _refuse_what_does_not_fit(
         if ours[k].shape != theirs[k].shape
     )
     for problem, names in (
-        ("lacks", lacking), ("has unknown", unknown), ("has other shapes:", misshapen)
-    ):  # fmt: skip
+        ("lacks", lacking),
+        ("has unknown", unknown),
+        ("has other shapes:", misshapen),
+    ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(

@@ -53,9 +53,15 @@ class DeepCluster(Peer):
         bank = setting.bank
         with setting.phase("clusters of all images") as advance:
             clusters_S = cluster(
-                features_SE, bank.start, bank.num_rows, settings.clusters, settings.iterations,
-                key, setting.world, advance,
-            )  # fmt: skip
+                features_SE,
+                bank.start,
+                bank.num_rows,
+                settings.clusters,
+                settings.iterations,
+                key,
+                setting.world,
+                advance,
+            )
         self._clusters_N.zero_()
         self._clusters_N[bank.start : bank.stop] = clusters_S
         reduce_sum(setting.world, self._clusters_N)

@@ -30,5 +30,5 @@ def build_peer(setting: Setting) -> Peer | None:
 
 def _peer(method: str) -> type[Peer]:
     module, name = PEERS[method].split(":")
-    peer: type[Peer] = getattr(import_module(f"{__name__}.{module}"), name)
+    peer: type[Peer] = getattr(import_module(f"and_dist.objectives.{module}"), name)
     return peer

@@ -210,26 +210,42 @@ GPUS = {
     "v100": _gpu(
         "v100",
         _SHEET + "AlexNet at the published 9,300 images/s; JPEGs are decoded by the cores" + _ROUGH,
-        32, (125, 15.7, 9_300 * ALEXNET / 1e12), 0.9, (150, 6.25), None,
+        32,
+        (125, 15.7, 9_300 * ALEXNET / 1e12),
+        0.9,
+        (150, 6.25),
+        None,
     ),
     "a100": _gpu(
         "a100",
         _SHEET + "AlexNet at the published 11,800 images/s, float32 at half; JPEGs decoded at "
         "the published 7,500 images/s" + _ROUGH,
-        80, (312, 19.5, 11_800 * ALEXNET / 1e12), 2.0, (300, 25), 7_500,
+        80,
+        (312, 19.5, 11_800 * ALEXNET / 1e12),
+        2.0,
+        (300, 25),
+        7_500,
     ),
     "h100": _gpu(
         "h100",
         _SHEET + "encoders at the A100's share of the matrix rate (no figure is published); JPEG "
         "decoding as an A100" + _ROUGH,
-        80, (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12), 3.35, (450, 50), 7_500,
+        80,
+        (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12),
+        3.35,
+        (450, 50),
+        7_500,
     ),
     "h200": _gpu(
         "h200",
         _SHEET + "the rest as the H100, of which it has all but the memory" + _ROUGH,
-        141, (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12), 4.8, (450, 50), 7_500,
+        141,
+        (989, 67, 989 / 312 * 11_800 * ALEXNET / 1e12),
+        4.8,
+        (450, 50),
+        7_500,
     ),
-}  # fmt: skip
+}
 GPUS["a100-40gb"] = GPUS["a100"].model_copy(update={"name": "a100-40gb", "memory_gb": 40.0})
 GPUS["v100-16gb"] = GPUS["v100"].model_copy(update={"name": "v100-16gb", "memory_gb": 16.0})
 

@@ -13,9 +13,17 @@ import plotly.graph_objects as go
 from and_dist.report.run_history import F64
 
 COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#B8B800",
-    "#7B4FB5", "#E0507A",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C6D31",
+    "#B8B800",
+    "#7B4FB5",
+    "#E0507A",
+)
 """Those of Okabe and Ito first: they stay apart for most eyes, on light and on dark."""
 CONSISTENT, INCONSISTENT, NEUTRAL = COLOURS[2], COLOURS[1], COLOURS[0]
 MOST_POINTS = 1000

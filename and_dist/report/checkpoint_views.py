@@ -264,9 +264,16 @@ def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Fi
     train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
     pictures, names = search.pictures(train_rows, test_rows)
     return Findings(
-        search.trained.checkpoint.name, tuple(search.notes), rounds, points, mistakes, attended,
-        pictures, names, search.class_names,
-    )  # fmt: skip
+        search.trained.checkpoint.name,
+        tuple(search.notes),
+        rounds,
+        points,
+        mistakes,
+        attended,
+        pictures,
+        names,
+        search.class_names,
+    )
 
 
 def _rows_of(

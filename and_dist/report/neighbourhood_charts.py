@@ -65,9 +65,12 @@ def consistency_by_entropy(history: History) -> Chart | None:
     for record, colour in zip(found, cycle(), strict=False):
         shares = record["consistency_by_entropy"]
         figure.add_scatter(
-            x=list(range(1, len(shares) + 1)), y=[100 * share for share in shares],
-            name=f"round {record['round']}", mode="lines+markers", line={"color": colour},
-        )  # fmt: skip
+            x=list(range(1, len(shares) + 1)),
+            y=[100 * share for share in shares],
+            name=f"round {record['round']}",
+            mode="lines+markers",
+            line={"color": colour},
+        )
         rows.append((str(record["round"]), *map(percent, shares)))
         alts.append(
             f"round {record['round']}: {percent(shares[0])} % of the lowest entropies, "
@@ -79,11 +82,16 @@ def consistency_by_entropy(history: History) -> Chart | None:
     width = max(len(row) for row in rows) - 1
     columns = ("round", *(f"tenth {at}" for at in range(1, width + 1)))
     return Chart(
-        "consistency", "Consistency against entropy", figure,
+        "consistency",
+        "Consistency against entropy",
+        figure,
         f"Share of consistent pairs by tenths of entropy. {'; '.join(alts)}.",
         "The method's premise: anchors of low entropy have neighbours of their class. A line that "
-        "falls says that it holds.", (), columns, tuple(rows),
-    )  # fmt: skip
+        "falls says that it holds.",
+        (),
+        columns,
+        tuple(rows),
+    )
 
 
 def entropy_histograms(history: History, cuts: dict[int, float]) -> Chart | None:
@@ -100,28 +108,43 @@ def entropy_histograms(history: History, cuts: dict[int, float]) -> Chart | None
         others = [a - b for a, b in zip(entropy["rows"], entropy["anchors"], strict=True)]
         is_seen = record is found[-1]
         for name, counts, colour in (
-            ("anchors", entropy["anchors"], NEUTRAL), ("instances", others, "#999999"),
-        ):  # fmt: skip
+            ("anchors", entropy["anchors"], NEUTRAL),
+            ("instances", others, "#999999"),
+        ):
             figure.add_bar(x=middles, y=counts, name=name, marker_color=colour, visible=is_seen)
         cut = cuts.get(record["round"])
         shapes = () if cut is None else (_cut_line(cut),)
         views.append(View(f"round {record['round']}", (at, at + 1), shapes))
         rows.append(
-            (str(record["round"]), f"{entropy['low']:.3f}", f"{entropy['mean']:.3f}",
-             f"{entropy['high']:.3f}", "-" if cut is None else f"{cut:.3f}",
-             f"{record['anchors']:,}")
-        )  # fmt: skip
+            (
+                str(record["round"]),
+                f"{entropy['low']:.3f}",
+                f"{entropy['mean']:.3f}",
+                f"{entropy['high']:.3f}",
+                "-" if cut is None else f"{cut:.3f}",
+                f"{record['anchors']:,}",
+            )
+        )
     figure.update_layout(
-        barmode="stack", bargap=0, xaxis_title="entropy", yaxis_title="images",
+        barmode="stack",
+        bargap=0,
+        xaxis_title="entropy",
+        yaxis_title="images",
         shapes=list(views[-1].shapes),
-    )  # fmt: skip
+    )
     columns = ("round", "lowest", "mean", "highest", "cut", "anchors")
     alt = "; ".join(f"round {r[0]}: from {r[1]} to {r[3]}, cut at {r[4]}" for r in rows)
     return Chart(
-        "entropy", "Entropy of all images, and the cut", figure, f"Entropy histograms. {alt}.",
+        "entropy",
+        "Entropy of all images, and the cut",
+        figure,
+        f"Entropy histograms. {alt}.",
         "Left of the line are the anchors of the round: the images whose similarity to all others "
-        "is most concentrated.", tuple(views), columns, tuple(rows),
-    )  # fmt: skip
+        "is most concentrated.",
+        tuple(views),
+        columns,
+        tuple(rows),
+    )
 
 
 def feature_map(
@@ -139,28 +162,41 @@ def feature_map(
         for name in names:
             members = [i for i, group in enumerate(groups) if group == name]
             figure.add_scatter(
-                x=[points[i][0] for i in members], y=[points[i][1] for i in members],
-                customdata=[keys[i] for i in members], mode="markers", name=plain(name),
-                hoverinfo="none", visible=not views,
+                x=[points[i][0] for i in members],
+                y=[points[i][1] for i in members],
+                customdata=[keys[i] for i in members],
+                mode="markers",
+                name=plain(name),
+                hoverinfo="none",
+                visible=not views,
                 marker={"size": 6, "opacity": 0.75, "color": colour_of.get(name, "#999999")},
-            )  # fmt: skip
+            )
         views.append(View(method, tuple(range(at, len(figure.data)))))
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(showticklabels=False, zeroline=False)
     figure.update_yaxes(showticklabels=False, zeroline=False)
     shown = f"{len(keys):,} images of the bank in two dimensions by {' and '.join(projections)}"
     return Chart(
-        "map", "In two dimensions", figure, f"{shown}, in {len(names)} groups.",
+        "map",
+        "In two dimensions",
+        figure,
+        f"{shown}, in {len(names)} groups.",
         "Point at an image, or focus the map and press the arrow keys. Near points have similar "
-        "features; directions mean nothing.", tuple(views) if len(views) > 1 else (),
-    )  # fmt: skip
+        "features; directions mean nothing.",
+        tuple(views) if len(views) > 1 else (),
+    )
 
 
 def _cut_line(cut: float) -> dict[str, Any]:
     return {
-        "type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1,
+        "type": "line",
+        "x0": cut,
+        "x1": cut,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
         "line": {"width": 2, "dash": "dash", "color": COLOURS[1]},
-    }  # fmt: skip
+    }
 
 
 def _share(record: Record) -> float | None:

@@ -48,9 +48,12 @@ def render(
     script, plotly = (ASSETS / "page.js").read_text(), get_plotlyjs()
     data = _as_script_text(_data(charts, findings))
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html").render(
         history=history,
         findings=findings and _view_of(findings),
@@ -136,8 +139,11 @@ def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str
         for table in findings.rounds
     ]
     return {
-        "charts": drawn, "pictures": findings.pictures, "names": findings.names, "rounds": rounds
-    }  # fmt: skip
+        "charts": drawn,
+        "pictures": findings.pictures,
+        "names": findings.names,
+        "rounds": rounds,
+    }
 
 
 def _subtitle(history: History) -> str:
@@ -160,10 +166,16 @@ def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list
         "mistakes": bool(findings and findings.mistakes),
     }
     titles = {
-        "summary": "Summary", "training": "Training", "neighbourhoods": "Neighbourhoods",
-        "browser": "Browser", "attention": "Attention", "map": "Map", "mistakes": "Mistakes",
-        "time-line": "Time line", "config": "Configuration",
-    }  # fmt: skip
+        "summary": "Summary",
+        "training": "Training",
+        "neighbourhoods": "Neighbourhoods",
+        "browser": "Browser",
+        "attention": "Attention",
+        "map": "Map",
+        "mistakes": "Mistakes",
+        "time-line": "Time line",
+        "config": "Configuration",
+    }
     return [(key, title) for key, title in titles.items() if optional.get(key, True)]
 
 
@@ -203,10 +215,16 @@ def _table_of_rounds(history: History) -> Grid:
         if baselines.get(key) is not None
     ]
     rows += [
-        (f"round {r['round']}", f"{r['anchors']:,}", percent(r["consistency"]),
-         percent(r["knn_bank"]), percent(r["knn"]), format_seconds(r["seconds"]))
+        (
+            f"round {r['round']}",
+            f"{r['anchors']:,}",
+            percent(r["consistency"]),
+            percent(r["knn_bank"]),
+            percent(r["knn"]),
+            format_seconds(r["seconds"]),
+        )
         for r in history.of("round")
-    ]  # fmt: skip
+    ]
     columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
     settings = history.config.evaluation
     caption = f"By round; kNN with K {settings.knn}, tau {settings.knn_temperature}"
@@ -215,15 +233,30 @@ def _table_of_rounds(history: History) -> Grid:
 
 def _table_of_evaluations(histories: Sequence[History]) -> Grid:
     rows = [
-        (history.name, record["checkpoint"], of["says"], percent(of["top1"]),
-         " - ".join(map(percent, of["interval"])), percent(of["top5"]), f"{of['images']:,}",
-         f"{of['unreadable']:,}")
+        (
+            history.name,
+            record["checkpoint"],
+            of["says"],
+            percent(of["top1"]),
+            " - ".join(map(percent, of["interval"])),
+            percent(of["top5"]),
+            f"{of['images']:,}",
+            f"{of['unreadable']:,}",
+        )
         for history in histories
         for record in history.evaluations
         for of in record["of"].values()
-    ]  # fmt: skip
-    columns = ("run", "checkpoint", "by", "top-1 %", "95 % interval", "top-5 %", "images",
-               "unreadable")  # fmt: skip
+    ]
+    columns = (
+        "run",
+        "checkpoint",
+        "by",
+        "top-1 %",
+        "95 % interval",
+        "top-5 %",
+        "images",
+        "unreadable",
+    )
     return {"caption": "Evaluated by and-dist evaluate", "columns": columns, "rows": rows}
 
 
@@ -233,15 +266,23 @@ def _table_of_runs(histories: Sequence[History]) -> Grid:
         last = history.last("round")
         seconds = sum(r["seconds"] for r in history.of("round"))
         rows.append(
-            (history.name, history.config.method, str(history.config.seed), history.state,
-             percent(last.get("knn")), percent(last.get("knn_bank")),
-             percent(last.get("consistency")), format_seconds(seconds))
-        )  # fmt: skip
-    columns = (
-        "run", "method", "seed", "state", "kNN %", "bank-kNN %", "consistency %", "time"
-    )  # fmt: skip
-    return {"caption": "Runs beside each other, after their last rounds", "columns": columns,
-            "rows": rows}  # fmt: skip
+            (
+                history.name,
+                history.config.method,
+                str(history.config.seed),
+                history.state,
+                percent(last.get("knn")),
+                percent(last.get("knn_bank")),
+                percent(last.get("consistency")),
+                format_seconds(seconds),
+            )
+        )
+    columns = ("run", "method", "seed", "state", "kNN %", "bank-kNN %", "consistency %", "time")
+    return {
+        "caption": "Runs beside each other, after their last rounds",
+        "columns": columns,
+        "rows": rows,
+    }
 
 
 def _table_of_differences(histories: Sequence[History]) -> Grid:
@@ -314,10 +355,14 @@ def _mistakes(findings: Findings | None) -> dict[str, Any] | None:
         return None
     found = findings.mistakes
     kinds = (
-        ("Nearest", "Closest to the training images they were taken for: often alike to the eye, "
-         "sometimes labelled wrong.", found.nearest),
+        (
+            "Nearest",
+            "Closest to the training images they were taken for: often alike to the eye, "
+            "sometimes labelled wrong.",
+            found.nearest,
+        ),
         ("Farthest", "Far from everything in the bank.", found.farthest),
-    )  # fmt: skip
+    )
     return {
         "says": f"Of {found.num_images:,} test images, evenly chosen, the bank's votes are wrong "
         f"about {found.num_wrong:,}.",

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from and_dist.report.tables import Cell, Collection, Figure
 
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"
-}  # fmt: skip
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 def as_markdown(collection: Collection) -> str:
@@ -49,12 +51,17 @@ def as_latex(collection: Collection) -> str:
         parts.append(
             "\n".join(
                 [
-                    r"\begin{table}", rf"\caption{{{_escape(sheet.title)}}}",
-                    rf"\begin{{tabular}}{{{align}}}", r"\toprule", *rows, r"\bottomrule",
-                    r"\end{tabular}", r"\end{table}",
+                    r"\begin{table}",
+                    rf"\caption{{{_escape(sheet.title)}}}",
+                    rf"\begin{{tabular}}{{{align}}}",
+                    r"\toprule",
+                    *rows,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
                 ]
             )
-        )  # fmt: skip
+        )
     notes = [f"% {note}" for note in [*collection.notes, _legend(collection)]]
     return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
 

@@ -46,9 +46,17 @@ class Start:
 
 F64 = NDArray[np.float64]
 STEP_KEYS = (
-    "time", "round", "epoch", "step", "epochs", "loss", "lr", "images_per_s", "data_wait",
+    "time",
+    "round",
+    "epoch",
+    "step",
+    "epochs",
+    "loss",
+    "lr",
+    "images_per_s",
+    "data_wait",
     "memory_mb",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -57,20 +57,41 @@ def round_marks(history: History) -> tuple[list[dict[str, Any]], list[dict[str, 
         at = before[round_index]
         if before[round_index + 1] > at:
             shapes.append(
-                {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1,
-                 "line": {"width": 1, "dash": "dot", "color": "#888"}, "layer": "below"}
-            )  # fmt: skip
+                {
+                    "type": "line",
+                    "x0": at,
+                    "x1": at,
+                    "yref": "paper",
+                    "y0": 0,
+                    "y1": 1,
+                    "line": {"width": 1, "dash": "dot", "color": "#888"},
+                    "layer": "below",
+                }
+            )
             texts.append(
-                {"x": at, "yref": "paper", "y": 1.0, "text": f"round {round_index}",
-                 "showarrow": False, "xanchor": "left", "yanchor": "bottom", "font": {"size": 11}}
-            )  # fmt: skip
+                {
+                    "x": at,
+                    "yref": "paper",
+                    "y": 1.0,
+                    "text": f"round {round_index}",
+                    "showarrow": False,
+                    "xanchor": "left",
+                    "yanchor": "bottom",
+                    "font": {"size": 11},
+                }
+            )
     return shapes, texts
 
 
 def curve(
-    histories: Sequence[History], key: str, title: str, y_title: str, points_of: CurveOf,
-    note: str = "", **axis: Any,
-) -> Chart | None:  # fmt: skip
+    histories: Sequence[History],
+    key: str,
+    title: str,
+    y_title: str,
+    points_of: CurveOf,
+    note: str = "",
+    **axis: Any,
+) -> Chart | None:
     """One line a run, with the rounds of the first marked; None where there is nothing."""
     figure, alts, rows = go.Figure(), [], []
     for history, colour in zip(histories, cycle(), strict=False):
@@ -96,24 +117,43 @@ def training_curves(histories: Sequence[History]) -> list[Chart]:
     found = [
         curve(histories, "loss", "Loss", "loss", over_steps("loss")),
         curve(
-            histories, "lr", "Learning rate", "learning rate", over_epochs("lr"), type="log",
-            minorloglabels="complete", dtick="D2",
+            histories,
+            "lr",
+            "Learning rate",
+            "learning rate",
+            over_epochs("lr"),
+            type="log",
+            minorloglabels="complete",
+            dtick="D2",
         ),
         curve(
-            histories, "bank-knn", "Bank-kNN accuracy while training", "bank-kNN %",
+            histories,
+            "bank-knn",
+            "Bank-kNN accuracy while training",
+            "bank-kNN %",
             over_epochs("knn_bank", 100),
             "kNN with the bank's rows as features of the training images, which costs no pass "
             "over them (evaluation.every).",
         ),
         curve(
-            histories, "speed", "Throughput", "images/s a rank", images_per_s_of_a_rank,
-            "Of one rank: times the number of ranks for all of them.", rangemode="tozero",
+            histories,
+            "speed",
+            "Throughput",
+            "images/s a rank",
+            images_per_s_of_a_rank,
+            "Of one rank: times the number of ranks for all of them.",
+            rangemode="tozero",
         ),
         curve(
-            histories, "wait", "Waiting for data", "% of the time", over_steps("data_wait", 100),
-            "Share of rank 0's time without the next batch.", rangemode="tozero",
+            histories,
+            "wait",
+            "Waiting for data",
+            "% of the time",
+            over_steps("data_wait", 100),
+            "Share of rank 0's time without the next batch.",
+            rangemode="tozero",
         ),
-    ]  # fmt: skip
+    ]
     return [chart for chart in found if chart is not None]
 
 
@@ -126,10 +166,12 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
             continue
         for key, says, dash in (("knn", "kNN", "solid"), ("knn_bank", "bank-kNN", "dot")):
             figure.add_scatter(
-                x=[r["round"] for r in rounds], y=[100 * r[key] for r in rounds],
-                name=f"{history.name}: {says}", mode="lines+markers",
+                x=[r["round"] for r in rounds],
+                y=[100 * r[key] for r in rounds],
+                name=f"{history.name}: {says}",
+                mode="lines+markers",
                 line={"color": colour, "dash": dash},
-            )  # fmt: skip
+            )
         rows += [
             (history.name, str(r["round"]), percent(r["knn"]), percent(r["knn_bank"]))
             for r in rounds
@@ -141,20 +183,30 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
         if baselines.get(key) is not None:
             text = f"{says} {percent(baselines[key])}"
             figure.add_hline(
-                100 * baselines[key], line_dash="dash", line_width=1, line_color="#888",
-                annotation_text=text, annotation_position="bottom right",
-            )  # fmt: skip
+                100 * baselines[key],
+                line_dash="dash",
+                line_width=1,
+                line_color="#888",
+                annotation_text=text,
+                annotation_position="bottom right",
+            )
     figure.update_layout(xaxis_title="after round", yaxis_title="accuracy %")
     figure.update_xaxes(dtick=1)
     said = "; ".join(f"{run} after round {r}: {knn} %" for run, r, knn, _ in rows)
     columns = ("run", "after round", "kNN %", "bank-kNN %")
     settings = histories[0].config.evaluation
     return Chart(
-        "accuracy", "Accuracy by round", figure, f"kNN accuracy by round. {said}.",
+        "accuracy",
+        "Accuracy by round",
+        figure,
+        f"kNN accuracy by round. {said}.",
         "Figure 5 of the paper, of this run: kNN on the test images, with features of the training "
         "images computed anew, and with the bank in their place; "
-        f"K {settings.knn}, tau {settings.knn_temperature}.", (), columns, tuple(rows),
-    )  # fmt: skip
+        f"K {settings.knn}, tau {settings.knn_temperature}.",
+        (),
+        columns,
+        tuple(rows),
+    )
 
 
 def time_line(history: History) -> Chart | None:
@@ -165,19 +217,26 @@ def time_line(history: History) -> Chart | None:
     for at, start in enumerate(history.starts):
         until = max(start.ended, start.began + 1)
         figure.add_scatter(
-            x=[date_of(start.began), date_of(until)], y=[at + 1, at + 1],
-            mode="lines", line={"width": 12, "color": NEUTRAL}, showlegend=False,
-            name=f"start {at + 1}", hoverinfo="name",
-        )  # fmt: skip
+            x=[date_of(start.began), date_of(until)],
+            y=[at + 1, at + 1],
+            mode="lines",
+            line={"width": 12, "color": NEUTRAL},
+            showlegend=False,
+            name=f"start {at + 1}",
+            hoverinfo="name",
+        )
     kinds = {kind: [i for i in history.incidents if i.kind == kind] for kind in _SYMBOLS}
     for kind, incidents in kinds.items():
         if incidents:
             figure.add_scatter(
-                x=[date_of(i.when) for i in incidents], mode="markers", name=kind,
+                x=[date_of(i.when) for i in incidents],
+                mode="markers",
+                name=kind,
                 y=[_start_of(history, i.when) for i in incidents],
-                text=[plain(i.text) for i in incidents], hovertemplate="%{text}<extra></extra>",
+                text=[plain(i.text) for i in incidents],
+                hovertemplate="%{text}<extra></extra>",
                 marker={"symbol": _SYMBOLS[kind][0], "size": 12, "color": _SYMBOLS[kind][1]},
-            )  # fmt: skip
+            )
     figure.update_yaxes(title="start", dtick=1, autorange="reversed")
     figure.update_layout(xaxis_title="time (UTC)", hovermode="closest")
     count = len(history.starts)

@@ -165,14 +165,18 @@ def changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 def revision() -> str | None:
     """Commit of the source tree, `-dirty` appended if it was changed; None outside a checkout."""
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
     with contextlib.suppress(FileNotFoundError):
-        return (here.parent / REVISION_FILE).read_text().strip() or None
+        return (root / REVISION_FILE).read_text().strip() or None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()

@@ -166,11 +166,14 @@ class TensorBoard:
         middles = [(start + stop) / 2 for start, stop, _ in buckets]
         counts = [float(count) for _, _, count in buckets]
         histogram = self._protos[1].HistogramProto(
-            min=buckets[0][0], max=buckets[-1][1], num=sum(counts),
+            min=buckets[0][0],
+            max=buckets[-1][1],
+            num=sum(counts),
             sum=sum(m * c for m, c in zip(middles, counts, strict=True)),
             sum_squares=sum(m * m * c for m, c in zip(middles, counts, strict=True)),
-            bucket_limit=[stop for _, stop, _ in buckets], bucket=counts,
-        )  # fmt: skip
+            bucket_limit=[stop for _, stop, _ in buckets],
+            bucket=counts,
+        )
         summary.value.add(tag="discovery/entropy", histo=histogram)
 
     def _write(self, when: float, step: int, **content: Any) -> None:
@@ -188,10 +191,13 @@ def _layout() -> Any:
         return layout_pb2.Chart(title=title, multiline=lines)
 
     charts = [
-        chart("consistent and inconsistent pairs by round (figure 6)",
-              "discovery/consistent", "discovery/inconsistent"),
+        chart(
+            "consistent and inconsistent pairs by round (figure 6)",
+            "discovery/consistent",
+            "discovery/inconsistent",
+        ),
         chart("accuracy by round (figure 5)", "round/knn", "round/knn_bank"),
-    ]  # fmt: skip
+    ]
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="by round", chart=charts)])
     packed = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]
@@ -230,11 +236,15 @@ class WeightsAndBiases:
             for folder in (config.folder / "wandb").glob(f"offline-run-*-{_id_of(config)}"):
                 remove_tree(folder, WRITTEN_BY_WANDB)
         self._run = wandb.init(
-            project="and-dist", name=config.name, id=_id_of(config),
-            resume="allow", mode=config.run.wandb, dir=config.folder,
+            project="and-dist",
+            name=config.name,
+            id=_id_of(config),
+            resume="allow",
+            mode=config.run.wandb,
+            dir=config.folder,
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
+        )
         for group in BY_ROUND:
             self._run.define_metric(f"{group}/*", step_metric=f"{group}/index")
         self._sent = self._run.step

@@ -65,11 +65,17 @@ class Boundary:
         config, started = self.config, time.monotonic()
         with self.phase(f"discovery of round {round_index}") as advance:
             found = discover(
-                self.state.bank, self.world, round_index, config.curriculum.rounds,
-                config.curriculum.neighbours, config.objective.temperature,
-                config.discovery.search, config.discovery.recall,
-                config.discovery.memory_bytes, advance,
-            )  # fmt: skip
+                self.state.bank,
+                self.world,
+                round_index,
+                config.curriculum.rounds,
+                config.curriculum.neighbours,
+                config.objective.temperature,
+                config.discovery.search,
+                config.discovery.recall,
+                config.discovery.memory_bytes,
+                advance,
+            )
         if self.world.is_coordinator:
             seconds = time.monotonic() - started
             figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_S)

@@ -174,9 +174,13 @@ class Trainer:
         bank = self.state.bank
         knn = self.evaluator.knn_of_bank(self.encoder, bank) if is_time else None
         self.journal.write(
-            "epoch", round=round_index, epoch=epoch, loss=self.state.losses.mean(), lr=rate,
+            "epoch",
+            round=round_index,
+            epoch=epoch,
+            loss=self.state.losses.mean(),
+            lr=rate,
             knn_bank=knn,
-        )  # fmt: skip
+        )
 
     def train_step(self, batch: Batch) -> Tensor:
         """Forward, loss, backward, optimiser, memory: the inner loop of Algorithm 1.
@@ -218,11 +222,17 @@ class Trainer:
             return
         at = self.progress
         self.journal.write(
-            "step", round=at.round_index, epoch=at.epochs, step=self._steps_done(),
-            epochs=round(self._steps_done() / self.schedule.steps_per_epoch, 4), loss=loss,
-            lr=rate, images_per_s=pace.images_per_s, data_wait=pace.data_wait,
+            "step",
+            round=at.round_index,
+            epoch=at.epochs,
+            step=self._steps_done(),
+            epochs=round(self._steps_done() / self.schedule.steps_per_epoch, 4),
+            loss=loss,
+            lr=rate,
+            images_per_s=pace.images_per_s,
+            data_wait=pace.data_wait,
             memory_mb=memory_mb(self.world.device),
-        )  # fmt: skip
+        )
 
     def answer(self, request: int) -> None:
         """What all ranks have agreed on at a step's end."""
@@ -251,9 +261,14 @@ class Trainer:
         anchors = len(self.state.neighbourhoods.anchors_S)
         agreement = self.evaluator.consistency(self.state.neighbourhoods)
         self.journal.write(
-            "round", round=round_index, anchors=anchors, consistency=agreement,
-            knn_bank=knn_bank, knn=knn, seconds=seconds,
-        )  # fmt: skip
+            "round",
+            round=round_index,
+            anchors=anchors,
+            consistency=agreement,
+            knn_bank=knn_bank,
+            knn=knn,
+            seconds=seconds,
+        )
         self.display.say(
             f"round {round_index} done: {anchors} anchors, consistency {percent(agreement)}, "
             f"kNN {percent(knn)} (bank {percent(knn_bank)}; {self.evaluator.vote}), "

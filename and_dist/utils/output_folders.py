@@ -61,8 +61,11 @@ def publish_results(
 
 def names_with_sums(folder: Path, sums: Mapping[str, str]) -> set[str]:
     """Return the names of those files in a folder whose content has the given sha256."""
-    return {name for name, known in sums.items()
-            if kind_of(folder / name) == "file" and sum_of(folder / name) == known}  # fmt: skip
+    return {
+        name
+        for name, known in sums.items()
+        if kind_of(folder / name) == "file" and sum_of(folder / name) == known
+    }
 
 
 @contextmanager

@@ -44,10 +44,14 @@ class Scene(NamedTuple):
 
     def config(self, root: str, threads: int = 1) -> Config:
         overrides = [
-            f"run.root={root}", f"encoder.name={self.encoder}", "data.test=null",
-            f"optim.batch_size={self.batch_size}", f"data.limit={self.num_rows}",
-            "evaluation.baselines=false", f"run.threads={threads}",
-        ]  # fmt: skip
+            f"run.root={root}",
+            f"encoder.name={self.encoder}",
+            "data.test=null",
+            f"optim.batch_size={self.batch_size}",
+            f"data.limit={self.num_rows}",
+            "evaluation.baselines=false",
+            f"run.threads={threads}",
+        ]
         return load_config([], overrides)
 
 

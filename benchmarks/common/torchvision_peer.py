@@ -42,22 +42,26 @@ class TorchvisionImages(Dataset[tuple[torch.Tensor, int]]):
 
 def training_transform(config: DataConfig) -> v2.Compose:
     gray, jitter = config.grayscale, config.jitter
-    return v2.Compose([
-        v2.RandomResizedCrop(config.image_size, scale=config.crop_area, antialias=True),
-        v2.RandomGrayscale(gray),
-        v2.ColorJitter(jitter, jitter, jitter, config.hue),
-        *([v2.RandomHorizontalFlip()] if config.flip else []),
-        *to_normal(config),
-    ])  # fmt: skip
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(config.image_size, scale=config.crop_area, antialias=True),
+            v2.RandomGrayscale(gray),
+            v2.ColorJitter(jitter, jitter, jitter, config.hue),
+            *([v2.RandomHorizontalFlip()] if config.flip else []),
+            *to_normal(config),
+        ]
+    )
 
 
 def test_transform(config: DataConfig) -> v2.Compose:
     assert config.test_resize is not None
-    return v2.Compose([
-        v2.Resize(config.test_resize, antialias=True),
-        v2.CenterCrop(config.image_size),
-        *to_normal(config),
-    ])  # fmt: skip
+    return v2.Compose(
+        [
+            v2.Resize(config.test_resize, antialias=True),
+            v2.CenterCrop(config.image_size),
+            *to_normal(config),
+        ]
+    )
 
 
 def to_normal(config: DataConfig) -> list[v2.Transform]:
@@ -70,7 +74,11 @@ def open_loader(
 ) -> DataLoader[tuple[torch.Tensor, int]]:
     """Its memory is pinned where there is a GPU to copy to."""
     return DataLoader(
-        images, batch_size, shuffle=shuffle, num_workers=workers,
-        persistent_workers=workers > 0, prefetch_factor=2 if workers else None,
+        images,
+        batch_size,
+        shuffle=shuffle,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
         pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+    )

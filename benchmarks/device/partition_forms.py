@@ -1,7 +1,8 @@
 """Time forms of the partition, those by torch's attention operators among them.
 
-The operators take rows that are cut along the head axis, as and_dist.method.partition cuts them. They are
-called with the merge of the heads and without it, which shows what their kernels alone take.
+The operators take rows that are cut along the head axis, as and_dist.method.partition cuts them.
+They are called with the merge of the heads and without it, which shows what their kernels alone
+take.
 G queries, S rows (of a head, where there are heads), H heads, D feature.
 """
 

@@ -99,8 +99,11 @@ def _address_of_slurm(node: str) -> str | None:
     try:
         shown = subprocess.run(
             ["scontrol", "show", "node", node, "--oneliner"],
-            capture_output=True, text=True, timeout=20, check=True,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r"\bNodeAddr=(\S+)", shown)

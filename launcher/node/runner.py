@@ -98,9 +98,11 @@ class Node:
             try:
                 return subprocess.Popen(
                     command_of(self.job, request, self.place),
-                    stdout=output, stderr=output, start_new_session=True,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
                     env={**network_of(self.place), **os.environ},
-                )  # fmt: skip
+                )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -178,14 +180,24 @@ def read_exit_codes(path: Path) -> dict[int, int]:
 def command_of(job: Path, request: Request, place: Place) -> list[str]:
     """torchrun's command line on one node."""
     return [
-        *shlex.split(request.python), "-m", "launcher.node.torchrun", str(exit_codes_file(job, place)),
-        f"--nnodes={place.num_nodes}", f"--nproc-per-node={request.workers}",
-        "--rdzv-backend=c10d", f"--rdzv-endpoint={place.meeting}",
+        *shlex.split(request.python),
+        "-m",
+        "launcher.node.torchrun",
+        str(exit_codes_file(job, place)),
+        f"--nnodes={place.num_nodes}",
+        f"--nproc-per-node={request.workers}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={place.meeting}",
         f"--rdzv-conf=is_host={int(place.node == 0)}",
-        f"--rdzv-id={place.job}.{place.start}", f"--local-addr={place.address}",
+        f"--rdzv-id={place.job}.{place.start}",
+        f"--local-addr={place.address}",
         "--max-restarts=0",
-        "-m", "launcher.node.rank", str(job), str(place.start), *request.command,
-    ]  # fmt: skip
+        "-m",
+        "launcher.node.rank",
+        str(job),
+        str(place.start),
+        *request.command,
+    ]
 
 
 def environment_of(request: Request) -> dict[str, str]:

@@ -51,9 +51,20 @@ class SlurmJob:
     @property
     def is_over(self) -> bool:
         return self.state not in {
-            "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "RESIZING",
-            "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SIGNALING",
-        }  # fmt: skip
+            "PENDING",
+            "RUNNING",
+            "COMPLETING",
+            "CONFIGURING",
+            "SUSPENDED",
+            "REQUEUED",
+            "RESIZING",
+            "REQUEUE_HOLD",
+            "REQUEUE_FED",
+            "SPECIAL_EXIT",
+            "STAGE_OUT",
+            "STOPPED",
+            "SIGNALING",
+        }
 
 
 def check_slurm() -> None:
@@ -133,9 +144,14 @@ def find_scheduled_job(job_id: str) -> SlurmJob | None:
 def place_in_queue(job: SlurmJob) -> tuple[int, int]:
     """(place from 1, how many wait) among the waiting jobs of its partition, by priority."""
     listed = ask(
-        "squeue", "--noheader", "--array", "--states=PENDING", f"--partition={job.partition}",
-        "--sort=-p,i", "--format=%i",
-    ).split()  # fmt: skip
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=PENDING",
+        f"--partition={job.partition}",
+        "--sort=-p,i",
+        "--format=%i",
+    ).split()
     return (listed.index(job.id) + 1 if job.id in listed else 0), len(listed)
 
 

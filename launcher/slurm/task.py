@@ -180,8 +180,8 @@ def _has_lost_slurm() -> bool:
 
 
 def main() -> int:
-    """The last line of the batch script: python -m launcher.slurm.task JOB, or one JOB for each member
-    of an array."""
+    """The last line of the batch script: python -m launcher.slurm.task JOB, or one JOB for each
+    member of an array."""
     environ = os.environ
     job_id = job_id_of(environ)
     job = Path(sys.argv[1 + int(environ.get("SLURM_ARRAY_TASK_ID", "0"))])

@@ -131,12 +131,29 @@ class Cluster:
         with (self.folder / "log" / f"init-{name}.log").open("ab") as log:
             node = subprocess.Popen(
                 [
-                    "ip", "netns", "exec", space,
-                    "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child",
-                    "--mount-proc", "bash", "-c", INIT, "init", name, self.folder,
+                    "ip",
+                    "netns",
+                    "exec",
+                    space,
+                    "unshare",
+                    "--mount",
+                    "--uts",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    "bash",
+                    "-c",
+                    INIT,
+                    "init",
+                    name,
+                    self.folder,
                 ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         (self.folder / f"{name}.pid").write_text(str(node.pid))
 
     def crash(self, name: str) -> None:
@@ -233,11 +250,22 @@ def enter(arguments: list[str]) -> None:
     os.execvp(
         "setpriv",
         [
-            "setpriv", "--pdeathsig", "KILL",
-            "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-            sys.executable, __file__, "--inside", *arguments,
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            sys.executable,
+            __file__,
+            "--inside",
+            *arguments,
         ],
-    )  # fmt: skip
+    )
 
 
 def main() -> int:

@@ -17,21 +17,59 @@ from typing import NamedTuple
 
 OWNERS = ("and_dist/utils/owned_files.py", "and_dist/utils/owned_folders.py")
 PLACES = {
-    "open_new", "open_shared", "open_to_append", "publish_files", "publish_results",
-    "scratch_folder", "memory_file",
-}  # fmt: skip
+    "open_new",
+    "open_shared",
+    "open_to_append",
+    "publish_files",
+    "publish_results",
+    "scratch_folder",
+    "memory_file",
+}
 """Context managers of the owners that give a place to write to."""
 REMOVES = {
-    "rmtree", "unlink", "rmdir", "removedirs", "rename", "renames", "renameat2", "move", "copy2",
-    "copyfile", "copytree", "symlink_to", "hardlink_to", "symlink", "link",
-    "write_text", "write_bytes", "touch", "tofile", "mkstemp", "mkdtemp", "TemporaryDirectory",
-    "NamedTemporaryFile", "TemporaryFile",
-}  # fmt: skip
+    "rmtree",
+    "unlink",
+    "rmdir",
+    "removedirs",
+    "rename",
+    "renames",
+    "renameat2",
+    "move",
+    "copy2",
+    "copyfile",
+    "copytree",
+    "symlink_to",
+    "hardlink_to",
+    "symlink",
+    "link",
+    "write_text",
+    "write_bytes",
+    "touch",
+    "tofile",
+    "mkstemp",
+    "mkdtemp",
+    "TemporaryDirectory",
+    "NamedTemporaryFile",
+    "TemporaryFile",
+}
 LIBRARIES = {
-    "save", "savez", "savez_compressed", "savetxt", "save_file", "export", "export_chrome_trace",
-    "memmap", "open_memmap", "HuggingFaceStorageWriter", "FileSystemWriter", "SummaryWriter",
-    "RecordWriter", "to_csv", "savefig", "write_html",
-}  # fmt: skip
+    "save",
+    "savez",
+    "savez_compressed",
+    "savetxt",
+    "save_file",
+    "export",
+    "export_chrome_trace",
+    "memmap",
+    "open_memmap",
+    "HuggingFaceStorageWriter",
+    "FileSystemWriter",
+    "SummaryWriter",
+    "RecordWriter",
+    "to_csv",
+    "savefig",
+    "write_html",
+}
 EXCEPTIONS = {
     (
         "and_dist/checkpoint/storage.py",
@@ -110,8 +148,12 @@ def _describe(call: ast.Call, file: str, given: frozenset[str]) -> str:
 def _is_for_writing(call: ast.Call) -> bool:
     """Tell a call of open, Path.open or os.open that writes; a mode unknown here counts."""
     if _module_of(call.func) == "os":
-        names = {n.attr for argument in call.args[1:] for n in ast.walk(argument)
-                 if isinstance(n, ast.Attribute)}  # fmt: skip
+        names = {
+            n.attr
+            for argument in call.args[1:]
+            for n in ast.walk(argument)
+            if isinstance(n, ast.Attribute)
+        }
         return bool(names & {"O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"})
     is_method = isinstance(call.func, ast.Attribute)
     position = 0 if is_method else 1

@@ -76,9 +76,14 @@ def starts_of(config: Config) -> list[dict[str, Any]]:
 
 def main(root: str) -> None:
     common = [
-        f"run.root={root}", "data.limit=320", "data.limit_test=32", "optim.batch_size=16",
-        "curriculum.rounds=1", "optim.milestones=[1]", "evaluation.baselines=false",
-    ]  # fmt: skip
+        f"run.root={root}",
+        "data.limit=320",
+        "data.limit_test=32",
+        "optim.batch_size=16",
+        "curriculum.rounds=1",
+        "optim.milestones=[1]",
+        "evaluation.baselines=false",
+    ]
     debug = ["configs/debug.yaml"]
     with open_world("cpu", threads=1) as world:
         long = load_config(debug, [*common, "name=long", "curriculum.epochs=50"])

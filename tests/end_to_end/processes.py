@@ -95,11 +95,16 @@ def start_ranks(size: int, *arguments: object) -> list[Started]:
     port = free_port()
     return [
         start(
-            *arguments, RANK=rank, WORLD_SIZE=size, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=size,
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            *arguments,
+            RANK=rank,
+            WORLD_SIZE=size,
+            LOCAL_RANK=rank,
+            LOCAL_WORLD_SIZE=size,
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
         )
         for rank in range(size)
-    ]  # fmt: skip
+    ]
 
 
 def finish(process: Started) -> tuple[int, str]:

@@ -212,8 +212,13 @@ def test_a_folder_of_images_trains_and_says_when_it_has_no_labels(
     assert "no labels: consistency and kNN accuracy are not available" in output
     (rounds,) = [json.loads((tmp_path / "bare" / "summary.json").read_text())["rounds"]]
     assert rounds[1] | {"seconds": 0} == {
-        "round": 1, "anchors": 3, "consistency": None, "knn_bank": None, "knn": None, "seconds": 0,
-    }  # fmt: skip
+        "round": 1,
+        "anchors": 3,
+        "consistency": None,
+        "knn_bank": None,
+        "knn": None,
+        "seconds": 0,
+    }
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, cli: Cli) -> None:

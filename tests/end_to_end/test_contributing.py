@@ -19,7 +19,7 @@ def test_a_file_and_a_row_add_a_method(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = GUIDE.read_text()
-    file = re.search(r"`and_dist/baselines/(\w+\.py)`:\n\n((?:    .*\n|\n)+)", text)
+    file = re.search(r"`and_dist/objectives/(\w+\.py)`:\n\n((?:    .*\n|\n)+)", text)
     row = re.search(r'^    "(\w+)": "(\w+:\w+)",$', text, re.MULTILINE)
     assert file is not None
     assert row is not None
@@ -32,9 +32,14 @@ def test_a_file_and_a_row_add_a_method(
     )
     monkeypatch.setitem(PEERS, row[1], row[2])
     status, _, said = cli(
-        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", f"method={row[1]}",
-        "curriculum.rounds=1", "evaluation.baselines=false",
-    )  # fmt: skip
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        f"run.root={tmp_path}",
+        f"method={row[1]}",
+        "curriculum.rounds=1",
+        "evaluation.baselines=false",
+    )
     assert status == 0, said
     losses = [r["loss"] for r in read_metrics(tmp_path / "debug" / "metrics.jsonl", "epoch")]
     assert losses[-1] < 0.9 * losses[0]

@@ -16,10 +16,25 @@ from tests.conftest import Cli
 from tests.end_to_end.test_cli import finish
 
 SUMMARY_KEYS = {
-    "run", "checkpoint", "round", "curriculum", "temperature", "discovery", "rows", "seconds",
-    "ranks", "anchors", "consistent", "inconsistent", "consistency_by_entropy",
-    "kept", "recall", "entropy", "in_degree", "files",
-}  # fmt: skip
+    "run",
+    "checkpoint",
+    "round",
+    "curriculum",
+    "temperature",
+    "discovery",
+    "rows",
+    "seconds",
+    "ranks",
+    "anchors",
+    "consistent",
+    "inconsistent",
+    "consistency_by_entropy",
+    "kept",
+    "recall",
+    "entropy",
+    "in_degree",
+    "files",
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +145,11 @@ def test_what_is_found_can_be_chosen(run: Path, tmp_path: Path, cli: Cli) -> Non
     summary = summary_of(out)
     assert (summary["anchors"], summary["round"], summary["temperature"]) == (150, 3, 0.2)
     assert summary["curriculum"] == {
-        "rounds": 4, "epochs": 3, "start": "instance", "neighbours": 3,
-    }  # fmt: skip
+        "rounds": 4,
+        "epochs": 3,
+        "start": "instance",
+        "neighbours": 3,
+    }
     assert summary["discovery"] == {"search": "fused", "recall": 0.98, "memory_mb": 64}
     neighbours = np.load(out / "neighbours.npy")
     assert neighbours.shape == (200, 3)

@@ -80,11 +80,19 @@ def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli("evaluate", alone, *given)[0] == 0
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-            "-m", "and_dist", "evaluate", together, *given,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "-m",
+            "and_dist",
+            "evaluate",
+            together,
+            *given,
         ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     assert figures_of(alone, "knn")["of"] == figures_of(together, "knn")["of"]
     ours, theirs = (figures_of(folder, "linear") for folder in (alone, together))
     assert list(ours["of"]) == ["conv2", "fc"]
@@ -215,9 +223,15 @@ def test_images_that_cannot_be_read_are_counted_and_do_not_count(cli: Cli, tmp_p
     for file in (train / "a" / "7.png", test / "b" / "3.png"):
         file.write_bytes(file.read_bytes()[:60])
     given = (
-        f"data.train={train}", f"data.test={test}", "data.limit=null", "data.limit_test=null",
-        "data.bad_images=skip", "method=random", "bank.init=features", f"run.root={tmp_path}",
-    )  # fmt: skip
+        f"data.train={train}",
+        f"data.test={test}",
+        "data.limit=null",
+        "data.limit_test=null",
+        "data.bad_images=skip",
+        "method=random",
+        "bank.init=features",
+        f"run.root={tmp_path}",
+    )
     finish("train", "--config", "configs/debug.yaml", *given)
     run = tmp_path / "debug"
     status, said, _ = cli("evaluate", run, "--knn", "--linear", *SHORT, "evaluation.knn=101")
@@ -257,7 +271,7 @@ def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
         (["--knn", "--layers", "conv1"], "--layers is of --linear"),
         (["--linear", "evaluation.linear.epochs=0"], "evaluation.linear.epochs = 0 will not do"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_a_sentence(run: Path, cli: Cli, given: list[str], sentence: str) -> None:
     before = set(run.rglob("*"))
     status, _, said = cli("evaluate", run, *given)
@@ -282,9 +296,16 @@ def test_test_images_must_be_of_known_classes_and_labelled(
 def test_a_run_without_labels_cannot_be_evaluated(cli: Cli, tmp_path: Path) -> None:
     flat = folder_of_classes(tmp_path / "flat", {"": 24})
     finish(
-        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", f"data.train={flat}",
-        "data.test=null", "curriculum.rounds=1", "curriculum.epochs=1", "optim.milestones=[1]",
-    )  # fmt: skip
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        f"run.root={tmp_path}",
+        f"data.train={flat}",
+        "data.test=null",
+        "curriculum.rounds=1",
+        "curriculum.epochs=1",
+        "optim.milestones=[1]",
+    )
     status, _, said = cli(
         "evaluate", tmp_path / "debug", "--knn", "data.test=shapes/test", "evaluation.knn=5"
     )
@@ -298,10 +319,17 @@ def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) ->
     data = tmp_path / "data"
     assert cli("prepare", tmp_path / "photos", "--out", data)[0] == 0
     said = finish(
-        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", "method=supervised",
-        f"data.train={data}/train", f"data.test={data}/test", "curriculum.rounds=1",
-        "curriculum.epochs=1", "optim.milestones=[1]",
-    )  # fmt: skip
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        f"run.root={tmp_path}",
+        "method=supervised",
+        f"data.train={data}/train",
+        f"data.test={data}/test",
+        "curriculum.rounds=1",
+        "curriculum.epochs=1",
+        "optim.milestones=[1]",
+    )
     assert "Warning" not in said
     status, _, told = cli("evaluate", tmp_path / "debug", "--knn")
     assert status == 0
@@ -313,10 +341,18 @@ def test_classes_of_which_training_saw_no_image_are_no_accident(cli: Cli, tmp_pa
     train = folder_of_classes(tmp_path / "train", {"a": 12, "b": 12, "c": 12})
     test = folder_of_classes(tmp_path / "test", {"a": 3, "b": 3, "c": 3})
     finish(
-        "train", "--config", "configs/debug.yaml", f"run.root={tmp_path}", f"data.train={train}",
-        f"data.test={test}", "data.limit=20", "curriculum.rounds=1", "curriculum.epochs=1",
-        "optim.milestones=[1]", "evaluation.knn=5",
-    )  # fmt: skip
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        f"run.root={tmp_path}",
+        f"data.train={train}",
+        f"data.test={test}",
+        "data.limit=20",
+        "curriculum.rounds=1",
+        "curriculum.epochs=1",
+        "optim.milestones=[1]",
+        "evaluation.knn=5",
+    )
     status, _, said = cli("evaluate", tmp_path / "debug", "--knn")
     assert status == 2
     assert f"classes of which data.train={train} shows no image (data.limit = 20): c" in said

@@ -129,10 +129,16 @@ def test_a_run_starts_from_exported_weights(run: Path, tmp_path: Path, cli: Cli)
     cli("export", run, "--out", tmp_path / "weights")
     file = tmp_path / "weights" / "encoder.safetensors"
     arguments = (
-        "train", "--config", "configs/debug.yaml", *QUICK, f"run.root={tmp_path}",
-        "encoder.name=cifar_resnet18", "encoder.feature_dim=16", "optim.lr=1e-9",
+        "train",
+        "--config",
+        "configs/debug.yaml",
+        *QUICK,
+        f"run.root={tmp_path}",
+        "encoder.name=cifar_resnet18",
+        "encoder.feature_dim=16",
+        "optim.lr=1e-9",
         f"encoder.weights={file}",
-    )  # fmt: skip
+    )
     status, said, _ = cli(*arguments)
     assert (status, f"weights of {file}" in said) == (0, True)
     before, after = checkpoint_of(run), checkpoint_of(tmp_path / "debug")

@@ -26,9 +26,13 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from and_dist.commands.train import run_training
 
     config = debug_config(
-        tmp_path_factory.mktemp("wide"), "encoder.feature_dim=4096", "data.limit=2000",
-        "curriculum.rounds=1", "curriculum.epochs=1", "evaluation.baselines=false",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("wide"),
+        "encoder.feature_dim=4096",
+        "data.limit=2000",
+        "curriculum.rounds=1",
+        "curriculum.epochs=1",
+        "evaluation.baselines=false",
+    )
     run_training(config, Guard())
     return config.folder
 
@@ -44,9 +48,17 @@ def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
     wide_run: Path, place: str, search: str, sentence: str
 ) -> None:
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(STARVED), place,
-        "discover", str(wide_run), f"discovery.search={search}", "run.threads=1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        str(STARVED),
+        place,
+        "discover",
+        str(wide_run),
+        f"discovery.search={search}",
+        "run.threads=1",
+    ]
     # Large blocks are mapped anew each time, so that none is found among freed ones.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
@@ -71,14 +83,27 @@ def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
 def test_torchrun_does_not_start_anew_what_was_told_to_end(tmp_path: Path, reason: str) -> None:
     limit = "0:40" if reason == "the time limit" else "1:00:00"
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "--max-restarts=3", "-m", "and_dist", *DEBUG, *ENDLESS, f"run.root={tmp_path}",
-        f"run.time_limit={limit}", "run.threads=1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--max-restarts=3",
+        "-m",
+        "and_dist",
+        *DEBUG,
+        *ENDLESS,
+        f"run.root={tmp_path}",
+        f"run.time_limit={limit}",
+        "run.threads=1",
+    ]
     with subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         if reason == "SIGUSR2":
             wait_until(lambda: steps(tmp_path / "debug") > 5, process)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()

@@ -65,8 +65,9 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
     assert done % 7 == 0 or latest.endswith(f"-s{done % 7:06}"), "seven steps are an epoch"
     train(*SHORT, f"run.root={tmp_path}")
     assert starts(folder)[-1] == starts(folder)[-1] | {
-        "continued_from": latest, "steps_again": 0,
-    }  # fmt: skip
+        "continued_from": latest,
+        "steps_again": 0,
+    }
     assert_equal_to_the_bit(folder, whole)
 
 
@@ -212,9 +213,7 @@ def test_a_lock_of_another_machine_is_judged_by_its_job_and_its_age(
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "process_start": 1.0, "job": job}))
     os.utime(lock, (time.time() - age, time.time() - age))
     quick = ("data.limit=48", "data.limit_test=8", "curriculum.epochs=1", "curriculum.rounds=1")
-    process = start(
-        *DEBUG, *quick, f"run.root={tmp_path}", SLURM_JOB_ID=4711, SLURM_STEP_ID=0
-    )  # fmt: skip
+    process = start(*DEBUG, *quick, f"run.root={tmp_path}", SLURM_JOB_ID=4711, SLURM_STEP_ID=0)
     status, output = finish(process)
     assert status == (1 if is_refused else 0), output
     assert ("is being trained by process 1 on elsewhere, job 4712.0" in output) == is_refused
@@ -271,17 +270,32 @@ def _start_agent(root: Path, port: int, is_host: bool) -> subprocess.Popen[str]:
     """torch 2.15 shares one store between rounds of a rendezvous, and a node that comes later waits
     for an address that nobody writes again; without sharing it is written in every round."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
-        "--max-restarts=5", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1:2",
+        "--nproc-per-node=1",
+        "--max-restarts=5",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
         "--rdzv-id=elastic",
         f"--rdzv-conf=is_host={is_host},last_call_timeout=3,keep_alive_interval=1",
-        "--local-addr=127.0.0.1", "-m", "and_dist", *DEBUG, *ENDLESS, f"run.root={root}",
-    ]  # fmt: skip
+        "--local-addr=127.0.0.1",
+        "-m",
+        "and_dist",
+        *DEBUG,
+        *ENDLESS,
+        f"run.root={root}",
+    ]
     with (root / f"agent-{is_host}.log").open("a") as log:
         return subprocess.Popen(
-            command, stdout=log, stderr=log, text=True, start_new_session=True,
+            command,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-        )  # fmt: skip
+        )
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence_and_room_lets_it_go_on(

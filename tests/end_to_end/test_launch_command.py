@@ -21,16 +21,24 @@ from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 
 CONFIG = (
-    "--config", "configs/debug.yaml", "curriculum.rounds=1", "curriculum.epochs=12",
-    "optim.milestones=[8]", "evaluation.baselines=false", "run.threads=1",
-)  # fmt: skip
+    "--config",
+    "configs/debug.yaml",
+    "curriculum.rounds=1",
+    "curriculum.epochs=12",
+    "optim.milestones=[8]",
+    "evaluation.baselines=false",
+    "run.threads=1",
+)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def launch(*arguments: object) -> tuple[int, str]:
@@ -65,11 +73,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_nodes_here_equal_torchrun_alone(whole: Path, tmp_path: Path) -> None:
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-            "-m", "and_dist", "train", *CONFIG, f"run.root={tmp_path}", "name=alone",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "-m",
+            "and_dist",
+            "train",
+            *CONFIG,
+            f"run.root={tmp_path}",
+            "name=alone",
         ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     assert difference(whole, tmp_path / "alone") == ""
 
 
@@ -125,9 +142,17 @@ def test_a_failure_without_a_rank_comes_first_and_its_array_is_searched(tmp_path
     job = run / "jobs" / "001"
     whole.mkdir(parents=True)
     request = Request(
-        run=str(run), command=("and_dist",), nodes=1, workers=1, gpus=0, seconds=60,
-        python="python", host_python="python", code=str(whole / "code"), profile=Profile(),
-    )  # fmt: skip
+        run=str(run),
+        command=("and_dist",),
+        nodes=1,
+        workers=1,
+        gpus=0,
+        seconds=60,
+        python="python",
+        host_python="python",
+        code=str(whole / "code"),
+        profile=Profile(),
+    )
     job.mkdir(parents=True)
     (run / "config.yaml").write_text("")
     write_request(job, request)
@@ -138,8 +163,9 @@ def test_a_failure_without_a_rank_comes_first_and_its_array_is_searched(tmp_path
     write_end(job, 1, End(state="failed", why="node 0 (n1) cannot find n2 from n1"))
     said = launch("logs", run)[1].splitlines()
     assert said == [
-        "failed: node 0 (n1) cannot find n2 from n1", "17_2_0_log.out: srun: no such image",
-    ]  # fmt: skip
+        "failed: node 0 (n1) cannot find n2 from n1",
+        "17_2_0_log.out: srun: no such image",
+    ]
     (run / "logs").mkdir()
     (run / "logs" / "rank-0.log").write_text("all is well\n")
     assert launch("logs", run)[1].splitlines() == [said[0], "all is well"]
@@ -180,14 +206,31 @@ def test_a_sweep_here_runs_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_dry_run_shows_all_and_writes_nothing(tmp_path: Path) -> None:
     status, said = launch(
-        "submit", *CONFIG, f"run.root={tmp_path}/runs", "--cluster", "slurm/example.yaml",
-        "--nodes", 4, "--gpus", 8, "--time", "2d", "--dry-run", "--after", 12,
-    )  # fmt: skip
+        "submit",
+        *CONFIG,
+        f"run.root={tmp_path}/runs",
+        "--cluster",
+        "slurm/example.yaml",
+        "--nodes",
+        4,
+        "--gpus",
+        8,
+        "--time",
+        "2d",
+        "--dry-run",
+        "--after",
+        12,
+    )
     assert status == 0, said
     for words in (
-        "4 node(s) of 8 GPU(s)", "predicted:", "#SBATCH --time=2880", "--dependency=afterany:12",
-        "# on each node", "launcher.node.torchrun", "--nnodes=4 --nproc-per-node=8",
-    ):  # fmt: skip
+        "4 node(s) of 8 GPU(s)",
+        "predicted:",
+        "#SBATCH --time=2880",
+        "--dependency=afterany:12",
+        "# on each node",
+        "launcher.node.torchrun",
+        "--nnodes=4 --nproc-per-node=8",
+    ):
         assert words in said
     assert not (tmp_path / "runs").exists()
 
@@ -220,8 +263,10 @@ def test_what_is_wrong_is_a_sentence(arguments: list[str], sentence: str, tmp_pa
 def test_without_slurm_submitting_says_what_to_do_instead(tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "launcher", "submit", *CONFIG, f"run.root={tmp_path}"],
-        capture_output=True, text=True, env={**os.environ, "PATH": "/nowhere"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": "/nowhere"},
+    )
     assert said.returncode == 1
     assert "sbatch is not on PATH" in said.stderr
     assert "and-launch local" in said.stderr

@@ -19,9 +19,12 @@ MEMORY_MB = 8
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
     folder = tmp_path_factory.mktemp("leaks")
     done = subprocess.run(
-        [sys.executable, str(LEAKS), str(folder)], capture_output=True, text=True, check=True,
+        [sys.executable, str(LEAKS), str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

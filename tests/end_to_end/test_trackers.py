@@ -75,10 +75,11 @@ def test_tensorboard_has_figures_5_and_6_and_histograms(resumed: Path) -> None:
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
     assert charts == {
         "consistent and inconsistent pairs by round (figure 6)": [
-            "^discovery/consistent$", "^discovery/inconsistent$",
+            "^discovery/consistent$",
+            "^discovery/inconsistent$",
         ],
         "accuracy by round (figure 5)": ["^round/knn$", "^round/knn_bank$"],
-    }  # fmt: skip
+    }
     histograms = [v for v in values if v.tag == "discovery/entropy"]
     rounds = [r for r in stream(resumed / "metrics.jsonl") if r["event"] == "discovery"]
     assert len(histograms) == len(rounds) == 2

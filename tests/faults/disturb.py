@@ -19,9 +19,15 @@ SECONDS_A_START = 60
 HUNG = -1
 """In place of an exit status."""
 SETTINGS = (
-    "data.limit=400", "data.limit_test=200", "optim.batch_size=32", "curriculum.epochs=2",
-    "optim.milestones=[1]", "run.threads=1", "run.keep=2", "run.save_minutes=0.005",
-)  # fmt: skip
+    "data.limit=400",
+    "data.limit_test=200",
+    "optim.batch_size=32",
+    "curriculum.epochs=2",
+    "optim.milestones=[1]",
+    "run.threads=1",
+    "run.keep=2",
+    "run.save_minutes=0.005",
+)
 
 
 class Run:
@@ -32,17 +38,29 @@ class Run:
         self.log = root / f"{name}.log"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         self._command = [
-            *launcher, f"--nproc-per-node={RANKS}", "--max-restarts=2", "-m", "and_dist", "train",
-            "--config", "configs/debug.yaml", f"run.root={root}", f"name={name}", *SETTINGS,
-        ]  # fmt: skip
+            *launcher,
+            f"--nproc-per-node={RANKS}",
+            "--max-restarts=2",
+            "-m",
+            "and_dist",
+            "train",
+            "--config",
+            "configs/debug.yaml",
+            f"run.root={root}",
+            f"name={name}",
+            *SETTINGS,
+        ]
         self.agent: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.agent = subprocess.Popen(
-                self._command, stdout=log, stderr=log, start_new_session=True,
+                self._command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+            )
 
     def workers(self) -> list[int]:
         assert self.agent is not None

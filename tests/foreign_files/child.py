@@ -22,10 +22,17 @@ from tests.ranks.pool import PRELOAD
 KILLED = 137
 SECONDS = 120
 CHANGES = {
-    "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "os.remove": (0,), "os.mkdir": (0,),
-    "os.rmdir": (0,), "os.truncate": (0,), "shutil.rmtree": (0,), "shutil.move": (0, 1),
+    "os.rename": (0, 1),
+    "os.link": (1,),
+    "os.symlink": (1,),
+    "os.remove": (0,),
+    "os.mkdir": (0,),
+    "os.rmdir": (0,),
+    "os.truncate": (0,),
+    "shutil.rmtree": (0,),
+    "shutil.move": (0, 1),
     "shutil.copyfile": (1,),
-}  # fmt: skip
+}
 """Event -> which of its arguments are paths that change."""
 multiprocessing.set_forkserver_preload([*PRELOAD, "and_dist.cli", "tests.foreign_files.child"])
 

@@ -58,9 +58,11 @@ def _inside(place: Path) -> None:
 
 
 AT: dict[str, Callable[[Path], None]] = {
-    "file": _file, "folder": _folder, "link to a file": _link_to_file,
+    "file": _file,
+    "folder": _folder,
+    "link to a file": _link_to_file,
     "link to a folder": _link_to_folder,
-}  # fmt: skip
+}
 """Things under a name that the program uses."""
 IN: dict[str, Callable[[Path], None]] = {"files inside": _inside}
 """Things in a folder that the program uses."""

@@ -21,9 +21,15 @@ from tests.pictures import cut_pixels, noise, picture, save, save_pictures
 
 DEBUG = str(Path("configs/debug.yaml").absolute())
 TINY = (
-    "run.root=runs", "data.limit=40", "data.limit_test=32", "curriculum.rounds=1",
-    "curriculum.epochs=1", "optim.batch_size=20", "optim.milestones=[]", "evaluation.knn=5",
-)  # fmt: skip
+    "run.root=runs",
+    "data.limit=40",
+    "data.limit_test=32",
+    "curriculum.rounds=1",
+    "curriculum.epochs=1",
+    "optim.batch_size=20",
+    "optim.milestones=[]",
+    "evaluation.knn=5",
+)
 PROBES = ("evaluation.linear.epochs=1", "evaluation.linear.milestones=[]")
 
 
@@ -128,13 +134,21 @@ TRAIN = (
     Scene(
         "train, with profile and copies",
         (
-            "and-dist", "train", "--config", DEBUG, *TINY, "curriculum.epochs=40",
-            "optim.batch_size=40", "run.keep=1", "run.profile=true", "run.wandb=offline",
+            "and-dist",
+            "train",
+            "--config",
+            DEBUG,
+            *TINY,
+            "curriculum.epochs=40",
+            "optim.batch_size=40",
+            "run.keep=1",
+            "run.profile=true",
+            "run.wandb=offline",
         ),
         lay_nothing,
         below=("runs/debug/profile", "runs/debug/wandb"),
     ),
-)  # fmt: skip
+)
 READ = (
     _of_run("discover", "discover", "runs/debug"),
     _of_run("discover --out", "discover", "runs/debug", "--out", "found"),
@@ -144,14 +158,20 @@ READ = (
     _of_run("export --format onnx", "export", "runs/debug", "--format", "onnx", "--out", "left"),
     _of_run(
         "neighbours",
-        "neighbours", "runs/debug", "photos/a/0.jpg", "--count", "2", "--sheet", "sheet.png",
+        "neighbours",
+        "runs/debug",
+        "photos/a/0.jpg",
+        "--count",
+        "2",
+        "--sheet",
+        "sheet.png",
     ),
     _of_run("embed", "embed", "runs/debug", "photos", "--out", "features.npy"),
     _of_run("report", "report", "runs/debug"),
     _of_run("report --out", "report", "runs/debug", "--out", "pages/page.html"),
     _of_run("table", "table", "runs/debug", "--out", "table.md"),
     _of_run("plan", "plan", "--config", DEBUG, *TINY),
-)  # fmt: skip
+)
 LAUNCH = (
     Scene(
         "local",

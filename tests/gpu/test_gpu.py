@@ -147,10 +147,16 @@ def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> No
     found = []
     for device in ("cpu", "cuda"):
         config = debug_config(
-            tmp_path, f"name={device}", f"run.device={device}", f"method={method}",
-            "instance_nce.negatives=64", "deepcluster.clusters=12", "curriculum.rounds=1",
-            "evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]",
-        )  # fmt: skip
+            tmp_path,
+            f"name={device}",
+            f"run.device={device}",
+            f"method={method}",
+            "instance_nce.negatives=64",
+            "deepcluster.clusters=12",
+            "curriculum.rounds=1",
+            "evaluation.linear.epochs=2",
+            "evaluation.linear.milestones=[1]",
+        )
         with Guard() as guard:
             run_training(config, guard)
             planned = plan_assessment(config.folder, None, [], True, True, None, False)

@@ -156,9 +156,15 @@ def lose_everything(checkpoint: Path) -> str:
 
 
 DAMAGES = (
-    flip_a_bit, cut_a_shard, lose_a_shard, add_a_shard, change_the_state, cut_the_state,
-    lose_the_state, lose_everything,
-)  # fmt: skip
+    flip_a_bit,
+    cut_a_shard,
+    lose_a_shard,
+    add_a_shard,
+    change_the_state,
+    cut_the_state,
+    lose_the_state,
+    lose_everything,
+)
 
 
 def shards_of(checkpoint: Path) -> list[Path]:
@@ -205,8 +211,9 @@ def test_a_pointer_that_names_no_checkpoint_is_passed_over(
     (tmp_path / "latest").write_text(text)
     assert [found[::2] for found in ranks.run(2, find_here, tmp_path)] == [("r00-e0002", [])] * 2
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
-        "r00-e0001", "r00-e0002",
-    ]  # fmt: skip
+        "r00-e0001",
+        "r00-e0002",
+    ]
 
 
 def test_what_was_put_aside_is_not_forgotten(ranks: RankPool, tmp_path: Path) -> None:
@@ -315,9 +322,13 @@ def add_a_note_to_one(folder: Path) -> Path:
 
 
 KEPT = (
-    add_notes, add_hidden, keep_a_copy, keep_a_late_copy, keep_a_late_copy_of_an_earlier_revision,
+    add_notes,
+    add_hidden,
+    keep_a_copy,
+    keep_a_late_copy,
+    keep_a_late_copy_of_an_earlier_revision,
     add_a_note_to_one,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("keep", KEPT)

@@ -131,9 +131,15 @@ def accuracy_here(
     mine = slice(*_range(len(queries_MD), world))
     labels_M = torch.arange(len(queries_MD)) % (int(labels_N.max()) + 1)
     places_M = knn_places(
-        shard.features_SD, shard.start, labels_N, queries_MD[mine], labels_M[mine],
-        world, num_neighbours, TEMPERATURE,
-    )  # fmt: skip
+        shard.features_SD,
+        shard.start,
+        labels_N,
+        queries_MD[mine],
+        labels_M[mine],
+        world,
+        num_neighbours,
+        TEMPERATURE,
+    )
     return share_right(places_M, world)
 
 

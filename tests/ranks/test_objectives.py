@@ -46,10 +46,14 @@ def settings(method: str, *overrides: str) -> Config:
     return load_config(
         [],
         [
-            f"method={method}", f"encoder.feature_dim={DIM}", "instance_nce.negatives=9",
-            "deepcluster.clusters=6", "deepcluster.iterations=4", *overrides,
+            f"method={method}",
+            f"encoder.feature_dim={DIM}",
+            "instance_nce.negatives=9",
+            "deepcluster.clusters=6",
+            "deepcluster.iterations=4",
+            *overrides,
         ],
-    )  # fmt: skip
+    )
 
 
 def peer_of(config: Config, bank: BankShard, world: World, features_SD: Tensor) -> Peer:
@@ -239,9 +243,14 @@ def renew_twice(world: World) -> bool:
 
 def run_config(root: Path, method: str, *overrides: str) -> Config:
     return debug_config(
-        root, f"method={method}", "instance_nce.negatives=64", "deepcluster.clusters=12",
-        "curriculum.rounds=1", "evaluation.baselines=false", *overrides,
-    )  # fmt: skip
+        root,
+        f"method={method}",
+        "instance_nce.negatives=64",
+        "deepcluster.clusters=12",
+        "curriculum.rounds=1",
+        "evaluation.baselines=false",
+        *overrides,
+    )
 
 
 @pytest.mark.parametrize("method", PEERS)

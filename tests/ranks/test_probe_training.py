@@ -35,11 +35,17 @@ def settings(*overrides: str) -> Config:
     return load_config(
         [],
         [
-            "data.image_size=8", "data.crop_area=[1.0,1.0]", "data.test_resize=null",
-            "data.mean=[0.5,0.5,0.5]", "data.std=[0.1,0.1,0.1]", "evaluation.linear.epochs=20",
-            "evaluation.linear.batch_size=32", "evaluation.linear.milestones=[15]", *overrides,
+            "data.image_size=8",
+            "data.crop_area=[1.0,1.0]",
+            "data.test_resize=null",
+            "data.mean=[0.5,0.5,0.5]",
+            "data.std=[0.1,0.1,0.1]",
+            "evaluation.linear.epochs=20",
+            "evaluation.linear.batch_size=32",
+            "evaluation.linear.milestones=[15]",
+            *overrides,
         ],
-    )  # fmt: skip
+    )
 
 
 def draw_linear_problem(count: int, seed: int, side: int = SIDE) -> LabelledImages:
@@ -67,10 +73,15 @@ class Asked(Guard):
 
 
 def probe(
-    world: World, config: Config, folder: Path, encoder: Encoder, layers: list[str],
-    data: tuple[LabelledImages, LabelledImages], at_step: int | None = None,
+    world: World,
+    config: Config,
+    folder: Path,
+    encoder: Encoder,
+    layers: list[str],
+    data: tuple[LabelledImages, LabelledImages],
+    at_step: int | None = None,
     weights: str = "of a checkpoint",
-) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:  # fmt: skip
+) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:
     """(top-1 of the last layer, losses, weights); None where it was told to stop."""
     train, test = data
     guard = Guard()
@@ -179,9 +190,12 @@ def test_stopped_it_goes_on_to_the_bit(
 def a_short_study() -> tuple[Config, tuple[Encoder, list[str], Any]]:
     """Three epochs of 31 steps, on layers of unlike width."""
     config = settings(
-        "evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]",
-        "evaluation.linear.batch_size=10", "encoder.name=tiny", "data.image_size=32",
-    )  # fmt: skip
+        "evaluation.linear.epochs=3",
+        "evaluation.linear.milestones=[2]",
+        "evaluation.linear.batch_size=10",
+        "encoder.name=tiny",
+        "data.image_size=32",
+    )
     data = (draw_linear_problem(301, 1, 32), draw_linear_problem(50, 2, 32))
     return config, (build_encoder(config.encoder, 0), ["conv1", "conv2", "fc"], data)
 
@@ -238,9 +252,12 @@ def test_an_image_that_cannot_be_read_weighs_nothing(
     broken = tmp_path / "images" / "abcd"[linear.labels_N[7]] / "07.png"
     broken.write_bytes(broken.read_bytes()[:60])
     config = settings(
-        f"data.train={tmp_path / 'images'}", "data.bad_images=skip", "evaluation.linear.epochs=1",
-        "evaluation.linear.milestones=[1]", "evaluation.linear.batch_size=40",
-    )  # fmt: skip
+        f"data.train={tmp_path / 'images'}",
+        "data.bad_images=skip",
+        "evaluation.linear.epochs=1",
+        "evaluation.linear.milestones=[1]",
+        "evaluation.linear.batch_size=40",
+    )
     images, _ = load_train_and_test(config.data.model_copy(update={"test": None}))
     data = (images, draw_linear_problem(100, 2))
     (_, ((loss,),), weights), *_ = ranks.run(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from and_dist.distributed.world import World
-from and_dist.method import loss
+from and_dist.method import loss as loss_module
 from and_dist.method.memory_bank import BankShard
 from and_dist.method.partition import ROWS_PER_BLOCK, Partition
 from benchmarks.common.one_rank import (
@@ -95,7 +95,7 @@ def dense(queries_GD: Tensor, rows_SD: Tensor, temperature: float, *_: object) -
 
 
 def test_logits_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "log_partition", dense)
+    monkeypatch.setattr(loss_module, "log_partition", dense)
     with open_simulated_world(0, 64) as world:
         largest = watch_step(build(world)).largest()
     assert largest.num_bytes == 4 * QUERIES * SHARD
@@ -128,5 +128,7 @@ def test_real_ranks_send_as_much(ranks: RankPool, size: int) -> None:
 def test_only_the_table_of_a_discovery_grows_with_rows() -> None:
     lines = lines_that_grow_with_rows((2, 3), 2100)
     assert {line.partition(":")[0] for line in lines} == {
-        "and_dist/distributed/collectives.py", "and_dist/method/curriculum.py", "and_dist/method/discovery.py"
-    }  # fmt: skip
+        "and_dist/distributed/collectives.py",
+        "and_dist/method/curriculum.py",
+        "and_dist/method/discovery.py",
+    }

@@ -163,14 +163,20 @@ def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_finite(
     good = checkpoint_of(config.folder)
     with pytest.raises(RankError, match="not finite at round 0, epoch 2"):
         ranks.run(2, train_with_bad_images, config)
-    assert all(torch.equal(good[k].nan_to_num(0), v.nan_to_num(0))
-               for k, v in checkpoint_of(config.folder).items())  # fmt: skip
+    assert all(
+        torch.equal(good[k].nan_to_num(0), v.nan_to_num(0))
+        for k, v in checkpoint_of(config.folder).items()
+    )
     ranks.run(2, train, config)
 
 
 def train_with_bad_images(world: World, config: Config) -> None:
-    train(world, config.model_copy(update={"data": config.data.model_copy(
-        update={"std": (1e-36, 1e-36, 1e-36)})}))  # fmt: skip
+    train(
+        world,
+        config.model_copy(
+            update={"data": config.data.model_copy(update={"std": (1e-36, 1e-36, 1e-36)})}
+        ),
+    )
 
 
 def test_other_images_are_refused(ranks: RankPool, tmp_path: Path) -> None:

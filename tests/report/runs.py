@@ -21,12 +21,23 @@ from tests.pictures import picture, save
 ARTEFACTS = Path("artefacts")
 """Screenshots, to be looked at."""
 CLASSES = ("<img src=x onerror=pwned=1>", "\"'><b>quoted", "😀 emoji", "\u202eأبجد")
-FILES = ("<svg onload=pwned=1>{}.png", "\"'{}&amp;.png", "😀{}.png", "\u202eعربي{}.png",
-         "\udcff\x1b[31m{}.png")  # fmt: skip
+FILES = (
+    "<svg onload=pwned=1>{}.png",
+    "\"'{}&amp;.png",
+    "😀{}.png",
+    "\u202eعربي{}.png",
+    "\udcff\x1b[31m{}.png",
+)
 SHORT = (
-    "data.limit=null", "data.limit_test=null", "curriculum.epochs=2", "optim.milestones=[1]",
-    "curriculum.neighbours=2", "optim.batch_size=16", "evaluation.every=1", "run.threads=1",
-)  # fmt: skip
+    "data.limit=null",
+    "data.limit_test=null",
+    "curriculum.epochs=2",
+    "optim.milestones=[1]",
+    "curriculum.neighbours=2",
+    "optim.batch_size=16",
+    "evaluation.every=1",
+    "run.threads=1",
+)
 
 
 @dataclass

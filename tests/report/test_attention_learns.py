@@ -71,12 +71,21 @@ def test_attention_moves_to_the_object(tmp_path: Path) -> None:
     config = load_config(
         ["configs/debug.yaml"],
         [
-            f"run.root={tmp_path}", f"data.train={tmp_path}/images", "data.test=null",
-            "data.limit=null", "data.crop_area=[0.6,1.0]", "encoder.name=small",
-            "curriculum.rounds=1", "curriculum.epochs=20", "optim.milestones=[16]",
-            "optim.lr=0.06", "optim.batch_size=64", "run.log_every=100", "run.threads=1",
+            f"run.root={tmp_path}",
+            f"data.train={tmp_path}/images",
+            "data.test=null",
+            "data.limit=null",
+            "data.crop_area=[0.6,1.0]",
+            "encoder.name=small",
+            "curriculum.rounds=1",
+            "curriculum.epochs=20",
+            "optim.milestones=[16]",
+            "optim.lr=0.06",
+            "optim.batch_size=64",
+            "run.log_every=100",
+            "run.threads=1",
         ],
-    )  # fmt: skip
+    )
     run_training(config, Guard(), "quiet")
     images = load_images(config.data.train, None, "data.train")
     of_class = COUNT // KINDS

@@ -42,9 +42,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-            "-m", "and_dist", "train", *CONFIG, f"run.root={root}", "name=whole",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "-m",
+            "and_dist",
+            "train",
+            *CONFIG,
+            f"run.root={root}",
+            "name=whole",
         ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     return root / "whole"

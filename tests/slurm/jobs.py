@@ -16,10 +16,15 @@ from tests.end_to_end.processes import pids_of
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = (
-    "--config", str(REPOSITORY / "configs/debug.yaml"), "curriculum.rounds=1",
-    "curriculum.epochs=40", "optim.milestones=[20]", "evaluation.baselines=false",
-    "run.threads=1", "run.device=cpu",
-)  # fmt: skip
+    "--config",
+    str(REPOSITORY / "configs/debug.yaml"),
+    "curriculum.rounds=1",
+    "curriculum.epochs=40",
+    "optim.milestones=[20]",
+    "evaluation.baselines=false",
+    "run.threads=1",
+    "run.device=cpu",
+)
 """400 steps, some fifteen seconds once it trains; a checkpoint an epoch."""
 SHORT = (*CONFIG, "curriculum.epochs=2", "optim.milestones=[1]")
 
@@ -28,18 +33,29 @@ def launch(*arguments: object) -> tuple[int, str]:
     """and-launch as a user calls it: exit status, and what it said."""
     said = subprocess.run(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+    )
     return said.returncode, said.stdout
 
 
 def submit(name: str, *arguments: object, config: tuple[str, ...] = CONFIG) -> Path:
     """The folder of a run of two nodes with a rank each, taken by SLURM."""
     status, said = launch(
-        "submit", *config, f"name={name}", "--cluster", "cluster.yaml", "--nodes", 2,
-        "--time", "10m", *arguments,
-    )  # fmt: skip
+        "submit",
+        *config,
+        f"name={name}",
+        "--cluster",
+        "cluster.yaml",
+        "--nodes",
+        2,
+        "--time",
+        "10m",
+        *arguments,
+    )
     assert status == 0, said
     return Path("runs", name).absolute()
 
@@ -80,7 +96,7 @@ def worker_of(run: Path) -> str:
 
 
 def agent_of(run: Path) -> str:
-    return rf"-m launcher\.agent {run}/jobs"
+    return rf"-m launcher\.node\.torchrun {run}/jobs"
 
 
 def seconds_until(run: Path, start: int) -> float:

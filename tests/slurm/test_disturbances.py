@@ -156,8 +156,10 @@ def test_a_preempted_job_saves_waits_and_goes_on(home: Path, whole: Path) -> Non
     wait_for_step(run, AT_STEP)
     greedy = subprocess.run(
         ["sbatch", "--parsable", "--nodes=4", "--exclusive", "--wrap", "srun sleep 5"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     wait_until(lambda: ends_of(run)[0] is not None, "preemption")
     assert pids_of(worker_of(run)) == []
     assert_went_on(run, whole, "told to end by SIG(USR2|TERM)")
@@ -168,9 +170,14 @@ def test_a_job_at_its_time_limit_goes_on_in_the_next(home: Path) -> None:
     """The one slow test: SLURM's shortest limit is a minute."""
     (home / "short.yaml").write_text("cpus_per_node: 2\nsignal_lead: 20\n")
     run = submit(
-        "limited", "curriculum.epochs=4000", "optim.milestones=[3000]", "--time", "1m",
-        "--cluster", "short.yaml",
-    )  # fmt: skip
+        "limited",
+        "curriculum.epochs=4000",
+        "optim.milestones=[3000]",
+        "--time",
+        "1m",
+        "--cluster",
+        "short.yaml",
+    )
     # SLURM looks every half minute, so the signal may come before there is anything to save.
     wait_until(lambda: newest_checkpoint(run) != "" and ends_of(run)[-1] is not None, "it")
     before, num_starts = look_at(run).training["step"]["step"], len(ends_of(run))

@@ -67,9 +67,20 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
     run = home / "runs" / "followed"
     with ThreadPoolExecutor() as pool:
         following = pool.submit(
-            launch, "submit", *SHORT, "name=followed", "--cluster", "final.yaml", "--nodes", 2,
-            "--workers", 2, "--time", "5m", "--follow",
-        )  # fmt: skip
+            launch,
+            "submit",
+            *SHORT,
+            "name=followed",
+            "--cluster",
+            "final.yaml",
+            "--nodes",
+            2,
+            "--workers",
+            2,
+            "--time",
+            "5m",
+            "--follow",
+        )
         wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
         assert "requeues: false" in launch("requeue", run)[1]
         assert "Requeue=0" in output("scontrol", "show", "job", str(look_at(run).job_id))
@@ -82,8 +93,15 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
             os.kill(slurmctld, signal.SIGCONT)
         status, said = following.result()
     assert status == 0
-    for words in ("predicted:", "submitted", "and-launch status runs/followed", "RUNNING",
-                  "unknown", "round 1 done", "finished, trained to its end"):  # fmt: skip
+    for words in (
+        "predicted:",
+        "submitted",
+        "and-launch status runs/followed",
+        "RUNNING",
+        "unknown",
+        "round 1 done",
+        "finished, trained to its end",
+    ):
         assert words in said
 
 
@@ -102,7 +120,7 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     that fails, one is deaf."""
     (home / "held.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\nsbatch: {hold: true}\n")
     run = submit("broken", "--cluster", "held.yaml", "--workers", 2)
-    trainer = job_folders(run)[-1] / "code" / "and_dist" / "trainer.py"
+    trainer = job_folders(run)[-1] / "code" / "and_dist" / "training" / "trainer.py"
     text = trainer.read_text()
     place = '        with part("backward"):\n'
     assert text.count(place) == 1
@@ -132,11 +150,22 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
 def test_plain_srun_is_a_world_of_its_tasks(home: Path, whole: Path) -> None:
     subprocess.run(
         [
-            "srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1",
-            sys.executable, "-m", "and_dist", "train", *CONFIG, "name=srun",
+            "srun",
+            "--nodes=2",
+            "--ntasks=2",
+            "--ntasks-per-node=1",
+            "--kill-on-bad-exit=1",
+            sys.executable,
+            "-m",
+            "and_dist",
+            "train",
+            *CONFIG,
+            "name=srun",
         ],
-        check=True, capture_output=True, timeout=PATIENCE,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
     assert difference(home / "runs" / "srun", whole) == ""
 
 
@@ -144,9 +173,15 @@ def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None
     script = home / "train.sbatch"
     shutil.copy(REPOSITORY / "slurm" / "train.sbatch", script)
     job_id = output(
-        "sbatch", "--parsable", "--nodes=2", "--cpus-per-task=3",
-        f"--export=ALL,PYTHON={sys.executable},RANKS=1", str(script), *CONFIG, "name=hand",
-    ).strip()  # fmt: skip
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--cpus-per-task=3",
+        f"--export=ALL,PYTHON={sys.executable},RANKS=1",
+        str(script),
+        *CONFIG,
+        "name=hand",
+    ).strip()
     run = home / "runs" / "hand"
     metrics = run / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and '"step": 50,' in metrics.read_text(), "a step")

@@ -192,8 +192,9 @@ def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
         meta = load_mat(io.BytesIO(files["meta.mat"]), f"meta.mat of {path}", "MATLAB file")[
             "synsets"
         ]
-        leaves = sorted((int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta
-                        if int(s["num_children"]) == 0)  # fmt: skip
+        leaves = sorted(
+            (int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta if int(s["num_children"]) == 0
+        )
         return [name for _, name in leaves], [int(t) for t in files[GROUND_TRUTH].split()]
     except (tarfile.TarError, OSError, KeyError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is no devkit of ILSVRC2012: {error}") from None

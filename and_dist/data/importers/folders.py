@@ -70,8 +70,10 @@ def find_cub(source: Path) -> list[Listing] | None:
 
     A split without test images is a training set alone.
     """
-    tables = [source / f"{name}.txt" for name in
-              ("images", "image_class_labels", "train_test_split", "classes")]  # fmt: skip
+    tables = [
+        source / f"{name}.txt"
+        for name in ("images", "image_class_labels", "train_test_split", "classes")
+    ]
     if not all(table.is_file() for table in tables[:3]):
         return None
     names, labels, is_train, classes = (
@@ -95,8 +97,9 @@ def find_cub(source: Path) -> list[Listing] | None:
 
 def find_dogs(source: Path) -> list[Listing] | None:
     """Images/ and the lists train_list.mat, test_list.mat, here or in lists/."""
-    places = [folder for folder in (source, source / "lists")
-              if (folder / "train_list.mat").is_file()]  # fmt: skip
+    places = [
+        folder for folder in (source, source / "lists") if (folder / "train_list.mat").is_file()
+    ]
     if not places or not (source / "Images").is_dir():
         return None
     listings = []

@@ -264,8 +264,12 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
         if options.raw is None and (options.side is None or target == (height, width)):
             return encoded, height, width, SUFFIX_OF.get(kind, ".img")
         if kind == "JPEG":
-            image.draft("RGB", (2 * target[1], 2 * target[0]) if height <= width else
-                        (2 * max(target), 2 * max(target)))  # fmt: skip
+            image.draft(
+                "RGB",
+                (2 * target[1], 2 * target[0])
+                if height <= width
+                else (2 * max(target), 2 * max(target)),
+            )
         pixels = to_rgb(upright(image))
         if pixels.size != (target[1], target[0]):
             pixels = pixels.resize((target[1], target[0]), Image.Resampling.BICUBIC, reducing_gap=3)

@@ -13,9 +13,19 @@ from tests.unit.planning.slide_rule import device
 
 def test_a_billion_rows_in_json(cli: Cli) -> None:
     status, out, error = cli(
-        "plan", "-c", "configs/paper/imagenet-alexnet.yaml", "--nodes", 32, "--gpus", 8, "--gpu",
-        "h100", "--rows", "1e9", "--json",
-    )  # fmt: skip
+        "plan",
+        "-c",
+        "configs/paper/imagenet-alexnet.yaml",
+        "--nodes",
+        32,
+        "--gpus",
+        8,
+        "--gpu",
+        "h100",
+        "--rows",
+        "1e9",
+        "--json",
+    )
     assert (status, error) == (0, "")
     plan = json.loads(out)
     assert plan["ranks"] == 256
@@ -35,9 +45,15 @@ def test_tables_say_where_the_neighbours_lie_and_what_bounds(cli: Cli) -> None:
     said = " ".join(out.split())
     assert status == 0
     for words in (
-        "200 rows, tiny, 1 node(s) of 2 CPU rank(s)", "shard of the bank", "sum of gradients",
-        "bound by:", "lies whole on every rank", "images/s", "rank-hours", "fits:",
-    ):  # fmt: skip
+        "200 rows, tiny, 1 node(s) of 2 CPU rank(s)",
+        "shard of the bank",
+        "sum of gradients",
+        "bound by:",
+        "lies whole on every rank",
+        "images/s",
+        "rank-hours",
+        "fits:",
+    ):
         assert words in said
 
 
@@ -60,14 +76,23 @@ IMAGENET = ("-c", "configs/paper/imagenet-alexnet.yaml", "--gpus", 8, "--gpu")
         ([*IMAGENET, "a100", "--rows", "6e8"], "--nodes 2", "which fits"),
         ([*IMAGENET, "a100", "--rows", "1e9"], "discovery.memory_mb=4000", "training refuses"),
         ([*IMAGENET, "h100", "--rows", "1e6"], "optim.batch_size=1024", "in all in place of"),
-        ([*IMAGENET, "h100", "--rows", "1e6", *SIXTEEN_BIT, "optim.batch_size=4096"],
-         "and-dist prepare --raw 256, and data.train=OUT/train", "an epoch"),
-        ([*IMAGENET, "a100", "--nodes", 8, "--rows", "1281167", "encoder.name=alexnet"],
-         "optim.compression=bfloat16", "in all in place of"),
-        ([*IMAGENET, "a100", "--rows", "3e7", "curriculum.epochs=1", "optim.batch_size=4096"],
-         "discovery.search=fused", "a discovery"),
+        (
+            [*IMAGENET, "h100", "--rows", "1e6", *SIXTEEN_BIT, "optim.batch_size=4096"],
+            "and-dist prepare --raw 256, and data.train=OUT/train",
+            "an epoch",
+        ),
+        (
+            [*IMAGENET, "a100", "--nodes", 8, "--rows", "1281167", "encoder.name=alexnet"],
+            "optim.compression=bfloat16",
+            "in all in place of",
+        ),
+        (
+            [*IMAGENET, "a100", "--rows", "3e7", "curriculum.epochs=1", "optim.batch_size=4096"],
+            "discovery.search=fused",
+            "a discovery",
+        ),
     ],
-)  # fmt: skip
+)
 def test_advice_comes_with_what_it_brings(
     cli: Cli, arguments: list[object], change: str, effect: str
 ) -> None:
@@ -89,13 +114,17 @@ def test_advice_comes_with_what_it_brings(
         (["-c", "configs/debug.yaml", "--gpus", 1], "say which with --gpu, one of: v100"),
         (["-c", "configs/debug.yaml", "--gpu", "a100"], "say with --gpus how many"),
         (["-c", "configs/debug.yaml", "--gpu", "none.json"], "none.json cannot be read"),
-        (["-c", "configs/debug.yaml", "--gpu", "benchmarks/results/discovery.json"],
-         "holds no measured hardware; right is a file that `python -m benchmarks.hardware"),
+        (
+            ["-c", "configs/debug.yaml", "--gpu", "benchmarks/results/discovery.json"],
+            "holds no measured hardware; right is a file that `python -m benchmarks.hardware",
+        ),
         (["-c", "configs/debug.yaml", "--gpu-memory", -1], "is no size; right is one in GB"),
-        (["-c", "configs/debug.yaml", "--workers", 4, "--gpus", 2, "--gpu", "a100"],
-         "a rank needs a GPU of its own"),
+        (
+            ["-c", "configs/debug.yaml", "--workers", 4, "--gpus", 2, "--gpu", "a100"],
+            "a rank needs a GPU of its own",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_planned_is_a_sentence(
     cli: Cli, arguments: list[object], sentence: str
 ) -> None:

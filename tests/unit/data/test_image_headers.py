@@ -120,11 +120,21 @@ def assert_sized_or_unreadable(encoded: bytes) -> None:
 
 
 SIGNATURES = [
-    b"\xff\xd8", b"\xff\xd8\xff\xe1\x00\x40Exif\0\0II*\0\x08\0\0\0",
-    b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"BM",
-    b"RIFF\x40\0\0\0WEBPVP8 ", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"P6 ", b"P5\n3 ",
-    b"\0\0\x01\0", b"8BPS\0\x01", b"\n\x05\x01\x08",
-]  # fmt: skip
+    b"\xff\xd8",
+    b"\xff\xd8\xff\xe1\x00\x40Exif\0\0II*\0\x08\0\0\0",
+    b"\x89PNG\r\n\x1a\n",
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    b"GIF89a",
+    b"BM",
+    b"RIFF\x40\0\0\0WEBPVP8 ",
+    b"II*\0\x08\0\0\0",
+    b"MM\0*\0\0\0\x08",
+    b"P6 ",
+    b"P5\n3 ",
+    b"\0\0\x01\0",
+    b"8BPS\0\x01",
+    b"\n\x05\x01\x08",
+]
 
 
 @given(st.sampled_from([b"", *SIGNATURES]), st.binary(max_size=120))

@@ -12,10 +12,15 @@ from and_dist.distributed.launch_env import (
 )
 
 SRUN = {
-    "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "rack[03-05,9],x1",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "2",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NODELIST": "rack[03-05,9],x1",
     "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)",
-}  # fmt: skip
+}
 
 
 def test_a_lone_process_is_a_world_of_one() -> None:
@@ -56,11 +61,15 @@ def test_a_meeting_place_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [
-        ("n1", "n1"), ("n[1-4]", "n1"), ("n[01-04,7],m2", "n01"), ("a1,b[2-3]", "a1"),
-        ("rack[1-2]n[3-4]", "rack1n3"), ("gpu-a100-[007,009]", "gpu-a100-007"),
+        ("n1", "n1"),
+        ("n[1-4]", "n1"),
+        ("n[01-04,7],m2", "n01"),
+        ("a1,b[2-3]", "a1"),
+        ("rack[1-2]n[3-4]", "rack1n3"),
+        ("gpu-a100-[007,009]", "gpu-a100-007"),
         ("node[5]-ib", "node5-ib"),
     ],
-)  # fmt: skip
+)
 def test_the_first_of_a_node_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
 

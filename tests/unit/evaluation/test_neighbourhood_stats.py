@@ -44,9 +44,15 @@ def in_bins(**counts: int) -> list[int]:
 def test_every_figure_of_a_small_table() -> None:
     figures = describe(six_rows(), torch.tensor([3, 1, 5, 2]))
     assert figures.keys() == {
-        "anchors", "consistent", "inconsistent", "consistency_by_entropy", "kept", "recall",
-        "entropy", "in_degree",
-    }  # fmt: skip
+        "anchors",
+        "consistent",
+        "inconsistent",
+        "consistency_by_entropy",
+        "kept",
+        "recall",
+        "entropy",
+        "in_degree",
+    }
     assert figures["anchors"] == 3
     assert figures["consistent"] == 3  # 0: 2 and 4; 3: 5
     assert figures["inconsistent"] == 3
@@ -116,8 +122,10 @@ def test_no_anchors_leave_empty_figures() -> None:
     assert figures["entropy"]["mean_of_anchors"] is None
     assert figures["entropy"]["anchors"] == in_bins()
     assert figures["in_degree"] == {
-        "never_named": 6, "hubs": [], "rows_by_times_named": [6],
-    }  # fmt: skip
+        "never_named": 6,
+        "hubs": [],
+        "rows_by_times_named": [6],
+    }
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-12, 1e-7, 3.0])

@@ -26,8 +26,13 @@ def test_alexnets_layers_are_pooled_as_published() -> None:
     ours = FrozenLayers(encoder, list(stages(encoder)))(images_BCHW)
     widths = {name: features.shape[1] for name, features in ours.items()}
     assert widths == {
-        "conv1": 9600, "conv2": 9216, "conv3": 9600, "conv4": 9600, "conv5": 9216, "fc": 4096
-    }  # fmt: skip
+        "conv1": 9600,
+        "conv2": 9216,
+        "conv3": 9600,
+        "conv4": 9600,
+        "conv5": 9216,
+        "fc": 4096,
+    }
     maps, features = images_BCHW, encoder.trunk[0]
     expected, at = {}, 0
     published = [(6, 6, 3), (4, 4, 0), (3, 3, 1), (3, 3, 1), (2, 2, 0)]

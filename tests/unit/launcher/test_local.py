@@ -19,8 +19,16 @@ def test_nodes_here_have_gpus_of_their_own_of_those_that_were_given(
     nodes: int, given: dict[str, str], gpus: list[str | None]
 ) -> None:
     request = Request(
-        run="/runs/demo", command=("and_dist",), nodes=nodes, workers=2, gpus=2, seconds=60,
-        python="python", host_python="python", code="code", profile=Profile(),
-    )  # fmt: skip
+        run="/runs/demo",
+        command=("and_dist",),
+        nodes=nodes,
+        workers=2,
+        gpus=2,
+        seconds=60,
+        python="python",
+        host_python="python",
+        code="code",
+        profile=Profile(),
+    )
     taken = [gpus_of(node, request, given).get("CUDA_VISIBLE_DEVICES") for node in range(nodes)]
     assert taken == gpus

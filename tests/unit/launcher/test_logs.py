@@ -25,8 +25,10 @@ def test_a_failure_is_the_last_traceback_of_the_last_start(tmp_path: Path) -> No
     log = tmp_path / "rank-0.log"
     log.write_text(LOG)
     assert read_failure(log) == [
-        "Traceback (most recent call last):", "  second", "KeyError: 'boom'",
-    ]  # fmt: skip
+        "Traceback (most recent call last):",
+        "  second",
+        "KeyError: 'boom'",
+    ]
     assert read_last_start(log)[0] == "--- 2026-01-01 start 1"
 
 

@@ -26,9 +26,17 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config.yaml").write_text("")
     job = new_job_folder(tmp_path)
     request = Request(
-        run=str(tmp_path), command=("and_dist",), nodes=1, workers=1, gpus=0, seconds=60,
-        python="python", host_python="python", code=str(job / "code"), profile=Profile(),
-    )  # fmt: skip
+        run=str(tmp_path),
+        command=("and_dist",),
+        nodes=1,
+        workers=1,
+        gpus=0,
+        seconds=60,
+        python="python",
+        host_python="python",
+        code=str(job / "code"),
+        profile=Profile(),
+    )
     write_request(job, request)
     return job
 

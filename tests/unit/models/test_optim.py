@@ -10,9 +10,11 @@ from and_dist.models.optim import build_optimiser, learning_rate
 
 @pytest.mark.parametrize(
     ("milestones", "expected"),
-    [((120, 160), {0: 0.03, 119: 0.03, 120: 3e-3, 160: 3e-4}),
-     ((80, 120, 160), {79: 0.03, 80: 3e-3, 120: 3e-4, 199: 3e-5})],
-)  # fmt: skip
+    [
+        ((120, 160), {0: 0.03, 119: 0.03, 120: 3e-3, 160: 3e-4}),
+        ((80, 120, 160), {79: 0.03, 80: 3e-3, 120: 3e-4, 199: 3e-5}),
+    ],
+)
 def test_the_rate_falls_at_the_milestones(
     milestones: tuple[int, ...], expected: dict[int, float]
 ) -> None:

@@ -39,10 +39,15 @@ def published(weights: Weights) -> dict[str, Any]:
     }
     discovery = {"anchor_indexes": torch.arange(3), "entropy": torch.rand(9)}
     return {
-        "net": net, "optimizer": {"state": {}, "param_groups": [{"lr": 0.03}]},
-        "ANs_discovery": discovery, "npc": {"memory": torch.rand(9, 16)}, "acc": 0.8, "epoch": 4,
-        "round": 1, "session": "20190301-120000",
-    }  # fmt: skip
+        "net": net,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.03}]},
+        "ANs_discovery": discovery,
+        "npc": {"memory": torch.rand(9, 16)},
+        "acc": 0.8,
+        "epoch": 4,
+        "round": 1,
+        "session": "20190301-120000",
+    }
 
 
 def test_weights_of_the_published_code_are_read(tmp_path: Path) -> None:
@@ -64,9 +69,12 @@ def test_the_oldest_file_layout_is_read_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "build"),
-    [("resnet18", models.resnet18), ("resnet50", models.resnet50),
-     ("torchvision_alexnet", models.alexnet)],
-)  # fmt: skip
+    [
+        ("resnet18", models.resnet18),
+        ("resnet50", models.resnet50),
+        ("torchvision_alexnet", models.alexnet),
+    ],
+)
 def test_weights_of_torchvision_come_with_a_fresh_head(
     tmp_path: Path, name: str, build: Callable[[], torch.nn.Module]
 ) -> None:
@@ -136,10 +144,12 @@ def of_another_shape(weights: Weights) -> Weights:
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [(without_a_layer, "it lacks trunk.layer3.0.bn1.bias, .* and 22 more"),
-     (with_another_layer, "it has unknown trunk.layer9.weight"),
-     (of_another_shape, r"has other shapes: trunk.conv1.weight \(64, 3, 7, 7\) for")],
-)  # fmt: skip
+    [
+        (without_a_layer, "it lacks trunk.layer3.0.bn1.bias, .* and 22 more"),
+        (with_another_layer, "it has unknown trunk.layer9.weight"),
+        (of_another_shape, r"has other shapes: trunk.conv1.weight \(64, 3, 7, 7\) for"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_changes_nothing(
     tmp_path: Path, change: Callable[[Weights], Weights], sentence: str
 ) -> None:

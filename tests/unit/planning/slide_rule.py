@@ -27,10 +27,16 @@ def device(**changes: Any) -> Hardware:
     )
     links = Links(gather=line(1e-3), exchange=line(2e-3), reduce=line(1e-6))
     given: dict[str, Any] = {
-        "name": "slide rule", "source": "by hand", "kind": "cpu", "memory_gb": 1.0, "cores": 4,
-        "framework_mb": 100.0, "rates": {1: rates}, "links": {2: links, 4: links},
+        "name": "slide rule",
+        "source": "by hand",
+        "kind": "cpu",
+        "memory_gb": 1.0,
+        "cores": 4,
+        "framework_mb": 100.0,
+        "rates": {1: rates},
+        "links": {2: links, 4: links},
         "loader": {"pixels": line(1e-6), "encoded": line(1e-4)},
-    }  # fmt: skip
+    }
     return Hardware(**(given | changes))
 
 

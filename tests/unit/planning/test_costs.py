@@ -51,8 +51,10 @@ def test_costs_are_those_of_the_network(name: str) -> None:
         encoder = ENCODERS[name](128)
         sizes = [p.numel() for p in encoder.parameters()]
         assert (sum(sizes), len(sizes), max(sizes)) == (
-            cost.parameters, cost.tensors, cost.largest_parameter
-        )  # fmt: skip
+            cost.parameters,
+            cost.tensors,
+            cost.largest_parameter,
+        )
         assert encoder.head.in_features == cost.width
         assert sum(b.nbytes for b in encoder.buffers()) == cost.buffer_bytes
         with FlopCounterMode(display=False) as counter:

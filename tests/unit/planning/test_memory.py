@@ -101,9 +101,10 @@ def test_a_budget_is_refused_where_discovery_refuses_it(search: str) -> None:
 def test_what_is_asked_for_takes_memory() -> None:
     plain = footprint_of(job(1000, 2))
     for option, bytes_more in (
-        ("data.cache_gb=3", 1.5e9), ("optim.compression=powersgd", 8 * P),
+        ("data.cache_gb=3", 1.5e9),
+        ("optim.compression=powersgd", 8 * P),
         ("optim.compression=float16", 2 * P),
-    ):  # fmt: skip
+    ):
         phase = "training"
         more = footprint_of(job(1000, 2, option))
         grown = more.total(more.phase(phase)) - plain.total(plain.phase(phase))

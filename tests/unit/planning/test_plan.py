@@ -152,10 +152,16 @@ def test_rows_are_counted_without_reading_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (in_count(999_700_000), "1B"), (in_count(1_281_167), "1.28M"), (in_count(999), "999"),
-        (in_count(2e12), "2,000B"), (in_time(0.9997), "1.00 s"), (in_time(4_444_444), "51.4 days"),
-        (in_time(0.9996e-3), "1 ms"), (in_bytes(2e15), "2,000 TB"), (three_digits(1234.5), "1,234"),
+        (in_count(999_700_000), "1B"),
+        (in_count(1_281_167), "1.28M"),
+        (in_count(999), "999"),
+        (in_count(2e12), "2,000B"),
+        (in_time(0.9997), "1.00 s"),
+        (in_time(4_444_444), "51.4 days"),
+        (in_time(0.9996e-3), "1 ms"),
+        (in_bytes(2e15), "2,000 TB"),
+        (three_digits(1234.5), "1,234"),
     ],
-)  # fmt: skip
+)
 def test_three_digits_and_no_exponents(text: str, said: str) -> None:
     assert text == said

@@ -145,8 +145,11 @@ def test_other_methods_do_not_stream_past_the_bank() -> None:
 
 def test_auto_products_are_those_that_the_hardware_takes() -> None:
     rounding = device(rounds_rows=True)
-    for rows, hardware, per_million in ((200_000, rounding, 4.0), (200_000, device(), 10.0),
-                                        (1000, rounding, 10.0)):  # fmt: skip
+    for rows, hardware, per_million in (
+        (200_000, rounding, 4.0),
+        (200_000, device(), 10.0),
+        (1000, rounding, 10.0),
+    ):
         pace = pace_of(job(rows, 1, "run.threads=1", hardware=hardware))
         assert pace is not None
         assert pace.parts["partition"] == pytest.approx(48 * per_million * rows * 128 / 1e6)

@@ -44,10 +44,18 @@ def look(number: int) -> dict[str, Any]:
     """The number-th step of a run of two rounds of two epochs."""
     epoch = (number - 1) // STEPS
     return {
-        "event": "step", "time": BEGAN + number, "round": epoch // 2, "epoch": epoch % 2,
-        "step": number, "epochs": number / STEPS, "loss": float(number), "lr": 0.03,
-        "images_per_s": 100.0, "data_wait": 0.5, "memory_mb": 10.0,
-    }  # fmt: skip
+        "event": "step",
+        "time": BEGAN + number,
+        "round": epoch // 2,
+        "epoch": epoch % 2,
+        "step": number,
+        "epochs": number / STEPS,
+        "loss": float(number),
+        "lr": 0.03,
+        "images_per_s": 100.0,
+        "data_wait": 0.5,
+        "memory_mb": 10.0,
+    }
 
 
 @pytest.fixture
@@ -104,8 +112,9 @@ def test_a_start_that_was_killed_ends_with_its_last_word(run: Path) -> None:
     write_starts(run, first, {**second, "ended": stamp(60), "how": "SIGTERM, saved as r01-e0000"})
     history = read_history(run)
     assert [start.how for start in history.starts] == [
-        "ended without a word", "SIGTERM, saved as r01-e0000",
-    ]  # fmt: skip
+        "ended without a word",
+        "SIGTERM, saved as r01-e0000",
+    ]
     assert [start.ended - BEGAN for start in history.starts] == [7, 60]
     told = [(i.when - BEGAN, i.kind, i.text) for i in history.incidents]
     assert told == [
@@ -147,10 +156,17 @@ def test_stalls_roll_backs_and_verdicts_are_incidents(run: Path) -> None:
 
 def test_a_run_with_all_its_rounds_is_finished(run: Path) -> None:
     rounds = [
-        {"event": "round", "round": r, "anchors": 0, "consistency": None, "knn_bank": None,
-         "knn": None, "seconds": 1.0}
+        {
+            "event": "round",
+            "round": r,
+            "anchors": 0,
+            "consistency": None,
+            "knn_bank": None,
+            "knn": None,
+            "seconds": 1.0,
+        }
         for r in (0, 1)
-    ]  # fmt: skip
+    ]
     write_lines(run, [look(20), *rounds])
     history = read_history(run)
     assert history.state == "finished"
@@ -176,10 +192,14 @@ def test_a_lock_from_elsewhere_tells_by_its_age_whether_someone_trains(run: Path
 
 def discovery(consistent: int | None) -> dict[str, Any]:
     return {
-        "event": "discovery", "time": BEGAN, "round": 1, "anchors": 8, "consistent": consistent,
+        "event": "discovery",
+        "time": BEGAN,
+        "round": 1,
+        "anchors": 8,
+        "consistent": consistent,
         "inconsistent": None if consistent is None else 8 - consistent,
         "entropy": {"low": 1.0, "high": 3.0, "mean": 2.0, "rows": [5, 5], "anchors": [5, 3]},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

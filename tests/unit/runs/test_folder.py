@@ -27,8 +27,11 @@ def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
     changed = open_run_folder(config, 4, "cuda")
     now = read_starts(config.folder)[-1]["packages"]["torch"]
     assert changed == [
-        "apex: 2.0 -> None", "device: cpu -> cuda", f"torch: 1.0 -> {now}", "world_size: 2 -> 4",
-    ]  # fmt: skip
+        "apex: 2.0 -> None",
+        "device: cpu -> cuda",
+        f"torch: 1.0 -> {now}",
+        "world_size: 2 -> 4",
+    ]
     assert len(read_starts(config.folder)) == 3
 
 
@@ -45,14 +48,13 @@ def test_a_history_that_is_not_ours_is_refused_and_stays(tmp_path: Path) -> None
 
 
 def test_a_copy_of_the_code_knows_its_revision(tmp_path: Path) -> None:
-    import and_dist.runs.folder as room
+    from and_dist.runs import folder
 
-    (tmp_path / "and_dist").mkdir()
     (tmp_path / REVISION_FILE).write_text("abc-dirty\n")
-    before, room.__file__ = room.__file__, str(tmp_path / "and_dist" / "run_folder.py")
+    before, folder.__file__ = folder.__file__, str(tmp_path / "and_dist" / "runs" / "folder.py")
     try:
         assert revision() == "abc-dirty"
         (tmp_path / REVISION_FILE).write_text("\n")
         assert revision() is None
     finally:
-        room.__file__ = before
+        folder.__file__ = before

@@ -35,6 +35,10 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
 
 
 def test_keys_of_different_purposes_differ() -> None:
-    keys = {int(derive_key(seed, name, epoch)) for seed in (0, 1) for name in ("a", "b")
-            for epoch in range(50)}  # fmt: skip
+    keys = {
+        int(derive_key(seed, name, epoch))
+        for seed in (0, 1)
+        for name in ("a", "b")
+        for epoch in range(50)
+    }
     assert len(keys) == 200

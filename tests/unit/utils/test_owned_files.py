@@ -155,10 +155,15 @@ def test_a_file_that_takes_the_place_of_ours_meanwhile_is_put_back(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "is_known"),
     [
-        ('{"host": 1, "pid": 2}', True), ('[{"host": 1, "pid": 2}]', True), ('{"host": 1}', False),
-        ("[]", False), ("7", False), ("notes", False), ("\udcff", False),
+        ('{"host": 1, "pid": 2}', True),
+        ('[{"host": 1, "pid": 2}]', True),
+        ('{"host": 1}', False),
+        ("[]", False),
+        ("7", False),
+        ("notes", False),
+        ("\udcff", False),
     ],
-)  # fmt: skip
+)
 def test_json_of_ours_is_known_by_its_keys(tmp_path: Path, text: str, is_known: bool) -> None:
     (tmp_path / "a").write_text(text, errors="surrogateescape")
     assert is_json_with("host", "pid")(tmp_path / "a") == is_known

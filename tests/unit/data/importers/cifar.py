@@ -59,12 +59,14 @@ def cifar10_python() -> dict[str, bytes]:
 
 def cifar_batch(rows: slice) -> bytes:
     names = [f"image_{row}.png" for row in range(rows.start, rows.stop)]
-    return pickle_as_python2({
-        "batch_label": "a batch",
-        "labels": CIFAR_LABELS[rows],
-        "data": planes(CIFAR_IMAGES[rows]),
-        "filenames": names,
-    })  # fmt: skip
+    return pickle_as_python2(
+        {
+            "batch_label": "a batch",
+            "labels": CIFAR_LABELS[rows],
+            "data": planes(CIFAR_IMAGES[rows]),
+            "filenames": names,
+        }
+    )
 
 
 def cifar10_binary() -> dict[str, bytes]:

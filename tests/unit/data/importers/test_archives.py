@@ -45,11 +45,20 @@ def save_text_truth(folder: Path, ids: Sequence[int] = VAL_IDS) -> None:
 
 def save_devkit(folder: Path) -> None:
     """The leaves of the tree have the ids 1 to C, the inner nodes those after."""
-    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"),
-             ("num_children", "O"), ("children", "O"), ("wordnet_height", "O"),
-             ("num_train_images", "O")]  # fmt: skip
-    leaves = [(at + 1, name, f"word {name}", "gloss", 0, np.zeros(0), 0, 1300)
-              for at, name in enumerate(SYNSETS)]  # fmt: skip
+    kinds = [
+        ("ILSVRC2012_ID", "O"),
+        ("WNID", "O"),
+        ("words", "O"),
+        ("gloss", "O"),
+        ("num_children", "O"),
+        ("children", "O"),
+        ("wordnet_height", "O"),
+        ("num_train_images", "O"),
+    ]
+    leaves = [
+        (at + 1, name, f"word {name}", "gloss", 0, np.zeros(0), 0, 1300)
+        for at, name in enumerate(SYNSETS)
+    ]
     inner = [(4, "n00", "entity", "all of it", 3, np.array([1, 2, 3]), 1, 0)]
     meta = io.BytesIO()
     savemat(meta, {"synsets": np.array(inner + leaves, kinds)[:, None]})
@@ -133,10 +142,18 @@ def test_ilsvrc_train_tar_cut_short_is_named(tmp_path: Path) -> None:
 
 def test_tar_shards(tmp_path: Path) -> None:
     images = [encode(number, "PNG" if number % 2 else "JPEG") for number in range(5)]
-    write(tmp_path / "train-0.tar", tar_of({
-        "000.cls": b"10", "000.jpg": images[0], "000.json": b"{}",
-        "sub/001.png": images[1], "sub/001.cls": b"2\n",
-    }))  # fmt: skip
+    write(
+        tmp_path / "train-0.tar",
+        tar_of(
+            {
+                "000.cls": b"10",
+                "000.jpg": images[0],
+                "000.json": b"{}",
+                "sub/001.png": images[1],
+                "sub/001.cls": b"2\n",
+            }
+        ),
+    )
     write(tmp_path / "train-1.tar", tar_of({"000.jpg": images[2], "000.cls": b"2"}))
     first = {"a.b.png": images[3], "a.cls": b"10"}
     write(tmp_path / "val-0.tar", tar_of(first | {"b.jpg": images[4], "b.cls": b"2"}))

@@ -148,7 +148,10 @@ def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
     assert not list((tmp_path / "code").rglob("__pycache__"))
     program = "from and_dist.runs.folder import revision; print(revision())"
     said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
         env={"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"},
-    )  # fmt: skip
+    )
     assert said.stdout == (tmp_path / "code" / "revision.txt").read_text()

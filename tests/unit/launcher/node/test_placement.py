@@ -15,13 +15,18 @@ def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> 
 def test_a_node_alone_needs_no_name() -> None:
     """As of a virtual machine whose name is 127.0.1.1."""
     environ = {
-        "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "localhost", "SLURMD_NODENAME": "localhost",
-        "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1",
-    }  # fmt: skip
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURMD_NODENAME": "localhost",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
     place = read_place(environ)
     assert (place.name, place.address, place.meeting) == (
-        "localhost", "127.0.0.1", "127.0.0.1:10170",
-    )  # fmt: skip
+        "localhost",
+        "127.0.0.1",
+        "127.0.0.1:10170",
+    )
     with pytest.raises(RuntimeError, match="cannot find localhost"):
         read_place({**environ, "SLURM_JOB_NUM_NODES": "2"})
 

@@ -36,9 +36,17 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_job(job: Path, requeues: bool = True) -> None:
     request = Request(
-        run=str(job.parents[1]), command=("and_dist",), nodes=1, workers=1, gpus=0, seconds=60,
-        python="python", host_python="python", code="code", profile=Profile(requeues=requeues),
-    )  # fmt: skip
+        run=str(job.parents[1]),
+        command=("and_dist",),
+        nodes=1,
+        workers=1,
+        gpus=0,
+        seconds=60,
+        python="python",
+        host_python="python",
+        code="code",
+        profile=Profile(requeues=requeues),
+    )
     write_request(job, request)
 
 
@@ -89,6 +97,10 @@ def test_slurm_is_asked_again_while_it_is_away_and_not_where_it_refuses(tmp_path
     assert ask("sh", "-c", once, patience=10) == "here\n"
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="Invalid job id"):
-        ask("sh", "-c", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-            patience=10)  # fmt: skip
+        ask(
+            "sh",
+            "-c",
+            "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+            patience=10,
+        )
     assert time.monotonic() - began < 2
