@@ -277,9 +277,9 @@ def prepare(
     """Make a data set ready: manifests, and packs if asked for. Goes on where it was stopped."""
     from and_dist.data.index import BAD_IMAGES
     from and_dist.data.preparation import download as downloads
-    from and_dist.data.preparation.pack import PackOptions
     from and_dist.data.preparation.prepare import Check, Job
     from and_dist.data.preparation.prepare import prepare as prepare_images
+    from and_dist.data.transcode import PackOptions
     from and_dist.runs.console import Bars
 
     policy = bad_images_policy(bad_images)

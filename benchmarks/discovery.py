@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from and_dist.distributed.world import World, open_world
-from and_dist.method.curriculum import Neighbourhoods, check_neighbours, select_anchors
+from and_dist.method.curriculum import select_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.memory_bank import BankShard, shard_range
@@ -38,6 +38,7 @@ from and_dist.method.neighbour_search import (
     gather_sample,
     search_shards,
 )
+from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
 from benchmarks.common.features import draw_classes, draw_features
 from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.common.memory import extra_peak_mb

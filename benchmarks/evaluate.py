@@ -34,7 +34,7 @@ from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.models.optim import build_optimiser
-from and_dist.runs.console import silently
+from and_dist.utils.progress import silently
 from benchmarks.common.features import draw_classes
 from benchmarks.common.harness import Benchmark, parse_arguments
 from benchmarks.common.photos import write_photos

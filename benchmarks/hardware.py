@@ -19,8 +19,8 @@ import torch
 from and_dist.config.validation import build
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.preparation.prepare import Job, prepare
+from and_dist.data.transcode import PackOptions
 from and_dist.distributed.world import World, open_world
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.memory_bank import BankShard

@@ -31,9 +31,9 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
+from and_dist.data.transcode import PackOptions
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from benchmarks.common.harness import Benchmark, parse_arguments

@@ -25,12 +25,14 @@ from PIL import Image
 from torch.nn import functional
 
 from and_dist.checkpoint.storage import as_sharded, save_checkpoint
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
 from and_dist.data.stores import ArchiveStore
 from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods
-from and_dist.method.curriculum import Neighbourhoods, num_anchors, select_anchors
+from and_dist.method.curriculum import num_anchors, select_anchors
+from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.encoders import build_encoder
 from and_dist.runs.folder import open_run_folder
 from and_dist.runs.schedule import Schedule

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.data.stores import MemoryStore

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.distributed.world import open_world
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import build_optimiser

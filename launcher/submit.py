@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.config.validation import parse_duration
 from and_dist.planning.hardware import find_hardware
 from and_dist.planning.plan import Plan, plan_job

@@ -21,7 +21,9 @@ from and_dist.checkpoint.storage import (
     read_checkpoint,
     read_latest,
 )
-from and_dist.config.load import PATHS, Config, differing_keys, load_config
+from and_dist.config.comparison import PATHS, differing_keys
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.config.yaml_files import read_yaml
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from and_dist.checkpoint.reader import Trained, find_images, load_bank, open_trained, refuse_damaged
 from and_dist.checkpoint.storage import load_tensors
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods, in_one_line
-from and_dist.method.curriculum import Neighbourhoods, num_anchors
+from and_dist.method.curriculum import num_anchors
 from and_dist.method.discovery import check_discovery, discover
+from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.runs.console import Display
 from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
 from and_dist.utils.owned_files import IsOurs, always, never, read_json, sum_of, write_file

@@ -25,7 +25,7 @@ from and_dist.checkpoint.reader import (
     open_trained,
     refuse_damaged,
 )
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
@@ -39,10 +39,11 @@ from and_dist.evaluation.probe_training import Probing
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.report.tables import TEST_KEYS
-from and_dist.runs.console import Advance, Display
+from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
 from and_dist.utils.formatting import percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
+from and_dist.utils.progress import Advance
 
 MAY_CHANGE = (
     "data.train",

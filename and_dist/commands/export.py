@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.checkpoint.reader import Trained, load_encoder, open_trained, refuse_damaged
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder
 from and_dist.runs.metrics_file import read_metrics

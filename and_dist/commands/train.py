@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from and_dist.checkpoint.storage import Damaged, list_checkpoints, read_latest
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field, PositiveInt
 
+from and_dist.config.paper_figures import FIGURES
 from and_dist.config.validation import Section, parse_duration
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -244,4 +246,92 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def check_time_limit(self) -> RunConfig:
         assert self.time_limit_seconds != 0
+        return self
+
+
+OWN_METHODS = ("and", "instance", "random")
+
+
+PEERS = {
+    "supervised": "supervised:Supervised",
+    "instance_nce": "instance_nce:InstanceNce",
+    "deepcluster": "deepcluster:DeepCluster",
+    "nat": "nat:Nat",
+}
+"""Methods to compare with -> the module of and_dist.objectives.registry and its Peer."""
+
+
+class Config(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run and of its folder."""
+    preset: Literal["code", "paper"] = "code"
+    """Where paper and published code differ: which one sets the defaults (see PRESETS)."""
+    method: str = "and"
+    """and discovers neighbourhoods between rounds; instance keeps every row an instance; random
+    trains nothing; or one of PEERS."""
+    paper: tuple[str, ...] = ()
+    """Figures of the paper that this run is to reach, such as table 4/ResNet18."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the weights, the bank, the order and the augmentation."""
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    bank: BankConfig = BankConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    instance_nce: InstanceNceConfig = InstanceNceConfig()
+    deepcluster: DeepClusterConfig = DeepClusterConfig()
+    optim: TrainingOptimConfig = TrainingOptimConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.root) / self.name
+
+    @property
+    def last_round(self) -> int:
+        return 0 if self.method == "random" else self.curriculum.rounds
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(self.epochs_of(r) for r in range(self.last_round + 1))
+
+    def epochs_of(self, round_index: int) -> int:
+        is_untrained = round_index == 0 and self.curriculum.start == "random"
+        return 0 if is_untrained or self.method == "random" else self.curriculum.epochs
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def check_method(cls, method: str) -> str:
+        if method not in (*OWN_METHODS, *PEERS):
+            known = ", ".join((*OWN_METHODS, *PEERS))
+            raise ValueError(f"method = {method!r} is not one of: {known}")
+        return method
+
+    @pydantic.field_validator("paper")
+    @classmethod
+    def check_paper(cls, paper: tuple[str, ...]) -> tuple[str, ...]:
+        for name in paper:
+            if name not in FIGURES:
+                raise ValueError(
+                    f"paper: {name!r} is none of the paper's figures, which are named like "
+                    f"{', '.join(list(FIGURES)[::20])} (all in and_dist/config/paper_figures.py)"
+                )
+        return paper
+
+    @pydantic.model_validator(mode="after")
+    def check_rounds(self) -> Config:
+        if self.method == "and" and self.curriculum.rounds == 0:
+            raise ValueError("curriculum.rounds = 0 discovers nothing: that is method=instance")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def check_start(self) -> Config:
+        first = {"curriculum.start=random": self.curriculum.start, "method=random": self.method}
+        for key, value in first.items():
+            if value == "random" and self.bank.init != "features":
+                raise ValueError(
+                    f"{key} looks at the first rows of the bank: it needs bank.init=features"
+                )
         return self

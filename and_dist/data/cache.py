@@ -16,8 +16,8 @@ import torch
 
 from and_dist.config.schema import DataConfig
 from and_dist.data.index import I32, ImageIndex
-from and_dist.data.preparation.pack import PackOptions, target_size, transform
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore, Store
+from and_dist.data.transcode import PackOptions, target_size, transform
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World

@@ -15,7 +15,7 @@ from torch import Tensor
 from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.watchdog import NOTHING, SAVE, Guard
 from and_dist.distributed.world import World
-from and_dist.runs.console import Advance
+from and_dist.utils.progress import Advance
 
 
 class Agreement:

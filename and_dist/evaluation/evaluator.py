@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from and_dist.config.load import Config
-from and_dist.config.schema import MOST_PIXEL_BYTES
+from and_dist.config.schema import MOST_PIXEL_BYTES, Config
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.unreadable import BadImages
@@ -23,9 +22,9 @@ from and_dist.evaluation.accuracy import UNREADABLE, share_right
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
-from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.memory_bank import BankShard, all_shards, shard_range
-from and_dist.runs.console import Phase
+from and_dist.method.neighbour_table import Neighbourhoods
+from and_dist.utils.progress import Phase
 
 IMAGES_PER_BATCH = 256
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.data.loader import FeatureLoader
-from and_dist.runs.console import Advance
+from and_dist.utils.progress import Advance
 
 
 @torch.no_grad()

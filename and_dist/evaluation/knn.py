@@ -12,7 +12,7 @@ from and_dist.distributed.collectives import equal_blocks, failing_together, tak
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import places_of
 from and_dist.method.neighbour_search import Nearest, ShardSearch, search_shards
-from and_dist.runs.console import Advance, silently
+from and_dist.utils.progress import Advance, silently
 
 QUERIES_PER_BLOCK, QUERIES_OF_ALL_RANKS = 512, 1 << 12
 

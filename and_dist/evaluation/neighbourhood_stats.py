@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.method.curriculum import Neighbourhoods
+from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.utils.formatting import format_seconds, percent
 
 BINS = 40

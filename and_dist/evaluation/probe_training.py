@@ -43,7 +43,8 @@ from and_dist.evaluation.probe import (
 from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
-from and_dist.runs.console import Advance, Display
+from and_dist.runs.console import Display
+from and_dist.utils.progress import Advance
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
 """Training images are cropped and mirrored as the encoder's were, and not coloured."""

@@ -23,12 +23,7 @@ from and_dist.distributed.collectives import (
     take_rows,
 )
 from and_dist.distributed.world import World
-from and_dist.method.curriculum import (
-    Neighbourhoods,
-    check_neighbours,
-    num_anchors,
-    select_anchors,
-)
+from and_dist.method.curriculum import num_anchors, select_anchors
 from and_dist.method.entropy import PairScan, bytes_per_row, scan_pairs
 from and_dist.method.faiss_search import EXACT, check_search
 from and_dist.method.memory_bank import BankShard, all_shards, shard_range
@@ -41,7 +36,8 @@ from and_dist.method.neighbour_search import (
     gather_sample,
     search_shards,
 )
-from and_dist.runs.console import Advance, silently
+from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
+from and_dist.utils.progress import Advance, silently
 
 ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15
 """That are searched for at a time, of one rank and together."""

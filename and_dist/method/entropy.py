@@ -28,7 +28,7 @@ from and_dist.distributed.collectives import (
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, all_shards
-from and_dist.runs.console import Advance, silently
+from and_dist.utils.progress import Advance, silently
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
 """Rows that stream at once; a tile is half of them by as many: what torch's operators like."""

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
 from and_dist.method.loss import GlobalBatch
 from and_dist.method.memory_bank import BankShard
-from and_dist.runs.console import Phase
+from and_dist.utils.progress import Phase
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.method.loss import GlobalBatch, everyones_features

@@ -20,8 +20,8 @@ from and_dist.distributed.collectives import (
 )
 from and_dist.distributed.world import World
 from and_dist.method.faiss_search import ExactSearch
-from and_dist.runs.console import Advance, silently
 from and_dist.utils.counter_random import draw_bits
+from and_dist.utils.progress import Advance, silently
 
 FLOOR = 1e-6
 """Share of the largest variance below which a direction counts as noise of this size."""

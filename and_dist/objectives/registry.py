@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from and_dist.config.load import PEERS, Config
+from and_dist.config.schema import PEERS, Config
 from and_dist.data.index import LabelledImages
 from and_dist.objectives.base import Peer, Setting
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.planning.memory import (
     columns_of,
     refused_discovery,

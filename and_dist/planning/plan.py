@@ -10,7 +10,8 @@ from datetime import datetime
 
 import yaml
 
-from and_dist.config.load import Config, differing_keys
+from and_dist.config.comparison import differing_keys
+from and_dist.config.schema import Config
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of

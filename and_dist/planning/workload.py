@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from and_dist.config.load import Config
-from and_dist.config.schema import DataConfig
+from and_dist.config.schema import Config, DataConfig
 from and_dist.planning.costs import Cost, cost_of
 from and_dist.planning.hardware import Hardware
 

@@ -11,8 +11,8 @@ from and_dist.distributed.world import World
 from and_dist.report.checkpoint_views import Findings, gather_findings
 from and_dist.report.page import render
 from and_dist.report.run_history import History, read_history
-from and_dist.runs.console import Phase
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
+from and_dist.utils.progress import Phase
 
 MOST_BYTES = 15_000_000
 is_report = starts_with(r"(?s)<!doctype html>.*<title>[^<]* - and-dist report</title>")

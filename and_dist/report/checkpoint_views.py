@@ -14,7 +14,7 @@ from torch import Tensor
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.reader import Trained, find_images, load_encoder
 from and_dist.checkpoint.storage import find_damage
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
@@ -28,8 +28,8 @@ from and_dist.report.neighbourhood_examples import (
     read_round,
 )
 from and_dist.report.projection import begin_projections
-from and_dist.runs.console import Phase
 from and_dist.utils.formatting import as_text
+from and_dist.utils.progress import Phase
 
 MAP_POINTS = 1200
 TEST_IMAGES, TEST_PIXELS = 512, 256 * 224 * 224

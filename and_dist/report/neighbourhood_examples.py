@@ -15,10 +15,10 @@ from torch import Tensor
 
 from and_dist.checkpoint.reader import Trained
 from and_dist.checkpoint.storage import list_checkpoints, load_tensors, read_checkpoint
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import find_hubs
-from and_dist.method.curriculum import Neighbourhoods
+from and_dist.method.neighbour_table import Neighbourhoods
 
 BANDS = ("low", "middle", "high")
 PER_BAND = 30

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from and_dist.config.load import differing_keys
+from and_dist.config.comparison import differing_keys
 from and_dist.report.charts import COLOURS, Chart, date_of
 from and_dist.report.checkpoint_views import Attended, Findings
 from and_dist.report.misclassified import Mistake

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.runs.folder import TIME, read_starts
 from and_dist.runs.lock import is_held
 from and_dist.runs.metrics_file import stream

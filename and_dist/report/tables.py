@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config.load import OF_NO_RESULT, PATHS, is_among, load_config
+from and_dist.config.comparison import OF_NO_RESULT, PATHS, is_among
+from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
 

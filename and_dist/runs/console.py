@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from rich.console import Console
@@ -22,18 +22,11 @@ from rich.table import Table
 from and_dist.runs.schedule import Schedule
 from and_dist.runs.screen import Screen
 from and_dist.utils.formatting import describe_step, format_seconds, percent, safe_lines
+from and_dist.utils.progress import Advance
 
 SECONDS_BETWEEN_LINES = 15.0
-Advance = Callable[[float], None]
-"""Is told of every further share of some work that is done."""
-Phase = Callable[[str], AbstractContextManager[Advance]]
-"""Around work that takes a while: what it is called -> whom to tell of its progress."""
 Style = Literal["auto", "quiet", "json"]
 """auto: a screen in a terminal, lines elsewhere. quiet: nothing. json: what metrics.jsonl holds."""
-
-
-def silently(share: float) -> None:
-    """An Advance for when nobody watches."""
 
 
 class Display:

@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from and_dist.config.load import Config, differing_keys
+from and_dist.config.comparison import differing_keys
+from and_dist.config.schema import Config
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.lock import is_lock
 from and_dist.runs.metrics_file import is_metrics

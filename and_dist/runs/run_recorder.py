@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.runs.console import Display
 from and_dist.runs.metrics_file import MetricsFile, stream
 from and_dist.runs.trackers import Mirrors

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.runs.folder import read_starts
 from and_dist.utils.owned_files import (
     NotOursError,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from and_dist.checkpoint.storage import State, find_whole, parse_name, refuse_occupied
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.index import ImageIndex
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import failing_together

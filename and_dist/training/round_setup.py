@@ -9,17 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from and_dist.config.load import Config
-from and_dist.config.schema import MOST_PIXEL_BYTES
+from and_dist.config.schema import MOST_PIXEL_BYTES, Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhood_stats import in_one_line
-from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.discovery import discover
+from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.pretrained import load_weights
-from and_dist.runs.console import Advance
 from and_dist.runs.run_recorder import Journal
 from and_dist.training.state import RunState
+from and_dist.utils.progress import Advance
 
 
 class Boundary:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, TrainingLoader
@@ -32,7 +32,7 @@ from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.objectives.base import Setting
 from and_dist.objectives.registry import build_peer, learns_from_labels
-from and_dist.runs.console import Advance, Display
+from and_dist.runs.console import Display
 from and_dist.runs.folder import note_resumption
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import Journal
@@ -44,6 +44,7 @@ from and_dist.training.recovery import NotFinite, describe_batch
 from and_dist.training.round_setup import Boundary
 from and_dist.training.state import Progress, build_bank, build_state
 from and_dist.utils.formatting import format_seconds, percent
+from and_dist.utils.progress import Advance
 from and_dist.utils.step_phases import part
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from and_dist.checkpoint.storage import read_latest
 from and_dist.config.load import load_config
-from and_dist.data.datasets import draw_shapes
+from and_dist.data.shapes import draw_shapes
 from and_dist.models.encoders import Encoder, build_encoder
 
 IMAGES_AT_ONCE = 1000

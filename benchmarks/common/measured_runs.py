@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from and_dist.config.load import Config, load_config
-from and_dist.data.datasets import draw_shapes
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.index import ImageIndex, LabelledImages
+from and_dist.data.shapes import draw_shapes
 from and_dist.data.stores import MemoryStore
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.distributed.ddp import seed_step

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from and_dist.data.datasets import draw_shapes
 from and_dist.data.index import LabelledImages, index_archive, index_files, save_manifest
+from and_dist.data.shapes import draw_shapes
 from and_dist.data.stores import ArchiveStore, MemoryStore, Names
 from benchmarks.common.photos import write_photos
 

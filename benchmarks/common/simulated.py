@@ -18,11 +18,12 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeStore
 
 from and_dist.distributed.world import World
-from and_dist.method.curriculum import all_instances, check_neighbours, num_anchors, select_anchors
+from and_dist.method.curriculum import num_anchors, select_anchors
 from and_dist.method.discovery import ROWS_OF_ALL_RANKS, ROWS_PER_BLOCK, discover
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.loss import gather_global_batch, sharded_nll
 from and_dist.method.neighbour_search import MEMORY_BYTES, ShardSearch, search_shards
+from and_dist.method.neighbour_table import all_instances, check_neighbours
 from benchmarks.common.forms import TEMPERATURE
 from benchmarks.common.harness import Benchmark
 from benchmarks.common.memory import extra_peak_mb

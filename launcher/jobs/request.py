@@ -11,7 +11,8 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.config.validation import Section, parse_duration
 from and_dist.runs.folder import check_run_folder
 from and_dist.utils import owned_files

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import Guard, Stopped

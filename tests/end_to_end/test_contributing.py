@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import and_dist.objectives.registry
-from and_dist.config.load import PEERS
+from and_dist.config.schema import PEERS
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
 

@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from and_dist.commands.evaluate import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
-from and_dist.config.load import PEERS
-from and_dist.config.schema import DataConfig
+from and_dist.config.schema import PEERS, DataConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from torch import Tensor
 
 from and_dist.commands.train import run_training
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import Guard
 from and_dist.training.trainer import Trainer

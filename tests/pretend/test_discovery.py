@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import open_world
-from and_dist.method.curriculum import Neighbourhoods
 from and_dist.method.discovery import discover
 from and_dist.method.memory_bank import BankShard
+from and_dist.method.neighbour_table import Neighbourhoods
 from tests.pretend.device import pretend_gpu
 from tests.pretend.stand_ins import EXACT_SEARCH, INDEX_SEARCH
 from tests.pretend.tensors import CUDA

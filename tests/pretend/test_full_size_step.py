@@ -15,8 +15,8 @@ from and_dist.data.loader import Batch
 from and_dist.distributed.stop_consensus import Agreement
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World
-from and_dist.method.curriculum import all_instances
 from and_dist.method.memory_bank import BankShard
+from and_dist.method.neighbour_table import all_instances
 from and_dist.method.partition import log_partition
 from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import build_optimiser

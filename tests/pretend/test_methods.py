@@ -10,7 +10,7 @@ import pytest
 
 from and_dist.commands.evaluate import plan_assessment, run_assessment
 from and_dist.commands.train import run_training
-from and_dist.config.load import PEERS
+from and_dist.config.schema import PEERS
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
 from and_dist.runs.console import Display

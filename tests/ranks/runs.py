@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
 from and_dist.distributed.world import World
-from and_dist.runs.console import Advance, Display
+from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
 from and_dist.training.trainer import Trainer
+from and_dist.utils.progress import Advance
 
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
 ABOUT_SAVING = "checkpoint"

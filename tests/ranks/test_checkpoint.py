@@ -23,7 +23,7 @@ from and_dist.checkpoint.storage import (
     read_latest,
     save_checkpoint,
 )
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range

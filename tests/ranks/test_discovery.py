@@ -11,9 +11,10 @@ from and_dist.distributed.collectives import failing_together
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import share_right
 from and_dist.evaluation.knn import knn_places, vote
-from and_dist.method.curriculum import Neighbourhoods, num_anchors
+from and_dist.method.curriculum import num_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.neighbour_search import ShardSearch, search_shards
+from and_dist.method.neighbour_table import Neighbourhoods
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, part_of, shard_of

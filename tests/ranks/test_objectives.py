@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from and_dist.config.load import PEERS, Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import PEERS, Config
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch
 from and_dist.method.memory_bank import BankShard

@@ -15,7 +15,8 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.checkpoint.reader import Trained
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.data.stores import MemoryStore

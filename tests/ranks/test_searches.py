@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from and_dist.distributed.world import World
 from and_dist.method import entropy
-from and_dist.method.curriculum import Neighbourhoods, check_neighbours
 from and_dist.method.discovery import check_discovery, discover
 from and_dist.method.faiss_search import ExactSearch, check_search
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
+from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
 from tests import reference
 from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.order import Order
 from and_dist.distributed.world import World
 from tests.ranks.pool import RankError, RankPool

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.config.load import Config
+from and_dist.config.schema import Config
 from and_dist.data.datasets import index_folder, load_train_and_test
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects

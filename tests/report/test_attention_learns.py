@@ -11,7 +11,8 @@ from PIL import Image
 from and_dist.checkpoint.reader import load_encoder, open_trained
 from and_dist.commands.train import run_training
 from and_dist.config.load import load_config
-from and_dist.data.datasets import SHAPES, load_images
+from and_dist.data.datasets import load_images
+from and_dist.data.shapes import SHAPES
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
 from and_dist.models.encoders import Encoder, build_encoder

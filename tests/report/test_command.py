@@ -21,7 +21,8 @@ from and_dist.report.build import gather
 from and_dist.report.checkpoint_views import Findings
 from and_dist.report.neighbourhood_examples import load_neighbourhoods
 from and_dist.report.run_history import read_history
-from and_dist.runs.console import Advance, Display, silently
+from and_dist.runs.console import Display
+from and_dist.utils.progress import Advance, silently
 from tests.conftest import Cli
 from tests.report.runs import command
 

@@ -37,8 +37,9 @@ from and_dist.data.index import (
     write_manifest,
 )
 from and_dist.data.measure import measure
-from and_dist.data.preparation.pack import PackOptions, fingerprint_of, plan_pack, write_pack
+from and_dist.data.preparation.pack import fingerprint_of, plan_pack, write_pack
 from and_dist.data.stores import ArchiveStore, FileStore
+from and_dist.data.transcode import PackOptions
 from and_dist.utils.owned_files import NotOursError, check_writable, open_new, read_json
 from and_dist.utils.owned_folders import NewFolder, check_folder, remove_tree
 

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.config.load import Config, differing_keys, load_config
-from and_dist.config.schema import LinearConfig
+from and_dist.config.comparison import differing_keys
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config, LinearConfig
 from and_dist.config.validation import build
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

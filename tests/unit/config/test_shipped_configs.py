@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES
+from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch

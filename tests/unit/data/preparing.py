@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from and_dist.data.index import LabelledImages, open_manifest
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.preparation.prepare import Check, Job, prepare
 from and_dist.data.stores import ArchiveStore, FileStore
+from and_dist.data.transcode import PackOptions
 
 SIZES = [(40, 30), (20, 50), (16, 16), (64, 33), (9, 70), (31, 32)]
 """(width, height) of the images of the fixture `source`."""

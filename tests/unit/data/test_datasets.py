@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.datasets import draw_shapes, index_folder, load_images, load_train_and_test
+from and_dist.data.datasets import index_folder, load_images, load_train_and_test
 from and_dist.data.index import ImageIndex
+from and_dist.data.shapes import draw_shapes
 from tests.pictures import picture, save, save_pictures
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from and_dist.data.index import open_manifest
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.stores import ArchiveStore, FileStore
+from and_dist.data.transcode import PackOptions
 from tests.unit.data.preparing import encoded, run
 
 

@@ -13,10 +13,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import training_views
-from and_dist.data.datasets import draw_shapes, index_folder
+from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex, index_pixels
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
+from and_dist.data.shapes import draw_shapes
 from and_dist.data.unreadable import BadImages
 from tests.loading import CPU, images_by_row, kept, world_of
 from tests.pictures import save_pictures

@@ -19,7 +19,7 @@ from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
-from and_dist.data.preparation.pack import PackOptions
+from and_dist.data.transcode import PackOptions
 from and_dist.data.unreadable import BadImages
 from tests.loading import images_by_row, kept, world_of
 from tests.pictures import cut_header, cut_pixels, cut_png, oriented, picture, save, save_pictures

@@ -15,7 +15,7 @@ from and_dist.evaluation.neighbourhood_stats import (
     describe_neighbourhoods,
     in_one_line,
 )
-from and_dist.method.curriculum import Neighbourhoods, all_instances
+from and_dist.method.neighbour_table import Neighbourhoods, all_instances
 
 NOBODY = torch.empty(0, dtype=torch.int64)
 LABELS_N = torch.tensor([0, 1, 0, 1, 0, 1])

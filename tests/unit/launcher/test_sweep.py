@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.config.load import differing_keys, load_config
+from and_dist.config.comparison import differing_keys
+from and_dist.config.load import load_config
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.request import Size
 from launcher.sweep import load_members, load_sweep, name_of

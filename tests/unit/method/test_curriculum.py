@@ -3,11 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from and_dist.method.curriculum import (
-    check_neighbours,
-    num_anchors,
-    select_anchors,
-)
+from and_dist.method.curriculum import num_anchors, select_anchors
+from and_dist.method.neighbour_table import check_neighbours
 
 
 def test_anchors_of_imagenet() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.planning.hardware import Curve, Hardware, Links, Rates
 from and_dist.planning.workload import Job, Size
 

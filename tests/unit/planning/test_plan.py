@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from and_dist.config.load import Config, load_config
+from and_dist.config.load import load_config
+from and_dist.config.schema import Config
 from and_dist.planning.hardware import GPUS
 from and_dist.planning.plan import (
     fewest_nodes,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from and_dist.data.index import MANIFEST, open_manifest
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.preparation.prepare import refuse_overlap
+from and_dist.data.transcode import PackOptions
 from and_dist.utils.owned_files import NotOursError
 from tests.end_to_end.processes import fill_up
 from tests.pictures import files_of, save_pictures

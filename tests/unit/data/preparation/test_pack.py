@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from and_dist.data.preparation.pack import PackOptions, target_size
+from and_dist.data.transcode import PackOptions, target_size
 from tests.pictures import files_of, picture, save
 from tests.unit.data.preparing import SIZES, distance, encoded, labels, run, sides, tar_members
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import open_manifest
-from and_dist.data.preparation.pack import Packed, PackOptions, plan_pack, write_pack
+from and_dist.data.preparation.pack import Packed, plan_pack, write_pack
 from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.stores import ArchiveStore
+from and_dist.data.transcode import PackOptions
 from tests.pictures import files_of, picture, save
 from tests.unit.data.preparing import (
     encoded,

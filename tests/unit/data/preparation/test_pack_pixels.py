@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from and_dist.data.preparation.pack import PackOptions
+from and_dist.data.transcode import PackOptions
 from tests.pictures import files_of, oriented, picture, save
 from tests.unit.data.preparing import distance, encoded, pixels, run, sides
 

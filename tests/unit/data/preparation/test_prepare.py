@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from and_dist.data.index import open_manifest
-from and_dist.data.preparation.pack import PackOptions
 from and_dist.data.preparation.prepare import Check, Job, prepare
 from and_dist.data.preparation.verify import find_undecodable
+from and_dist.data.transcode import PackOptions
 from tests.pictures import cut_pixels, files_of, picture, save, write
 from tests.unit.data.importers.cifar import CIFAR_IMAGES, CIFAR_LABELS, cifar10_binary
 from tests.unit.data.preparing import SIZES, encoded, labels, pixels, run, sides
