@@ -23,7 +23,7 @@ from and_dist.checkpoint.storage import as_sharded, find_damage, find_whole, sav
 from and_dist.config.load import load_config
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder
-from and_dist.training.saving import Saver
+from and_dist.training.checkpointing import Saver
 from and_dist.training.state import RunState, build_bank, build_state
 from benchmarks.common.harness import Benchmark, parse_arguments
 from benchmarks.common.memory import extra_peak_mb

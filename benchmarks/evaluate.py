@@ -37,8 +37,8 @@ from and_dist.models.optim import build_optimiser
 from and_dist.utils.progress import silently
 from benchmarks.common.features import draw_classes
 from benchmarks.common.harness import Benchmark, parse_arguments
-from benchmarks.common.photos import write_photos
-from benchmarks.common.torchvision_peer import TorchvisionImages, open_loader, test_transform
+from benchmarks.common.images import write_photos
+from benchmarks.common.peers import TorchvisionImages, open_loader, test_transform
 
 DIM, NEIGHBOURS, TEMPERATURE = 128, 200, 0.07
 SIZES = ((50_000, 10_000, 10), (1_281_167, 1_000, 1000))

@@ -25,10 +25,11 @@ from and_dist.distributed.world import World, open_world
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.memory_bank import BankShard
 from and_dist.method.neighbour_search import ShardSearch
-from and_dist.method.partition import is_faster_in_bfloat16
+from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
 from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
 from benchmarks.common.harness import Benchmark, add_arguments, describe_machine
+from benchmarks.common.images import write_photos
 from benchmarks.common.measured_rates import (
     DIM,
     TEMPERATURE,
@@ -47,10 +48,9 @@ from benchmarks.common.measured_rates import (
     unit_rows,
 )
 from benchmarks.common.measured_runs import num_cores, seconds_here
-from benchmarks.common.photos import write_photos
+from benchmarks.common.rank_pool import RankPool
 from benchmarks.loader import Silent
 from benchmarks.plan import STEPS, TOGETHER, framework_bytes, waits_of
-from tests.ranks.pool import RankPool
 
 LARGE = "alexnet"
 """Encoders that are not measured themselves are taken to be as fast for their operations."""

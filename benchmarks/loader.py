@@ -37,9 +37,9 @@ from and_dist.data.transcode import PackOptions
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from benchmarks.common.harness import Benchmark, parse_arguments
+from benchmarks.common.images import write_photos
 from benchmarks.common.memory import extra_family_peak_mb
-from benchmarks.common.photos import write_photos
-from benchmarks.common.torchvision_peer import TorchvisionImages, open_loader, training_transform
+from benchmarks.common.peers import TorchvisionImages, open_loader, training_transform
 
 BATCH = 64
 SMALL_FILES = "torchvision tensors, 256-px files"

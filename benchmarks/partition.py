@@ -28,10 +28,10 @@ from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.world import World, open_world
 from and_dist.method.loss import neighbourhood_nll
 from and_dist.method.memory_bank import BankShard, shard_range
-from and_dist.method.partition import ROWS_PER_BLOCK
-from benchmarks.common.forms import TEMPERATURE, Step, differentiate, eager, published
+from and_dist.method.partition_kernels import ROWS_PER_BLOCK
 from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.common.memory import extra_peak_mb
+from benchmarks.common.peers import TEMPERATURE, Step, differentiate, eager, published
 
 QUERIES, DIM = 256, 128
 IMAGENET, SMOKE = 1_281_167, 100_001  # odd: shards of two ranks differ

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from and_dist.config.validation import build
-from and_dist.method.partition import is_faster_in_bfloat16
+from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.memory import footprint_of
 from and_dist.planning.timing import pace_of
@@ -41,7 +41,7 @@ from benchmarks.common.measured_runs import (
     peak_here,
     seconds_here,
 )
-from tests.ranks.pool import RankPool
+from benchmarks.common.rank_pool import RankPool
 
 WORLDS = (1, 2, 4)
 TIMED = (Scene("tiny", 8_000, 256), Scene("small", 50_000, 64), Scene("tiny", 400_000, 64))

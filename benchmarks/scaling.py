@@ -25,8 +25,7 @@ import numpy as np
 import torch
 
 from and_dist.distributed.world import open_world
-from benchmarks.common import simulated
-from benchmarks.common.forms import differentiate, published
+from benchmarks.common import simulation
 from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.common.memory import available_mb, extra_peak_mb
 from benchmarks.common.one_rank import (
@@ -39,7 +38,8 @@ from benchmarks.common.one_rank import (
     rank_of_world,
     result_of_step,
 )
-from tests.ranks.pool import RankPool
+from benchmarks.common.peers import differentiate, published
+from benchmarks.common.rank_pool import RankPool
 
 QUERIES = 256
 WORLDS = (1, 2, 4)
@@ -252,11 +252,11 @@ WORKS: dict[str, Callable[..., Any]] = {
     **{
         function.__name__: function
         for function in (
-            simulated.simulate_training,
-            simulated.simulate_scan,
-            simulated.simulate_search,
-            simulated.lines_that_grow_with_rows,
-            simulated.simulate_coordinator,
+            simulation.simulate_training,
+            simulation.simulate_scan,
+            simulation.simulate_search,
+            simulation.lines_that_grow_with_rows,
+            simulation.simulate_coordinator,
         )
     },
 }

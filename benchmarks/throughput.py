@@ -30,15 +30,17 @@ from and_dist.models.encoders import build_encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.runs.metrics_file import read_metrics
 from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.images import prepare_files, prepare_shapes
 from benchmarks.common.memory import FamilyWatch
-from benchmarks.common.plain_loop import (
+from benchmarks.common.peers import (
     DenseBank,
+    TorchvisionImages,
     assert_equal_to_ours,
+    open_loader,
     train_encoder_alone,
     train_plainly,
+    training_transform,
 )
-from benchmarks.common.repeated_images import prepare_files, prepare_shapes
-from benchmarks.common.torchvision_peer import TorchvisionImages, open_loader, training_transform
 
 DISTINCT, ROWS_COMPARED = 256, 20_000
 SECONDS_TO_START = 300

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from and_dist.cli import main
-from tests.ranks.pool import RankPool
+from benchmarks.common.rank_pool import RankPool
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -35,8 +35,8 @@ from and_dist.data.unreadable import AllBad, BadImages
 from and_dist.distributed.collectives import failing_together, gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
+from and_dist.evaluation.image_reader import U8, Album, short_name
 from and_dist.method.memory_bank import all_shards, shard_range
-from and_dist.report.image_reader import U8, Album, short_name
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (

@@ -17,7 +17,8 @@ from torch import Tensor
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard
-from and_dist.method.partition import Partition, log_partition, log_partition_of_own, merge_stacked
+from and_dist.method.partition import log_partition, log_partition_of_own
+from and_dist.method.partition_merge import Partition, merge_stacked
 from and_dist.utils.step_phases import part
 
 

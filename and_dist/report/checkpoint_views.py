@@ -18,8 +18,8 @@ from and_dist.config.schema import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
+from and_dist.evaluation.image_reader import Album, as_uri, as_uris
 from and_dist.report.grad_cam import attend, overlay
-from and_dist.report.image_reader import Album, as_uri, as_uris
 from and_dist.report.misclassified import Mistake, Mistakes, find_mistakes
 from and_dist.report.neighbourhood_examples import (
     RoundTable,

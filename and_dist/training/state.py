@@ -23,7 +23,7 @@ from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods, all_instances
-from and_dist.method.partition import is_faster_in_bfloat16
+from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.objectives.base import Peer

@@ -21,8 +21,8 @@ from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch, sharded_nll
 from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
 from and_dist.models.encoders import build_encoder
-from benchmarks.common.forms import TEMPERATURE, differentiate, published
 from benchmarks.common.memory import extra_peak_mb
+from benchmarks.common.peers import TEMPERATURE, differentiate, published
 from benchmarks.common.watch import Watch
 
 DIM, UPDATE_RATE = 128, 0.5

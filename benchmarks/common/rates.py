@@ -14,7 +14,7 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from benchmarks.common.photos import photos
+from benchmarks.common.images import photos
 
 SIDE = 1536
 """Of the matrices on a CPU; a GPU needs larger ones to be at its best."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.method.partition import Partition
+from and_dist.method.partition_merge import Partition
 
 ROWS_PER_BLOCK = 2**16
 """The logits of 4,096 queries past so many rows are 2 GB in float64."""

@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from and_dist.data.loader import Batch
 from and_dist.distributed.world import World, open_world
-from and_dist.method.partition import Partition, log_partition
+from and_dist.method.partition import log_partition
+from and_dist.method.partition_merge import Partition
 from and_dist.planning.costs import COSTS
-from benchmarks.common.forms import TEMPERATURE
 from benchmarks.common.harness import Benchmark, add_arguments
+from benchmarks.common.peers import TEMPERATURE
 from benchmarks.partition import DIM, IMAGENET, extra_gpu_peak_mb
 from benchmarks.step import Scene, build_trainer, make_batch
 

@@ -25,7 +25,7 @@ from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
-from benchmarks.common.photos import photos
+from benchmarks.common.images import photos
 from benchmarks.device.requirements import require_gpu
 
 BATCH = 256

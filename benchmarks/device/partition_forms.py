@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from and_dist.method.partition import Partition
+from and_dist.method.partition_merge import Partition
 from benchmarks.device.exact import partition_errors
 
 

@@ -25,7 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from and_dist.method.partition import Partition, log_partition
+from and_dist.method.partition import log_partition
+from and_dist.method.partition_merge import Partition
 from benchmarks.device.compilation import (
     Tiles,
     Variant,

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from and_dist.method.partition import LEAST_TEMPERATURE
+from and_dist.method.partition_kernels import LEAST_TEMPERATURE
 from benchmarks.device.compilation import (
     Tiles,
     Variant,

@@ -81,7 +81,7 @@ EXCEPTIONS = {
     ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",
     ("and_dist/commands/export.py", "export"): "torch.onnx writes into the folder of publish_files",
     ("and_dist/data/preparation/pack.py", "save"): "Pillow encodes into memory",
-    ("and_dist/report/image_reader.py", "save"): "Pillow encodes into memory",
+    ("and_dist/evaluation/image_reader.py", "save"): "Pillow encodes into memory",
     ("launcher/local.py", "open"): "the null device",
 }
 

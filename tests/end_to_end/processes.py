@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.cli import main
+from benchmarks.common.rank_pool import PRELOAD, free_port
 from slurm.testcluster.cluster import PATIENCE
-from tests.ranks.pool import PRELOAD, free_port
 
 multiprocessing.set_forkserver_preload(PRELOAD)
 DEBUG = ("train", "--config", "configs/debug.yaml")

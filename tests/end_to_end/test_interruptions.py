@@ -16,6 +16,7 @@ import pytest
 
 from and_dist.distributed.watchdog import ECHO_SECONDS, LEAST_MARGIN, TRY_AGAIN
 from and_dist.runs.lock import SECONDS_UNTIL_STALE
+from benchmarks.common.rank_pool import free_port
 from tests.end_to_end.processes import (
     DEBUG,
     ENDLESS,
@@ -30,7 +31,6 @@ from tests.end_to_end.processes import (
     wait_until,
 )
 from tests.pictures import save_pictures
-from tests.ranks.pool import free_port
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of
 
 SHORT = ("curriculum.rounds=1", "data.limit=300", "data.limit_test=64")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.ranks.pool import PRELOAD
+from benchmarks.common.rank_pool import PRELOAD
 
 KILLED = 137
 SECONDS = 120

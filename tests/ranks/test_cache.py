@@ -15,9 +15,9 @@ from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World
+from benchmarks.common.rank_pool import RankPool
 from tests.loading import images_by_row
 from tests.pictures import save_pictures
-from tests.ranks.pool import RankPool
 
 COUNT = 23
 

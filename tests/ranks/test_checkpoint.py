@@ -27,7 +27,7 @@ from and_dist.config.schema import Config
 from and_dist.distributed.launch_env import SharedFailure
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range
-from tests.ranks.pool import SIZES, RankError, RankPool
+from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
 
 BANK_ND = torch.arange(41 * 3, dtype=torch.float32).view(41, 3)

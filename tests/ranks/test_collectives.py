@@ -14,7 +14,7 @@ from and_dist.distributed.collectives import (
     take_rows,
 )
 from and_dist.distributed.world import World
-from tests.ranks.pool import SIZES, RankPool
+from benchmarks.common.rank_pool import SIZES, RankPool
 
 
 def mixed_tensors(rank: int, length: int) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from and_dist.distributed.ddp import POWER_SGD_WHOLE_STEPS, Compression, forget_unsent, replicate
 from and_dist.distributed.world import World
-from tests.ranks.pool import RankPool
+from benchmarks.common.rank_pool import RankPool
 
 WIDTH = 64
 

@@ -15,8 +15,8 @@ from and_dist.method.curriculum import num_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.neighbour_search import ShardSearch, search_shards
 from and_dist.method.neighbour_table import Neighbourhoods
+from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, part_of, shard_of
 
 TEMPERATURE = 0.2

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from and_dist.distributed.world import World
 from and_dist.method.entropy import PairScan, scan_pairs
+from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of
 
 LITTLE = 1

@@ -12,8 +12,8 @@ from and_dist.distributed.world import World
 from and_dist.method.memory_bank import shard_range
 from and_dist.objectives.kmeans import cluster, split_largest, whiten
 from and_dist.utils.counter_random import derive_key, draw_bits
+from benchmarks.common.rank_pool import SIZES, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankPool
 
 
 def clusters_of(world: World, rows_ND: Tensor, clusters: int, components: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch, neighbourhood_nll, sharded_nll
+from benchmarks.common.rank_pool import SIZES, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankPool
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
 
 UPDATE_RATE = 0.3

@@ -23,8 +23,8 @@ from and_dist.objectives.nat import assign, draw_points
 from and_dist.objectives.registry import build_peer, learns_from_labels
 from and_dist.runs.console import Display
 from and_dist.utils.counter_random import derive_key, draw_bits
+from benchmarks.common.rank_pool import SIZES, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
     checkpoint_of,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.common.rank_pool import RankPool
 from benchmarks.plan import HELD, TIMED, WORLDS, Looks, compare_memory
-from tests.ranks.pool import RankPool
 
 LOOKS = 5
 CALM = 0.1

@@ -27,7 +27,7 @@ from and_dist.evaluation.probe import Probes
 from and_dist.evaluation.probe_training import Probing
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.runs.console import Display
-from tests.ranks.pool import RankError, RankPool
+from benchmarks.common.rank_pool import RankError, RankPool
 
 SIDE, CLASSES = 8, 4
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.distributed.world import World
 from and_dist.method.discovery import discover
-from tests.ranks.pool import RankPool
+from benchmarks.common.rank_pool import RankPool
 from tests.ranks.scenes import build_scene, shard_of
 
 TEMPERATURE = 0.2

@@ -16,8 +16,8 @@ from and_dist.method.discovery import check_discovery, discover
 from and_dist.method.faiss_search import ExactSearch, check_search
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
+from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests import reference
-from tests.ranks.pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import build_scene, shard_of
 
 TEMPERATURE = 0.2

@@ -9,7 +9,8 @@ from torch import Tensor
 from and_dist.distributed.world import World
 from and_dist.method import loss as loss_module
 from and_dist.method.memory_bank import BankShard
-from and_dist.method.partition import ROWS_PER_BLOCK, Partition
+from and_dist.method.partition_kernels import ROWS_PER_BLOCK
+from and_dist.method.partition_merge import Partition
 from benchmarks.common.one_rank import (
     DIM,
     Rank,
@@ -18,7 +19,8 @@ from benchmarks.common.one_rank import (
     expected_step,
     measure_rank,
 )
-from benchmarks.common.simulated import (
+from benchmarks.common.rank_pool import RankPool
+from benchmarks.common.simulation import (
     check_largest,
     lines_that_grow_with_rows,
     loss_alone,
@@ -26,7 +28,6 @@ from benchmarks.common.simulated import (
     simulated_rank,
 )
 from benchmarks.common.watch import Watch
-from tests.ranks.pool import RankPool
 
 SHARD, QUERIES = 8192, 1024
 """Rows of a rank and queries of all ranks: their logits are 34 MB."""

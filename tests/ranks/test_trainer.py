@@ -11,7 +11,7 @@ import torch
 from and_dist.config.schema import Config
 from and_dist.data.order import Order
 from and_dist.distributed.world import World
-from tests.ranks.pool import RankError, RankPool
+from benchmarks.common.rank_pool import RankError, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
     checkpoint_of,

@@ -18,9 +18,9 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.method.memory_bank import BankShard, shard_range
 from and_dist.models.encoders import build_encoder
 from and_dist.runs.console import Display
+from benchmarks.common.rank_pool import RankError, RankPool
 from tests import reference
 from tests.pictures import cut_header, save_pictures
-from tests.ranks.pool import RankError, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
     checkpoint_of,

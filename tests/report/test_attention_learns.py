@@ -15,9 +15,9 @@ from and_dist.data.datasets import load_images
 from and_dist.data.shapes import SHAPES
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
+from and_dist.evaluation.image_reader import Album
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.report.grad_cam import attend
-from and_dist.report.image_reader import Album
 from tests.pictures import save
 
 COUNT, SIDE, OBJECT, KINDS = 400, 32, 14, 4

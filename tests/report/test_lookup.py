@@ -15,7 +15,7 @@ from and_dist.checkpoint.bank_reader import StoredBank
 from and_dist.checkpoint.reader import load_encoder, open_trained
 from and_dist.data.datasets import load_images
 from and_dist.distributed.world import open_world
-from and_dist.report.image_reader import Album
+from and_dist.evaluation.image_reader import Album
 from tests.conftest import Cli
 from tests.end_to_end.processes import finish, start_ranks
 from tests.pictures import cut_pixels, picture, save

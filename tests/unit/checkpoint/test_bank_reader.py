@@ -11,7 +11,7 @@ from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.storage import as_sharded, save_checkpoint
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import BankShard, shard_range
-from tests.ranks.pool import RankPool
+from benchmarks.common.rank_pool import RankPool
 from tests.ranks.scenes import build_scene
 
 N = 203

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.method.partition import Partition, log_partition, log_partition_of_own, merge
+from and_dist.method.partition import log_partition, log_partition_of_own
+from and_dist.method.partition_merge import Partition, merge
 
 SHAPES = [(252, 507, 123), (1, 1, 1), (3, 20_000, 128), (64, 1003, 16), (700, 41, 8)]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from and_dist.config.load import load_config
-from and_dist.method.partition import is_faster_in_bfloat16
+from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.training.state import choose_products
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -24,10 +24,10 @@ from and_dist.method.entropy import scan_pairs
 from and_dist.method.loss import gather_global_batch, sharded_nll
 from and_dist.method.neighbour_search import MEMORY_BYTES, ShardSearch, search_shards
 from and_dist.method.neighbour_table import all_instances, check_neighbours
-from benchmarks.common.forms import TEMPERATURE
 from benchmarks.common.harness import Benchmark
 from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.one_rank import DIM, Rank, build_shard, unit_features
+from benchmarks.common.peers import TEMPERATURE
 from benchmarks.common.watch import Made, Watch
 
 NEIGHBOURS = 1

@@ -1,0 +1,46 @@
+"""The table of neighbours that a round trains with. N all rows, K neighbours, A anchors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """The table a round trains with, equal on all ranks."""
+
+    neighbours_NK: Tensor
+    """Row ids of an anchor's k nearest rows, nearest first; -1 throughout for an instance."""
+    entropy_N: Tensor
+    """Eq. 5 of every row; nan before the first discovery."""
+    anchors_S: Tensor
+    """Anchors in ascending order of entropy."""
+    recall: float | None = None
+    """Share of an exact search's neighbours that the search of this round found, on a sample."""
+
+
+def all_instances(num_rows: int, num_neighbours: int, device: torch.device) -> Neighbourhoods:
+    """Round 0: every row an instance."""
+    return Neighbourhoods(
+        torch.full((num_rows, num_neighbours), -1, device=device),
+        torch.full((num_rows,), torch.nan, dtype=torch.float64, device=device),
+        torch.empty(0, dtype=torch.int64, device=device),
+    )
+
+
+def check_neighbours(neighbours_SK: Tensor, anchors_S: Tensor, num_rows: int) -> None:
+    """RuntimeError unless every anchor has k distinct neighbours in range, none of them itself."""
+    problems = {
+        "a neighbour out of range": (neighbours_SK < 0) | (neighbours_SK >= num_rows),
+        "itself as a neighbour": neighbours_SK == anchors_S[:, None],
+    }
+    ordered_SK = neighbours_SK.sort(dim=1).values
+    problems["a neighbour twice"] = ordered_SK[:, 1:] == ordered_SK[:, :-1]
+    for problem, is_bad in problems.items():
+        bad_S = is_bad.any(dim=1)
+        if bad_S.any():
+            example = anchors_S[bad_S][0].item()
+            raise RuntimeError(f"{int(bad_S.sum())} anchors have {problem}, row {example} first")
