@@ -1,339 +1,45 @@
-"""`and-dist evaluate RUN`: what a checkpoint is worth, by kNN and by linear classifiers.
-
-RUN/evaluation/CHECKPOINT/knn.json, linear.json, linear-ten-crop.json    figures, and by what
-protocol; bad_images.txt, bad_test_images.txt       what could not be read
-"""
+"""Define `and-dist evaluate`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Annotated
 
-import torch
-from rich.table import Table
-from torch import Tensor
+import typer
 
-from and_dist.checkpoint.reader import (
-    Trained,
-    known_bad,
-    load_bank,
-    load_encoder,
-    open_trained,
-    refuse_damaged,
-)
-from and_dist.config.schema import Config
-from and_dist.data.datasets import load_train_and_test
-from and_dist.data.index import LabelledImages
-from and_dist.data.unreadable import is_list_of
-from and_dist.distributed.collectives import failing_together, gather_objects
-from and_dist.distributed.stop_consensus import heeding
-from and_dist.distributed.watchdog import Guard, Stopped
-from and_dist.distributed.world import World
-from and_dist.evaluation.accuracy import score
-from and_dist.evaluation.evaluator import Evaluator
-from and_dist.evaluation.probe_training import Probing
-from and_dist.method.memory_bank import shard_range
-from and_dist.models.encoders import Encoder, build_encoder, stages
-from and_dist.report.tables import TEST_KEYS
-from and_dist.runs.console import Display
-from and_dist.runs.lock import is_lock
-from and_dist.utils.formatting import percent
-from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
-from and_dist.utils.progress import Advance
-
-MAY_CHANGE = (
-    "data.train",
-    *(f"data.{key}" for key in TEST_KEYS),
-    "data.bad_images",
-    "data.hardware_decoder",
-)
-MOST_CLASSES_SHOWN = 20
-is_figures = is_json_with("run", "checkpoint", "of")
-Figures = dict[str, Any]
+from and_dist.commands.options import Checkpoint, Overrides, Run
 
 
-@dataclass(frozen=True)
-class Assessment:
-    """What is to be evaluated, all of it checked."""
-
-    trained: Trained
-    train: LabelledImages
-    test: LabelledImages
-    with_knn: bool
-    layers: tuple[str, ...]
-    """Of the linear classifiers; none without them."""
-    is_ten_crop: bool
-
-    @property
-    def config(self) -> Config:
-        return self.trained.config
-
-    @property
-    def folder(self) -> Path:
-        return self.trained.evaluation
-
-
-def plan_assessment(
-    run: Path,
-    checkpoint: str | None,
-    overrides: Sequence[str],
-    with_knn: bool,
-    with_linear: bool,
-    layers: str | None,
-    is_ten_crop: bool,
-) -> Assessment:
-    """ValueError for what cannot be; nothing is written."""
-    if not (with_knn or with_linear):
-        raise ValueError("say what to evaluate by: --knn, --linear or both")
-    if layers is not None and not with_linear:
-        raise ValueError("--layers is of --linear; kNN looks at the features alone")
-    trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
-    config = trained.config
-    train, test = load_train_and_test(config.data)
-    if train.index.content_hash != trained.state["images"]["content_hash"]:
-        raise ValueError(
-            f"{run} was trained on other images than data.train={config.data.train} holds now"
-        )
-    chosen = _choose_layers(config, layers) if with_linear else ()
-    if is_ten_crop:
-        _check_ten_crop(config, with_linear)
-    if with_knn and config.evaluation.knn > trained.num_rows:
-        raise ValueError(
-            f"evaluation.knn = {config.evaluation.knn} neighbours are more than the "
-            f"{trained.num_rows} images of data.train={config.data.train}; give "
-            f"evaluation.knn={trained.num_rows} or fewer"
-        )
-    labelled = _check_labels(config, train, test)
-    assessment = Assessment(trained, train, labelled, with_knn, chosen, is_ten_crop)
-    _check_files(assessment)
-    return assessment
-
-
-def _check_files(assessment: Assessment) -> None:
-    """Raise ValueError where what is going to be written would meet a file of somebody else's."""
-    folder = assessment.folder
-    check_writable(folder, str(folder))
-    for kind in ("knn", "linear", "linear-ten-crop"):
-        check_file(folder / f"{kind}.json", is_figures)
-    check_file(folder / "lock", is_lock)
-    check_file(folder / "bad_images.txt", is_list_of(assessment.train.index))
-    check_file(folder / "bad_test_images.txt", is_list_of(assessment.test.index))
-
-
-def run_assessment(assessment: Assessment, world: World, display: Display, guard: Guard) -> None:
-    trained, run = assessment.trained, assessment.config.run
-    guard.watch(trained.run, run.stall_seconds, run.time_limit_seconds)
-    refuse_damaged(trained, world)
-    encoder = load_encoder(trained, world)
-    if assessment.with_knn:
-        _assess_knn(assessment, encoder, world, display, guard)
-    if assessment.layers:
-        _assess_linear(assessment, encoder, world, display, guard)
-
-
-def _assess_knn(
-    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
+def evaluate(
+    context: typer.Context,
+    run: Run,
+    overrides: Overrides = None,
+    knn: Annotated[bool, typer.Option("--knn", help="Weighted kNN, by bank and anew.")] = False,
+    linear: Annotated[
+        bool, typer.Option("--linear", help="Linear classifiers on frozen layers.")
+    ] = False,
+    layers: Annotated[
+        str | None, typer.Option(help="Of --linear, such as conv4,conv5; without it all.")
+    ] = None,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="--linear looks at ten views of a test image.")
+    ] = False,
+    checkpoint: Checkpoint = None,
 ) -> None:
-    config, settings = assessment.config, assessment.config.evaluation
-    protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
-    file = FigureFile(assessment, "knn", {"protocol": protocol}, world, display)
-    if before := file.read():
-        file.show(before)
-        display.say(f"as found before: {file.path}")
-        return
+    """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
+    from and_dist.distributed.collectives import failing_together
+    from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
+    from and_dist.distributed.world import open_world
+    from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
+    from and_dist.runs.console import Display
+    from and_dist.runs.lock import hold_lock
 
-    def phase(what: str) -> AbstractContextManager[Advance]:
-        return heeding(display.phase(what), guard, world, _stop)
-
-    bad = known_bad(assessment.trained, assessment.train)
-    evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, phase)
-    places = evaluator.places_of_both(encoder, load_bank(assessment.trained, world))
-    evaluator.share_bad_images(assessment.folder)
-    names = {"bank": "kNN by the bank", "recomputed": "kNN recomputed"}
-    scores = _score_all(assessment, places, world)
-    file.write(
-        {
-            name: {"says": f"{said}, {evaluator.vote}", **figures}
-            for (name, said), figures in zip(names.items(), scores, strict=True)
-        }
-    )
-
-
-def _stop(request: int) -> None:
-    raise Stopped(request, "with nothing of kNN kept")
-
-
-def _assess_linear(
-    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
-) -> None:
-    probing = Probing(
-        assessment.trained, encoder, assessment.train, assessment.layers, world, display, guard
-    )
-    probing.train()
-    places_LM = probing.places(assessment.test, assessment.is_ten_crop)
-    how = "ten crops" if assessment.is_ten_crop else "one view"
-    protocol = {"linear": assessment.config.evaluation.linear.model_dump(mode="json")}
-    about = {"protocol": protocol, "ten_crop": assessment.is_ten_crop}
-    kind = "linear-ten-crop" if assessment.is_ten_crop else "linear"
-    file = FigureFile(assessment, kind, about, world, display)
-    losses = zip(*probing.losses, strict=True)
-    scores = _score_all(assessment, list(places_LM), world)
-    file.write(
-        {
-            layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(of_layer)}
-            for layer, figures, of_layer in zip(assessment.layers, scores, losses, strict=True)
-        }
-    )
-
-
-class FigureFile:
-    """One of the files; what it holds of other weights, images or another protocol is not ours."""
-
-    def __init__(
-        self, assessment: Assessment, kind: str, about: Figures, world: World, display: Display
-    ) -> None:
-        trained, test = assessment.trained, assessment.test
-        self.path = assessment.folder / f"{kind}.json"
-        self._world, self._display = world, display
-        self._title = f"{trained.config.name}, {trained.checkpoint.name}"
-        self._record = {
-            "run": trained.config.name,
-            "checkpoint": trained.checkpoint.name,
-            "weights": trained.weights,
-            "round": trained.state["progress"]["round_index"],
-            "train": assessment.config.data.train,
-            **{key: getattr(assessment.config.data, key) for key in TEST_KEYS},
-            "test_images": test.index.content_hash,
-            **about,
-        }
-
-    def read(self) -> Figures:
-        """What was found before, on every rank as the coordinator sees it."""
-        found: Figures = {}
-        with failing_together(self._world, f"reading {self.path}"):
-            if self._world.is_coordinator and self.path.exists():
-                found = json.loads(self.path.read_text())
-        (found, *_) = gather_objects(self._world, found)
-        is_same = all(found.get(key) == value for key, value in self._record.items())
-        return dict(found["of"]) if is_same else {}
-
-    def write(self, of: Figures) -> None:
-        """Beside what was found before: of every layer alone, they do not meet."""
-        record = {**self._record, "of": self.read() | of}
-        with failing_together(self._world, f"writing {self.path}"):
-            if self._world.is_coordinator:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
-        self.show(of)
-        self._display.say(f"written to {self.path}")
-
-    def show(self, of: Figures) -> None:
-        self._display.show(as_table(of, self._title))
-        self._display.show(as_class_table(of))
-
-
-def _score_all(
-    assessment: Assessment, places: Sequence[Tensor], world: World
-) -> list[dict[str, Any]]:
-    test = assessment.test
-    assert test.labels_N is not None
-    start, stop = shard_range(len(test.index), world.rank, world.size)
-    labels_M = torch.tensor(test.labels_N[start:stop])
-    found = [score(places_M, labels_M, test.class_names, world) for places_M in places]
-    for figures in found:
-        figures["unreadable"] += len(test.left_out)
-    return found
-
-
-def as_table(of: Figures, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("by")
-    for column in ("top-1 %", "95 % interval", "top-5 %", "images"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for figures in of.values():
-        low, high = figures["interval"]
-        unread = f", {figures['unreadable']:,} unreadable" if figures["unreadable"] else ""
-        table.add_row(
-            figures["says"],
-            percent(figures["top1"]),
-            f"{percent(low)} - {percent(high)}",
-            percent(figures["top5"]),
-            f"{figures['images']:,}{unread}",
-        )
-    return table
-
-
-def as_class_table(of: Figures) -> Table:
-    """Top-1 of every class; of many, the worst and the best by what is evaluated last."""
-    kinds = list(of)
-    last = of[kinds[-1]]["per_class"]
-    known = sorted((name for name in last if last[name] is not None), key=last.__getitem__)
-    half = MOST_CLASSES_SHOWN // 2
-    shown = known if len(known) <= MOST_CLASSES_SHOWN else [*known[:half], *known[-half:]]
-    title = "top-1 % by class" + ("" if shown == known else f", {half} worst and {half} best")
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for kind in kinds:
-        table.add_column(kind, justify="right", no_wrap=True)
-    for name in shown:
-        table.add_row(name, *(percent(of[kind]["per_class"][name]) for kind in kinds))
-    return table
-
-
-def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
-    known = list(stages(build_encoder(config.encoder, 0)))
-    chosen = known if layers is None else [name.strip() for name in layers.split(",")]
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise ValueError(
-            f"--layers {','.join(unknown)}: encoder.name={config.encoder.name} has "
-            f"{', '.join(known)}"
-        )
-    return tuple(dict.fromkeys(chosen))
-
-
-def _check_ten_crop(config: Config, with_linear: bool) -> None:
-    data = config.data
-    if not with_linear:
-        raise ValueError("--ten-crop is of --linear; kNN looks at one view an image")
-    if data.test_resize is None or data.test_resize <= data.image_size:
-        raise ValueError(
-            f"--ten-crop cuts corners of {data.image_size} pixels out of test images whose "
-            f"shorter side is data.test_resize = {data.test_resize}: it has to be larger, such as "
-            f"data.test_resize={data.image_size * 8 // 7}"
-        )
-
-
-def _check_labels(
-    config: Config, train: LabelledImages, test: LabelledImages | None
-) -> LabelledImages:
-    """The test images, whose classes are all known."""
-    data = config.data
-    if test is None:
-        raise ValueError("evaluation needs test images: data.test=FOLDER with class folders")
-    for key, source, images in (("train", data.train, train), ("test", data.test, test)):
-        if images.labels_N is None:
-            raise ValueError(
-                f"evaluation needs labels, and data.{key}={source} has none: right are class "
-                "folders, or a prepared set with labels"
-            )
-    assert train.labels_N is not None
-    assert test.labels_N is not None
-    unseen = sorted(set(test.labels_N.tolist()) - set(train.labels_N.tolist()))
-    if unseen:
-        names = ", ".join(test.class_names[label] for label in unseen)
-        raise ValueError(
-            f"data.test={data.test} has classes of which data.train={data.train} shows no image "
-            f"(data.limit = {data.limit}): {names}"
-        )
-    classes = len(set(train.labels_N.tolist()))
-    if len(test.index) < classes:
-        raise ValueError(
-            f"data.test={data.test} has {len(test.index)} images for {classes} classes; an "
-            f"accuracy takes at least one a class (data.limit_test = {data.limit_test})"
-        )
-    return test
+    planned = plan_assessment(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
+    settings = planned.config.run
+    timeout = timedelta(seconds=settings.stall_seconds + SECONDS_BEYOND_STALL)
+    with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:
+        with failing_together(world, "opening the folder of the evaluation"):
+            if world.is_coordinator:
+                held.enter_context(hold_lock(planned.folder, "evaluated", "wait for it or end it"))
+        run_assessment(planned, world, Display(is_shown=world.is_coordinator), context.obj)

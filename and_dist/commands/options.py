@@ -1,9 +1,9 @@
-"""What several commands of `and-dist` take."""
+"""Define the options that several commands of `and-dist` share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,7 +11,17 @@ ConfigFiles = Annotated[
     list[Path] | None,
     typer.Option("--config", "-c", help="YAML file; several merge from left to right."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist already.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, such as optim.lr=0.06; wins over files.")
 ]
+Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Such as r01-e0020; without it the newest.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist already.")]
+BadImages = Annotated[str, typer.Option(help="stop or skip.")]
+
+
+def parse_bad_images(given: str) -> Literal["stop", "skip"]:
+    """Return what --bad-images asks for; ValueError for anything else."""
+    if given not in ("stop", "skip"):
+        raise ValueError(f"--bad-images {given} is not one of: stop, skip")
+    return "stop" if given == "stop" else "skip"

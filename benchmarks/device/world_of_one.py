@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from and_dist.commands.train import run_training
 from and_dist.distributed import collectives
 from and_dist.distributed import world as worlds
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import World, open_world
+from and_dist.training.session import run_training
 from benchmarks.device.requirements import require_gpu
 from tests.ranks.runs import debug_config, losses_of
 

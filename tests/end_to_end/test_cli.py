@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.commands.train import no_longer_refusing
 from and_dist.distributed.launch_env import SharedFailure
+from and_dist.training.session import no_longer_refusing
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end import processes

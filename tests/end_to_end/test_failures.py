@@ -23,7 +23,7 @@ SECONDS_TO_END = 10
 @pytest.fixture(scope="module")
 def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose bank takes 32 MB, so that there is something to run out of."""
-    from and_dist.commands.train import run_training
+    from and_dist.training.session import run_training
 
     config = debug_config(
         tmp_path_factory.mktemp("wide"),

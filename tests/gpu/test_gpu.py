@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from and_dist.commands.evaluate import plan_assessment, run_assessment
-from and_dist.commands.train import run_training
 from and_dist.config.schema import PEERS, DataConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
@@ -19,11 +17,13 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.launch_env import Layout
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import choose_device, open_world
+from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
 from and_dist.method.discovery import discover
 from and_dist.method.faiss_search import EXACT
 from and_dist.method.memory_bank import BankShard
 from and_dist.method.partition import log_partition
 from and_dist.runs.console import Display
+from and_dist.training.session import run_training
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of

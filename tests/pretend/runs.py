@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from and_dist.commands.train import run_training
 from and_dist.config.schema import Config
 from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import Guard
+from and_dist.training.session import run_training
 from and_dist.training.trainer import Trainer
 from tests.pretend.device import pretend_gpu
 from tests.ranks.runs import debug_config

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from and_dist.commands.evaluate import plan_assessment, run_assessment
-from and_dist.commands.train import run_training
 from and_dist.config.schema import PEERS
 from and_dist.distributed.watchdog import Guard
 from and_dist.distributed.world import open_world
+from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
 from and_dist.runs.console import Display
+from and_dist.training.session import run_training
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import config_for, train_on, waits_of_steps
 from tests.ranks.runs import losses_of

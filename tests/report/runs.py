@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from and_dist.cli import main
-from and_dist.commands.train import run_training
 from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import Guard
+from and_dist.training.session import run_training
 from slurm.testcluster.cluster import PATIENCE
 from tests.pictures import picture, save
 

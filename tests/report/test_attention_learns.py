@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from and_dist.checkpoint.reader import load_encoder, open_trained
-from and_dist.commands.train import run_training
 from and_dist.config.load import load_config
 from and_dist.data.datasets import load_images
 from and_dist.data.shapes import SHAPES
@@ -18,6 +17,7 @@ from and_dist.distributed.world import open_world
 from and_dist.evaluation.image_reader import Album
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.report.grad_cam import attend
+from and_dist.training.session import run_training
 from tests.pictures import save
 
 COUNT, SIDE, OBJECT, KINDS = 400, 32, 14, 4

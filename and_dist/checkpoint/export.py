@@ -1,0 +1,171 @@
+"""`and-dist export`: the encoder of a checkpoint for other programs, and a card about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from and_dist.checkpoint.model_card import CARD, Format, describe_model, torchvision_head
+from and_dist.checkpoint.reader import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.config.schema import Config
+from and_dist.distributed.world import World
+from and_dist.models.encoders import Encoder
+from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
+from and_dist.utils.owned_files import IsOurs, always, never, sum_of, write_file
+
+FILES: dict[Format, str] = {
+    "torchvision": "encoder.pth",
+    "safetensors": "encoder.safetensors",
+    "onnx": "encoder.onnx",
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be written, all of it checked."""
+
+    trained: Trained
+    format: Format
+    has_head: bool
+    out: Path
+    may_replace: IsOurs | None
+    """Says which files in `out` may be replaced; None replaces it whole, if it is all ours."""
+
+    @property
+    def config(self) -> Config:
+        return self.trained.config
+
+    @property
+    def file(self) -> Path:
+        return self.out / FILES[self.format]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Return the names of both files."""
+        return CARD, self.file.name
+
+
+def plan_export(
+    run: Path,
+    checkpoint: str | None,
+    format_name: str,
+    has_head: bool,
+    out: Path | None,
+    force: bool = False,
+) -> Export:
+    """ValueError for what cannot be; nothing is written."""
+    chosen = next((known for known in FILES if known == format_name), None)
+    if chosen is None:
+        raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
+    trained = open_trained(run, checkpoint)
+    config = trained.config
+    if chosen == "torchvision" and torchvision_head(config.encoder.name) is None:
+        raise ValueError(
+            f"encoder.name={config.encoder.name} is no model of torchvision's; "
+            "safetensors and onnx take every encoder"
+        )
+    if chosen == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
+        raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
+    head = "" if has_head else "-headless"
+    default = run / "export" / f"{trained.checkpoint.name}-{chosen}{head}"
+    may_replace = always if force else never if out else None
+    export = Export(trained, chosen, has_head, out or default, may_replace)
+    check_results(export.out, export.names, may_replace, names_of_export)
+    return export
+
+
+def run_export(export: Export, world: World) -> None:
+    """In a world of one."""
+    refuse_damaged(export.trained, world)
+    encoder = load_encoder(export.trained, world)
+    with publish_results(export.out, export.names, export.may_replace, names_of_export) as folder:
+        file = folder / export.file.name
+        if export.format == "torchvision":
+            name, has_head = export.config.encoder.name, export.has_head
+            torch.save(as_torchvision(encoder, name, has_head), file)
+        elif export.format == "safetensors":
+            save_file(_plain_weights(encoder, export.has_head), file, _metadata(export))
+        else:
+            _write_onnx(encoder, export, file)
+        card = describe_model(
+            export.trained, export.format, export.has_head, export.file.name, sum_of(file)
+        )
+        write_file(folder / CARD, card)
+
+
+def names_of_export(folder: Path) -> Container[str] | None:
+    """Return the names of an earlier export's files by its card; None where none of ours lies."""
+    pattern = (
+        r"(?s)# [^\n]*\n\nTrained with and-dist by .*?\n- file: `(encoder\.\w+)`[^\n]*\n"
+        r"(?:- sha256: `(\w+)`)?"
+    )
+    try:
+        found = re.match(pattern, (folder / CARD).read_text())
+    except (OSError, ValueError):
+        return None
+    if found is None:
+        return None
+    name, known = found.groups()
+    # Cards of earlier revisions do not say what the file's sum is.
+    return {CARD, name} if known is None else {CARD, *names_with_sums(folder, {name: known})}
+
+
+def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
+    """A state dict under torchvision's names; our head is its last layer."""
+    head = torchvision_head(name)
+    assert head is not None
+    weights = {k.removeprefix("trunk."): v for k, v in _plain_weights(encoder, False).items()}
+    if has_head:
+        weights |= {head + k: v for k, v in encoder.head.state_dict().items()}
+    return weights
+
+
+class Pixels(nn.Module):
+    """What leaves as ONNX: normalised images -> features of unit norm, or what the trunk gives."""
+
+    def __init__(self, encoder: Encoder, has_head: bool) -> None:
+        super().__init__()
+        self.trunk = encoder.trunk
+        self.head = encoder.head if has_head else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.trunk(images)
+        return features if self.head is None else functional.normalize(self.head(features), dim=1)
+
+
+def _plain_weights(encoder: Encoder, has_head: bool) -> dict[str, Tensor]:
+    weights = encoder.state_dict()
+    return {k: v.contiguous() for k, v in weights.items() if has_head or k.startswith("trunk.")}
+
+
+def _metadata(export: Export) -> dict[str, str]:
+    """Text alone, as safetensors has it."""
+    return {
+        "format": "pt",
+        "config": json.dumps(export.config.model_dump(mode="json")),
+        "checkpoint": export.trained.checkpoint.name,
+        "content_hash": export.trained.state["images"]["content_hash"],
+    }
+
+
+def _write_onnx(encoder: Encoder, export: Export, file: Path) -> None:
+    side = export.config.data.image_size
+    torch.onnx.export(
+        Pixels(encoder, export.has_head).eval(),
+        (torch.zeros(2, 3, side, side),),
+        str(file),
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )

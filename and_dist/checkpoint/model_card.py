@@ -1,0 +1,131 @@
+"""Write the card of an exported encoder: what it is, how to feed it and how well it does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import yaml
+
+from and_dist.checkpoint.reader import Trained
+from and_dist.config.schema import DataConfig, EncoderConfig
+from and_dist.runs.metrics_file import read_metrics
+from and_dist.utils.formatting import percent
+
+Format = Literal["torchvision", "safetensors", "onnx"]
+
+
+CARD = "README.md"
+
+
+def describe_model(
+    trained: Trained, kind: Format, has_head: bool, file_name: str, sha256: str
+) -> str:
+    """Return the card: what it is, how to feed it, what it was trained on and how well it does."""
+    config, progress, images = trained.config, trained.state["progress"], trained.state["images"]
+    epochs = config.epochs_of(progress["round_index"])
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).strip()
+    paragraphs = [
+        f"# {config.name}: {config.encoder.name}",
+        f"Trained with and-dist by {_describe_method(config.method)}; checkpoint "
+        f"{trained.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
+        f"{progress['round_index']} of {config.last_round}.",
+        f"- file: `{file_name}`, {_describe_output(config.encoder, has_head)}\n"
+        f"- sha256: `{sha256}`\n"
+        f"- input: {_describe_input(config.data)}\n"
+        f"- trained on: {config.data.train}, {images['rows']:,} images, "
+        f"manifest hash `{images['content_hash']}`",
+        _how_to_load(kind, config.encoder, has_head),
+        _table_of_rounds(trained),
+        f"kNN with {config.evaluation.votes_among(images['rows'])}. Consistency and kNN come from "
+        "labels that training has not seen; - where there are none.",
+        f"## Config\n\n```yaml\n{settings}\n```",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _describe_method(method: str) -> str:
+    if method == "and":
+        return "Anchor Neighbourhood Discovery, without labels"
+    return f"method={method}, " + ("with labels" if method == "supervised" else "without labels")
+
+
+def _describe_output(encoder: EncoderConfig, has_head: bool) -> str:
+    """Describe what the exported encoder gives for an image."""
+    if has_head:
+        return f"with its head: features of unit norm, {encoder.feature_dim} long"
+    return "without its head: what the trunk gives"
+
+
+def _describe_input(data: DataConfig) -> str:
+    """Describe the images that the exported encoder takes."""
+    cut = f"shorter side to {data.test_resize}, centre crop" if data.test_resize else "whole image"
+    return (
+        f"RGB in 0..1, {data.image_size} x {data.image_size} ({cut}), minus {list(data.mean)}, "
+        f"divided by {list(data.std)}"
+    )
+
+
+def _table_of_rounds(trained: Trained) -> str:
+    """Return a table of the rounds that the checkpoint has finished."""
+    lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
+    progress = trained.state["progress"]
+    is_whole = progress["epochs"] == trained.config.epochs_of(progress["round_index"])
+    for r in read_metrics(trained.run / "metrics.jsonl", "round"):
+        if r["round"] < progress["round_index"] or (
+            r["round"] == progress["round_index"] and is_whole
+        ):
+            shares = [percent(r[key]) for key in ("consistency", "knn_bank", "knn")]
+            lines.append(f"| {r['round']} | {r['anchors']:,} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def torchvision_head(name: str) -> str | None:
+    """What torchvision calls the last layer; None where the trunk is no model of its."""
+    if "resnet" in name:
+        return "fc."
+    return "classifier.6." if name == "torchvision_alexnet" else None
+
+
+def _how_to_load(kind: Format, encoder: EncoderConfig, has_head: bool) -> str:
+    """Return the lines of Python that load the exported file."""
+    lines = {
+        "onnx": _LOAD_ONNX,
+        "safetensors": _LOAD_SAFETENSORS.format(name=encoder.name, dim=encoder.feature_dim),
+        "torchvision": _load_torchvision(encoder.name, encoder.feature_dim, has_head),
+    }[kind]
+    return f"```python\n{lines}\n```"
+
+
+_LOAD_ONNX = """\
+session = onnxruntime.InferenceSession("encoder.onnx")
+(features,) = session.run(None, {"images": images})  # float32, B x 3 x H x W"""
+
+
+_LOAD_SAFETENSORS = """\
+from pathlib import Path
+
+from and_dist.config.schema import EncoderConfig
+from and_dist.models.encoders import build_encoder
+from and_dist.models.pretrained import load_weights
+
+encoder = build_encoder(EncoderConfig(name="{name}", feature_dim={dim}), seed=0)
+load_weights(encoder, Path("encoder.safetensors"))
+
+# or train on from it: and-dist train ... encoder.weights=encoder.safetensors"""
+
+
+def _load_torchvision(name: str, dim: int, has_head: bool) -> str:
+    """Lines that make the model the state dict fits."""
+    is_alexnet = name == "torchvision_alexnet"
+    model = name.removeprefix("cifar_").removeprefix("torchvision_")
+    lines = [f"model = torchvision.models.{model}()"]
+    if name.startswith("cifar_"):
+        lines.append("model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)")
+        lines.append("model.maxpool = torch.nn.Identity()")
+    last = "model.classifier[6]" if is_alexnet else "model.fc"
+    layer = f"torch.nn.Linear({last}.in_features, {dim})" if has_head else "torch.nn.Identity()"
+    lines.append(f"{last} = {layer}")
+    lines.append('model.load_state_dict(torch.load("encoder.pth", weights_only=True))')
+    if has_head:
+        lines.append("features = torch.nn.functional.normalize(model(images), dim=1)")
+    return "\n".join(lines)

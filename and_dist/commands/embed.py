@@ -1,0 +1,37 @@
+"""Define `and-dist embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from and_dist.commands.options import BadImages, Checkpoint, Force, Run, parse_bad_images
+
+
+def embed(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="Images: class folders, flat, or prepared.")],
+    out: Annotated[Path, typer.Option(help="File for [N, D] float32, such as features.npy.")],
+    bad_images: BadImages = "stop",
+    checkpoint: Checkpoint = None,
+    force: Force = False,
+) -> None:
+    """Write the features of any images, and their names beside them; under torchrun too."""
+    from and_dist.checkpoint.reader import open_trained
+    from and_dist.data.datasets import load_images
+    from and_dist.distributed.world import open_world
+    from and_dist.evaluation.embed_images import check_features_file, embed_images
+    from and_dist.runs.console import Display
+    from and_dist.utils.owned_files import recognise_output
+
+    policy = parse_bad_images(bad_images)
+    may_replace = recognise_output(force, is_named=True)
+    check_features_file(out, may_replace)
+    trained = open_trained(run, checkpoint)
+    images = load_images(str(folder), None, "FOLDER", bad_images)
+    settings = trained.config.run
+    with open_world(settings.device, settings.threads) as world:
+        display = Display(is_shown=world.is_coordinator)
+        embed_images(trained, images, policy, out, may_replace, world, display)

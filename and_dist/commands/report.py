@@ -1,0 +1,48 @@
+"""Define `and-dist report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from and_dist.commands.options import Force, Run
+
+
+def report(
+    run: Run,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Another run beside it; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File; without it RUN/report.html.")] = None,
+    follows: Annotated[
+        bool, typer.Option("--follow", help="Serve it to this machine, again and again.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --follow; 0 takes any that is free.")] = 0,
+    every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.")] = 10.0,
+    force: Force = False,
+) -> None:
+    """Write one HTML page that shows what a run did and learned, and needs nothing else."""
+    from and_dist.distributed.world import open_world
+    from and_dist.report.build import gather, is_report, read_histories, write_page
+    from and_dist.report.serve import Pages, follow
+    from and_dist.runs.console import Display
+    from and_dist.utils.owned_files import check_output, recognise_output
+
+    if follows and out:
+        raise ValueError("--follow serves a page and writes none: leave --out away")
+    if not 0 <= port <= 65535 or every <= 0:
+        raise ValueError(
+            f"--port {port} --every {every:g}: --port must be 0 to 65535, --every positive"
+        )
+    histories, display = read_histories(run, compare or []), Display(is_shown=True)
+    may_replace = recognise_output(force, out is not None, is_report)
+    out = out or run / "report.html"
+    if not follows:
+        check_output(out, "--out", may_replace)
+    with open_world("cpu") as world:
+        if follows:
+            follow(Pages(run, compare or [], world, display), port, every, display.say)
+        size = write_page(histories, gather(histories[0], world, display.phase), out, may_replace)
+    display.say(f"written to {out}, {size / 1e6:.1f} MB")
