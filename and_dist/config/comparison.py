@@ -51,3 +51,7 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
         for key in sorted(mine.keys() | other.keys())
         if key.split(".")[0] not in FREE_OF_IDENTITY and mine.get(key) != other.get(key)
     ]
+
+
+TEST_KEYS = ("test", "limit_test", "test_resize")
+"""Of config.data: which test images, and how they are seen."""

@@ -25,6 +25,7 @@ from and_dist.checkpoint.reader import (
     open_trained,
     refuse_damaged,
 )
+from and_dist.config.comparison import TEST_KEYS
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
@@ -38,7 +39,6 @@ from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.probe_training import Probing
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
-from and_dist.report.tables import TEST_KEYS
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
 from and_dist.utils.formatting import percent

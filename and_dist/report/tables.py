@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config.comparison import OF_NO_RESULT, PATHS, is_among
+from and_dist.config.comparison import OF_NO_RESULT, PATHS, TEST_KEYS, is_among
 from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
@@ -19,8 +19,6 @@ NOT_OF_A_KIND = (*OF_NO_RESULT, "paper", "evaluation.every", "evaluation.baselin
 """Keys, or sections, in which runs of one kind may differ."""
 LABELS = {"knn": "kNN"}
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
-TEST_KEYS = ("test", "limit_test", "test_resize")
-"""Of config.data: which test images, and how they are seen."""
 EVALUATIONS = ("knn", "linear", "linear-ten-crop")
 """Files that `and-dist evaluate` writes."""
 BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
