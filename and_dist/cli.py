@@ -23,14 +23,14 @@ from and_dist.commands.report import report
 from and_dist.commands.table import table
 from and_dist.commands.train import train
 from and_dist.distributed.launch_env import (
-    SharedFailure,
+    AllRanksError,
     end_launcher,
+    is_first_of_node,
+    is_rank_zero,
     named_rank,
-    names_first_of_node,
-    names_first_rank,
-    read_layout,
+    read_launch_env,
 )
-from and_dist.distributed.watchdog import TRY_AGAIN, Guard, Stopped
+from and_dist.distributed.watchdog import TRY_AGAIN, Stopped, Watchdog
 from and_dist.utils.formatting import safe_lines
 
 app = typer.Typer(
@@ -56,10 +56,10 @@ def refuse(error: ValueError) -> NoReturn:
     """Mostly all ranks refuse the same. The first of each node says so at once; the others speak if
     nobody has ended them since, as torchrun does where the first has failed."""
     said = safe_lines(str(error))
-    if names_first_rank():
+    if is_rank_zero():
         print(f"and-dist: {said}", file=sys.stderr)
     else:
-        if not names_first_of_node():
+        if not is_first_of_node():
             time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"and-dist: rank {named_rank()}: {said}", file=sys.stderr)
     sys.exit(2)
@@ -67,20 +67,20 @@ def refuse(error: ValueError) -> NoReturn:
 
 def main() -> None:
     try:
-        with Guard() as guard:
-            app(obj=guard)
+        with Watchdog() as watchdog:
+            app(obj=watchdog)
     except ValueError as error:
         refuse(error)
     except Stopped as request:
-        if names_first_rank():
+        if is_rank_zero():
             print(f"and-dist: stopped by {request}; the same command goes on", file=sys.stderr)
         if request.ends_the_job:
             end_launcher()
         sys.exit(TRY_AGAIN)
-    except SharedFailure as error:
-        if names_first_rank():
+    except AllRanksError as error:
+        if is_rank_zero():
             print(f"and-dist: {error}", file=sys.stderr)
         sys.exit(1)
     except (RuntimeError, OSError) as error:
-        print(f"and-dist: rank {read_layout().rank}: {error}", file=sys.stderr)
+        print(f"and-dist: rank {read_launch_env().rank}: {error}", file=sys.stderr)
         sys.exit(1)

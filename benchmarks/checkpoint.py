@@ -19,11 +19,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.storage import as_sharded, find_damage, find_whole, save_checkpoint
+from and_dist.checkpoint.storage import (
+    as_sharded,
+    find_corruption,
+    find_latest_valid,
+    save_checkpoint,
+)
 from and_dist.config.load import load_config
 from and_dist.distributed.world import World, open_world
 from and_dist.models.encoders import build_encoder
-from and_dist.training.checkpointing import Saver
+from and_dist.training.checkpointing import AsyncWriter
 from and_dist.training.state import RunState, build_bank, build_state
 from benchmarks.common.harness import Benchmark, parse_arguments
 from benchmarks.common.memory import extra_peak_mb
@@ -51,7 +56,7 @@ class Checkpoints:
 
     def __init__(self, state: RunState, folder: Path, world: World) -> None:
         self.state, self.folder, self.world = state, folder, world
-        self.saver = Saver(folder, world, 2, lambda _: False)
+        self.saver = AsyncWriter(folder, world, 2, lambda _: False)
         self.factor_MM = torch.rand(512, 512)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -73,7 +78,7 @@ class Checkpoints:
         return saved.waited, saved.took
 
     def load(self) -> None:
-        found = find_whole(self.folder, self.world, print)
+        found = find_latest_valid(self.folder, self.world, print)
         assert found is not None
         self.state.load(*found, self.world)
 
@@ -122,7 +127,7 @@ def measure(checkpoints: Checkpoints, repeats: int) -> dict[str, list[float]]:
 
 def measure_memory(checkpoints: Checkpoints) -> dict[str, float]:
     """Of the first of each: the copies that the thread writes stay for the next."""
-    checkpoints.saver = Saver(checkpoints.folder, checkpoints.world, 2, lambda _: False)
+    checkpoints.saver = AsyncWriter(checkpoints.folder, checkpoints.world, 2, lambda _: False)
     return {
         TORCH_SAVE: extra_peak_mb(checkpoints.torch_save),
         ALONE: extra_peak_mb(checkpoints.save_alone),
@@ -161,7 +166,7 @@ def main() -> None:
         checkpoints.assert_equal()
         seconds = measure(checkpoints, given.repeats)
         peaks = measure_memory(checkpoints)
-        assert not find_damage(folder / "r00-e0002", world)
+        assert not find_corruption(folder / "r00-e0002", world)
         size = sum(file.stat().st_size for file in (folder / "r00-e0002").iterdir()) / 1e6
         for name, repeats in seconds.items():
             benchmark.add(name, repeats, size, "MB", peaks.get(name))

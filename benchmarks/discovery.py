@@ -30,7 +30,7 @@ from and_dist.distributed.world import World, open_world
 from and_dist.method.curriculum import select_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.entropy import scan_pairs
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.method.neighbour_search import (
     RECALL,
     Approximate,
@@ -87,7 +87,7 @@ def topk_in_blocks(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
     start, stop = shard_range(len(bank_ND), world.rank, world.size)
-    bank = BankShard(bank_ND[start:stop], start, len(bank_ND), 0.5)
+    bank = MemoryBank(bank_ND[start:stop], start, len(bank_ND), 0.5)
     return discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
 
 
@@ -110,9 +110,9 @@ def assert_equal(bank_ND: Tensor, world: World) -> dict[str, float]:
     """All exact forms agree, with each other and with float64; figures of how closely."""
     flat, fused = ours(bank_ND, world, "Flat"), ours(bank_ND, world, "fused")
     assert torch.equal(flat.neighbours_NK, fused.neighbours_NK)
-    assert torch.equal(flat.anchors_S, fused.anchors_S)
+    assert torch.equal(flat.anchors_A, fused.anchors_A)
     wide_ND = bank_ND.double()
-    bank = BankShard(wide_ND, 0, len(wide_ND), 0.5)
+    bank = MemoryBank(wide_ND, 0, len(wide_ND), 0.5)
     exact_N = scan_pairs(bank, world, TEMPERATURE, MEMORY_BYTES).entropy_S
     for form in (published, topk_in_blocks):
         entropy_N, neighbours_NK = form(bank_ND)
@@ -160,7 +160,7 @@ def measure_sizes(
         share = (exact.neighbours_NK == found.neighbours_NK).double().mean().item()
         benchmark.facts[f"{ivf} at {at}"] = f"recall {share:.4f}, reported {found.recall:.4f}"
         benchmark.facts[f"recall at {at}"] = share
-        assert torch.equal(exact.anchors_S, found.anchors_S)
+        assert torch.equal(exact.anchors_A, found.anchors_A)
 
 
 def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
@@ -207,7 +207,7 @@ def measure_16_bits(benchmark: Benchmark, bank_ND: Tensor, world: World) -> None
     half = len(bank_ND) // 2
     for dtype in (torch.float16, torch.bfloat16):
         found = ours(bank_ND.to(dtype), world, "Flat")
-        same = torch.isin(found.anchors_S[:half], exact.anchors_S[:half]).double().mean()
+        same = torch.isin(found.anchors_A[:half], exact.anchors_A[:half]).double().mean()
         near = (found.neighbours_NK == exact.neighbours_NK).double().mean()
         name = str(dtype).removeprefix("torch.")
         benchmark.facts[f"{name} bank, {len(bank_ND):,} rows"] = (
@@ -221,8 +221,8 @@ def measure_coordinator(benchmark: Benchmark) -> None:
     table_NK = torch.arange(1, IMAGENET + 1)[:, None] % IMAGENET
 
     def alone() -> None:
-        anchors_S = select_anchors(entropy_N, IMAGENET)
-        check_neighbours(table_NK[anchors_S], anchors_S, IMAGENET)
+        anchors_A = select_anchors(entropy_N, IMAGENET)
+        check_neighbours(table_NK[anchors_A], anchors_A, IMAGENET)
 
     benchmark.measure({"coordinator alone, 1.28M": alone}, 5, {"coordinator alone, 1.28M": 1}, "")
 
@@ -278,7 +278,7 @@ def work(file: str, search: str, threads: int) -> None:
     with open_world("cpu", threads) as world:
         bank_ND = torch.load(file, mmap=True)
         start, stop = shard_range(len(bank_ND), world.rank, world.size)
-        bank = BankShard(bank_ND[start:stop].clone(), start, len(bank_ND), 0.5)
+        bank = MemoryBank(bank_ND[start:stop].clone(), start, len(bank_ND), 0.5)
         small = "IVF16,Flat" if search.startswith("IVF") else search
         ours(bank_ND[:2000].clone(), world, small)
 

@@ -28,7 +28,7 @@ from and_dist.data.loader import FeatureLoader, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
-from and_dist.evaluation.accuracy import places_of
+from and_dist.evaluation.accuracy import rank_of_true_class
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
@@ -92,7 +92,7 @@ def dense(data: Data) -> Tensor:
         weights_QK1 = (similarity_QK / TEMPERATURE).exp()[:, :, None]
         votes_QC = (votes_QKC * weights_QK1).sum(dim=1)
         has_vote_Q = votes_QC.gather(1, labels_Q[:, None])[:, 0] > 0
-        places.append(places_of(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1))
+        places.append(rank_of_true_class(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1))
     return torch.cat(places)
 
 
@@ -150,7 +150,7 @@ def one_layer(encoder: Encoder, name: str, images_BCHW: Tensor) -> Tensor:
     raise AssertionError
 
 
-class Probing:
+class ProbeTraining:
     """Both ways to train a classifier on every layer, from the same weights on."""
 
     def __init__(self, encoder: Encoder, classes: int, images: Callable[[], Iterator[Tensor]]):
@@ -208,7 +208,7 @@ def measure_probes(
             for batch in loader.batches(0):
                 yield batch.images_BCHW
 
-        probing = Probing(encoder, CLASSES, images)
+        probing = ProbeTraining(encoder, CLASSES, images)
         torch.testing.assert_close(probing.one_pass(), probing.pass_a_layer())
         cases = {
             "probes, one pass": probing.one_pass,

@@ -23,7 +23,7 @@ from and_dist.data.preparation.prepare import Job, prepare
 from and_dist.data.transcode import PackOptions
 from and_dist.distributed.world import World, open_world
 from and_dist.method.entropy import scan_pairs
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.neighbour_search import ShardSearch
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.planning.costs import cost_of
@@ -34,8 +34,8 @@ from benchmarks.common.measured_rates import (
     DIM,
     TEMPERATURE,
     Case,
+    RunSpec,
     Seconds,
-    Wanted,
     curves,
     encoder_cases,
     least_seconds,
@@ -54,13 +54,13 @@ from benchmarks.plan import STEPS, TOGETHER, framework_bytes, waits_of
 
 LARGE = "alexnet"
 """Encoders that are not measured themselves are taken to be as fast for their operations."""
-WANTED = Wanted(
+WANTED = RunSpec(
     images={"tiny": (16, 64, 256), "small": (16, 64, 256), LARGE: (8, 32)},
     queries=(32, 128, 512),
     loaded=(16, 64, 256),
     dtypes=("float32", "bfloat16"),
 )
-SMOKE = Wanted(
+SMOKE = RunSpec(
     images={"tiny": (16, 64), LARGE: (4,)},
     queries=(32, 128),
     loaded=(16,),
@@ -80,7 +80,7 @@ def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Secon
     torch.set_num_threads(threads)
     alone = World(0, 1, 0, 1, world.device, world.group, world.side_group)
     rows_SD = unit_rows(rows, world.device)
-    bank, shard = BankShard(rows_SD, 0, rows, 0.5), ShardSearch(rows_SD, 0, 1, MEMORY_BYTES)
+    bank, shard = MemoryBank(rows_SD, 0, rows, 0.5), ShardSearch(rows_SD, 0, 1, MEMORY_BYTES)
     rows_S = torch.arange(rows, device=world.device)
     cases: dict[str, Case] = {
         f"scan/{rows}": lambda: scan_pairs(bank, alone, TEMPERATURE, MEMORY_BYTES),
@@ -127,7 +127,7 @@ def _again(index: ImageIndex) -> ImageIndex:
     return ImageIndex(index.store.select(rows), *sides, f"{index.content_hash} again")
 
 
-def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
+def measure_cpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
     """The plain form of and_dist.planning.hardware.Hardware."""
     cores = num_cores()
     pool, rates, loaded = RankPool(), {}, {}
@@ -170,7 +170,9 @@ def measure_cpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str,
     return plain | waits_of(build(Hardware, plain), steps, threads)
 
 
-def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repeats: int) -> Seconds:
+def measure_parts(
+    pool: RankPool, busy: int, wanted: RunSpec, threads: int, repeats: int
+) -> Seconds:
     found = slowest(pool.run(busy, rates_here, wanted, threads, repeats))
     found |= slowest(pool.run(1, overhead_here, wanted.queries, threads, 4 * repeats))
     found |= slowest(pool.run(busy, discovery_here, DISCOVERED_ROWS, threads, repeats))
@@ -178,7 +180,7 @@ def measure_parts(pool: RankPool, busy: int, wanted: Wanted, threads: int, repea
     return found
 
 
-def measure_gpu(wanted: Wanted, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
+def measure_gpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
     """Of one; what connects many is taken from the data sheet of its kind, or of an A100."""
     with open_world("cuda") as world, tempfile.TemporaryDirectory() as folder:
         found = rates_here(world, wanted, 1, repeats)

@@ -27,7 +27,7 @@ from torch.nn import functional
 from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.world import World, open_world
 from and_dist.method.loss import neighbourhood_nll
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.method.partition_kernels import ROWS_PER_BLOCK
 from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.common.memory import extra_peak_mb
@@ -53,7 +53,7 @@ def cut(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
 def ours(
     features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor, *, world: World, products: torch.dtype
 ) -> Tensor:
-    bank = BankShard(bank_ND, 0, len(bank_ND), 0.5, products=products)
+    bank = MemoryBank(bank_ND, 0, len(bank_ND), 0.5, products=products)
     none_B1 = torch.full((len(rows_B), 1), -1, device=rows_B.device)
     return neighbourhood_nll(features_BD, rows_B, none_B1, bank, world, TEMPERATURE)
 
@@ -209,7 +209,7 @@ def work(num_rows: int, repeats: int) -> None:
         none_B1 = torch.full((len(rows_G[mine]), 1), -1)
 
         def step(products: torch.dtype, x_BD: Tensor, rows_B: Tensor, _: Tensor) -> Tensor:
-            bank = BankShard(shard_SD, start, num_rows, 0.5, products=products)
+            bank = MemoryBank(shard_SD, start, num_rows, 0.5, products=products)
             return neighbourhood_nll(x_BD, rows_B, none_B1, bank, world, TEMPERATURE)
 
         def case_of(products: torch.dtype) -> Callable[[], Tensor]:

@@ -23,8 +23,8 @@ from and_dist.planning.workload import Job, Size
 from benchmarks.common.harness import Benchmark, add_arguments
 from benchmarks.common.measured_rates import (
     TEMPERATURE,
+    RunSpec,
     Seconds,
-    Wanted,
     curves,
     links_here,
     merge_least,
@@ -100,7 +100,7 @@ class Looks:
         batches = sorted({scene.batch_size for scene in self.scenes})
         counts = sorted(set().union(*images.values()))
         by_encoder = {name: sorted(of) for name, of in images.items()}
-        wanted = Wanted(by_encoder, batches, counts, dtypes=("float32", "bfloat16"))
+        wanted = RunSpec(by_encoder, batches, counts, dtypes=("float32", "bfloat16"))
         parameters = [job_of(scene, 1).parameters for scene in self.scenes]
         overhead = pool.run(1, overhead_here, batches, 1, repeats)[0]
         for busy in {busy_ranks(world) for world in self.worlds}:
@@ -128,7 +128,7 @@ class Looks:
         known = self.rates[busy_ranks(world)]
         loader = {name: s for name, s in known.items() if name.startswith("loader/")}
         others = {name: s for name, s in known.items() if name not in loader}
-        rates = rates_of(others, Wanted._field_defaults["rows"]) | UNUSED
+        rates = rates_of(others, RunSpec._field_defaults["rows"]) | UNUSED
         plain = {
             "name": "this machine",
             "source": "measured beside the steps",
@@ -220,7 +220,7 @@ def _most_held(scene: Scene, world: int) -> tuple[float, float]:
             found = pool.run(world, peak_here, scene, root, 3)
     finally:
         pool.close()
-    return max(trained for trained, _ in found), max(saved for _, saved in found)
+    return max(opened for opened, _ in found), max(saved for _, saved in found)
 
 
 def _predicted(scene: Scene, world: int) -> tuple[float, float]:

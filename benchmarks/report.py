@@ -115,11 +115,11 @@ def make_neighbourhoods(
 ) -> Neighbourhoods:
     """A row's neighbour lies within two thousand rows of it: of its class, more often than not."""
     entropy_N = 8 + torch.randn(rows, generator=generator, dtype=torch.float64)
-    anchors_S = select_anchors(entropy_N, num_anchors(rows, round_index, config.last_round))
+    anchors_A = select_anchors(entropy_N, num_anchors(rows, round_index, config.last_round))
     shift_N = torch.randint(1, min(2000, rows), (rows,), generator=generator)
     neighbours_NK = torch.full((rows, 1), -1)
-    neighbours_NK[anchors_S, 0] = ((torch.arange(rows) + shift_N) % rows)[anchors_S]
-    return Neighbourhoods(neighbours_NK, entropy_N, anchors_S, 1.0)
+    neighbours_NK[anchors_A, 0] = ((torch.arange(rows) + shift_N) % rows)[anchors_A]
+    return Neighbourhoods(neighbours_NK, entropy_N, anchors_A, 1.0)
 
 
 def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from and_dist.config.schema import Config
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.data.stores import MemoryStore
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.method.memory_bank import draw_uniform_rows
 from and_dist.models.encoders import build_encoder
@@ -92,7 +92,7 @@ def build_trainer(scene: Scene, world: World, folder: Path, *options: str) -> Tr
     config = scene.config(folder, *options)
     open_run_folder(config, world.size, world.device.type)
     images = LabelledImages(index_of(scene))
-    return Trainer(config, world, images, None, Display(is_shown=False), Guard())
+    return Trainer(config, world, images, None, Display(is_shown=False), Watchdog())
 
 
 def make_batch(scene: Scene) -> Batch:

@@ -14,34 +14,34 @@ from pathlib import Path
 from types import FrameType
 
 from launcher.jobs.job_folder import (
-    End,
+    StartOutcome,
     note_beginning,
     read_node_ends,
     read_request,
     starts_without_progress,
     write_end,
 )
-from launcher.jobs.outcome import judge
+from launcher.jobs.outcome import decide_outcome
 from launcher.jobs.request import Request
-from launcher.logs import Follower, suspicion
-from launcher.node.placement import HOST, Place
+from launcher.logs import Follower, failure_priority
+from launcher.node.placement import HOST, NodePlacement
 from launcher.node.rank import log_of
 from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen
 
 
-def run_here(job: Path) -> End:
+def run_here(job: Path) -> StartOutcome:
     """Start it, and again while it goes on; what its first rank says is shown."""
     request = read_request(job)
     follower = Follower(log_of(request.folder, 0))
     for start in count():
         note_beginning(job, start)
         told = _run_start(job, start, follower)
-        end = judge(
+        end = decide_outcome(
             read_node_ends(job, start),
             request.nodes,
             starts_without_progress(job, start),
             request.profile.most_ends_without_progress,
-            suspicion(request.folder),
+            failure_priority(request.folder),
         ).model_copy(update={"when": time.time()})
         if told and end.state == "goes on":
             end = end.model_copy(update={"state": "stopped"})
@@ -106,7 +106,7 @@ def main() -> None:
     """One node: python -m launcher.local JOB START NODE MEETING."""
     job, start, node, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     request = read_request(job)
-    place = Place(
+    place = NodePlacement(
         f"{job.parents[1].name}-{job.name}",
         start,
         node,

@@ -53,7 +53,7 @@ def read_failure(log: Path) -> list[str]:
     return lines[found[-1] :] if found else lines[-LAST_LINES:]
 
 
-def suspicion(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
+def failure_priority(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
     """A key that puts first, of ranks that failed, the one that did so by itself: the others
     lost their connection to it, which is what the key begins with."""
 

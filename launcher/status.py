@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.runs.folder import read_starts
-from launcher.jobs.job_folder import End, job_folders, read_end, read_id, read_request, starts
+from launcher.jobs.job_folder import (
+    StartOutcome,
+    job_folders,
+    read_end,
+    read_id,
+    read_request,
+    starts,
+)
 from launcher.jobs.request import Request
 from launcher.slurm import client
 
@@ -25,9 +32,9 @@ class Status:
     request: Request | None = None
     queue: tuple[int, int] | None = None
     num_starts: int = 0
-    end: End | None = None
+    end: StartOutcome | None = None
     """Of the newest start, if it has ended and was judged."""
-    last_end: End | None = None
+    last_end: StartOutcome | None = None
     """Of the newest start that was judged."""
     training: dict[str, Any] = field(default_factory=dict)
     """The last step, and the last of the rounds that are done."""
@@ -79,7 +86,7 @@ def look_at(run: Path) -> Status:
     )
 
 
-def _state(job_id: str | None, slurm: client.SlurmJob | None, end: End | None) -> str:
+def _state(job_id: str | None, slurm: client.SlurmJob | None, end: StartOutcome | None) -> str:
     if slurm is not None and not slurm.is_over:
         return slurm.state
     if end is not None and end.state != "goes on":

@@ -28,13 +28,13 @@ from launcher.jobs.job_folder import (
     write_request,
 )
 from launcher.jobs.request import Request, Size, load_run
-from launcher.node.placement import Place
+from launcher.node.placement import NodePlacement
 from launcher.node.runner import command_of
 from launcher.slurm import client, sbatch
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunSpec:
     """A run that can be submitted."""
 
     config: Config
@@ -66,7 +66,7 @@ def pythons_of(profile: Profile) -> dict[str, str]:
 
 def prepare(
     files: Sequence[str | Path], overrides: Sequence[str], profile: Profile, size: Size
-) -> Wanted:
+) -> RunSpec:
     """ValueError for anything that is known to go wrong; nothing is written."""
     size.check(profile)
     config = load_run(files, overrides)
@@ -83,10 +83,10 @@ def prepare(
             f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "
             f"{profile.memory_gb} in the cluster profile"
         )
-    return Wanted(config, profile, size, plan)
+    return RunSpec(config, profile, size, plan)
 
 
-def describe(wanted: Wanted) -> list[str]:
+def describe(wanted: RunSpec) -> list[str]:
     size, plan, config = wanted.size, wanted.plan, wanted.config
     images = "unknown images" if plan is None else f"{plan.job.num_rows:,} images"
     lines = [
@@ -101,7 +101,7 @@ def describe(wanted: Wanted) -> list[str]:
 
 
 def write_down(
-    wanted: Wanted, has_time_limit: bool = False, made: list[Path] | None = None
+    wanted: RunSpec, has_time_limit: bool = False, made: list[Path] | None = None
 ) -> Path:
     """The job's folder, with everything its nodes need; it is added to `made` first of all."""
     config = wanted.config
@@ -112,7 +112,7 @@ def write_down(
     return job
 
 
-def fill(job: Path, wanted: Wanted, code: Path, has_time_limit: bool = False) -> None:
+def fill(job: Path, wanted: RunSpec, code: Path, has_time_limit: bool = False) -> None:
     config = wanted.config
     # A container or sbatch may give the ranks another working directory.
     update = {"root": str(Path(config.run.root).absolute())}
@@ -123,7 +123,7 @@ def fill(job: Path, wanted: Wanted, code: Path, has_time_limit: bool = False) ->
     write_request(job, wanted.request(job, code))
 
 
-def submit(wanted: Wanted, after: str | None) -> str:
+def submit(wanted: RunSpec, after: str | None) -> str:
     """The job's id."""
     with all_or_nothing(wanted.config.folder) as made:
         job = write_down(wanted, made=made)
@@ -164,7 +164,7 @@ def refuse_what_never_starts(job_id: str, request: Request) -> None:
     client.check_can_start(known, wanted)
 
 
-def describe_dry(wanted: Wanted, after: str | None) -> list[str]:
+def describe_dry(wanted: RunSpec, after: str | None) -> list[str]:
     """What would be submitted; nothing is written."""
     job = wanted.config.folder.absolute() / "jobs" / "NEXT"
     request = wanted.request(job, job / "code")
@@ -180,8 +180,8 @@ def dry_script(
         return script.replace(str(folder), str(Path(request.code).parent))
 
 
-def command_of_one_node(wanted: Wanted) -> str:
+def command_of_one_node(wanted: RunSpec) -> str:
     job = wanted.config.folder.absolute() / "jobs" / "NEXT"
-    place = Place("JOB", 0, 0, wanted.size.nodes, "NODE", "NODE", "FIRST_NODE:PORT")
+    place = NodePlacement("JOB", 0, 0, wanted.size.nodes, "NODE", "NODE", "FIRST_NODE:PORT")
     command = command_of(job, wanted.request(job, job / "code"), place)
     return shlex.join(command)

@@ -37,7 +37,7 @@ from launcher.jobs.job_folder import job_folders, new_job_folder, read_ends, tak
 from launcher.jobs.request import Size
 from launcher.slurm import client, sbatch
 from launcher.status import is_active, look_at
-from launcher.submit import Wanted
+from launcher.submit import RunSpec
 
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
@@ -87,7 +87,7 @@ def _in_a_name(value: Value) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", _as_yaml(value)).strip("-.")
 
 
-def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[Wanted]:
+def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[RunSpec]:
     """Every run, checked; ValueError names the run that will not do."""
     names = [name_of(member) for member in sweep.members]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -155,22 +155,22 @@ def run_sweep(
     return 0
 
 
-def _is_done(run: Wanted) -> bool:
+def _is_done(run: RunSpec) -> bool:
     return (run.config.folder / "summary.json").exists()
 
 
-def _not_on_its_way(run: Wanted) -> bool:
+def _not_on_its_way(run: RunSpec) -> bool:
     return is_active(run.config.folder) is None
 
 
-def _may_be_active(run: Wanted) -> bool:
+def _may_be_active(run: RunSpec) -> bool:
     try:
         return is_active(run.config.folder) is not None
     except RuntimeError:  # SLURM does not answer just now
         return True
 
 
-def _write_list(folder: Path, sweep: Sweep, members: Sequence[Wanted]) -> None:
+def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
     """What the table is made from; runs of earlier versions of the file stay in it."""
     folder.mkdir(parents=True, exist_ok=True)
     known = read_list(folder) if (folder / LIST).exists() else {}
@@ -179,7 +179,7 @@ def _write_list(folder: Path, sweep: Sweep, members: Sequence[Wanted]) -> None:
     write_file(folder / LIST, json.dumps(known, indent=1), is_list)
 
 
-def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted], made: list[Path]) -> list[str]:
+def _submit(folder: Path, sweep: Sweep, missing: Sequence[RunSpec], made: list[Path]) -> list[str]:
     whole = new_job_folder(folder.absolute(), made)
     take_snapshot(whole / "code")
     jobs = []
@@ -194,14 +194,14 @@ def _submit(folder: Path, sweep: Sweep, missing: Sequence[Wanted], made: list[Pa
     return ids
 
 
-def _dry_script(folder: Path, sweep: Sweep, missing: Sequence[Wanted]) -> str:
+def _dry_script(folder: Path, sweep: Sweep, missing: Sequence[RunSpec]) -> str:
     runs = [folder, *(run.config.folder for run in missing)]
     whole, *jobs = [run.absolute() / "jobs" / "NEXT" for run in runs]
     request = missing[0].request(whole, whole / "code")
     return submit.dry_script(jobs, request, sweep.name, parallel=sweep.parallel)
 
 
-def _run_all_here(missing: Sequence[Wanted], say: Callable[[str], None]) -> None:
+def _run_all_here(missing: Sequence[RunSpec], say: Callable[[str], None]) -> None:
     from launcher.local import run_here
 
     for number, run in enumerate(missing, 1):

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.checkpoint.model_card import CARD, Format, describe_model, torchvision_head
-from and_dist.checkpoint.reader import Trained, load_encoder, open_trained, refuse_damaged
+from and_dist.checkpoint.reader import (
+    OpenedCheckpoint,
+    load_encoder,
+    open_checkpoint,
+    refuse_corrupt,
+)
 from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.models.encoders import Encoder
@@ -33,7 +38,7 @@ FILES: dict[Format, str] = {
 class Export:
     """What is to be written, all of it checked."""
 
-    trained: Trained
+    opened: OpenedCheckpoint
     format: Format
     has_head: bool
     out: Path
@@ -42,7 +47,7 @@ class Export:
 
     @property
     def config(self) -> Config:
-        return self.trained.config
+        return self.opened.config
 
     @property
     def file(self) -> Path:
@@ -66,8 +71,8 @@ def plan_export(
     chosen = next((known for known in FILES if known == format_name), None)
     if chosen is None:
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
-    trained = open_trained(run, checkpoint)
-    config = trained.config
+    opened = open_checkpoint(run, checkpoint)
+    config = opened.config
     if chosen == "torchvision" and torchvision_head(config.encoder.name) is None:
         raise ValueError(
             f"encoder.name={config.encoder.name} is no model of torchvision's; "
@@ -76,17 +81,17 @@ def plan_export(
     if chosen == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
     head = "" if has_head else "-headless"
-    default = run / "export" / f"{trained.checkpoint.name}-{chosen}{head}"
+    default = run / "export" / f"{opened.checkpoint.name}-{chosen}{head}"
     may_replace = always if force else never if out else None
-    export = Export(trained, chosen, has_head, out or default, may_replace)
+    export = Export(opened, chosen, has_head, out or default, may_replace)
     check_results(export.out, export.names, may_replace, names_of_export)
     return export
 
 
 def run_export(export: Export, world: World) -> None:
     """In a world of one."""
-    refuse_damaged(export.trained, world)
-    encoder = load_encoder(export.trained, world)
+    refuse_corrupt(export.opened, world)
+    encoder = load_encoder(export.opened, world)
     with publish_results(export.out, export.names, export.may_replace, names_of_export) as folder:
         file = folder / export.file.name
         if export.format == "torchvision":
@@ -97,7 +102,7 @@ def run_export(export: Export, world: World) -> None:
         else:
             _write_onnx(encoder, export, file)
         card = describe_model(
-            export.trained, export.format, export.has_head, export.file.name, sum_of(file)
+            export.opened, export.format, export.has_head, export.file.name, sum_of(file)
         )
         write_file(folder / CARD, card)
 
@@ -152,8 +157,8 @@ def _metadata(export: Export) -> dict[str, str]:
     return {
         "format": "pt",
         "config": json.dumps(export.config.model_dump(mode="json")),
-        "checkpoint": export.trained.checkpoint.name,
-        "content_hash": export.trained.state["images"]["content_hash"],
+        "checkpoint": export.opened.checkpoint.name,
+        "content_hash": export.opened.state["images"]["content_hash"],
     }
 
 

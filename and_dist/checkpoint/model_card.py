@@ -6,7 +6,7 @@ from typing import Literal
 
 import yaml
 
-from and_dist.checkpoint.reader import Trained
+from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.schema import DataConfig, EncoderConfig
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.utils.formatting import percent
@@ -18,16 +18,16 @@ CARD = "README.md"
 
 
 def describe_model(
-    trained: Trained, kind: Format, has_head: bool, file_name: str, sha256: str
+    opened: OpenedCheckpoint, kind: Format, has_head: bool, file_name: str, sha256: str
 ) -> str:
     """Return the card: what it is, how to feed it, what it was trained on and how well it does."""
-    config, progress, images = trained.config, trained.state["progress"], trained.state["images"]
+    config, progress, images = opened.config, opened.state["progress"], opened.state["images"]
     epochs = config.epochs_of(progress["round_index"])
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).strip()
     paragraphs = [
         f"# {config.name}: {config.encoder.name}",
         f"Trained with and-dist by {_describe_method(config.method)}; checkpoint "
-        f"{trained.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
+        f"{opened.checkpoint.name}, after {progress['epochs']} of {epochs} epochs of round "
         f"{progress['round_index']} of {config.last_round}.",
         f"- file: `{file_name}`, {_describe_output(config.encoder, has_head)}\n"
         f"- sha256: `{sha256}`\n"
@@ -35,7 +35,7 @@ def describe_model(
         f"- trained on: {config.data.train}, {images['rows']:,} images, "
         f"manifest hash `{images['content_hash']}`",
         _how_to_load(kind, config.encoder, has_head),
-        _table_of_rounds(trained),
+        _table_of_rounds(opened),
         f"kNN with {config.evaluation.votes_among(images['rows'])}. Consistency and kNN come from "
         "labels that training has not seen; - where there are none.",
         f"## Config\n\n```yaml\n{settings}\n```",
@@ -65,12 +65,12 @@ def _describe_input(data: DataConfig) -> str:
     )
 
 
-def _table_of_rounds(trained: Trained) -> str:
+def _table_of_rounds(opened: OpenedCheckpoint) -> str:
     """Return a table of the rounds that the checkpoint has finished."""
     lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
-    progress = trained.state["progress"]
-    is_whole = progress["epochs"] == trained.config.epochs_of(progress["round_index"])
-    for r in read_metrics(trained.run / "metrics.jsonl", "round"):
+    progress = opened.state["progress"]
+    is_whole = progress["epochs"] == opened.config.epochs_of(progress["round_index"])
+    for r in read_metrics(opened.run / "metrics.jsonl", "round"):
         if r["round"] < progress["round_index"] or (
             r["round"] == progress["round_index"] and is_whole
         ):

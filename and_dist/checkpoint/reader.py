@@ -14,7 +14,7 @@ import torch
 from and_dist.checkpoint.storage import (
     Tensors,
     as_sharded,
-    find_damage,
+    find_corruption,
     list_checkpoints,
     load_tensors,
     local_rows,
@@ -30,12 +30,12 @@ from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.models.encoders import Encoder, build_encoder
 
 
 @dataclass(frozen=True)
-class Trained:
+class OpenedCheckpoint:
     """Of one run; nothing of it has been loaded yet."""
 
     run: Path
@@ -58,12 +58,12 @@ class Trained:
         return hashlib.sha256(json.dumps(self.state["files"]).encode()).hexdigest()[:16]
 
 
-def open_trained(
+def open_checkpoint(
     run: Path,
     checkpoint: str | None = None,
     overrides: Sequence[str] = (),
     may_change: Sequence[str] = (),
-) -> Trained:
+) -> OpenedCheckpoint:
     """The named checkpoint or the newest. ValueError where there is none or it is another run's,
     and for overrides of what was trained, except of sections and keys that may change."""
     if not (run / "config.yaml").exists():
@@ -80,10 +80,10 @@ def open_trained(
     found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet")
-    trained = Trained(run, config, *found)
-    if others := _differing(config, trained.state["config"], (*may_change, *PATHS)):
-        raise ValueError(f"{trained.checkpoint} is of another run: {others}")
-    return trained
+    opened = OpenedCheckpoint(run, config, *found)
+    if others := _differing(config, opened.state["config"], (*may_change, *PATHS)):
+        raise ValueError(f"{opened.checkpoint} is of another run: {others}")
+    return opened
 
 
 def _differing(config: Config, theirs: Mapping[str, Any], may_change: Sequence[str]) -> str:
@@ -95,52 +95,54 @@ def _differing(config: Config, theirs: Mapping[str, Any], may_change: Sequence[s
     )
 
 
-def refuse_damaged(trained: Trained, world: World) -> None:
+def refuse_corrupt(opened: OpenedCheckpoint, world: World) -> None:
     """ValueError for what is not as it was written, and for ranks that opened different ones."""
-    opened = gather_objects(world, (trained.checkpoint.name, trained.weights))
-    for rank, other in enumerate(opened):
-        if other != opened[0]:
+    all_opened = gather_objects(world, (opened.checkpoint.name, opened.weights))
+    for rank, other in enumerate(all_opened):
+        if other != all_opened[0]:
             raise ValueError(
-                f"rank 0 has opened {opened[0][0]}, rank {rank} {other[0]}: while {trained.run} "
+                f"rank 0 has opened {all_opened[0][0]}, rank {rank} {other[0]}: while {opened.run} "
                 "is being trained, --checkpoint has to say which"
             )
-    if damage := find_damage(trained.checkpoint, world):
+    if damage := find_corruption(opened.checkpoint, world):
         raise ValueError(f"{damage}; --checkpoint takes another")
 
 
-def find_images(trained: Trained, what: str, say: Callable[[str], None]) -> LabelledImages | None:
+def find_images(
+    opened: OpenedCheckpoint, what: str, say: Callable[[str], None]
+) -> LabelledImages | None:
     """The images it was trained on, if they still are there; else why `what` cannot be had."""
-    data = trained.config.data
+    data = opened.config.data
     try:
         images = load_images(data.train, data.limit, "data.train", data.bad_images)
     except (ValueError, OSError) as error:
         say(f"no {what}: {error}")
         return None
-    if images.index.content_hash != trained.state["images"]["content_hash"]:
+    if images.index.content_hash != opened.state["images"]["content_hash"]:
         say(f"no {what}: data.train={data.train} holds other images than those trained on")
         return None
     return images
 
 
-def known_bad(trained: Trained, images: LabelledImages) -> BadImages:
+def known_bad(opened: OpenedCheckpoint, images: LabelledImages) -> BadImages:
     """What training has left out of its images is left out again."""
-    bad = BadImages(images.index, trained.config.data.bad_images, left_out=images.left_out)
-    bad.reasons = {int(row): why for row, why in trained.state["bad_images"].items()}
+    bad = BadImages(images.index, opened.config.data.bad_images, left_out=images.left_out)
+    bad.reasons = {int(row): why for row, why in opened.state["bad_images"].items()}
     return bad
 
 
-def load_encoder(trained: Trained, world: World) -> Encoder:
+def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
     """In evaluation mode."""
     with torch.device("meta"):  # first weights take seconds to draw
-        encoder = build_encoder(trained.config.encoder, trained.config.seed)
+        encoder = build_encoder(opened.config.encoder, opened.config.seed)
     encoder.to_empty(device="cpu")
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
-    load_tensors(trained.checkpoint, tensors, world)
+    load_tensors(opened.checkpoint, tensors, world)
     return encoder.to(world.device).eval()
 
 
-def load_bank(trained: Trained, world: World) -> BankShard:
-    config, num_rows = trained.config, trained.num_rows
+def load_bank(opened: OpenedCheckpoint, world: World) -> MemoryBank:
+    config, num_rows = opened.config, opened.num_rows
     start, stop = shard_range(num_rows, world.rank, world.size)
     features_SD = torch.zeros(
         stop - start,
@@ -148,8 +150,8 @@ def load_bank(trained: Trained, world: World) -> BankShard:
         dtype=getattr(torch, config.bank.dtype),
         device=world.device,
     )
-    bank = BankShard(features_SD, start, num_rows, config.bank.update_rate)
+    bank = MemoryBank(features_SD, start, num_rows, config.bank.update_rate)
     tensors: Tensors = {"bank": as_sharded(bank, world)}
-    load_tensors(trained.checkpoint, tensors, world)
+    load_tensors(opened.checkpoint, tensors, world)
     bank.features_SD.copy_(local_rows(tensors["bank"]))
     return bank

@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from and_dist.distributed.collectives import failing_together, gather_objects
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import (
     Named,
@@ -63,11 +63,11 @@ Tensors = dict[str, Tensor]
 State = dict[str, Any]
 
 
-class Damaged(ValueError):
+class CorruptCheckpoint(ValueError):
     """A checkpoint whose content is not what was written."""
 
 
-def as_sharded(bank: BankShard, world: World) -> DTensor:
+def as_sharded(bank: MemoryBank, world: World) -> DTensor:
     """The whole bank as torch's distributed tensor; shares the shard's memory on a CPU."""
     mesh = DeviceMesh.from_group(world.group, "cpu")
     dim = bank.features_SD.shape[1]
@@ -90,7 +90,7 @@ def local_rows(bank: Tensor) -> Tensor:
 def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, world: World) -> None:
     """Write one checkpoint together; whatever happens, an older one stays whole."""
     building, path = None, Path()
-    with failing_together(world, f"making room for checkpoint {name}"):
+    with raise_on_all_ranks(world, f"making room for checkpoint {name}"):
         if world.is_coordinator:
             folder.mkdir(parents=True, exist_ok=True)
             _check_space(folder, tensors)
@@ -103,17 +103,17 @@ def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, wor
         # Listed once: a network file system may show something else elsewhere.
         names = entries_of(path) if world.is_coordinator else []
         (names, *_) = gather_objects(world, names)
-        with failing_together(world, f"flushing checkpoint {name}"):
+        with raise_on_all_ranks(world, f"flushing checkpoint {name}"):
             mine = _sums_of(path, names[world.rank :: world.size])
         files = {
             file: entry for share in gather_objects(world, mine) for file, entry in share.items()
         }
-        with failing_together(world, f"finishing checkpoint {name}"):
+        with raise_on_all_ranks(world, f"finishing checkpoint {name}"):
             if building is not None:
                 _write_state(path, {"format": FORMAT, "name": name, **state, "files": files})
                 building.publish()
                 _point_latest_at(folder, name)
-    except SharedFailure:
+    except AllRanksError:
         if building is not None:
             building.discard()
         raise
@@ -188,23 +188,27 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     """A checkpoint and its state.json; ValueError where there is none to read."""
     if not checkpoint.is_dir():
         others = set(list_checkpoints(checkpoint.parent)) - {checkpoint.name}
-        raise Damaged(
+        raise CorruptCheckpoint(
             f"there is no checkpoint {checkpoint}; {checkpoint.parent} has: "
             f"{', '.join(sorted(others)) or 'none'}"
         )
     try:
         state = json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError) as error:
-        raise Damaged(f"checkpoint {checkpoint} cannot be read: {error}") from None
+        raise CorruptCheckpoint(f"checkpoint {checkpoint} cannot be read: {error}") from None
     if not isinstance(state, dict) or "format" not in state:
-        raise Damaged(f"checkpoint {checkpoint} cannot be read: state.json is none of ours")
+        raise CorruptCheckpoint(
+            f"checkpoint {checkpoint} cannot be read: state.json is none of ours"
+        )
     if state["format"] != FORMAT:
         raise ValueError(
             f"checkpoint {checkpoint} is of format {state['format']}, "
             f"this program reads format {FORMAT}; start anew under another name=..."
         )
     if state.pop("sha256", None) != _sum_of_state(state):
-        raise Damaged(f"checkpoint {checkpoint} cannot be read: state.json is not as written")
+        raise CorruptCheckpoint(
+            f"checkpoint {checkpoint} cannot be read: state.json is not as written"
+        )
     return checkpoint, state
 
 
@@ -244,7 +248,7 @@ def _read_pointer(folder: Path) -> str | None:
 TO_START_ANEW = "delete the run folder or choose another name=..."
 
 
-def find_whole(
+def find_latest_valid(
     folder: Path,
     world: World,
     say: Callable[[str], None],
@@ -258,7 +262,7 @@ def find_whole(
     (names, *_) = gather_objects(world, list_checkpoints(folder) if world.is_coordinator else [])
     damages = []
     for name in names:
-        damage = find_damage(folder / name, world)
+        damage = find_corruption(folder / name, world)
         if not damage:
             return read_checkpoint(folder / name)
         damages.append(damage)
@@ -276,12 +280,12 @@ def find_whole(
     return None
 
 
-def find_damage(checkpoint: Path, world: World) -> str:
+def find_corruption(checkpoint: Path, world: World) -> str:
     """What differs from what was written, in a sentence; each rank reads some of the files."""
     try:
         _, state = read_checkpoint(checkpoint)
         mine = _compare_share(checkpoint, state["files"], world)
-    except (Damaged, OSError) as error:
+    except (CorruptCheckpoint, OSError) as error:
         mine = str(error)
     return next((damage for damage in gather_objects(world, mine) if damage), "")
 
@@ -295,12 +299,12 @@ def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
             dcp.load(dict(tensors), storage_reader=reader, process_group=world.group)
         except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
             sentence = f"checkpoint {checkpoint} cannot be loaded: {_causes(error)}"
-            raise SharedFailure(sentence) from None
+            raise AllRanksError(sentence) from None
 
 
 def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: World) -> None:
     """Delete all but the newest `keep` checkpoints and those that are kept always."""
-    with failing_together(world, "deleting old checkpoints"):
+    with raise_on_all_ranks(world, "deleting old checkpoints"):
         if world.is_coordinator:
             _clear_abandoned(folder)
             for old in list_checkpoints(folder)[keep:]:
@@ -331,7 +335,7 @@ def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) 
         try:
             dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
         except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
-            raise SharedFailure(f"writing checkpoint {name} failed: {_causes(error)}") from None
+            raise AllRanksError(f"writing checkpoint {name} failed: {_causes(error)}") from None
 
 
 def _causes(error: dcp.api.CheckpointException) -> str:
@@ -356,10 +360,10 @@ def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str
         try:
             size = file.stat().st_size
             if size != entry["bytes"]:
-                raise Damaged(f"it has {size:,} bytes instead of {entry['bytes']:,}")
+                raise CorruptCheckpoint(f"it has {size:,} bytes instead of {entry['bytes']:,}")
             if sum_of(file) != entry["sha256"]:
-                raise Damaged("its content is not what was written")
-        except (OSError, Damaged) as error:
+                raise CorruptCheckpoint("its content is not what was written")
+        except (OSError, CorruptCheckpoint) as error:
             why = error.strerror if isinstance(error, OSError) else error
             return f"checkpoint {checkpoint} is damaged: {name}: {why}"
     return ""

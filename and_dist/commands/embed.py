@@ -19,7 +19,7 @@ def embed(
     force: Force = False,
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
-    from and_dist.checkpoint.reader import open_trained
+    from and_dist.checkpoint.reader import open_checkpoint
     from and_dist.data.datasets import load_images
     from and_dist.distributed.world import open_world
     from and_dist.evaluation.embed_images import check_features_file, embed_images
@@ -29,9 +29,9 @@ def embed(
     policy = parse_bad_images(bad_images)
     may_replace = recognise_output(force, is_named=True)
     check_features_file(out, may_replace)
-    trained = open_trained(run, checkpoint)
+    opened = open_checkpoint(run, checkpoint)
     images = load_images(str(folder), None, "FOLDER", bad_images)
-    settings = trained.config.run
+    settings = opened.config.run
     with open_world(settings.device, settings.threads) as world:
         display = Display(is_shown=world.is_coordinator)
-        embed_images(trained, images, policy, out, may_replace, world, display)
+        embed_images(opened, images, policy, out, may_replace, world, display)

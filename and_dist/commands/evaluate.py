@@ -28,18 +28,18 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
-    from and_dist.distributed.collectives import failing_together
+    from and_dist.distributed.collectives import raise_on_all_ranks
     from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
     from and_dist.distributed.world import open_world
-    from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
+    from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
     from and_dist.runs.console import Display
     from and_dist.runs.lock import hold_lock
 
-    planned = plan_assessment(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
-    settings = planned.config.run
+    options = plan_evaluation(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
+    settings = options.config.run
     timeout = timedelta(seconds=settings.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:
-        with failing_together(world, "opening the folder of the evaluation"):
+        with raise_on_all_ranks(world, "opening the folder of the evaluation"):
             if world.is_coordinator:
-                held.enter_context(hold_lock(planned.folder, "evaluated", "wait for it or end it"))
-        run_assessment(planned, world, Display(is_shown=world.is_coordinator), context.obj)
+                held.enter_context(hold_lock(options.folder, "evaluated", "wait for it or end it"))
+        run_evaluation(options, world, Display(is_shown=world.is_coordinator), context.obj)

@@ -27,13 +27,13 @@ def neighbours(
 
     may_replace = recognise_output(force, is_named=True)
     query.check_sheet(sheet, may_replace)
-    planned = query.plan_lookup(run, checkpoint, images, count)
+    planned = query.plan_query(run, checkpoint, images, count)
     display = Display(is_shown=True, style="quiet" if as_json else "auto")
     with open_world("cpu") as world:
-        answer = query.find_neighbours(planned, world, display)
+        result = query.find_neighbours(planned, world, display)
         if sheet is not None:
-            query.save_sheet(query.draw_sheet(answer), sheet, may_replace)
+            query.save_sheet(query.draw_sheet(result), sheet, may_replace)
             display.say(f"drawn in {sheet}")
     if as_json:
-        typer.echo(query.as_json(answer))
-    display.show(query.as_table(answer))
+        typer.echo(query.as_json(result))
+    display.show(query.as_table(result))

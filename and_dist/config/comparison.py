@@ -8,11 +8,11 @@ from typing import Any
 from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
 
-FREE_OF_IDENTITY = ("name", "run", "evaluation", "paper")
+RESUMABLE_SECTIONS = ("name", "run", "evaluation", "paper")
 """Sections a resumed run may change: they do not touch what is trained."""
 
 
-OF_NO_RESULT = (
+SPEED_ONLY_KEYS = (
     "name",
     "seed",
     "run.",
@@ -32,7 +32,7 @@ PATHS = ("data.train", "data.test")
 """Of the images, which every machine has elsewhere."""
 
 
-OF_NO_FIGURE = (*OF_NO_RESULT, *PATHS, "data.test_resize", "evaluation.")
+PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
 """Keys, or sections, that may be set over an experiment of the paper, which still is that one."""
 
 
@@ -49,7 +49,7 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {other.get(key)} -> {mine.get(key)}"
         for key in sorted(mine.keys() | other.keys())
-        if key.split(".")[0] not in FREE_OF_IDENTITY and mine.get(key) != other.get(key)
+        if key.split(".")[0] not in RESUMABLE_SECTIONS and mine.get(key) != other.get(key)
     ]
 
 

@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from and_dist.config.comparison import OF_NO_FIGURE, is_among
+from and_dist.config.comparison import PAPER_SAFE_KEYS, is_among
 from and_dist.config.schema import Config
 from and_dist.config.validation import build, flatten
 from and_dist.config.yaml_files import merge, parse_override, read_layers
@@ -51,6 +51,6 @@ def _trains_otherwise(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bo
     """Whether a layer changes what an experiment of the paper is."""
     before = flatten(merged)
     return any(
-        not is_among(key, OF_NO_FIGURE) and (key not in before or before[key] != value)
+        not is_among(key, PAPER_SAFE_KEYS) and (key not in before or before[key] != value)
         for key, value in flatten(layer).items()
     )

@@ -252,7 +252,7 @@ class RunConfig(Section):
 OWN_METHODS = ("and", "instance", "random")
 
 
-PEERS = {
+OBJECTIVES = {
     "supervised": "supervised:Supervised",
     "instance_nce": "instance_nce:InstanceNce",
     "deepcluster": "deepcluster:DeepCluster",
@@ -268,7 +268,7 @@ class Config(Section):
     """Where paper and published code differ: which one sets the defaults (see PRESETS)."""
     method: str = "and"
     """and discovers neighbourhoods between rounds; instance keeps every row an instance; random
-    trains nothing; or one of PEERS."""
+    trains nothing; or one of OBJECTIVES."""
     paper: tuple[str, ...] = ()
     """Figures of the paper that this run is to reach, such as table 4/ResNet18."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -304,8 +304,8 @@ class Config(Section):
     @pydantic.field_validator("method")
     @classmethod
     def check_method(cls, method: str) -> str:
-        if method not in (*OWN_METHODS, *PEERS):
-            known = ", ".join((*OWN_METHODS, *PEERS))
+        if method not in (*OWN_METHODS, *OBJECTIVES):
+            known = ", ".join((*OWN_METHODS, *OBJECTIVES))
             raise ValueError(f"method = {method!r} is not one of: {known}")
         return method
 

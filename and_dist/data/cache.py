@@ -19,7 +19,7 @@ from and_dist.data.index import I32, ImageIndex
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore, Store
 from and_dist.data.transcode import PackOptions, target_size, transform
 from and_dist.data.unreadable import BadImages
-from and_dist.distributed.collectives import failing_together, gather_objects
+from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.utils.owned_files import memory_file
 
@@ -63,7 +63,7 @@ def cache_in_memory(
     block = _shared_block(int(ends_N[-1]), world)
     offset_N = np.concatenate([[0], ends_N[:-1]])
     store = MemoryStore(block, offset_N, heights_N, widths_N, "the cache")
-    with failing_together(world, "filling data.cache"):
+    with raise_on_all_ranks(world, "filling data.cache"):
         rows = range(world.local_rank, len(index), world.local_size)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             for found in threads.map(lambda row: _fill(index.store, store, row, config), rows):
@@ -75,7 +75,7 @@ def _shared_block(size: int, world: World) -> U8:
     """The same memory in all ranks of this node."""
     path = None
     with ExitStack() as made:
-        with failing_together(world, "making room for data.cache"):
+        with raise_on_all_ranks(world, "making room for data.cache"):
             if world.local_rank == 0:
                 path = made.enter_context(memory_file(SHARED_MEMORY, size))
         places = gather_objects(world, (platform.node(), path))

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 
 MESSAGE_BYTES = 960
@@ -111,7 +111,7 @@ def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
 
 
 @contextmanager
-def failing_together(world: World, what: str) -> Iterator[None]:
+def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
     """Around work of this rank alone: if it fails on one rank, all raise, and name the rank."""
     message, cause = "", None
     try:
@@ -126,7 +126,7 @@ def failing_together(world: World, what: str) -> Iterator[None]:
     for rank, row in enumerate(all_W.cpu()):
         text = bytes(row.tolist()).rstrip(b"\0").decode(errors="replace")
         if text:
-            raise SharedFailure(f"{what} failed on rank {rank}: {text}") from cause
+            raise AllRanksError(f"{what} failed on rank {rank}: {text}") from cause
 
 
 def _pack(tensors: Sequence[Tensor]) -> Tensor:

@@ -44,7 +44,7 @@ def replicate(
     return network
 
 
-def forget_unsent(network: nn.Module) -> None:
+def reset_powersgd_state(network: nn.Module) -> None:
     """What powerSGD has kept back of gradients, and made of them: numbers that are none stay so."""
     state = getattr(network, POWER_SGD_STATE, None)
     if state is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Layout:
+class LaunchEnv:
     """A lone process, started without torchrun, is a world of one."""
 
     is_alone: bool = True
@@ -33,14 +33,14 @@ class Layout:
         return self.meeting != ""
 
 
-def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
+def read_launch_env(environ: Mapping[str, str] = os.environ) -> LaunchEnv:
     """ValueError for a layout that cannot be."""
     if "WORLD_SIZE" not in environ and _is_task_of_srun(environ):
         return _read_srun(environ)
     size = _number(environ, "WORLD_SIZE", 1)
     if size < 1:
         raise ValueError("WORLD_SIZE=0 in the environment: a world needs at least one rank")
-    layout = Layout(
+    launch_env = LaunchEnv(
         "WORLD_SIZE" not in environ,
         _number(environ, "RANK", 0),
         size,
@@ -48,9 +48,11 @@ def read_layout(environ: Mapping[str, str] = os.environ) -> Layout:
         _number(environ, "LOCAL_WORLD_SIZE", 1),
         _number(environ, "TORCHELASTIC_RESTART_COUNT", 0),
     )
-    if layout.rank >= size:
-        raise ValueError(f"RANK={layout.rank} in the environment is not below WORLD_SIZE={size}")
-    return layout
+    if launch_env.rank >= size:
+        raise ValueError(
+            f"RANK={launch_env.rank} in the environment is not below WORLD_SIZE={size}"
+        )
+    return launch_env
 
 
 def _is_task_of_srun(environ: Mapping[str, str]) -> bool:
@@ -58,14 +60,14 @@ def _is_task_of_srun(environ: Mapping[str, str]) -> bool:
     return "SLURM_STEP_NODELIST" in environ and _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1
 
 
-def _read_srun(environ: Mapping[str, str]) -> Layout:
+def _read_srun(environ: Mapping[str, str]) -> LaunchEnv:
     """One task of srun is one rank."""
     host = environ.get("MASTER_ADDR") or first_node(environ["SLURM_STEP_NODELIST"])
     port = environ.get("MASTER_PORT") or port_of(
         _number(environ, "SLURM_JOB_ID", 0), _number(environ, "SLURM_STEP_ID", 0)
     )
     tasks_of_nodes = expand_counts(environ["SLURM_STEP_TASKS_PER_NODE"])
-    return Layout(
+    return LaunchEnv(
         False,
         _number(environ, "SLURM_PROCID", 0),
         _number(environ, "SLURM_STEP_NUM_TASKS", 1),
@@ -106,12 +108,12 @@ def named_rank(environ: Mapping[str, str] = os.environ) -> str:
     return _named(environ, "RANK", "SLURM_PROCID")
 
 
-def names_first_rank(environ: Mapping[str, str] = os.environ) -> bool:
+def is_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all."""
     return named_rank(environ) == "0"
 
 
-def names_first_of_node(environ: Mapping[str, str] = os.environ) -> bool:
+def is_first_of_node(environ: Mapping[str, str] = os.environ) -> bool:
     return _named(environ, "LOCAL_RANK", "SLURM_LOCALID") == "0"
 
 
@@ -130,7 +132,11 @@ def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
 def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
     """Where torchrun is it and would start its ranks anew after every status but 0."""
     starts_anew = _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
-    if "TORCHELASTIC_RUN_ID" in environ and starts_anew and read_layout(environ).local_rank == 0:
+    if (
+        "TORCHELASTIC_RUN_ID" in environ
+        and starts_anew
+        and read_launch_env(environ).local_rank == 0
+    ):
         os.kill(os.getppid(), signal.SIGTERM)
 
 
@@ -162,5 +168,5 @@ def seconds_since_start(pid: int) -> float:
     return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
-class SharedFailure(RuntimeError):
+class AllRanksError(RuntimeError):
     """What all ranks raise together, so that the first can speak for all."""

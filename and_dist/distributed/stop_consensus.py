@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from and_dist.distributed.collectives import gather_batch
-from and_dist.distributed.watchdog import NOTHING, SAVE, Guard
+from and_dist.distributed.watchdog import NOTHING, SAVE, Watchdog
 from and_dist.distributed.world import World
 from and_dist.utils.progress import Advance
 
 
-class Agreement:
+class StopConsensus:
     """The most urgent request of all ranks, as of the step before the last."""
 
     def __init__(self) -> None:
         self._latest = self._before = _Reading(None)
 
-    def hear(self, requests_G: Tensor) -> None:
+    def record(self, requests_G: Tensor) -> None:
         """What one step has gathered."""
         self._before, self._latest = self._latest, _Reading(requests_G)
 
-    def take(self) -> int:
+    def latest(self) -> int:
         return self._before.value()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was asked for is done; a request to stop is made again in the next step."""
         self._latest = self._before = _Reading(None)
 
@@ -43,21 +43,21 @@ def agree_now(request: int, world: World) -> int:
 
 
 @contextmanager
-def heeding(
+def stoppable_phase(
     phase: AbstractContextManager[Advance],
-    guard: Guard,
+    watchdog: Watchdog,
     world: World,
-    answer: Callable[[int], None],
+    handle_request: Callable[[int], None],
 ) -> Iterator[Advance]:
     """A phase of something longer between steps. All ranks advance alike, so all can stop."""
     with phase as advance:
 
         def advance_or_stop(share: float) -> None:
             advance(share)
-            guard.beat()
-            request = agree_now(guard.request(), world)
+            watchdog.beat()
+            request = agree_now(watchdog.request(), world)
             if request > SAVE:
-                answer(request)
+                handle_request(request)
 
         yield advance_or_stop
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
-from and_dist.distributed.launch_env import read_layout, seconds_since_start
+from and_dist.distributed.launch_env import read_launch_env, seconds_since_start
 from and_dist.utils.owned_files import NotOursError, open_to_append, starts_with
 
 TRY_AGAIN = 75
@@ -54,14 +54,14 @@ class Watch(NamedTuple):
     """In seconds since the launcher, or this process where there is none, was started."""
 
 
-class Guard:
+class Watchdog:
     """Around everything a process does that may be asked to stop."""
 
     def __init__(self) -> None:
-        layout = read_layout()
+        launch_env = read_launch_env()
         self.seconds_to_save = 0.0
-        self._rank = layout.rank
-        self._launcher = None if layout.is_alone else os.getppid()
+        self._rank = launch_env.rank
+        self._launcher = None if launch_env.is_alone else os.getppid()
         self._watch: Watch | None = None
         self._heard = NOTHING
         self._first_heard = 0.0
@@ -72,7 +72,7 @@ class Guard:
         self._before: dict[int, Any] = {}
         self._wakeup_before = -1
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> Watchdog:
         self._theirs.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._before = {s: signal.signal(s, _leave_it_to_the_thread) for s in SIGNALS}

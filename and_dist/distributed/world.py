@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from and_dist.distributed.launch_env import Layout, read_layout
+from and_dist.distributed.launch_env import LaunchEnv, read_launch_env
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class World:
         return self.rank == 0
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"], layout: Layout) -> torch.device:
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], launch_env: LaunchEnv) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    available, local_rank = torch.cuda.device_count(), layout.local_rank
-    if available == 1 and layout.is_of_srun:
+    available, local_rank = torch.cuda.device_count(), launch_env.local_rank
+    if available == 1 and launch_env.is_of_srun:
         local_rank = 0  # srun --gpus-per-task=1 shows each task its own alone
     if local_rank >= available:
         raise ValueError(
@@ -45,9 +45,9 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], layout: Layout) -> tor
     return torch.device("cuda", local_rank)
 
 
-def share_of_cores(layout: Layout) -> int:
+def share_of_cores(launch_env: LaunchEnv) -> int:
     """Of those that this process may run on, which is what the job was given of a machine."""
-    return max(1, len(os.sched_getaffinity(0)) // layout.local_size)
+    return max(1, len(os.sched_getaffinity(0)) // launch_env.local_size)
 
 
 def _settle_vector_math() -> None:
@@ -69,35 +69,35 @@ def open_world(
     timeout: timedelta = timedelta(minutes=10),
 ) -> Iterator[World]:
     """Join the other ranks; threads are set once here for everything in this process."""
-    layout = read_layout()
-    chosen = choose_device(device, layout)
-    torch.set_num_threads(threads or layout.cores or share_of_cores(layout))
+    launch_env = read_launch_env()
+    chosen = choose_device(device, launch_env)
+    torch.set_num_threads(threads or launch_env.cores or share_of_cores(launch_env))
     _settle_vector_math()
     backend = "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
-    if layout.is_alone:
+    if launch_env.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        place = f"tcp://{layout.meeting}?rank={layout.rank}&world_size={layout.size}"
-        where = place if layout.meeting else "env://"
+        place = f"tcp://{launch_env.meeting}?rank={launch_env.rank}&world_size={launch_env.size}"
+        where = place if launch_env.meeting else "env://"
         store, rank, size = next(dist.rendezvous(where, timeout=timeout))
-        if layout.local_size == layout.size:
+        if launch_env.local_size == launch_env.size:
             # torch 2.15's agent keeps one store over restarts; what the last start left in it
             # would be taken for this one's addresses. Agents of many nodes count apart, and have
             # to be told to keep none (docs/interruptions.md).
-            store = dist.PrefixStore(f"start {layout.restarts}", store)
+            store = dist.PrefixStore(f"start {launch_env.restarts}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     group, side_group = dist.group.WORLD, dist.new_group(backend="gloo")
     assert group is not None
     assert isinstance(side_group, dist.ProcessGroup)
     try:
         yield World(
-            layout.rank,
-            layout.size,
-            layout.local_rank,
-            layout.local_size,
+            launch_env.rank,
+            launch_env.size,
+            launch_env.local_rank,
+            launch_env.local_size,
             chosen,
             group,
             side_group,

@@ -18,7 +18,7 @@ RESAMPLES = 10_000
 UNREADABLE = -1
 
 
-def places_of(scores_MC: Tensor, labels_M: Tensor) -> Tensor:
+def rank_of_true_class(scores_MC: Tensor, labels_M: Tensor) -> Tensor:
     """[M] how many classes score higher than the true one; of equals the lower class is first."""
     true_M1 = scores_MC.gather(1, labels_M[:, None])
     is_before_MC = torch.arange(scores_MC.shape[1], device=scores_MC.device) < labels_M[:, None]
@@ -27,14 +27,14 @@ def places_of(scores_MC: Tensor, labels_M: Tensor) -> Tensor:
     return (is_better_MC | ((scores_MC == true_M1) & is_before_MC)).sum(dim=1)
 
 
-def share_right(places_M: Tensor, world: World) -> float:
+def top1_accuracy(places_M: Tensor, world: World) -> float:
     """Top-1 accuracy over the images of all ranks that could be read."""
     counts = torch.tensor([int((places_M == 0).sum()), int((places_M != UNREADABLE).sum())])
     right, total = reduce_sum(world, counts.to(world.device)).tolist()
     return float(right / total)
 
 
-def gather_places(
+def gather_ranks_of_true_class(
     places_M: Tensor, labels_M: Tensor, world: World
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
     """([T], [T]) of all ranks in their order; places of -1 are of images nobody could read."""
@@ -47,7 +47,7 @@ def score(
     places_M: Tensor, labels_M: Tensor, class_names: tuple[str, ...], world: World
 ) -> dict[str, Any]:
     """Plain figures, the same on every rank; shares of the images that could be read."""
-    places_T, labels_T = gather_places(places_M, labels_M, world)
+    places_T, labels_T = gather_ranks_of_true_class(places_M, labels_M, world)
     is_read_T = places_T != UNREADABLE
     places_T, labels_T = places_T[is_read_T], labels_T[is_read_T]
     right_T = places_T == 0

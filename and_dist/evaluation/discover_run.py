@@ -13,10 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.reader import Trained, find_images, load_bank, open_trained, refuse_damaged
+from and_dist.checkpoint.reader import (
+    OpenedCheckpoint,
+    find_images,
+    load_bank,
+    open_checkpoint,
+    refuse_corrupt,
+)
 from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.schema import Config
-from and_dist.distributed.collectives import failing_together
+from and_dist.distributed.collectives import raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods, in_one_line
 from and_dist.method.curriculum import num_anchors
@@ -43,10 +49,10 @@ def names_of_discovery(folder: Path) -> Container[str] | None:
 
 
 @dataclass(frozen=True)
-class Study:
+class DiscoverOptions:
     """What is to be discovered again, all of it checked."""
 
-    trained: Trained
+    opened: OpenedCheckpoint
     round_index: int
     out: Path
     may_replace: IsOurs | None
@@ -54,10 +60,10 @@ class Study:
 
     @property
     def config(self) -> Config:
-        return self.trained.config
+        return self.opened.config
 
 
-def plan_study(
+def plan_discovery(
     run: Path,
     checkpoint: str | None,
     round_index: int | None,
@@ -65,16 +71,16 @@ def plan_study(
     overrides: list[str],
     world_size: int,
     force: bool = False,
-) -> Study:
+) -> DiscoverOptions:
     """ValueError for what cannot be; nothing is written."""
-    trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
-    config, name = trained.config, trained.checkpoint.name
+    opened = open_checkpoint(run, checkpoint, overrides, MAY_CHANGE)
+    config, name = opened.config, opened.checkpoint.name
     rounds = config.curriculum.rounds
     if round_index is None:
-        round_index = min(trained.state["progress"]["round_index"] + 1, rounds)
-    num_anchors(trained.num_rows, round_index, rounds)
+        round_index = min(opened.state["progress"]["round_index"] + 1, rounds)
+    num_anchors(opened.num_rows, round_index, rounds)
     check_discovery(
-        trained.num_rows,
+        opened.num_rows,
         config.encoder.feature_dim,
         world_size,
         config.curriculum.neighbours,
@@ -84,20 +90,20 @@ def plan_study(
     may_replace = always if force else never if out else None
     folder = out or run / f"discovery/{name}-round{round_index}"
     check_results(folder, FILES, may_replace, names_of_discovery)
-    return Study(trained, round_index, folder, may_replace)
+    return DiscoverOptions(opened, round_index, folder, may_replace)
 
 
-def run_study(study: Study, world: World, display: Display) -> None:
+def run_discovery(options: DiscoverOptions, world: World, display: Display) -> None:
     """The same discovery as inside training, at any number of ranks."""
-    config = study.config
-    refuse_damaged(study.trained, world)
-    bank, previous_S = load_bank(study.trained, world), _previous_anchors(study, world)
+    config = options.config
+    refuse_corrupt(options.opened, world)
+    bank, previous_A = load_bank(options.opened, world), _previous_anchors(options, world)
     started = time.monotonic()
-    with display.phase(f"discovery of round {study.round_index}") as advance:
+    with display.phase(f"discovery of round {options.round_index}") as advance:
         found = discover(
             bank,
             world,
-            study.round_index,
+            options.round_index,
             config.curriculum.rounds,
             config.curriculum.neighbours,
             config.objective.temperature,
@@ -107,41 +113,41 @@ def run_study(study: Study, world: World, display: Display) -> None:
             advance,
         )
     seconds = time.monotonic() - started
-    with failing_together(world, f"writing {study.out}"):
+    with raise_on_all_ranks(world, f"writing {options.out}"):
         if world.is_coordinator:
-            figures = describe_neighbourhoods(found, previous_S, _labels(study, display))
-            _write(study, found, {"seconds": seconds, "ranks": world.size, **figures})
-            display.say(in_one_line(study.round_index, figures, seconds))
-            display.say(f"written to {study.out}")
+            figures = describe_neighbourhoods(found, previous_A, _labels(options, display))
+            _write(options, found, {"seconds": seconds, "ranks": world.size, **figures})
+            display.say(in_one_line(options.round_index, figures, seconds))
+            display.say(f"written to {options.out}")
 
 
-def _previous_anchors(study: Study, world: World) -> Tensor:
+def _previous_anchors(options: DiscoverOptions, world: World) -> Tensor:
     """Of the round the checkpoint was saved in."""
-    anchors_S = torch.empty(study.trained.state["num_anchors"], dtype=torch.int64)
-    load_tensors(study.trained.checkpoint, {"anchors": anchors_S}, world)
-    return anchors_S
+    anchors_A = torch.empty(options.opened.state["num_anchors"], dtype=torch.int64)
+    load_tensors(options.opened.checkpoint, {"anchors": anchors_A}, world)
+    return anchors_A
 
 
-def _labels(study: Study, display: Display) -> Tensor | None:
+def _labels(options: DiscoverOptions, display: Display) -> Tensor | None:
     """Of the images the run was trained on, if they are still there."""
-    images = find_images(study.trained, "labels", display.say)
+    images = find_images(options.opened, "labels", display.say)
     return None if images is None or images.labels_N is None else torch.tensor(images.labels_N)
 
 
-def _write(study: Study, found: Neighbourhoods, figures: dict[str, Any]) -> None:
-    config = study.config
+def _write(options: DiscoverOptions, found: Neighbourhoods, figures: dict[str, Any]) -> None:
+    config = options.config
     summary = {
         "run": config.name,
-        "checkpoint": study.trained.checkpoint.name,
-        "round": study.round_index,
+        "checkpoint": options.opened.checkpoint.name,
+        "round": options.round_index,
         "curriculum": config.curriculum.model_dump(mode="json"),
         "temperature": config.objective.temperature,
         "discovery": config.discovery.model_dump(mode="json"),
-        "rows": study.trained.num_rows,
+        "rows": options.opened.num_rows,
         **figures,
     }
-    tables = found.neighbours_NK, found.entropy_N, found.anchors_S
-    with publish_results(study.out, FILES, study.may_replace, names_of_discovery) as folder:
+    tables = found.neighbours_NK, found.entropy_N, found.anchors_A
+    with publish_results(options.out, FILES, options.may_replace, names_of_discovery) as folder:
         for name, table in zip(TABLES, tables, strict=True):
             np.save(folder / name, table.cpu().numpy())
         summary["files"] = {name: sum_of(folder / name) for name in TABLES}

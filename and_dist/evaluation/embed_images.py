@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from and_dist.checkpoint.reader import Trained, load_encoder, refuse_damaged
+from and_dist.checkpoint.reader import OpenedCheckpoint, load_encoder, refuse_corrupt
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.unreadable import BadImages
-from and_dist.distributed.collectives import failing_together, gather_objects
+from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.image_reader import short_name
@@ -56,7 +56,7 @@ class FeaturesFile:
     def begin(self, world: World, may_replace: IsOurs) -> Iterator[Path]:
         """Begin the file, on every rank, and give the name that it has until it is whole."""
         name = Path()
-        with failing_together(world, f"making {self.path}"):
+        with raise_on_all_ranks(world, f"making {self.path}"):
             if world.is_coordinator:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._new = NewFile(self.path, may_replace)
@@ -83,7 +83,7 @@ class FeaturesFile:
 
 
 def embed_images(
-    trained: Trained,
+    opened: OpenedCheckpoint,
     images: LabelledImages,
     policy: Policy,
     out: Path,
@@ -93,8 +93,8 @@ def embed_images(
 ) -> None:
     """Features [N, D] of all images into an .npy file, and their names beside it; under `skip`
     zeros for what cannot be decoded. Every rank writes its own rows."""
-    refuse_damaged(trained, world)
-    config, count = trained.config, len(images.index)
+    refuse_corrupt(opened, world)
+    config, count = opened.config, len(images.index)
     dim = config.encoder.feature_dim
     bad = BadImages(images.index, policy, display.say)
     loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
@@ -104,16 +104,16 @@ def embed_images(
     with file.begin(world, may_replace) as temporary:
         with display.phase("features") as advance:
             features_MD = extract_features(
-                load_encoder(trained, world), loader, start, stop, dim, longest, advance
+                load_encoder(opened, world), loader, start, stop, dim, longest, advance
             )
-        with failing_together(world, f"writing {out}"):
+        with raise_on_all_ranks(world, f"writing {out}"):
             file.write(temporary, start, features_MD)
         reasons = {
             row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
         }
-        with failing_together(world, f"writing {names_file(out)}"):
+        with raise_on_all_ranks(world, f"writing {names_file(out)}"):
             if world.is_coordinator:
-                about = _describe_names(trained, images, reasons)
+                about = _describe_names(opened, images, reasons)
                 write_file(names_file(out), json.dumps(about, indent=0) + "\n", may_replace)
                 file.finish()
     zeros = f", {len(reasons)} of zeros" if reasons else ""
@@ -125,11 +125,11 @@ def names_file(out: Path) -> Path:
 
 
 def _describe_names(
-    trained: Trained, images: LabelledImages, reasons: dict[int, str]
+    opened: OpenedCheckpoint, images: LabelledImages, reasons: dict[int, str]
 ) -> dict[str, Any]:
     return {
-        "run": trained.config.name,
-        "checkpoint": trained.checkpoint.name,
+        "run": opened.config.name,
+        "checkpoint": opened.checkpoint.name,
         "unreadable": {short_name(images.index, row): why for row, why in sorted(reasons.items())},
         "left_out": images.left_out,
         "names": [short_name(images.index, row) for row in range(len(images.index))],

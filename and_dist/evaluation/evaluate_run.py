@@ -18,25 +18,25 @@ from rich.table import Table
 from torch import Tensor
 
 from and_dist.checkpoint.reader import (
-    Trained,
+    OpenedCheckpoint,
     known_bad,
     load_bank,
     load_encoder,
-    open_trained,
-    refuse_damaged,
+    open_checkpoint,
+    refuse_corrupt,
 )
 from and_dist.config.comparison import TEST_KEYS
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
-from and_dist.distributed.collectives import failing_together, gather_objects
-from and_dist.distributed.stop_consensus import heeding
-from and_dist.distributed.watchdog import Guard, Stopped
+from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
+from and_dist.distributed.stop_consensus import stoppable_phase
+from and_dist.distributed.watchdog import Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import score
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.evaluation.probe_training import Probing
+from and_dist.evaluation.probe_training import ProbeTraining
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.runs.console import Display
@@ -57,10 +57,10 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Assessment:
+class EvaluateOptions:
     """What is to be evaluated, all of it checked."""
 
-    trained: Trained
+    opened: OpenedCheckpoint
     train: LabelledImages
     test: LabelledImages
     with_knn: bool
@@ -70,14 +70,14 @@ class Assessment:
 
     @property
     def config(self) -> Config:
-        return self.trained.config
+        return self.opened.config
 
     @property
     def folder(self) -> Path:
-        return self.trained.evaluation
+        return self.opened.evaluation
 
 
-def plan_assessment(
+def plan_evaluation(
     run: Path,
     checkpoint: str | None,
     overrides: Sequence[str],
@@ -85,76 +85,78 @@ def plan_assessment(
     with_linear: bool,
     layers: str | None,
     is_ten_crop: bool,
-) -> Assessment:
+) -> EvaluateOptions:
     """ValueError for what cannot be; nothing is written."""
     if not (with_knn or with_linear):
         raise ValueError("say what to evaluate by: --knn, --linear or both")
     if layers is not None and not with_linear:
         raise ValueError("--layers is of --linear; kNN looks at the features alone")
-    trained = open_trained(run, checkpoint, overrides, MAY_CHANGE)
-    config = trained.config
+    opened = open_checkpoint(run, checkpoint, overrides, MAY_CHANGE)
+    config = opened.config
     train, test = load_train_and_test(config.data)
-    if train.index.content_hash != trained.state["images"]["content_hash"]:
+    if train.index.content_hash != opened.state["images"]["content_hash"]:
         raise ValueError(
             f"{run} was trained on other images than data.train={config.data.train} holds now"
         )
     chosen = _choose_layers(config, layers) if with_linear else ()
     if is_ten_crop:
         _check_ten_crop(config, with_linear)
-    if with_knn and config.evaluation.knn > trained.num_rows:
+    if with_knn and config.evaluation.knn > opened.num_rows:
         raise ValueError(
             f"evaluation.knn = {config.evaluation.knn} neighbours are more than the "
-            f"{trained.num_rows} images of data.train={config.data.train}; give "
-            f"evaluation.knn={trained.num_rows} or fewer"
+            f"{opened.num_rows} images of data.train={config.data.train}; give "
+            f"evaluation.knn={opened.num_rows} or fewer"
         )
     labelled = _check_labels(config, train, test)
-    assessment = Assessment(trained, train, labelled, with_knn, chosen, is_ten_crop)
-    _check_files(assessment)
-    return assessment
+    options = EvaluateOptions(opened, train, labelled, with_knn, chosen, is_ten_crop)
+    _check_files(options)
+    return options
 
 
-def _check_files(assessment: Assessment) -> None:
+def _check_files(options: EvaluateOptions) -> None:
     """Raise ValueError where what is going to be written would meet a file of somebody else's."""
-    folder = assessment.folder
+    folder = options.folder
     check_writable(folder, str(folder))
     for kind in ("knn", "linear", "linear-ten-crop"):
         check_file(folder / f"{kind}.json", is_figures)
     check_file(folder / "lock", is_lock)
-    check_file(folder / "bad_images.txt", is_list_of(assessment.train.index))
-    check_file(folder / "bad_test_images.txt", is_list_of(assessment.test.index))
+    check_file(folder / "bad_images.txt", is_list_of(options.train.index))
+    check_file(folder / "bad_test_images.txt", is_list_of(options.test.index))
 
 
-def run_assessment(assessment: Assessment, world: World, display: Display, guard: Guard) -> None:
-    trained, run = assessment.trained, assessment.config.run
-    guard.watch(trained.run, run.stall_seconds, run.time_limit_seconds)
-    refuse_damaged(trained, world)
-    encoder = load_encoder(trained, world)
-    if assessment.with_knn:
-        _assess_knn(assessment, encoder, world, display, guard)
-    if assessment.layers:
-        _assess_linear(assessment, encoder, world, display, guard)
-
-
-def _assess_knn(
-    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
+def run_evaluation(
+    options: EvaluateOptions, world: World, display: Display, watchdog: Watchdog
 ) -> None:
-    config, settings = assessment.config, assessment.config.evaluation
+    opened, run = options.opened, options.config.run
+    watchdog.watch(opened.run, run.stall_seconds, run.time_limit_seconds)
+    refuse_corrupt(opened, world)
+    encoder = load_encoder(opened, world)
+    if options.with_knn:
+        _evaluate_knn(options, encoder, world, display, watchdog)
+    if options.layers:
+        _evaluate_linear(options, encoder, world, display, watchdog)
+
+
+def _evaluate_knn(
+    options: EvaluateOptions, encoder: Encoder, world: World, display: Display, watchdog: Watchdog
+) -> None:
+    config, settings = options.config, options.config.evaluation
     protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
-    file = FigureFile(assessment, "knn", {"protocol": protocol}, world, display)
+    file = FigureFile(options, "knn", {"protocol": protocol}, world, display)
     if before := file.read():
         file.show(before)
         display.say(f"as found before: {file.path}")
         return
 
     def phase(what: str) -> AbstractContextManager[Advance]:
-        return heeding(display.phase(what), guard, world, _stop)
+        return stoppable_phase(display.phase(what), watchdog, world, _stop)
 
-    bad = known_bad(assessment.trained, assessment.train)
-    evaluator = Evaluator(config, assessment.train, assessment.test, world, bad, phase)
-    places = evaluator.places_of_both(encoder, load_bank(assessment.trained, world))
-    evaluator.share_bad_images(assessment.folder)
+    bad = known_bad(options.opened, options.train)
+    evaluator = Evaluator(config, options.train, options.test, world, bad, phase)
+    places = evaluator.places_of_both(encoder, load_bank(options.opened, world))
+    evaluator.share_bad_images(options.folder)
     names = {"bank": "kNN by the bank", "recomputed": "kNN recomputed"}
-    scores = _score_all(assessment, places, world)
+    scores = _score_all(options, places, world)
     file.write(
         {
             name: {"says": f"{said}, {evaluator.vote}", **figures}
@@ -167,25 +169,25 @@ def _stop(request: int) -> None:
     raise Stopped(request, "with nothing of kNN kept")
 
 
-def _assess_linear(
-    assessment: Assessment, encoder: Encoder, world: World, display: Display, guard: Guard
+def _evaluate_linear(
+    options: EvaluateOptions, encoder: Encoder, world: World, display: Display, watchdog: Watchdog
 ) -> None:
-    probing = Probing(
-        assessment.trained, encoder, assessment.train, assessment.layers, world, display, guard
+    probing = ProbeTraining(
+        options.opened, encoder, options.train, options.layers, world, display, watchdog
     )
     probing.train()
-    places_LM = probing.places(assessment.test, assessment.is_ten_crop)
-    how = "ten crops" if assessment.is_ten_crop else "one view"
-    protocol = {"linear": assessment.config.evaluation.linear.model_dump(mode="json")}
-    about = {"protocol": protocol, "ten_crop": assessment.is_ten_crop}
-    kind = "linear-ten-crop" if assessment.is_ten_crop else "linear"
-    file = FigureFile(assessment, kind, about, world, display)
+    places_LM = probing.places(options.test, options.is_ten_crop)
+    how = "ten crops" if options.is_ten_crop else "one view"
+    protocol = {"linear": options.config.evaluation.linear.model_dump(mode="json")}
+    about = {"protocol": protocol, "ten_crop": options.is_ten_crop}
+    kind = "linear-ten-crop" if options.is_ten_crop else "linear"
+    file = FigureFile(options, kind, about, world, display)
     losses = zip(*probing.losses, strict=True)
-    scores = _score_all(assessment, list(places_LM), world)
+    scores = _score_all(options, list(places_LM), world)
     file.write(
         {
             layer: {"says": f"linear {layer}, {how}", **figures, "losses": list(of_layer)}
-            for layer, figures, of_layer in zip(assessment.layers, scores, losses, strict=True)
+            for layer, figures, of_layer in zip(options.layers, scores, losses, strict=True)
         }
     )
 
@@ -194,19 +196,19 @@ class FigureFile:
     """One of the files; what it holds of other weights, images or another protocol is not ours."""
 
     def __init__(
-        self, assessment: Assessment, kind: str, about: Figures, world: World, display: Display
+        self, options: EvaluateOptions, kind: str, about: Figures, world: World, display: Display
     ) -> None:
-        trained, test = assessment.trained, assessment.test
-        self.path = assessment.folder / f"{kind}.json"
+        opened, test = options.opened, options.test
+        self.path = options.folder / f"{kind}.json"
         self._world, self._display = world, display
-        self._title = f"{trained.config.name}, {trained.checkpoint.name}"
+        self._title = f"{opened.config.name}, {opened.checkpoint.name}"
         self._record = {
-            "run": trained.config.name,
-            "checkpoint": trained.checkpoint.name,
-            "weights": trained.weights,
-            "round": trained.state["progress"]["round_index"],
-            "train": assessment.config.data.train,
-            **{key: getattr(assessment.config.data, key) for key in TEST_KEYS},
+            "run": opened.config.name,
+            "checkpoint": opened.checkpoint.name,
+            "weights": opened.weights,
+            "round": opened.state["progress"]["round_index"],
+            "train": options.config.data.train,
+            **{key: getattr(options.config.data, key) for key in TEST_KEYS},
             "test_images": test.index.content_hash,
             **about,
         }
@@ -214,7 +216,7 @@ class FigureFile:
     def read(self) -> Figures:
         """What was found before, on every rank as the coordinator sees it."""
         found: Figures = {}
-        with failing_together(self._world, f"reading {self.path}"):
+        with raise_on_all_ranks(self._world, f"reading {self.path}"):
             if self._world.is_coordinator and self.path.exists():
                 found = json.loads(self.path.read_text())
         (found, *_) = gather_objects(self._world, found)
@@ -224,7 +226,7 @@ class FigureFile:
     def write(self, of: Figures) -> None:
         """Beside what was found before: of every layer alone, they do not meet."""
         record = {**self._record, "of": self.read() | of}
-        with failing_together(self._world, f"writing {self.path}"):
+        with raise_on_all_ranks(self._world, f"writing {self.path}"):
             if self._world.is_coordinator:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
@@ -237,9 +239,9 @@ class FigureFile:
 
 
 def _score_all(
-    assessment: Assessment, places: Sequence[Tensor], world: World
+    options: EvaluateOptions, places: Sequence[Tensor], world: World
 ) -> list[dict[str, Any]]:
-    test = assessment.test
+    test = options.test
     assert test.labels_N is not None
     start, stop = shard_range(len(test.index), world.rank, world.size)
     labels_M = torch.tensor(test.labels_N[start:stop])

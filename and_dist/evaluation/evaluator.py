@@ -18,11 +18,11 @@ from and_dist.data.loader import FeatureLoader
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
-from and_dist.evaluation.accuracy import UNREADABLE, share_right
+from and_dist.evaluation.accuracy import UNREADABLE, top1_accuracy
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import knn_places
 from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
-from and_dist.method.memory_bank import BankShard, all_shards, shard_range
+from and_dist.method.memory_bank import MemoryBank, all_shards, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.utils.progress import Phase
 
@@ -69,22 +69,22 @@ class Evaluator:
             return None
         return self._knn(self.train_features(network, dim), self._test_features(network, dim))
 
-    def knn_of_bank(self, network: nn.Module, bank: BankShard) -> float | None:
+    def knn_of_bank(self, network: nn.Module, bank: MemoryBank) -> float | None:
         """kNN accuracy with the bank as the training images' features."""
         if self._test_loader is None:
             return None
         return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
 
     def knn_of_both(
-        self, network: nn.Module, bank: BankShard
+        self, network: nn.Module, bank: MemoryBank
     ) -> tuple[float, float] | tuple[None, None]:
         """As knn_of_bank() and knn(), which look at the test images once."""
         if self._test_loader is None:
             return None, None
         by_bank_M, anew_M = self.places_of_both(network, bank)
-        return share_right(by_bank_M, self._world), share_right(anew_M, self._world)
+        return top1_accuracy(by_bank_M, self._world), top1_accuracy(anew_M, self._world)
 
-    def places_of_both(self, network: nn.Module, bank: BankShard) -> tuple[Tensor, Tensor]:
+    def places_of_both(self, network: nn.Module, bank: MemoryBank) -> tuple[Tensor, Tensor]:
         """[M] twice, of this rank's test images: how many classes kNN puts before the true one."""
         dim = bank.features_SD.shape[1]
         train_SD = self.train_features(network, dim)  # which shows what cannot be read
@@ -128,9 +128,9 @@ class Evaluator:
             return None
         return consistency(neighbourhoods, self._labels_N)
 
-    def describe(self, neighbourhoods: Neighbourhoods, previous_S: Tensor) -> dict[str, Any]:
+    def describe(self, neighbourhoods: Neighbourhoods, previous_A: Tensor) -> dict[str, Any]:
         """Of a discovery, whose last one had the anchors previous_S."""
-        return describe_neighbourhoods(neighbourhoods, previous_S, self._labels_N)
+        return describe_neighbourhoods(neighbourhoods, previous_A, self._labels_N)
 
     def _loader(self, images: LabelledImages, bad: BadImages) -> FeatureLoader:
         device = self._world.device
@@ -177,4 +177,4 @@ class Evaluator:
         return labels_N
 
     def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
-        return share_right(self._places(features_SD, queries_MD), self._world)
+        return top1_accuracy(self._places(features_SD, queries_MD), self._world)

@@ -27,7 +27,7 @@ SIZES = ((LARGEST, 80), (48, 70), (32, 60), (24, 40))
 """Side and quality, the best first."""
 
 
-class Album:
+class ImageReader:
     """The images of one set, seen through the test transform."""
 
     def __init__(self, images: LabelledImages, data: DataConfig, device: torch.device) -> None:

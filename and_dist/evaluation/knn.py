@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from and_dist.distributed.collectives import equal_blocks, failing_together, take_rows
+from and_dist.distributed.collectives import equal_blocks, raise_on_all_ranks, take_rows
 from and_dist.distributed.world import World
-from and_dist.evaluation.accuracy import places_of
+from and_dist.evaluation.accuracy import rank_of_true_class
 from and_dist.method.neighbour_search import Nearest, ShardSearch, search_shards
 from and_dist.utils.progress import Advance, silently
 
@@ -34,7 +34,7 @@ def knn_places(
     rows. A class without a vote has the last place.
     """
     num_neighbours = min(num_neighbours, len(labels_N))
-    with failing_together(world, "the search of kNN evaluation"):
+    with raise_on_all_ranks(world, "the search of kNN evaluation"):
         shard = ShardSearch(features_SD, start, num_neighbours)
     num_classes = 1 + max(int(labels_X.max()) for labels_X in (labels_N, labels_M) if len(labels_X))
     places_M = torch.zeros(len(queries_MD), dtype=torch.int64)
@@ -49,7 +49,7 @@ def knn_places(
         real_Q = positions_Q.cpu()
         labels_Q = take_rows(labels_M, real_Q)
         has_vote_Q = votes_QC.gather(1, labels_Q[:, None])[:, 0] > 0
-        found_Q = places_of(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1)
+        found_Q = rank_of_true_class(votes_QC, labels_Q).where(has_vote_Q, num_classes - 1)
         places_M[real_Q[real_Q >= 0]] = found_Q[real_Q >= 0]
         advance(1 / len(blocks))
     return places_M

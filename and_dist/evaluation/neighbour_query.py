@@ -17,17 +17,17 @@ from rich.table import Table
 
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.reader import (
-    Trained,
+    OpenedCheckpoint,
     find_images,
     load_encoder,
-    open_trained,
-    refuse_damaged,
+    open_checkpoint,
+    refuse_corrupt,
 )
 from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import AllBad
 from and_dist.distributed.world import World
-from and_dist.evaluation.image_reader import U8, Album
+from and_dist.evaluation.image_reader import U8, ImageReader
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
@@ -42,10 +42,10 @@ LETTERS = 20
 
 
 @dataclass(frozen=True)
-class Lookup:
+class NeighbourQuery:
     """What is asked of which run, all of it checked."""
 
-    trained: Trained
+    opened: OpenedCheckpoint
     paths: tuple[Path, ...]
     images: LabelledImages
     count: int
@@ -69,11 +69,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Answer:
-    lookup: Lookup
+class QueryResult:
+    query: NeighbourQuery
     found: tuple[Found, ...]
-    own: Album
-    known: Album | None
+    own: ImageReader
+    known: ImageReader | None
     """The training images, where they can still be had."""
 
 
@@ -88,56 +88,58 @@ def check_sheet(sheet: Path | None, may_replace: IsOurs) -> None:
     check_output(sheet, "--sheet", may_replace)
 
 
-def plan_lookup(run: Path, checkpoint: str | None, paths: Sequence[Path], count: int) -> Lookup:
+def plan_query(
+    run: Path, checkpoint: str | None, paths: Sequence[Path], count: int
+) -> NeighbourQuery:
     """ValueError for what cannot be."""
-    trained = open_trained(run, checkpoint)
-    if not 1 <= count <= trained.num_rows:
+    opened = open_checkpoint(run, checkpoint)
+    if not 1 <= count <= opened.num_rows:
         raise ValueError(
-            f"--count {count}: {run} was trained on {trained.num_rows} images; right are "
-            f"1 to {trained.num_rows}"
+            f"--count {count}: {run} was trained on {opened.num_rows} images; right are "
+            f"1 to {opened.num_rows}"
         )
-    return Lookup(trained, tuple(paths), index_named(paths), count)
+    return NeighbourQuery(opened, tuple(paths), index_named(paths), count)
 
 
-def find_neighbours(lookup: Lookup, world: World, display: Display) -> Answer:
+def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> QueryResult:
     """By the bank's rows, as evaluate --knn does."""
-    trained, data = lookup.trained, lookup.trained.config.data
-    refuse_damaged(trained, world)
-    images = find_images(trained, "names", display.say)
-    known = None if images is None else Album(images, data, world.device)
-    own = Album(lookup.images, data, world.device)
-    wanted = range(len(lookup.images.index))
+    opened, data = query.opened, query.opened.config.data
+    refuse_corrupt(opened, world)
+    images = find_images(opened, "names", display.say)
+    known = None if images is None else ImageReader(images, data, world.device)
+    own = ImageReader(query.images, data, world.device)
+    wanted = range(len(query.images.index))
     try:
-        rows, features_QD = own.features(wanted, load_encoder(trained, world))
+        rows, features_QD = own.features(wanted, load_encoder(opened, world))
     except AllBad:
         rows, features_QD = [], torch.empty(0)
     if unread := set(wanted) - set(rows):
-        raise ValueError(f"{lookup.paths[min(unread)]} cannot be decoded")
-    nearest = search_bank(StoredBank(trained.checkpoint), features_QD, lookup.count)
+        raise ValueError(f"{query.paths[min(unread)]} cannot be decoded")
+    nearest = search_bank(StoredBank(opened.checkpoint), features_QD, query.count)
     found = [
         Found(
             row,
-            str(lookup.paths[row]),
+            str(query.paths[row]),
             tuple(_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)),
         )
         for row, neighbours, cosines in zip(
             rows, nearest.rows_QK.tolist(), nearest.similarity_QK.tolist(), strict=True
         )
     ]
-    return Answer(lookup, tuple(found), own, known)
+    return QueryResult(query, tuple(found), own, known)
 
 
-def _neighbour(known: Album | None, row: int, similarity: float) -> Neighbour:
+def _neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:
     if known is None:
         return Neighbour(row, f"row {row}", None, similarity)
     return Neighbour(row, known.name_of(row), known.class_of(row), similarity)
 
 
-def as_table(answer: Answer) -> Table:
+def as_table(result: QueryResult) -> Table:
     table = Table(title="nearest training images", title_justify="left")
     for column in ("image", "cosine", "class", "neighbour"):
         table.add_column(column, justify="right" if column == "cosine" else "left")
-    for one in answer.found:
+    for one in result.found:
         for at, neighbour in enumerate(one.neighbours):
             table.add_row(
                 escape(as_text(one.name)) if at == 0 else "",
@@ -149,31 +151,31 @@ def as_table(answer: Answer) -> Table:
     return table
 
 
-def as_json(answer: Answer) -> str:
+def as_json(result: QueryResult) -> str:
     """{"run", "checkpoint", "images": [{"image", "neighbours": [{"row", "name", ...}]}]}"""
-    trained = answer.lookup.trained
+    opened = result.query.opened
     images = [
         {"image": one.name, "neighbours": [vars(neighbour) for neighbour in one.neighbours]}
-        for one in answer.found
+        for one in result.found
     ]
-    about = {"run": trained.config.name, "checkpoint": trained.checkpoint.name, "images": images}
+    about = {"run": opened.config.name, "checkpoint": opened.checkpoint.name, "images": images}
     return json.dumps(about, indent=1)
 
 
-def draw_sheet(answer: Answer) -> Image.Image:
+def draw_sheet(result: QueryResult) -> Image.Image:
     """A line for each image: itself, then its neighbours with class and cosine."""
-    if answer.known is None:
+    if result.known is None:
         raise ValueError("--sheet shows the training images, and they cannot be had any more")
-    own = answer.own.load(one.row for one in answer.found)
-    near = answer.known.load(n.row for one in answer.found for n in one.neighbours)
-    size = (CELL * (1 + answer.lookup.count), (CELL + CAPTION) * len(answer.found))
+    own = result.own.load(one.row for one in result.found)
+    near = result.known.load(n.row for one in result.found for n in one.neighbours)
+    size = (CELL * (1 + result.query.count), (CELL + CAPTION) * len(result.found))
     sheet = Image.new("RGB", size, "white")
-    for line, one in enumerate(answer.found):
+    for line, one in enumerate(result.found):
         own_name = as_text(Path(one.name).name)[:LETTERS]
-        _paste(sheet, line, 0, answer.own.pixels(own[one.row]), own_name)
+        _paste(sheet, line, 0, result.own.pixels(own[one.row]), own_name)
         for column, neighbour in enumerate(one.neighbours, 1):
             if neighbour.row in near:
-                pixels = answer.known.pixels(near[neighbour.row])
+                pixels = result.known.pixels(near[neighbour.row])
                 name = as_text(neighbour.label or neighbour.name)[:LETTERS]
                 caption = f"{name}\n{neighbour.similarity:.3f}"
                 _paste(sheet, line, column, pixels, caption)

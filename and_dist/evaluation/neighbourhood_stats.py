@@ -22,17 +22,17 @@ def describe_neighbourhoods(
     found: Neighbourhoods, previous_anchors_S: Tensor, labels_N: Tensor | None
 ) -> dict[str, Any]:
     """Plain numbers, for metrics.jsonl; None where there is nothing to say."""
-    anchors_S = found.anchors_S.cpu()
-    neighbours_SK = found.neighbours_NK.cpu()[anchors_S]
+    anchors_A = found.anchors_A.cpu()
+    neighbours_SK = found.neighbours_NK.cpu()[anchors_A]
     consistent = None if labels_N is None else count_consistent(found, labels_N)
     return {
-        "anchors": len(anchors_S),
+        "anchors": len(anchors_A),
         "consistent": consistent,
         "inconsistent": None if consistent is None else neighbours_SK.numel() - consistent,
         "consistency_by_entropy": None if labels_N is None else by_entropy(found, labels_N),
-        "kept": _share_kept(anchors_S, previous_anchors_S.cpu()),
+        "kept": _share_kept(anchors_A, previous_anchors_S.cpu()),
         "recall": found.recall,
-        "entropy": _histogram(found.entropy_N.cpu(), anchors_S),
+        "entropy": _histogram(found.entropy_N.cpu(), anchors_A),
         "in_degree": _in_degree(found),
     }
 
@@ -50,14 +50,14 @@ def by_entropy(found: Neighbourhoods, labels_N: Tensor) -> list[float]:
 
 def _is_consistent(found: Neighbourhoods, labels_N: Tensor) -> Tensor:
     """[S, K], anchors in the order of their entropies."""
-    anchors_S = found.anchors_S.cpu()
-    neighbours_SK = found.neighbours_NK.cpu()[anchors_S]
-    return labels_N[neighbours_SK] == labels_N[anchors_S][:, None]
+    anchors_A = found.anchors_A.cpu()
+    neighbours_SK = found.neighbours_NK.cpu()[anchors_A]
+    return labels_N[neighbours_SK] == labels_N[anchors_A][:, None]
 
 
 def consistency(found: Neighbourhoods, labels_N: Tensor) -> float | None:
     """Their share of all pairs."""
-    num_pairs = len(found.anchors_S) * found.neighbours_NK.shape[1]
+    num_pairs = len(found.anchors_A) * found.neighbours_NK.shape[1]
     return count_consistent(found, labels_N) / num_pairs if num_pairs else None
 
 
@@ -74,25 +74,25 @@ def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> st
     return f"discovery of round {round_index}: {', '.join(parts)}, {format_seconds(seconds)}"
 
 
-def _share_kept(anchors_S: Tensor, previous_S: Tensor) -> float | None:
+def _share_kept(anchors_A: Tensor, previous_A: Tensor) -> float | None:
     """Share of the last round's anchors that are anchors again."""
-    if len(previous_S) == 0:
+    if len(previous_A) == 0:
         return None
-    return torch.isin(previous_S, anchors_S).double().mean().item()
+    return torch.isin(previous_A, anchors_A).double().mean().item()
 
 
-def _histogram(entropy_N: Tensor, anchors_S: Tensor) -> dict[str, Any]:
+def _histogram(entropy_N: Tensor, anchors_A: Tensor) -> dict[str, Any]:
     """Counts of all rows and of the anchors in bins between the lowest and highest entropy."""
     low, high = entropy_N.min().item(), entropy_N.max().item()
     counts = [
         torch.histc(values.float(), BINS, low, high).long().tolist()
-        for values in (entropy_N, entropy_N[anchors_S])
+        for values in (entropy_N, entropy_N[anchors_A])
     ]
     return {
         "low": low,
         "high": high,
         "mean": entropy_N.mean().item(),
-        "mean_of_anchors": entropy_N[anchors_S].mean().item() if len(anchors_S) else None,
+        "mean_of_anchors": entropy_N[anchors_A].mean().item() if len(anchors_A) else None,
         "rows": counts[0],
         "anchors": counts[1],
     }
@@ -116,5 +116,5 @@ def _in_degree(found: Neighbourhoods) -> dict[str, Any]:
 
 
 def _times_named(found: Neighbourhoods) -> Tensor:
-    neighbours_SK = found.neighbours_NK.cpu()[found.anchors_S.cpu()]
+    neighbours_SK = found.neighbours_NK.cpu()[found.anchors_A.cpu()]
     return neighbours_SK.flatten().bincount(minlength=len(found.entropy_N))

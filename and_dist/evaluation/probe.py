@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.data.loader import Batch
-from and_dist.evaluation.accuracy import places_of
+from and_dist.evaluation.accuracy import rank_of_true_class
 from and_dist.models.encoders import Encoder, stages
 from and_dist.utils.counter_random import derive_key
 
@@ -114,4 +114,4 @@ def places_in(
 ) -> Tensor:
     """[L, B] the place of the true class, by the mean probability over the views of an image."""
     probability_LBC = torch.stack([probes(layers(view)).softmax(dim=2) for view in views]).mean(0)
-    return torch.stack([places_of(of_layer, labels_B) for of_layer in probability_LBC])
+    return torch.stack([rank_of_true_class(of_layer, labels_B) for of_layer in probability_LBC])

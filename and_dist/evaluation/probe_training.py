@@ -17,8 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.reader import Trained, known_bad
-from and_dist.checkpoint.storage import find_whole, load_tensors, probe_name, prune, save_checkpoint
+from and_dist.checkpoint.reader import OpenedCheckpoint, known_bad
+from and_dist.checkpoint.storage import (
+    find_latest_valid,
+    load_tensors,
+    probe_name,
+    prune,
+    save_checkpoint,
+)
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.index import LabelledImages
@@ -27,9 +33,9 @@ from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_batch, reduce_sum
 from and_dist.distributed.ddp import replicate
-from and_dist.distributed.launch_env import SharedFailure
-from and_dist.distributed.stop_consensus import Agreement, heeding
-from and_dist.distributed.watchdog import NOTHING, SAVE, Guard, Stopped
+from and_dist.distributed.launch_env import AllRanksError
+from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
+from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import UNREADABLE
 from and_dist.evaluation.probe import (
@@ -50,30 +56,30 @@ NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
 """Training images are cropped and mirrored as the encoder's were, and not coloured."""
 
 
-class Probing:
+class ProbeTraining:
     """The classifiers of one checkpoint; everything that is saved is built here."""
 
     def __init__(
         self,
-        trained: Trained,
+        opened: OpenedCheckpoint,
         encoder: Encoder,
         images: LabelledImages,
         layers: Sequence[str],
         world: World,
         display: Display,
-        guard: Guard,
+        watchdog: Watchdog,
     ) -> None:
         assert images.labels_N is not None
-        config = trained.config
+        config = opened.config
         self._config, self._settings = config, config.evaluation.linear
-        self._world, self._display, self._guard = world, display, guard
-        self._folder = trained.evaluation
-        self._saved = self._folder / f"probe-{_digest(self._settings, layers, trained.weights)}"
+        self._world, self._display, self._watchdog = world, display, watchdog
+        self._folder = opened.evaluation
+        self._saved = self._folder / f"probe-{_digest(self._settings, layers, opened.weights)}"
         self.layers = list(layers)
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
         data = config.data.model_copy(update=NO_COLOURS)
-        self._bad = known_bad(trained, images)
+        self._bad = known_bad(opened, images)
         self._loader = TrainingLoader(
             images.index, data, self._order, world, self._bad, encoder.precision
         )
@@ -89,7 +95,7 @@ class Probing:
         """Of every layer, by epoch."""
         self._sums = torch.zeros(len(layers) + 1, dtype=torch.float64, device=world.device)
         """Of the epoch under way, of this rank: losses of every layer, and how many images."""
-        self._agreement = Agreement()
+        self._stop_consensus = StopConsensus()
         self._steps_done, self._last_save = 0, time.monotonic()
 
     @property
@@ -110,12 +116,12 @@ class Probing:
     def _train_epoch(self, epoch: int, first: int, advance: Advance) -> None:
         set_learning_rate(self._optimiser, learning_rate(self._settings, epoch))
         for step, batch in enumerate(self._loader.batches(epoch, first), first):
-            self._guard.beat()
+            self._watchdog.beat()
             self._train_step(batch)
             self._steps_done += 1
             advance(1 / self._total_steps)
             if step + 1 < self._order.steps_per_epoch:
-                self._answer(self._agreement.take())
+                self._handle_stop_request(self._stop_consensus.latest())
         self._end_epoch(epoch)
 
     def _end_epoch(self, epoch: int) -> None:
@@ -124,7 +130,7 @@ class Probing:
         means = {name: total / count for name, total in zip(self.layers, sums, strict=True)}
         wild = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wild:
-            raise SharedFailure(
+            raise AllRanksError(
                 f"the loss of the linear classifier on {', '.join(wild)} is not finite in epoch "
                 f"{epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may help"
             )
@@ -146,20 +152,20 @@ class Probing:
         self._optimiser.step()
         self._optimiser.zero_grad()
         self._sums += torch.cat([sums_L.detach(), num_real[None]])
-        self._agreement.hear(requests_W)
+        self._stop_consensus.record(requests_W)
 
     def _request(self) -> int:
         """What this rank has been asked to do; the coordinator also looks at the clock."""
-        request = self._guard.request()
+        request = self._watchdog.request()
         is_late = time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
         return SAVE if request == NOTHING and self._world.is_coordinator and is_late else request
 
-    def _answer(self, request: int) -> None:
+    def _handle_stop_request(self, request: int) -> None:
         """What all ranks have agreed on."""
         if request == NOTHING:
             return
         self._save()
-        self._agreement.forget()
+        self._stop_consensus.reset()
         if request > SAVE:
             raise Stopped(request, f"after {self._steps_done} of {self._total_steps} steps")
 
@@ -178,7 +184,7 @@ class Probing:
         num_blocks = -(-(last - first) // size)
         batches = loader.batches(np.arange(start, stop), crops)
         phase = self._display.phase("linear classifiers, test images")
-        with torch.no_grad(), heeding(phase, self._guard, world, self._stop) as advance:
+        with torch.no_grad(), stoppable_phase(phase, self._watchdog, world, self._stop) as advance:
             for _ in range(num_blocks):  # as many on every rank, so that all can stop
                 block = list(islice(_kept(batches), len(crops)))
                 if block:
@@ -226,7 +232,7 @@ class Probing:
 
     def _resume(self) -> None:
         anew = f"delete {self._saved}"
-        found = find_whole(self._saved, self._world, self._display.say, anew)
+        found = find_latest_valid(self._saved, self._world, self._display.say, anew)
         if found is None:
             return
         path, state = found

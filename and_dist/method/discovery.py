@@ -17,8 +17,8 @@ from torch import Tensor
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
-    failing_together,
     gather_to_coordinator,
+    raise_on_all_ranks,
     reduce_sum,
     take_rows,
 )
@@ -26,7 +26,7 @@ from and_dist.distributed.world import World
 from and_dist.method.curriculum import num_anchors, select_anchors
 from and_dist.method.entropy import PairScan, bytes_per_row, scan_pairs
 from and_dist.method.faiss_search import EXACT, check_search
-from and_dist.method.memory_bank import BankShard, all_shards, shard_range
+from and_dist.method.memory_bank import MemoryBank, all_shards, shard_range
 from and_dist.method.neighbour_search import (
     MEMORY_BYTES,
     RECALL,
@@ -46,7 +46,7 @@ RECALL_SAMPLE = 1024
 
 
 def discover(
-    bank: BankShard,
+    bank: MemoryBank,
     world: World,
     round_index: int,
     num_rounds: int,
@@ -67,22 +67,22 @@ def discover(
     phase = _Phase(bank, world, num_neighbours, search, recall, memory_bytes, advance, count)
     scan = phase.scan(temperature)
     entropy_N = _gather_rows(scan.entropy_S, bank, world)
-    anchors_S = torch.empty(count, dtype=torch.int64, device=bank.features_SD.device)
-    with failing_together(world, "choosing the anchors"):
+    anchors_A = torch.empty(count, dtype=torch.int64, device=bank.features_SD.device)
+    with raise_on_all_ranks(world, "choosing the anchors"):
         if world.is_coordinator:
             if not bool(entropy_N.isfinite().all()):
                 num_bad = int((~entropy_N.isfinite()).sum())
                 raise RuntimeError(f"the entropy of {num_bad} rows is not finite")
-            anchors_S = select_anchors(entropy_N, count)
+            anchors_A = select_anchors(entropy_N, count)
     broadcast_from_coordinator(world, entropy_N)
-    broadcast_from_coordinator(world, anchors_S)
-    table_SK, found_share = phase.search(scan, anchors_S)
+    broadcast_from_coordinator(world, anchors_A)
+    table_SK, found_share = phase.search(scan, anchors_A)
     neighbours_NK = _gather_rows(table_SK, bank, world)
-    with failing_together(world, "checking the neighbours"):
+    with raise_on_all_ranks(world, "checking the neighbours"):
         if world.is_coordinator:
-            check_neighbours(neighbours_NK[anchors_S], anchors_S, bank.num_rows)
+            check_neighbours(neighbours_NK[anchors_A], anchors_A, bank.num_rows)
     broadcast_from_coordinator(world, neighbours_NK)
-    return Neighbourhoods(neighbours_NK, entropy_N, anchors_S, found_share)
+    return Neighbourhoods(neighbours_NK, entropy_N, anchors_A, found_share)
 
 
 def check_discovery(
@@ -113,7 +113,7 @@ def check_discovery(
 class _Phase:
     """One discovery: its two passes over the bank."""
 
-    bank: BankShard
+    bank: MemoryBank
     world: World
     num_neighbours: int
     search_name: str
@@ -135,10 +135,10 @@ class _Phase:
             lambda part: self.advance(share * part),
         )
 
-    def search(self, scan: PairScan, anchors_S: Tensor) -> tuple[Tensor, float]:
+    def search(self, scan: PairScan, anchors_A: Tensor) -> tuple[Tensor, float]:
         """[S, K] nearest rows of those rows of this shard that are anchors, -1 for the others;
         and the recall, 1 where the search is exact."""
-        here_S = anchors_S[(anchors_S >= self.bank.start) & (anchors_S < self.bank.stop)]
+        here_S = anchors_A[(anchors_A >= self.bank.start) & (anchors_A < self.bank.stop)]
         mine_S = here_S.sort().values
         if self.search_name == "fused":
             table_SK = self._settled(scan, mine_S)
@@ -147,7 +147,7 @@ class _Phase:
         is_open_S = (table_SK[mine_S - self.bank.start] < 0).any(dim=1)
         exact_SK = self._search_rows(mine_S[is_open_S], "Flat")
         table_SK = exact_SK.where(exact_SK >= 0, table_SK)
-        return table_SK, self._recall_of(table_SK, anchors_S)
+        return table_SK, self._recall_of(table_SK, anchors_A)
 
     def _settled(self, scan: PairScan, mine_S: Tensor) -> Tensor:
         """What the scan says of anchors where rounding cannot have changed the order."""
@@ -165,7 +165,7 @@ class _Phase:
         if search not in EXACT:
             sample_QD = gather_sample(bank.features_SD, self.world)
             approximate = Approximate(search, self.recall, sample_QD)
-        with failing_together(self.world, "building the search index"):
+        with raise_on_all_ranks(self.world, "building the search index"):
             shard = ShardSearch(
                 bank.features_SD, bank.start, self.num_neighbours, self.memory_bytes, approximate
             )
@@ -181,11 +181,11 @@ class _Phase:
             self.advance(share)
         return table_SK
 
-    def _recall_of(self, table_SK: Tensor, anchors_S: Tensor) -> float:
+    def _recall_of(self, table_SK: Tensor, anchors_A: Tensor) -> float:
         """Share of the exact search's neighbours that were found, on a sample of the anchors."""
-        if self.search_name in EXACT or len(anchors_S) == 0:
+        if self.search_name in EXACT or len(anchors_A) == 0:
             return 1.0
-        sample_S = anchors_S[:: -(-len(anchors_S) // RECALL_SAMPLE)].sort().values
+        sample_S = anchors_A[:: -(-len(anchors_A) // RECALL_SAMPLE)].sort().values
         mine_S = sample_S[(sample_S >= self.bank.start) & (sample_S < self.bank.stop)]
         places_S = mine_S - self.bank.start
         exact_SK = self._search_rows(mine_S, "Flat")[places_S]
@@ -203,7 +203,7 @@ class _Phase:
         return 0.5 * self.bank.num_rows / (0.5 * self.bank.num_rows + self.num_anchors)
 
 
-def _gather_rows(values_S: Tensor, bank: BankShard, world: World) -> Tensor:
+def _gather_rows(values_S: Tensor, bank: MemoryBank, world: World) -> Tensor:
     """[S, ...] of every shard -> [N, ...] on the coordinator; the same shape, unset, elsewhere."""
     longest = shard_range(bank.num_rows, 0, world.size)[1]
     padded = values_S.new_zeros(longest, *values_S.shape[1:])

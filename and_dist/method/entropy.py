@@ -21,13 +21,13 @@ from torch import Tensor
 from and_dist.distributed.collectives import (
     equal_blocks,
     exchange_parts,
-    failing_together,
     gather_batch,
+    raise_on_all_ranks,
     take_rows,
 )
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, all_shards
+from and_dist.method.memory_bank import MemoryBank, all_shards
 from and_dist.utils.progress import Advance, silently
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
@@ -54,7 +54,7 @@ class PairScan(NamedTuple):
 
 @torch.no_grad()
 def scan_pairs(
-    bank: BankShard,
+    bank: MemoryBank,
     world: World,
     temperature: float,
     memory_bytes: int,
@@ -64,7 +64,7 @@ def scan_pairs(
     """All ranks take part. `num_candidates` of 0 finds entropies alone."""
     scale = _agree_on_scale(bank, world, temperature)
     size = _block_size(bank, world.size, num_candidates, memory_bytes)
-    with failing_together(world, "making room for the scan of the bank"):
+    with raise_on_all_ranks(world, "making room for the scan of the bank"):
         positions_S = torch.arange(len(bank.features_SD), device=bank.features_SD.device)
         found = _Found.empty(len(positions_S), num_candidates, scale, positions_S)
         tiles = _Tiles(bank, scale, found, size)
@@ -75,12 +75,12 @@ def scan_pairs(
         everyone_GD, floor_G = gather_batch(world, [rows_QD, floor_Q])
         about_G = _Found.empty(len(floor_G), num_candidates, scale, floor_G)
         about_G.similarity_XC[:] = floor_G[:, None]
-        with failing_together(world, "the scan of the bank"):
+        with raise_on_all_ranks(world, "the scan of the bank"):
             tiles.load(everyone_GD, about_G)
             for pair in _pairs_of_blocks(block, size, len(positions_Q), bank.num_rows, world):
-                tiles.meet(pair)
+                tiles.process_tile(pair)
         positions_Q = positions_Q[positions_Q >= 0]
-        found.take_back(positions_Q, _Found(*exchange_parts(world, list(about_G))))
+        found.merge_partial(positions_Q, _Found(*exchange_parts(world, list(about_G))))
         advance(1 / len(blocks))
     return found.result(scale)
 
@@ -99,7 +99,7 @@ class _Scale(NamedTuple):
     is_unit: bool
 
 
-def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale:
+def _agree_on_scale(bank: MemoryBank, world: World, temperature: float) -> _Scale:
     """One shift for all pairs, since a tile's exp serves rows and columns.
 
     A row's own logit bounds its z from below, the largest norm bounds every logit from above. Where
@@ -117,7 +117,7 @@ def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale
     num_bad = int(all_W[:, 2].sum())
     if num_bad:
         first_bad = int(all_W[:, 3].min())
-        raise SharedFailure(f"{num_bad} rows of the bank are not finite, row {first_bad} first")
+        raise AllRanksError(f"{num_bad} rows of the bank are not finite, row {first_bad} first")
     smallest, largest = all_W[:, 1].min().item(), -all_W[:, 0].min().item()
     lowest, highest = smallest**2 / temperature, largest**2 / temperature
     if lowest < max(0.0, highest - 60) - 40:
@@ -126,7 +126,7 @@ def _agree_on_scale(bank: BankShard, world: World, temperature: float) -> _Scale
     return _Scale(dtype, temperature, shift, 1 - UNIT <= smallest <= largest <= 1 + UNIT)
 
 
-def _block_size(bank: BankShard, world_size: int, num_candidates: int, memory_bytes: int) -> int:
+def _block_size(bank: MemoryBank, world_size: int, num_candidates: int, memory_bytes: int) -> int:
     """As long as the blocks of all ranks, and what is found about them, fit a quarter of memory,
     and so do the tiles."""
     width = bank.features_SD.shape[1] * bank.features_SD.element_size()
@@ -192,7 +192,7 @@ class _Found(NamedTuple):
             return self.z_X
         return self.similarity_XC[:, -1]
 
-    def consider(self, at: slice, similarity: Tensor, dim: int, first_row: int) -> None:
+    def update_topk(self, at: slice, similarity: Tensor, dim: int, first_row: int) -> None:
         """Keep what is better in a tile; `dim` is its dimension of candidates.
 
         One look finds the best of every piece of candidates, and so whose floor is passed; the
@@ -216,7 +216,7 @@ class _Found(NamedTuple):
         column_JC = place_JC % width * count + piece_JP.gather(1, place_JC // width)
         self._merge(improved_J + at.start, top_JC, column_JC + first_row)
 
-    def take_back(self, positions_Q: Tensor, received: _Found) -> None:
+    def merge_partial(self, positions_Q: Tensor, received: _Found) -> None:
         """Add what all ranks found about a block of these rows: [W, Q, ...]."""
         count = len(positions_Q)
         self.z_X[positions_Q] += received.z_X.sum(dim=0)[:count]
@@ -243,7 +243,7 @@ class _Found(NamedTuple):
 class _Tiles:
     """Multiplies blocks tile by tile in the same few buffers."""
 
-    def __init__(self, bank: BankShard, scale: _Scale, mine: _Found, block_size: int) -> None:
+    def __init__(self, bank: MemoryBank, scale: _Scale, mine: _Found, block_size: int) -> None:
         self._bank = bank
         self._scale = scale
         self._mine = mine
@@ -257,7 +257,7 @@ class _Tiles:
         self._queries_GD = everyone_GD.to(self._scale.dtype) / self._scale.temperature
         self._about_G = about_G
 
-    def meet(self, pair: _Pair) -> None:
+    def process_tile(self, pair: _Pair) -> None:
         rows_YD = self._bank.features_SD[pair.own].to(self._scale.dtype)
         for at in range(pair.streaming.start, pair.streaming.stop, self._height):
             here = slice(at, min(at + self._height, pair.streaming.stop))
@@ -284,13 +284,13 @@ class _Tiles:
     def _search(self, here: slice, pair: _Pair, similarity: Tensor) -> None:
         offset = here.start - pair.streaming.start
         if not pair.is_same:
-            self._about_G.consider(here, similarity, 1, self._bank.start + pair.own.start)
-            self._mine.consider(pair.own, similarity, 0, pair.first_row + offset)
+            self._about_G.update_topk(here, similarity, 1, self._bank.start + pair.own.start)
+            self._mine.update_topk(pair.own, similarity, 0, pair.first_row + offset)
             return
         own = similarity.diagonal(offset)
         kept = own.clone()
         own.fill_(-torch.inf)
-        self._about_G.consider(here, similarity, 1, self._bank.start + pair.own.start)
+        self._about_G.update_topk(here, similarity, 1, self._bank.start + pair.own.start)
         own.copy_(kept)
 
     def _add(

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition import log_partition, log_partition_of_own
 from and_dist.method.partition_merge import Partition, merge_stacked
-from and_dist.utils.step_phases import part
+from and_dist.utils.step_phases import step_phase
 
 
 class GlobalBatch(NamedTuple):
@@ -44,7 +44,7 @@ def neighbourhood_nll(
     features_BD: Tensor,
     rows_B: Tensor,
     neighbours_BK: Tensor,
-    bank: BankShard,
+    bank: MemoryBank,
     world: World,
     temperature: float,
 ) -> Tensor:
@@ -58,7 +58,7 @@ def neighbourhood_nll(
 
 
 def sharded_nll(
-    features_BD: Tensor, batch: GlobalBatch, bank: BankShard, world: World, temperature: float
+    features_BD: Tensor, batch: GlobalBatch, bank: MemoryBank, world: World, temperature: float
 ) -> Tensor:
     """log Z_all - log Z_pos, averaged over the global batch; the same number on every rank.
 
@@ -66,7 +66,7 @@ def sharded_nll(
     gradients over ranks: after DDP they are those of one process with the whole batch.
     """
     over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
-    with part("loss"):
+    with step_phase("loss"):
         loss_B = over_all.log_z - over_positives.log_z
         slope_BD = over_all.mean - over_positives.mean
         return mean_over_batch(features_BD, loss_B, slope_BD, batch, world, temperature)
@@ -86,11 +86,11 @@ def mean_over_batch(
     num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(loss_B.dtype)
     loss = reduce_sum(world, loss_B.where(is_real_B, 0).sum()) / num_real
     gradient_BD = slope_BD.where(is_real_B[:, None], 0) * (world.size / temperature / num_real)
-    known: Tensor = _Known.apply(features_BD, loss, gradient_BD.to(features_BD.dtype))
+    known: Tensor = PrecomputedGradient.apply(features_BD, loss, gradient_BD.to(features_BD.dtype))
     return known
 
 
-def everyones_features(features_BD: Tensor, batch: GlobalBatch, world: World) -> Tensor:
+def gather_features_with_grad(features_BD: Tensor, batch: GlobalBatch, world: World) -> Tensor:
     """[G, D] of all ranks; a gradient goes through to this rank's, times the world's size as above.
 
     So a loss that every rank forms of all features alike gives every rank the whole gradient of
@@ -103,7 +103,7 @@ def everyones_features(features_BD: Tensor, batch: GlobalBatch, world: World) ->
     return torch.cat([batch.features_GD[:before], mine_BD, batch.features_GD[after:]])
 
 
-class _Known(torch.autograd.Function):
+class PrecomputedGradient(torch.autograd.Function):
     """A loss and its gradient, both found without autograd."""
 
     @staticmethod
@@ -123,14 +123,14 @@ class _Known(torch.autograd.Function):
 
 
 def _partitions_of_my_queries(
-    batch: GlobalBatch, bank: BankShard, world: World, temperature: float
+    batch: GlobalBatch, bank: MemoryBank, world: World, temperature: float
 ) -> tuple[Partition, Partition]:
     """(over all rows, over the positives) of the B local queries: one packed reduction."""
-    with part("partition"):
+    with step_phase("partition"):
         partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
-    with part("positives"):
+    with step_phase("positives"):
         partial_positives = _partition_of_positives(batch, bank, temperature)
-    with part("exchanging parts"):
+    with step_phase("exchanging parts"):
         log_z_WB, mean_WBD, positive_log_z_WB, positive_mean_WBD = exchange_parts(
             world, [*partial_all, *partial_positives]
         )
@@ -140,7 +140,7 @@ def _partitions_of_my_queries(
         )
 
 
-def _partition_of_positives(batch: GlobalBatch, bank: BankShard, temperature: float) -> Partition:
+def _partition_of_positives(batch: GlobalBatch, bank: MemoryBank, temperature: float) -> Partition:
     """Over {i} and its neighbours, as far as this shard holds them."""
     positives_GP = torch.cat([batch.rows_G[:, None], batch.neighbours_GK], dim=1)
     if len(bank.features_SD) == 0:

@@ -22,7 +22,7 @@ def all_shards(num_rows: int, size: int) -> list[tuple[int, int]]:
     return [shard_range(num_rows, rank, size) for rank in range(size)]
 
 
-class BankShard:
+class MemoryBank:
     """Rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
 
     def __init__(

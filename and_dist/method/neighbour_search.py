@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.distributed.collectives import exchange_parts, failing_together, gather_batch
+from and_dist.distributed.collectives import exchange_parts, gather_batch, raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.method.entropy import TINY
 from and_dist.method.faiss_search import (
@@ -138,7 +138,7 @@ def search_shards(
 ) -> Nearest:
     """The K nearest rows of the whole bank for this rank's queries; Q is equal on every rank."""
     queries_GD, own_rows_G = gather_batch(world, [queries_QD, own_rows_Q])
-    with failing_together(world, "the neighbour search"):
+    with raise_on_all_ranks(world, "the neighbour search"):
         partial = shard.nearest(queries_GD, own_rows_G)
     received = exchange_parts(world, list(partial))
     return best_of([Nearest(*part) for part in zip(*received, strict=True)], shard.num_wanted)

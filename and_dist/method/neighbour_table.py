@@ -16,7 +16,7 @@ class Neighbourhoods:
     """Row ids of an anchor's k nearest rows, nearest first; -1 throughout for an instance."""
     entropy_N: Tensor
     """Eq. 5 of every row; nan before the first discovery."""
-    anchors_S: Tensor
+    anchors_A: Tensor
     """Anchors in ascending order of entropy."""
     recall: float | None = None
     """Share of an exact search's neighbours that the search of this round found, on a sample."""
@@ -31,16 +31,16 @@ def all_instances(num_rows: int, num_neighbours: int, device: torch.device) -> N
     )
 
 
-def check_neighbours(neighbours_SK: Tensor, anchors_S: Tensor, num_rows: int) -> None:
+def check_neighbours(neighbours_AK: Tensor, anchors_A: Tensor, num_rows: int) -> None:
     """RuntimeError unless every anchor has k distinct neighbours in range, none of them itself."""
     problems = {
-        "a neighbour out of range": (neighbours_SK < 0) | (neighbours_SK >= num_rows),
-        "itself as a neighbour": neighbours_SK == anchors_S[:, None],
+        "a neighbour out of range": (neighbours_AK < 0) | (neighbours_AK >= num_rows),
+        "itself as a neighbour": neighbours_AK == anchors_A[:, None],
     }
-    ordered_SK = neighbours_SK.sort(dim=1).values
-    problems["a neighbour twice"] = ordered_SK[:, 1:] == ordered_SK[:, :-1]
+    ordered_AK = neighbours_AK.sort(dim=1).values
+    problems["a neighbour twice"] = ordered_AK[:, 1:] == ordered_AK[:, :-1]
     for problem, is_bad in problems.items():
-        bad_S = is_bad.any(dim=1)
-        if bad_S.any():
-            example = anchors_S[bad_S][0].item()
-            raise RuntimeError(f"{int(bad_S.sum())} anchors have {problem}, row {example} first")
+        bad_A = is_bad.any(dim=1)
+        if bad_A.any():
+            example = anchors_A[bad_A][0].item()
+            raise RuntimeError(f"{int(bad_A.sum())} anchors have {problem}, row {example} first")

@@ -16,17 +16,17 @@ from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
 from and_dist.method.loss import GlobalBatch
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.utils.progress import Phase
 
 
 @dataclass(frozen=True)
-class Setting:
+class ObjectiveContext:
     """What a peer may use of its run."""
 
     config: Config
     world: World
-    bank: BankShard
+    bank: MemoryBank
     """Filled by the trainer with the features of every step, whatever the method."""
     labels_N: NDArray[np.int64] | None
     """For a peer that learns from labels."""
@@ -36,13 +36,13 @@ class Setting:
     """Around what takes long before an epoch."""
 
 
-class Peer(ABC):
+class Objective(ABC):
     """A loss of the global batch, and what it needs. Every rank forms it of the same numbers."""
 
     learns_from_labels: ClassVar[bool] = False
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, context: ObjectiveContext) -> None:
+        self.context = context
         self.head: nn.Module = nn.Identity()
         """Trained with the encoder, and saved."""
 

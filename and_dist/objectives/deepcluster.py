@@ -16,17 +16,17 @@ from torch.nn import functional
 from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
-from and_dist.method.loss import GlobalBatch, everyones_features
-from and_dist.objectives.base import Peer, Setting, build_classifier
+from and_dist.method.loss import GlobalBatch, gather_features_with_grad
+from and_dist.objectives.base import Objective, ObjectiveContext, build_classifier
 from and_dist.objectives.kmeans import cluster, whiten
 from and_dist.utils.counter_random import derive_key
 
 
-class DeepCluster(Peer):
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        config, device = setting.config, setting.world.device
-        self._clusters_N = torch.zeros(setting.bank.num_rows, dtype=torch.int64, device=device)
+class DeepCluster(Objective):
+    def __init__(self, context: ObjectiveContext) -> None:
+        super().__init__(context)
+        config, device = context.config, context.world.device
+        self._clusters_N = torch.zeros(context.bank.num_rows, dtype=torch.int64, device=device)
         self._weights_C = torch.zeros(
             config.deepcluster.clusters, dtype=torch.float64, device=device
         )
@@ -47,11 +47,11 @@ class DeepCluster(Peer):
 
     def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
         """Clusters of the features as they are, and a classifier that knows nothing of them."""
-        setting, settings = self.setting, self.setting.config.deepcluster
-        features_SE = whiten(setting.features_of_shard(), settings.components, setting.world)
-        key = derive_key(setting.config.seed, "clusters", number)
-        bank = setting.bank
-        with setting.phase("clusters of all images") as advance:
+        context, settings = self.context, self.context.config.deepcluster
+        features_SE = whiten(context.features_of_shard(), settings.components, context.world)
+        key = derive_key(context.config.seed, "clusters", number)
+        bank = context.bank
+        with context.phase("clusters of all images") as advance:
             clusters_S = cluster(
                 features_SE,
                 bank.start,
@@ -59,12 +59,12 @@ class DeepCluster(Peer):
                 settings.clusters,
                 settings.iterations,
                 key,
-                setting.world,
+                context.world,
                 advance,
             )
         self._clusters_N.zero_()
         self._clusters_N[bank.start : bank.stop] = clusters_S
-        reduce_sum(setting.world, self._clusters_N)
+        reduce_sum(context.world, self._clusters_N)
         sizes_C = self._clusters_N.bincount(minlength=settings.clusters)
         mean_size = bank.num_rows / (sizes_C > 0).sum().double()
         self._weights_C.copy_(mean_size / sizes_C.clamp(min=1))
@@ -72,8 +72,8 @@ class DeepCluster(Peer):
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
         """Cross-entropy; the weights of all rows have the mean 1."""
-        features_GD = everyones_features(features_BD, batch, self.setting.world)
-        logits_GC = self.head(features_GD / self.setting.config.objective.temperature)
+        features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
+        logits_GC = self.head(features_GD / self.context.config.objective.temperature)
         is_real_G = batch.rows_G >= 0
         clusters_G = self._clusters_N[batch.rows_G.clamp(min=0)]
         loss_G = functional.cross_entropy(logits_GC, clusters_G, reduction="none")
@@ -81,10 +81,10 @@ class DeepCluster(Peer):
         return weighted_G.sum() / is_real_G.sum().clamp(min=1)
 
     def _renew_head(self, number: int, optimiser: torch.optim.SGD) -> None:
-        config = self.setting.config
+        config = self.context.config
         seed = int(derive_key(config.seed, "classifier", number)) >> 1
         fresh = build_classifier(
-            config.encoder.feature_dim, config.deepcluster.clusters, seed, self.setting.world.device
+            config.encoder.feature_dim, config.deepcluster.clusters, seed, self.context.world.device
         )
         self.head.load_state_dict(fresh.state_dict())
         for parameter in self.head.parameters():

@@ -21,7 +21,7 @@ from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import exchange_parts, reduce_sum
 from and_dist.method.loss import GlobalBatch, mean_over_batch
-from and_dist.objectives.base import Peer, Setting
+from and_dist.objectives.base import Objective, ObjectiveContext
 from and_dist.utils.counter_random import GAMMA, derive_key
 
 ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}
@@ -40,7 +40,7 @@ class Contrast(NamedTuple):
     """Of exp(x . m / tau) over the negatives of all real queries."""
 
 
-class InstanceNce(Peer):
+class InstanceNce(Objective):
     """-log h(i) - sum over negatives j of log(1 - h(j)), where h = p / (p + M / N) and
     p = exp(x . m / tau) / Z.
 
@@ -48,9 +48,9 @@ class InstanceNce(Peer):
     anew at every step and averaged.
     """
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._log_z = torch.zeros((), dtype=torch.float64, device=setting.world.device)
+    def __init__(self, context: ObjectiveContext) -> None:
+        super().__init__(context)
+        self._log_z = torch.zeros((), dtype=torch.float64, device=context.world.device)
         self._step = torch.zeros((), dtype=torch.int64)
 
     @classmethod
@@ -66,42 +66,42 @@ class InstanceNce(Peer):
         return {"log_z": self._log_z, "step": self._step}
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
-        setting = self.setting
+        context = self.context
         rows_GP = self._draw(batch.rows_G)
         if self._step == 0:
-            exp_sum = reduce_sum(setting.world, self._contrast(batch, rows_GP).exp_sum)
+            exp_sum = reduce_sum(context.world, self._contrast(batch, rows_GP).exp_sum)
             self._log_z.copy_(self._estimate_log_z(batch, exp_sum))
         self._step += 1
         partial = self._contrast(batch, rows_GP)
         exp_sum_G = partial.exp_sum.expand(len(batch.rows_G))  # each rank tells all the others
         loss_WB, slope_WBD, exp_sum_WB = exchange_parts(
-            setting.world, [partial.loss_G, partial.slope_GD, exp_sum_G]
+            context.world, [partial.loss_G, partial.slope_GD, exp_sum_G]
         )
-        if setting.config.instance_nce.z == "estimated":
+        if context.config.instance_nce.z == "estimated":
             newest = self._estimate_log_z(batch, exp_sum_WB[:, 0].sum())
             old = self._log_z + math.log(1 - NEW_SHARE)
             self._log_z.copy_(torch.logaddexp(old, newest + math.log(NEW_SHARE)))
         loss_B, slope_BD = loss_WB.sum(dim=0), slope_WBD.sum(dim=0)
-        temperature = setting.config.objective.temperature
-        return mean_over_batch(features_BD, loss_B, slope_BD, batch, setting.world, temperature)
+        temperature = context.config.objective.temperature
+        return mean_over_batch(features_BD, loss_B, slope_BD, batch, context.world, temperature)
 
     def _draw(self, rows_G: Tensor) -> Tensor:
         """[G, P] each query's own row, and its negatives, uniform over all rows."""
-        config = self.setting.config
+        config = self.context.config
         key = derive_key(config.seed, "negatives", int(self._step))
-        count, num_rows = config.instance_nce.negatives, self.setting.bank.num_rows
+        count, num_rows = config.instance_nce.negatives, self.context.bank.num_rows
         negatives_GM = draw_rows(key, rows_G.clamp(min=0), count, num_rows)
         return torch.cat([rows_G[:, None], negatives_GM], dim=1)
 
     def _estimate_log_z(self, batch: GlobalBatch, exp_sum: Tensor) -> Tensor:
         """log(N * mean exp) over the negatives of the real queries."""
-        count = (batch.rows_G >= 0).sum().clamp(min=1) * self.setting.config.instance_nce.negatives
-        return (exp_sum / count * self.setting.bank.num_rows).log()
+        count = (batch.rows_G >= 0).sum().clamp(min=1) * self.context.config.instance_nce.negatives
+        return (exp_sum / count * self.context.bank.num_rows).log()
 
     def _contrast(self, batch: GlobalBatch, rows_GP: Tensor) -> Contrast:
         """Over the rows of this shard: h is the sigmoid of x . m / tau - log Z - log(M / N)."""
-        bank, features_GD = self.setting.bank, batch.features_GD
-        temperature, num_negatives = self.setting.config.objective.temperature, rows_GP.shape[1] - 1
+        bank, features_GD = self.context.bank, batch.features_GD
+        temperature, num_negatives = self.context.config.objective.temperature, rows_GP.shape[1] - 1
         found = Contrast(
             torch.zeros_like(features_GD[:, 0]),
             torch.zeros_like(features_GD),

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
-    failing_together,
+    raise_on_all_ranks,
     reduce_sum,
 )
 from and_dist.distributed.world import World
@@ -113,7 +113,7 @@ def _first_centres(
 
 
 def _nearest_centres(features_SE: Tensor, centres_CE: Tensor, world: World) -> Tensor:
-    with failing_together(world, "k-means"):
+    with raise_on_all_ranks(world, "k-means"):
         search = ExactSearch(centres_CE, SEARCH_BYTES)
         none = torch.zeros(0, dtype=torch.int64, device=features_SE.device)
         found = [search.candidates(rows, 1) for rows in features_SE.split(ROWS_AT_ONCE)]

@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.collectives import broadcast_from_coordinator
-from and_dist.method.loss import GlobalBatch, everyones_features
-from and_dist.objectives.base import Peer, Setting
+from and_dist.method.loss import GlobalBatch, gather_features_with_grad
+from and_dist.objectives.base import Objective, ObjectiveContext
 from and_dist.utils.counter_random import derive_key, draw_uniform
 
 
-class Nat(Peer):
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._points_N = torch.arange(setting.bank.num_rows, device=setting.world.device)
+class Nat(Objective):
+    def __init__(self, context: ObjectiveContext) -> None:
+        super().__init__(context)
+        self._points_N = torch.arange(context.bank.num_rows, device=context.world.device)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"points": self._points_N}
@@ -34,14 +34,14 @@ class Nat(Peer):
         """Mean squared distance of the features from the points that fit them best."""
         numbers_G = self._deal(batch)
         points_GD = self._draw(numbers_G)
-        features_GD = everyones_features(features_BD, batch, self.setting.world)
+        features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
         is_real_G = batch.rows_G >= 0
         distance_G = (features_GD - points_GD).square().sum(dim=1)
         return distance_G.where(is_real_G, 0).sum() / is_real_G.sum().clamp(min=1)
 
     def _deal(self, batch: GlobalBatch) -> Tensor:
         """[G] points of the batch's rows, dealt out anew by the coordinator; 0 for padding."""
-        world, rows_G = self.setting.world, batch.rows_G
+        world, rows_G = self.context.world, batch.rows_G
         numbers_G = self._points_N[rows_G.clamp(min=0)]
         first_U = _first_of_each_row(rows_G)
         if world.is_coordinator:
@@ -52,7 +52,7 @@ class Nat(Peer):
         return self._points_N[rows_G.clamp(min=0)].where(rows_G >= 0, 0)
 
     def _draw(self, numbers_X: Tensor) -> Tensor:
-        config = self.setting.config
+        config = self.context.config
         points_XD = draw_points(numbers_X.cpu().numpy(), config.encoder.feature_dim, config.seed)
         return points_XD.to(numbers_X.device)
 

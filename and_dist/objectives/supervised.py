@@ -8,21 +8,21 @@ from torch.nn import functional
 
 from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
-from and_dist.method.loss import GlobalBatch, everyones_features
-from and_dist.objectives.base import Peer, Setting, build_classifier
+from and_dist.method.loss import GlobalBatch, gather_features_with_grad
+from and_dist.objectives.base import Objective, ObjectiveContext, build_classifier
 
 
-class Supervised(Peer):
+class Supervised(Objective):
     """Cross-entropy of a classifier of features / tau, the only method that is shown labels."""
 
     learns_from_labels = True
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        config, device = setting.config, setting.world.device
-        assert setting.labels_N is not None
-        self._labels_N = torch.tensor(setting.labels_N, device=device)
-        num_classes = int(setting.labels_N.max()) + 1
+    def __init__(self, context: ObjectiveContext) -> None:
+        super().__init__(context)
+        config, device = context.config, context.world.device
+        assert context.labels_N is not None
+        self._labels_N = torch.tensor(context.labels_N, device=device)
+        num_classes = int(context.labels_N.max()) + 1
         dim = config.encoder.feature_dim
         self.head = build_classifier(dim, num_classes, config.seed, device)
 
@@ -35,8 +35,8 @@ class Supervised(Peer):
             )
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
-        features_GD = everyones_features(features_BD, batch, self.setting.world)
-        logits_GC = self.head(features_GD / self.setting.config.objective.temperature)
+        features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
+        logits_GC = self.head(features_GD / self.context.config.objective.temperature)
         labels_G = self._labels_N[batch.rows_G.clamp(min=0)].where(batch.rows_G >= 0, -100)
         num_real = (batch.rows_G >= 0).sum().clamp(min=1)
         return functional.cross_entropy(logits_GC, labels_G, reduction="sum") / num_real

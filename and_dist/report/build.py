@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.report.checkpoint_views import Findings, gather_findings
 from and_dist.report.page import render
@@ -40,7 +40,7 @@ def gather(history: History, world: World, phase: Phase) -> Findings | None:
         name = newest.read_text()
         try:
             return gather_findings(history.run, history.config, world, phase)
-        except (ValueError, OSError, SharedFailure):
+        except (ValueError, OSError, AllRanksError):
             if newest.read_text() == name:
                 raise
     return None

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
-from and_dist.checkpoint.reader import Trained, find_images, load_encoder
-from and_dist.checkpoint.storage import find_damage
+from and_dist.checkpoint.reader import OpenedCheckpoint, find_images, load_encoder
+from and_dist.checkpoint.storage import find_corruption
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
-from and_dist.evaluation.image_reader import Album, as_uri, as_uris
+from and_dist.evaluation.image_reader import ImageReader, as_uri, as_uris
 from and_dist.report.grad_cam import attend, overlay
 from and_dist.report.misclassified import Mistake, Mistakes, find_mistakes
 from and_dist.report.neighbourhood_examples import (
@@ -79,37 +79,37 @@ class _Search:
         self.notes: list[str] = []
         self._checked: dict[str, bool] = {}
         self._by_round = checkpoints_of(run, config, self.notes.append)
-        self.trained = self._newest_whole()
-        self.bank = StoredBank(self.trained.checkpoint)
+        self.opened = self._newest_whole()
+        self.bank = StoredBank(self.opened.checkpoint)
         train, test = self._load_images()
-        self.train = None if train is None else Album(train, self.config.data, world.device)
-        self.test = None if test is None else Album(test, self.config.data, world.device)
+        self.train = None if train is None else ImageReader(train, self.config.data, world.device)
+        self.test = None if test is None else ImageReader(test, self.config.data, world.device)
         labels_N = None if train is None else train.labels_N
         self.labels_N = None if labels_N is None else torch.tensor(labels_N)
 
-    def _newest_whole(self) -> Trained:
+    def _newest_whole(self) -> OpenedCheckpoint:
         found = next(filter(self._is_whole, reversed(self._by_round)), None)
         if found is None:
             raise ValueError(f"no checkpoint can be shown: {'; '.join(self.notes)}")
         return found
 
-    def _is_whole(self, trained: Trained) -> bool:
+    def _is_whole(self, opened: OpenedCheckpoint) -> bool:
         """What is not is noted."""
-        name = trained.checkpoint.name
+        name = opened.checkpoint.name
         if name not in self._checked:
-            damage = find_damage(trained.checkpoint, self.world)
+            damage = find_corruption(opened.checkpoint, self.world)
             self.notes += [damage] if damage else []
             self._checked[name] = not damage
         return self._checked[name]
 
     @property
-    def checkpoints(self) -> list[Trained]:
+    def checkpoints(self) -> list[OpenedCheckpoint]:
         """The last of every round, where it is whole."""
-        return [trained for trained in self._by_round if self._is_whole(trained)]
+        return [opened for opened in self._by_round if self._is_whole(opened)]
 
     def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
         """Without test images where those cannot be had."""
-        train = find_images(self.trained, "pictures", self.notes.append)
+        train = find_images(self.opened, "pictures", self.notes.append)
         if train is None:
             return None, None
         if train.labels_N is None:
@@ -128,8 +128,8 @@ class _Search:
         per_band = anchors_per_band(self.config, self.config.last_round)
         found = []
         with self.phase("neighbourhoods") as advance:
-            for trained in self.checkpoints:
-                table = read_round(trained, self.labels_N, per_band, self.world)
+            for opened in self.checkpoints:
+                table = read_round(opened, self.labels_N, per_band, self.world)
                 found += [] if table is None else [table]
                 advance(1 / len(self.checkpoints))
         return tuple(found)
@@ -157,7 +157,7 @@ class _Search:
         most = max(1, min(count, TEST_IMAGES, TEST_PIXELS // self.config.data.image_size**2))
         rows = np.unique(np.linspace(0, count - 1, most).round()).astype(int)
         with self.phase("mistakes"):
-            encoder = load_encoder(self.trained, self.world)
+            encoder = load_encoder(self.opened, self.world)
             found, queries_QD = self.test.features(rows.tolist(), encoder)
             labels_Q = torch.tensor(self.test.images.labels_N[found])
             return find_mistakes(
@@ -179,12 +179,12 @@ class _Search:
         maps: list[list[tuple[str, str, float]]] = [[] for _ in pairs]
         with self.phase("attention") as advance:
             trained_ones = [one for one in self.checkpoints if self._after_what(one)]
-            for trained in trained_ones:
-                encoder = load_encoder(trained, self.world)
+            for opened in trained_ones:
+                encoder = load_encoder(opened, self.world)
                 with torch.no_grad():
                     targets_BD = encoder(others_BCHW)
                 maps_BHW, cosines_B = attend(encoder, images_BCHW, targets_BD)
-                when = self._after_what(trained)
+                when = self._after_what(opened)
                 for at, of_pair in enumerate(maps):
                     shown = self._overlay(images_BCHW[at], maps_BHW[at])
                     of_pair.append((when, shown, float(cosines_B[at])))
@@ -194,9 +194,9 @@ class _Search:
             Attended(*pair, tuple(of_pair)) for pair, of_pair in zip(pairs, maps, strict=True)
         )
 
-    def _after_what(self, trained: Trained) -> str:
+    def _after_what(self, opened: OpenedCheckpoint) -> str:
         """`round 1`, or how far into it; nothing for a round that has only begun."""
-        at = trained.state["progress"]
+        at = opened.state["progress"]
         round_index, done = int(at["round_index"]), int(at["epochs"])
         epochs = self.config.epochs_of(round_index)
         if done == epochs:
@@ -235,15 +235,18 @@ class _Search:
         images: dict[str, Image.Image] = {}
         names: dict[str, tuple[str, str | None]] = {}
         with self.phase("pictures") as advance:
-            for letter, album, rows in (("r", self.train, train_rows), ("t", self.test, test_rows)):
-                if album is None:
+            for letter, reader, rows in (
+                ("r", self.train, train_rows),
+                ("t", self.test, test_rows),
+            ):
+                if reader is None:
                     continue
                 wanted = sorted(set(rows))
                 names |= {
-                    f"{letter}{row}": _as_texts(album.name_of(row), album.class_of(row))
+                    f"{letter}{row}": _as_texts(reader.name_of(row), reader.class_of(row))
                     for row in wanted
                 }
-                for row, image in album.thumbnails(wanted).items():
+                for row, image in reader.thumbnails(wanted).items():
                     images[f"{letter}{row}"] = image
                 advance(0.5)
         return as_uris(images), names
@@ -264,7 +267,7 @@ def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Fi
     train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
     pictures, names = search.pictures(train_rows, test_rows)
     return Findings(
-        search.trained.checkpoint.name,
+        search.opened.checkpoint.name,
         tuple(search.notes),
         rounds,
         points,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.reader import Trained
+from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.checkpoint.storage import list_checkpoints, load_tensors, read_checkpoint
 from and_dist.config.schema import Config
 from and_dist.distributed.world import World
@@ -53,47 +53,49 @@ class RoundTable:
     """Rows that most anchors have for a neighbour, and how many."""
 
 
-def checkpoints_of(run: Path, config: Config, note: Callable[[str], None]) -> list[Trained]:
+def checkpoints_of(
+    run: Path, config: Config, note: Callable[[str], None]
+) -> list[OpenedCheckpoint]:
     """The last of every round that can be read, in order; why another cannot is noted."""
     folder = run / "checkpoints"
-    by_round: dict[str, Trained] = {}
+    by_round: dict[str, OpenedCheckpoint] = {}
     for name in sorted(list_checkpoints(folder)):
         try:
             checkpoint, state = read_checkpoint(folder / name)
         except ValueError as error:
             note(str(error))
         else:
-            by_round[name.partition("-")[0]] = Trained(run, config, checkpoint, state)
+            by_round[name.partition("-")[0]] = OpenedCheckpoint(run, config, checkpoint, state)
     return list(by_round.values())
 
 
 def read_round(
-    trained: Trained, labels_N: Tensor | None, per_band: int, world: World
+    opened: OpenedCheckpoint, labels_N: Tensor | None, per_band: int, world: World
 ) -> RoundTable | None:
     """None for a round without discovery."""
-    table = load_neighbourhoods(trained, world)
-    if len(table.anchors_S) == 0:
+    table = load_neighbourhoods(opened, world)
+    if len(table.anchors_A) == 0:
         return None
-    round_index = int(trained.state["progress"]["round_index"])
+    round_index = int(opened.state["progress"]["round_index"])
     chosen = choose_examples(table, round_index, labels_N, per_band)
-    cut = table.entropy_N[table.anchors_S[-1]].item()
+    cut = table.entropy_N[table.anchors_A[-1]].item()
     return RoundTable(round_index, cut, chosen, tuple(find_hubs(table)))
 
 
-def load_neighbourhoods(trained: Trained, world: World) -> Neighbourhoods:
-    num_rows, num_neighbours = trained.num_rows, trained.config.curriculum.neighbours
+def load_neighbourhoods(opened: OpenedCheckpoint, world: World) -> Neighbourhoods:
+    num_rows, num_neighbours = opened.num_rows, opened.config.curriculum.neighbours
     table = Neighbourhoods(
         torch.empty(num_rows, num_neighbours, dtype=torch.int64),
         torch.empty(num_rows, dtype=torch.float64),
-        torch.empty(trained.state["num_anchors"], dtype=torch.int64),
+        torch.empty(opened.state["num_anchors"], dtype=torch.int64),
         recall=1.0,
     )
     tensors = {
         "neighbours": table.neighbours_NK,
         "entropy": table.entropy_N,
-        "anchors": table.anchors_S,
+        "anchors": table.anchors_A,
     }
-    load_tensors(trained.checkpoint, tensors, world)
+    load_tensors(opened.checkpoint, tensors, world)
     return table
 
 
@@ -107,7 +109,7 @@ def choose_examples(
     table: Neighbourhoods, round_index: int, labels_N: Tensor | None, per_band: int
 ) -> tuple[Example, ...]:
     """Of each band, as many classes as can be; otherwise evenly."""
-    anchors = table.anchors_S.tolist()
+    anchors = table.anchors_A.tolist()
     width = max(1, round(WIDTH * len(anchors)))
     middle = (len(anchors) - width) // 2
     starts = {"low": 0, "middle": middle, "high": len(anchors) - width}

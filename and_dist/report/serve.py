@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NoReturn
 
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.report.build import gather, read_histories
 from and_dist.report.checkpoint_views import Findings
@@ -69,7 +69,7 @@ class Pages:
         try:
             self._findings = gather(history, self._world, self._display.phase)
             self._looked_at = now
-        except (ValueError, OSError, SharedFailure) as error:  # it was being pruned; next time
+        except (ValueError, OSError, AllRanksError) as error:  # it was being pruned; next time
             if str(error) != self._problem:
                 self._problem = str(error)
                 self._display.say(f"no new pictures: {error}")

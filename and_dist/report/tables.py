@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from and_dist.config.comparison import OF_NO_RESULT, PATHS, TEST_KEYS, is_among
+from and_dist.config.comparison import PATHS, SPEED_ONLY_KEYS, TEST_KEYS, is_among
 from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
 
-NOT_OF_A_KIND = (*OF_NO_RESULT, "paper", "evaluation.every", "evaluation.baselines")
+NOT_OF_A_KIND = (*SPEED_ONLY_KEYS, "paper", "evaluation.every", "evaluation.baselines")
 """Keys, or sections, in which runs of one kind may differ."""
 LABELS = {"knn": "kNN"}
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}

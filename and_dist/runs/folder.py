@@ -101,7 +101,7 @@ def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
     return changed_environment(history[-1], now) if history else []
 
 
-def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
+def record_resume(folder: Path, checkpoint: str, steps_again: int) -> None:
     """What the start that was written down last goes on from, and how much it does again."""
     *earlier, latest = read_starts(folder) or [{}]
     steps_again += latest.get("steps_again", 0)  # of roll-backs
@@ -110,7 +110,7 @@ def note_resumption(folder: Path, checkpoint: str, steps_again: int) -> None:
 
 
 @contextmanager
-def noting_the_end(folder: Path, is_writer: bool) -> Iterator[None]:
+def record_run_end(folder: Path, is_writer: bool) -> Iterator[None]:
     """Around a start, which then says when and how it ended, unless it was killed."""
     how = "finished"
     try:

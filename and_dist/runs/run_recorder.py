@@ -9,16 +9,16 @@ from typing import Any
 from and_dist.config.schema import Config
 from and_dist.runs.console import Display
 from and_dist.runs.metrics_file import MetricsFile, stream
-from and_dist.runs.trackers import Mirrors
+from and_dist.runs.trackers import Trackers
 
 
-class Journal:
+class RunRecorder:
     """Everything is said on every rank, and heard from the coordinator alone."""
 
     def __init__(self, config: Config, display: Display, is_writer: bool) -> None:
         self.metrics = MetricsFile(config.folder / "metrics.jsonl", is_writer)
         self.display = display
-        self._mirrors = Mirrors(config, display.say) if is_writer else None
+        self._trackers = Trackers(config, display.say) if is_writer else None
 
     @property
     def path(self) -> Path:
@@ -28,24 +28,24 @@ class Journal:
         record = {"event": event, "time": round(time.time(), 3), **values}
         self.metrics.write(record)
         self.display.record(record)
-        if self._mirrors:
-            self._mirrors.write(record)
+        if self._trackers:
+            self._trackers.write(record)
 
     def go_back_to(self, num_bytes: int) -> int:
         """Forget all lines but the first so many bytes; gives the last step there was."""
         last_step = self.metrics.go_back_to(num_bytes)
-        if self._mirrors:
-            self._mirrors.begin(stream(self.path))
+        if self._trackers:
+            self._trackers.begin(stream(self.path))
             self.display.recall(stream(self.path))
         return last_step
 
     def flush(self) -> None:
         """Puts everything on the disk, from any thread."""
         self.metrics.flush()
-        if self._mirrors:
-            self._mirrors.flush()
+        if self._trackers:
+            self._trackers.flush()
 
     def close(self) -> None:
         self.metrics.close()
-        if self._mirrors:
-            self._mirrors.close()
+        if self._trackers:
+            self._trackers.close()

@@ -39,7 +39,7 @@ BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}
 
 
-class Mirror(Protocol):
+class Tracker(Protocol):
     def write(self, record: Record) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
@@ -68,7 +68,7 @@ def entropy_buckets(record: Record) -> list[tuple[float, float, int]]:
     return [(low + at * width, low + (at + 1) * width, count) for at, count in enumerate(counts)]
 
 
-def check_mirrors(config: Config) -> None:
+def check_trackers(config: Config) -> None:
     """ValueError for a copy that cannot be made here."""
     if config.run.wandb != "off" and find_spec("wandb") is None:
         raise ValueError(
@@ -76,17 +76,17 @@ def check_mirrors(config: Config) -> None:
         )
 
 
-class Mirrors:
+class Trackers:
     """All copies that a config asks for; none of them can end a run."""
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self._say = say
-        self._makers: dict[str, Callable[[], Mirror]] = {}
+        self._makers: dict[str, Callable[[], Tracker]] = {}
         if config.run.tensorboard:
             self._makers["TensorBoard"] = lambda: TensorBoard(config.folder / "tensorboard")
         if config.run.wandb != "off":
             self._makers["Weights & Biases"] = lambda: WeightsAndBiases(config)
-        self._open: dict[str, Mirror] = {}
+        self._open: dict[str, Tracker] = {}
 
     def begin(self, records: Iterable[Record]) -> None:
         """Anew, with all that there is so far."""
@@ -98,19 +98,19 @@ class Mirrors:
             self.write(record)
 
     def write(self, record: Record) -> None:
-        for name, mirror in list(self._open.items()):
+        for name, tracker in list(self._open.items()):
             with self._without(name):
-                mirror.write(record)
+                tracker.write(record)
 
     def flush(self) -> None:
-        for name, mirror in list(self._open.items()):
+        for name, tracker in list(self._open.items()):
             with self._without(name):
-                mirror.flush()
+                tracker.flush()
 
     def close(self) -> None:
-        for name, mirror in list(self._open.items()):
+        for name, tracker in list(self._open.items()):
             with self._without(name):
-                mirror.close()
+                tracker.close()
         self._open.clear()
 
     @contextmanager

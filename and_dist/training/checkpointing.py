@@ -17,7 +17,7 @@ from and_dist.checkpoint.storage import (
     State,
     Tensors,
     as_sharded,
-    find_whole,
+    find_latest_valid,
     parse_name,
     prune,
     refuse_occupied,
@@ -26,16 +26,16 @@ from and_dist.checkpoint.storage import (
 from and_dist.config.schema import Config
 from and_dist.data.index import ImageIndex
 from and_dist.data.unreadable import BadImages
-from and_dist.distributed.collectives import failing_together
-from and_dist.distributed.launch_env import SharedFailure
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.collectives import raise_on_all_ranks
+from and_dist.distributed.launch_env import AllRanksError
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard
-from and_dist.runs.run_recorder import Journal
+from and_dist.method.memory_bank import MemoryBank
+from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.state import Progress, RunState
 
 
-class Resumed(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where a run goes on, and how far its metrics had come."""
 
     checkpoint: Path
@@ -43,7 +43,7 @@ class Resumed(NamedTuple):
     """The last one in metrics.jsonl before that went back; on the coordinator."""
 
 
-class Keeper:
+class CheckpointManager:
     """Between a run's state and its folder; its journal goes back with it."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Keeper:
         state: RunState,
         index: ImageIndex,
         bad_images: BadImages,
-        journal: Journal,
-        guard: Guard,
+        recorder: RunRecorder,
+        watchdog: Watchdog,
     ) -> None:
         self.folder = config.folder / "checkpoints"
         self._config = config
@@ -62,13 +62,13 @@ class Keeper:
         self._state = state
         self._index = index
         self._bad_images = bad_images
-        self._journal = journal
-        self._guard = guard
-        self._saver = Saver(self.folder, world, config.run.keep, self._ends_a_round)
+        self._recorder = recorder
+        self._watchdog = watchdog
+        self._saver = AsyncWriter(self.folder, world, config.run.keep, self._ends_a_round)
         self._saved_name = ""
         self._last_save = time.monotonic()
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> CheckpointManager:
         return self
 
     def __exit__(
@@ -78,7 +78,7 @@ class Keeper:
         trace: TracebackType | None,
     ) -> None:
         self._saver.close(in_trouble=error is not None)
-        self._journal.close()
+        self._recorder.close()
 
     def is_time_to_save(self) -> bool:
         return time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
@@ -97,10 +97,10 @@ class Keeper:
             "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
             "config": self._config.model_dump(mode="json"),
             "bad_images": dict(self._bad_images.reasons),
-            "metrics_bytes": self._journal.metrics.size(),
+            "metrics_bytes": self._recorder.metrics.size(),
         }
         self._saved_name = progress.checkpoint_name
-        tensors, flush = self._state.tensors(), self._journal.flush
+        tensors, flush = self._state.tensors(), self._recorder.flush
         self._saver.start(self._saved_name, tensors, self._state.bank, plain, flush)
         self._last_save = time.monotonic()
 
@@ -110,23 +110,23 @@ class Keeper:
         if saved is None:
             return
         if saved.failure and must_succeed:
-            raise SharedFailure(saved.failure)
+            raise AllRanksError(saved.failure)
         if saved.failure:
             self._saved_name = ""
-            self._journal.display.say(f"{saved.failure}; training goes on and will save again")
+            self._recorder.display.say(f"{saved.failure}; training goes on and will save again")
             return
-        self._guard.seconds_to_save = saved.took
-        self._journal.write(
+        self._watchdog.seconds_to_save = saved.took
+        self._recorder.write(
             "checkpoint", name=saved.name, seconds=saved.took, waited_seconds=saved.waited
         )
 
-    def resume(self) -> Resumed | None:
+    def resume(self) -> ResumePoint | None:
         """Go on from the newest whole checkpoint, if there is one; its metrics with it."""
         self.finish()
-        found = find_whole(self.folder, self._world, self._journal.display.say)
+        found = find_latest_valid(self.folder, self._world, self._recorder.display.say)
         self._refuse_occupied(None if found is None else Progress(**found[1]["progress"]))
         if found is None:
-            self._journal.go_back_to(0)
+            self._recorder.go_back_to(0)
             return None
         checkpoint, plain = found
         self._refuse_other_images(plain)
@@ -135,13 +135,13 @@ class Keeper:
         self._bad_images.reasons = known | self._bad_images.reasons  # filling a cache found some
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
-        with failing_together(self._world, "going back to the metrics of the checkpoint"):
-            last_step = self._journal.go_back_to(plain["metrics_bytes"])
-        return Resumed(checkpoint, last_step)
+        with raise_on_all_ranks(self._world, "going back to the metrics of the checkpoint"):
+            last_step = self._recorder.go_back_to(plain["metrics_bytes"])
+        return ResumePoint(checkpoint, last_step)
 
     def _refuse_occupied(self, done: Progress | None) -> None:
         """End now, and not at a save in some hours, where a folder of a user's is in the way."""
-        with failing_together(self._world, "looking for room for the checkpoints to come"):
+        with raise_on_all_ranks(self._world, "looking for room for the checkpoints to come"):
             if self._world.is_coordinator and self.folder.is_dir():
                 epochs_of, last = self._config.epochs_of, self._config.last_round
                 to_come = []
@@ -173,7 +173,7 @@ MOST_FAILURES = 3
 SECONDS_TO_GIVE_UP = 10.0
 
 
-class Saved(NamedTuple):
+class SaveResult(NamedTuple):
     """One save: what training waited for, and how long everything took."""
 
     name: str
@@ -182,7 +182,7 @@ class Saved(NamedTuple):
     failure: str
 
 
-class Saver:
+class AsyncWriter:
     """`keeps_always` says of a checkpoint's name that it is not to be deleted."""
 
     def __init__(
@@ -202,7 +202,7 @@ class Saver:
         self,
         name: str,
         tensors: Tensors,
-        bank: BankShard,
+        bank: MemoryBank,
         state: dict[str, Any],
         before: Callable[[], None] = lambda: None,
     ) -> None:
@@ -213,7 +213,7 @@ class Saver:
         assert self._thread is None
         self._name, self._started = name, time.monotonic()
         self._copy(tensors | {"bank": bank.features_SD})
-        shard = BankShard(self._copies["bank"], bank.start, bank.num_rows, bank.update_rate)
+        shard = MemoryBank(self._copies["bank"], bank.start, bank.num_rows, bank.update_rate)
         staged = self._copies | {"bank": as_sharded(shard, self._world)}
         self._waited = time.monotonic() - self._started
         self._thread = threading.Thread(
@@ -224,10 +224,10 @@ class Saver:
     def is_busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def finish(self) -> Saved | None:
+    def finish(self) -> SaveResult | None:
         """Wait for the save in progress; None where there is none. All ranks alike.
 
-        SharedFailure once too many have failed.
+        AllRanksError once too many have failed.
         """
         if self._thread is None:
             return None
@@ -238,11 +238,11 @@ class Saver:
         failure, self._failure = self._failure, None
         if failure is None:
             self._num_failures = 0
-            return Saved(self._name, waited, self._took, "")
+            return SaveResult(self._name, waited, self._took, "")
         self._num_failures += 1
-        if self._num_failures >= MOST_FAILURES or not isinstance(failure, SharedFailure):
+        if self._num_failures >= MOST_FAILURES or not isinstance(failure, AllRanksError):
             raise failure
-        return Saved(self._name, waited, self._took, str(failure))
+        return SaveResult(self._name, waited, self._took, str(failure))
 
     def close(self, in_trouble: bool) -> None:
         """A save in progress may yet end well, or wait for ranks that are gone."""
@@ -264,7 +264,7 @@ class Saver:
         self, name: str, tensors: Tensors, state: dict[str, Any], before: Callable[[], None]
     ) -> None:
         try:
-            with failing_together(self._world, f"flushing the metrics before checkpoint {name}"):
+            with raise_on_all_ranks(self._world, f"flushing the metrics before checkpoint {name}"):
                 before()
             save_checkpoint(self._folder, name, tensors, state, self._world)
             prune(self._folder, self._keep, self._keeps_always, self._world)

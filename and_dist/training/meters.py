@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from and_dist.utils.step_phases import part
+from and_dist.utils.step_phases import step_phase
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class StepClock:
         batches = iter(batches)
         while True:
             asked = time.perf_counter()
-            with part("waiting for images"):
+            with step_phase("waiting for images"):
                 batch = next(batches, None)
             self._waited += time.perf_counter() - asked
             if batch is None:

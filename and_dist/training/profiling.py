@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from and_dist.distributed.world import World
 from and_dist.utils.output_folders import publish_files
 from and_dist.utils.owned_files import NotOursError, starts_with, write_file
-from and_dist.utils.step_phases import MARK, Part
+from and_dist.utils.step_phases import MARK, StepPhase
 
 STEPS_BEFORE, STEPS = 10, 20
 """Steps of a start that pass unseen, because they still allocate and choose; and those seen."""
@@ -111,7 +111,7 @@ class StepProfile:
 
 def add_up_operators(events: Iterable[Any], seconds: float) -> Shares:
     """Of a CPU: the time in which a rank works on a part."""
-    by_part: dict[str, float] = dict.fromkeys(get_args(Part), 0.0)
+    by_part: dict[str, float] = dict.fromkeys(get_args(StepPhase), 0.0)
     by_operator: dict[str, float] = defaultdict(float)
     for event in events:
         if event.name.startswith(MARK):
@@ -130,7 +130,7 @@ def add_up_kernels(events: Iterable[Any], seconds: float) -> Shares:
         for event in events
         if event.name.startswith(MARK)
     )
-    by_part: dict[str, float] = dict.fromkeys(get_args(Part), 0.0)
+    by_part: dict[str, float] = dict.fromkeys(get_args(StepPhase), 0.0)
     by_kernel: dict[str, float] = defaultdict(float)
     for event in events:
         launched = event.time_range.start

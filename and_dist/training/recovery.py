@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-class NotFinite(Exception):
+class NonFiniteLoss(Exception):
     """The loss or a gradient of a step is not a number any more, on all ranks."""
 
     def __init__(self, step: int) -> None:

@@ -16,12 +16,12 @@ from and_dist.evaluation.neighbourhood_stats import in_one_line
 from and_dist.method.discovery import discover
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.pretrained import load_weights
-from and_dist.runs.run_recorder import Journal
+from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.state import RunState
 from and_dist.utils.progress import Advance
 
 
-class Boundary:
+class RoundSetup:
     """Of one run on one rank; it changes the run's state and writes in its journal."""
 
     def __init__(
@@ -30,14 +30,14 @@ class Boundary:
         world: World,
         state: RunState,
         evaluator: Evaluator,
-        journal: Journal,
+        recorder: RunRecorder,
         phase: Callable[[str], AbstractContextManager[Advance]],
     ) -> None:
         self.config = config
         self.world = world
         self.state = state
         self.evaluator = evaluator
-        self.journal = journal
+        self.recorder = recorder
         self.phase = phase
 
     def begin_round(self, round_index: int) -> None:
@@ -49,7 +49,7 @@ class Boundary:
 
     def begin_run(self) -> None:
         """Weights from a file, the first bank by a pass over all images, what there is to beat."""
-        encoder, say = self.state.encoder, self.journal.display.say
+        encoder, say = self.state.encoder, self.recorder.display.say
         if self.config.encoder.weights:
             say(load_weights(encoder, Path(self.config.encoder.weights)))
         if self.config.bank.init == "features":
@@ -58,7 +58,7 @@ class Boundary:
             gigabytes = self.evaluator.pixel_bytes / 1e9
             if self.evaluator.pixel_bytes > MOST_PIXEL_BYTES:
                 say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
-            self.journal.write("baselines", **self.evaluator.baselines(encoder))
+            self.recorder.write("baselines", **self.evaluator.baselines(encoder))
 
     def discover(self, round_index: int) -> Neighbourhoods:
         config, started = self.config, time.monotonic()
@@ -77,9 +77,9 @@ class Boundary:
             )
         if self.world.is_coordinator:
             seconds = time.monotonic() - started
-            figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_S)
-            self.journal.write("discovery", round=round_index, seconds=seconds, **figures)
-            self.journal.display.say(in_one_line(round_index, figures, seconds))
+            figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_A)
+            self.recorder.write("discovery", round=round_index, seconds=seconds, **figures)
+            self.recorder.display.say(in_one_line(round_index, figures, seconds))
         return found
 
     def features_of_shard(self) -> Tensor:

@@ -8,44 +8,44 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from and_dist.checkpoint.storage import Damaged, list_checkpoints, read_latest
+from and_dist.checkpoint.storage import CorruptCheckpoint, list_checkpoints, read_latest
 from and_dist.config.schema import Config
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
-from and_dist.distributed.collectives import failing_together
-from and_dist.distributed.launch_env import SharedFailure, read_layout
-from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Guard
+from and_dist.distributed.collectives import raise_on_all_ranks
+from and_dist.distributed.launch_env import AllRanksError, read_launch_env
+from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.method.discovery import check_discovery
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
-from and_dist.objectives.registry import check_peer
+from and_dist.objectives.registry import check_objective
 from and_dist.runs.console import Display, Style
-from and_dist.runs.folder import check_run_folder, noting_the_end, open_run_folder
+from and_dist.runs.folder import check_run_folder, open_run_folder, record_run_end
 from and_dist.runs.lock import hold_lock
 from and_dist.runs.summary import as_table, write_summary
-from and_dist.runs.trackers import check_mirrors
+from and_dist.runs.trackers import check_trackers
 from and_dist.training.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 
 
-def run_training(config: Config, guard: Guard, style: Style = "auto") -> None:
+def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> None:
     train, test = load_and_check(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
         changed: list[str] = []
-        with failing_together(world, "opening the run folder"):
+        with raise_on_all_ranks(world, "opening the run folder"):
             if world.is_coordinator:
                 way_out = "wait for it, end it, or choose another name=..."
                 held.enter_context(hold_lock(config.folder, "trained", way_out))
                 changed = open_run_folder(config, world.size, world.device.type)
         display = Display(world.is_coordinator, style)
         introduce(config, train, world, changed, display)
-        with noting_the_end(config.folder, world.is_coordinator):
-            trainer = Trainer(config, world, train, test, display, guard)
-            with no_longer_refusing():
+        with record_run_end(config.folder, world.is_coordinator):
+            trainer = Trainer(config, world, train, test, display, watchdog)
+            with print_traceback_on_error():
                 trainer.train()
         if world.is_coordinator:
             title = f"{config.name}, kNN: {trainer.evaluator.vote}"
@@ -59,14 +59,14 @@ def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | Non
         raise ValueError(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
         )
-    layout = read_layout()
-    check_mirrors(config)
+    layout = read_launch_env()
+    check_trackers(config)
     check_run_folder(config)
-    with suppress(Damaged):  # which is looked into by all ranks together
+    with suppress(CorruptCheckpoint):  # which is looked into by all ranks together
         read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data)
     check_sizes(config, len(train.index), layout.size)
-    check_peer(config, train)
+    check_objective(config, train)
     check_cache(train.index, config.data)
     check_file(config.folder / "bad_images.txt", is_list_of(train.index))
     if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
@@ -114,11 +114,11 @@ def describe_training(config: Config) -> str:
 
 
 @contextmanager
-def no_longer_refusing() -> Iterator[None]:
+def print_traceback_on_error() -> Iterator[None]:
     """What fails from here on was not given by a user, and who mends it wants to know where."""
     try:
         yield
-    except SharedFailure:
+    except AllRanksError:
         raise
     except (ValueError, RuntimeError) as error:
         traceback.print_exc()

@@ -21,12 +21,12 @@ from and_dist.checkpoint.storage import (
 )
 from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods, all_instances
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
-from and_dist.objectives.base import Peer
+from and_dist.objectives.base import Objective
 from and_dist.training.meters import LossMeter
 
 
@@ -58,11 +58,11 @@ class RunState:
 
     encoder: Encoder
     optimiser: torch.optim.SGD
-    bank: BankShard
+    bank: MemoryBank
     neighbourhoods: Neighbourhoods
     losses: LossMeter
     """Of the epoch under way."""
-    peer: Peer | None = None
+    objective: Objective | None = None
     """What trains in place of neighbourhoods."""
     progress: Progress = Progress()
     skipped: list[list[int]] = field(default_factory=list)
@@ -72,9 +72,9 @@ class RunState:
         """All but the bank."""
         modules: dict[str, nn.Module] = {"encoder": self.encoder}
         others = {}
-        if self.peer is not None:
-            modules["peer.head"] = self.peer.head
-            others = {f"peer.{name}": t for name, t in self.peer.tensors().items()}
+        if self.objective is not None:
+            modules["peer.head"] = self.objective.head
+            others = {f"peer.{name}": t for name, t in self.objective.tensors().items()}
         weights = {
             f"{at}.{name}": tensor
             for at, module in modules.items()
@@ -93,21 +93,21 @@ class RunState:
             **others,
             "neighbours": table.neighbours_NK,
             "entropy": table.entropy_N,
-            "anchors": table.anchors_S,
+            "anchors": table.anchors_A,
         }
 
     def plain(self) -> dict[str, Any]:
         return {
             "progress": asdict(self.progress),
-            "num_anchors": len(self.neighbourhoods.anchors_S),
+            "num_anchors": len(self.neighbourhoods.anchors_A),
             "losses": self.losses.plain(),
             "skipped": self.skipped,
         }
 
     def load(self, checkpoint: Path, plain: dict[str, Any], world: World) -> None:
         """What plain() and tensors() have given."""
-        anchors_S = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
-        self.neighbourhoods = replace(self.neighbourhoods, anchors_S=anchors_S)
+        anchors_A = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
+        self.neighbourhoods = replace(self.neighbourhoods, anchors_A=anchors_A)
         tensors = self.tensors() | {"bank": as_sharded(self.bank, world)}
         load_tensors(checkpoint, tensors, world)
         self.bank.features_SD.copy_(local_rows(tensors["bank"]))
@@ -116,11 +116,11 @@ class RunState:
         self.skipped = [list(step) for step in plain["skipped"]]
 
 
-def build_bank(config: Config, num_rows: int, world: World) -> BankShard:
+def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
     """This rank's shard of the first bank."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     rows_SD = draw_uniform_rows(start, stop, config.encoder.feature_dim, config.seed)
-    return BankShard(
+    return MemoryBank(
         rows_SD.to(world.device, getattr(torch, config.bank.dtype)),
         start,
         num_rows,
@@ -143,12 +143,12 @@ def choose_products(config: Config, num_rows: int, device: torch.device) -> torc
 def build_state(
     config: Config,
     encoder: Encoder,
-    bank: BankShard,
+    bank: MemoryBank,
     world: World,
-    peer: Peer | None = None,
+    objective: Objective | None = None,
 ) -> RunState:
     """As it is before the first step."""
-    modules = [encoder] if peer is None else [encoder, peer.head]
+    modules = [encoder] if objective is None else [encoder, objective.head]
     optimiser = build_optimiser(modules, config.optim)
     table = all_instances(bank.num_rows, config.curriculum.neighbours, world.device)
-    return RunState(encoder, optimiser, bank, table, LossMeter(world.device), peer)
+    return RunState(encoder, optimiser, bank, table, LossMeter(world.device), objective)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch.profiler import record_function
 
-Part = Literal[
+StepPhase = Literal[
     "waiting for images",
     "encoder, forward",
     "gathering the batch",
@@ -26,5 +26,5 @@ Part = Literal[
 MARK = "and-dist: "
 
 
-def part(name: Part) -> AbstractContextManager[object]:
+def step_phase(name: StepPhase) -> AbstractContextManager[object]:
     return record_function(MARK + name)

@@ -40,7 +40,7 @@ Case = Callable[[], object]
 Seconds = dict[str, float]
 
 
-class Wanted(NamedTuple):
+class RunSpec(NamedTuple):
     """Which points of which curves."""
 
     images: Mapping[str, Sequence[int]]
@@ -81,7 +81,7 @@ def least_seconds(world: World, cases: Mapping[str, Case], repeats: int) -> Seco
     return best
 
 
-def rates_here(world: World, wanted: Wanted, threads: int, repeats: int) -> Seconds:
+def rates_here(world: World, wanted: RunSpec, threads: int, repeats: int) -> Seconds:
     """Of ranks that have nothing to say to each other, but are as busy at the same time."""
     torch.set_num_threads(threads)
     cases = {
@@ -122,7 +122,7 @@ def _pass(encoder: Encoder, images_BCHW: Tensor, slope_BD: Tensor) -> Case:
     return forward_and_backward
 
 
-def partition_cases(wanted: Wanted, device: torch.device) -> dict[str, Case]:
+def partition_cases(wanted: RunSpec, device: torch.device) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for dtype in wanted.dtypes:
         rows_SD = unit_rows(wanted.rows, device).to(getattr(torch, dtype))
@@ -195,7 +195,7 @@ def overhead_here(world: World, queries: Sequence[int], threads: int, repeats: i
             )
             named = {
                 **encoder_cases({"tiny": [count]}, world.device),
-                **partition_cases(Wanted({}, [count], [], STEP_ROWS), world.device),
+                **partition_cases(RunSpec({}, [count], [], STEP_ROWS), world.device),
                 **optimiser_cases(["tiny"], world.device),
             }
             cases = {"step": _train(trainer), **named}

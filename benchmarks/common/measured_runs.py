@@ -20,7 +20,7 @@ from and_dist.data.shapes import draw_shapes
 from and_dist.data.stores import MemoryStore
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.distributed.ddp import seed_step
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
@@ -76,7 +76,7 @@ def build_trainer(world: World, scene: Scene, root: str, threads: int = 1) -> Tr
     if world.is_coordinator:
         open_run_folder(config, world.size, world.device.type)
     return Trainer(
-        config, world, few_images(scene.num_rows), None, Display(is_shown=False), Guard()
+        config, world, few_images(scene.num_rows), None, Display(is_shown=False), Watchdog()
     )
 
 
@@ -89,12 +89,12 @@ def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float,
         trainer.train_step(batch)
         if step == steps:
             trained = 1e6 * peak_mb()
-            trainer.proceed(is_begun=True)
+            trainer.advance_progress(is_begun=True)
             trainer.save()  # a thread writes, while training goes on
         if step > steps and not is_saving_somewhere(world):
             break
-    with trainer.keeper:
-        trainer.keeper.finish(must_succeed=True)
+    with trainer.checkpoint_manager:
+        trainer.checkpoint_manager.finish(must_succeed=True)
     saved = 1e6 * peak_mb()
     del trainer, batch
     give_back_memory()

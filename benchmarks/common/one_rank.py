@@ -19,7 +19,7 @@ from and_dist.data.order import Order
 from and_dist.distributed.ddp import replicate
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch, sharded_nll
-from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.models.encoders import build_encoder
 from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.peers import TEMPERATURE, differentiate, published
@@ -37,7 +37,7 @@ class Rank:
     def __init__(
         self,
         world: World,
-        bank: BankShard,
+        bank: MemoryBank,
         rows_B: Tensor,
         neighbours_B: Tensor,
         inputs_BX: Tensor,
@@ -70,7 +70,7 @@ class Rank:
         return loss.detach()
 
 
-def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32) -> BankShard:
+def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32) -> MemoryBank:
     """This rank's rows of a bank in which the same 65,536 rows come again and again."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     drawn_XD = draw_uniform_rows(0, min(ROWS_DRAWN, num_rows), DIM, seed=0).to(dtype)
@@ -79,7 +79,7 @@ def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32)
         rows_XD = features_SD[at : at + ROWS_DRAWN]
         places_X = torch.arange(start + at, start + at + len(rows_XD)) % len(drawn_XD)
         rows_XD.copy_(drawn_XD[places_X])
-    return BankShard(features_SD, start, num_rows, UPDATE_RATE)
+    return MemoryBank(features_SD, start, num_rows, UPDATE_RATE)
 
 
 def unit_features(count: int) -> Tensor:
@@ -88,7 +88,11 @@ def unit_features(count: int) -> Tensor:
 
 
 def rank_of_world(
-    world: World, num_rows: int, global_batch: int, encoder: str = "", bank: BankShard | None = None
+    world: World,
+    num_rows: int,
+    global_batch: int,
+    encoder: str = "",
+    bank: MemoryBank | None = None,
 ) -> Rank:
     """Its part of a batch and a bank that are the same at any world size."""
     bank = bank or build_shard(world, num_rows)

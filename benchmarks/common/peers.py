@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from and_dist.config.schema import DataConfig
 from and_dist.distributed.world import World
 from and_dist.method.loss import neighbourhood_nll
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.models.encoders import Encoder
 
 TEMPERATURE = 0.07
@@ -83,7 +83,7 @@ def assert_equal_to_ours(dense: DenseBank, world: World) -> None:
     start_BD = functional.normalize(torch.randn(len(rows_B), dim), dim=1).to(world.device)
     theirs_BD, ours_BD = (start_BD.clone().requires_grad_() for _ in range(2))
     theirs = dense.loss(theirs_BD, rows_B)
-    bank = BankShard(dense.bank_ND.clone(), 0, count, UPDATE_RATE)
+    bank = MemoryBank(dense.bank_ND.clone(), 0, count, UPDATE_RATE)
     instances_B1 = torch.full_like(rows_B, -1)[:, None]
     ours = neighbourhood_nll(ours_BD, rows_B, instances_B1, bank, world, dense.temperature)
     theirs.backward()

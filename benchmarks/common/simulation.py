@@ -168,8 +168,8 @@ def simulate_coordinator(num_rows: int) -> dict[str, float]:
     entropy_N = torch.rand(num_rows, dtype=torch.float64)
     table_NK = torch.arange(1, num_rows + 1)[:, None] % num_rows
     choosing = extra_peak_mb(lambda: select_anchors(entropy_N, num_rows))
-    anchors_S = select_anchors(entropy_N, num_rows)
-    checking = extra_peak_mb(lambda: check_neighbours(table_NK[anchors_S], anchors_S, num_rows))
+    anchors_A = select_anchors(entropy_N, num_rows)
+    checking = extra_peak_mb(lambda: check_neighbours(table_NK[anchors_A], anchors_A, num_rows))
     return {
         "choosing the anchors": choosing * 1e6 / num_rows,
         "checking their neighbours": checking * 1e6 / num_rows,

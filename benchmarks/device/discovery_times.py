@@ -19,7 +19,7 @@ from torch import Tensor
 
 from and_dist.distributed.world import World, open_world
 from and_dist.method import entropy
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from benchmarks.device.exact import unit_rows
 from benchmarks.device.requirements import require_gpu
 
@@ -47,7 +47,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 def time_scan(bank_ND: Tensor, world: World, memory_bytes: int, candidates: int) -> None:
     """Time the scan of the first rows, which grows with the square of their number."""
     few_ND = bank_ND[:ROWS_SCANNED]
-    bank = BankShard(few_ND, 0, len(few_ND), 0.5)
+    bank = MemoryBank(few_ND, 0, len(few_ND), 0.5)
 
     def scan() -> object:
         """Scan all pairs of these rows."""

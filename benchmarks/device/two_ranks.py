@@ -19,13 +19,13 @@ import torch.distributed as dist
 
 from and_dist import cli
 from and_dist.distributed import world
-from and_dist.distributed.launch_env import Layout
+from and_dist.distributed.launch_env import LaunchEnv
 
 choose_device = world.choose_device
 init_process_group = dist.init_process_group
 
 
-def choose_the_one_gpu(wanted: Literal["auto", "cpu", "cuda"], layout: Layout) -> torch.device:
+def choose_the_one_gpu(wanted: Literal["auto", "cpu", "cuda"], layout: LaunchEnv) -> torch.device:
     """Return the GPU that all ranks share, where the project would want one for each."""
     if wanted == "cpu":
         return choose_device(wanted, layout)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from and_dist.distributed import collectives
 from and_dist.distributed import world as worlds
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.training.session import run_training
 from benchmarks.device.requirements import require_gpu
@@ -118,8 +118,8 @@ def compare_run(name: str, device: str, folder: Path) -> float:
     for way, world_kind in (("short-cut", nullcontext()), ("communicating", without_short_cuts())):
         settings = (f"name={name}-{way}", f"run.device={device}", "curriculum.rounds=1")
         config = debug_config(folder, *settings, *RUNS[name])
-        with world_kind, Guard() as guard:
-            run_training(config, guard)
+        with world_kind, Watchdog() as watchdog:
+            run_training(config, watchdog)
         losses.append(losses_of(config.folder))
     apart = (losses[0] - losses[1]).abs().max().item()
     print(f"RUN {name}: losses of {len(losses[0])} steps, at most {apart:.2e} apart", flush=True)

@@ -55,7 +55,7 @@ class NodeEnd(Section):
     """What kept it from starting torchrun."""
 
 
-class End(Section):
+class StartOutcome(Section):
     """How one start ended, and what comes next."""
 
     state: str
@@ -174,16 +174,16 @@ def claim_end(job: Path, start: int) -> bool:
     return create_file(folder / "decided", "")
 
 
-def write_end(job: Path, start: int, end: End) -> None:
+def write_end(job: Path, start: int, end: StartOutcome) -> None:
     _write(start_folder(job, start) / "end.json", end, is_end)
 
 
-def read_end(job: Path, start: int) -> End | None:
+def read_end(job: Path, start: int) -> StartOutcome | None:
     path = start_folder(job, start) / "end.json"
-    return End.model_validate_json(path.read_text()) if path.exists() else None
+    return StartOutcome.model_validate_json(path.read_text()) if path.exists() else None
 
 
-def read_ends(job: Path) -> Iterator[End]:
+def read_ends(job: Path) -> Iterator[StartOutcome]:
     """Oldest first; starts that were lost with their node left none."""
     for start in starts(job):
         if (end := read_end(job, start)) is not None:

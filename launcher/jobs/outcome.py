@@ -20,26 +20,26 @@ import signal
 from collections.abc import Callable, Mapping
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from launcher.jobs.job_folder import End, NodeEnd
+from launcher.jobs.job_folder import NodeEnd, StartOutcome
 
 REFUSED = 2
 TERMINATED = -signal.SIGTERM
 """How torchrun ends the ranks beside one that failed: no cause."""
-Suspicion = Callable[[int], tuple[bool, bool, int]]
+FailurePriority = Callable[[int], tuple[bool, bool, int]]
 """Puts the rank first that failed first. Begins with whether it only lost another."""
 
 
-def judge(
+def decide_outcome(
     nodes: Mapping[int, NodeEnd],
     num_nodes: int,
     idle: int,
     most_idle: int,
-    suspicion: Suspicion = lambda rank: (False, False, rank),
+    failure_priority: FailurePriority = lambda rank: (False, False, rank),
     told: str = "",
-) -> End:
+) -> StartOutcome:
     """`idle` counts the starts in a row, up to this one, that left no new checkpoint. `told` is why
     SLURM ended it, where the nodes had no time to write down how they ended."""
-    state, why, rank = _look_at(nodes, num_nodes, idle == 0, suspicion)
+    state, why, rank = _look_at(nodes, num_nodes, idle == 0, failure_priority)
     if told and state != "finished":
         state, why, rank = "goes on", told, None
     if state == "goes on" and idle >= most_idle:
@@ -49,11 +49,11 @@ def judge(
             "the logs, then submit again, perhaps with a longer --time or shorter "
             "run.save_minutes"
         )
-    return End(state=state, why=why, rank=rank)
+    return StartOutcome(state=state, why=why, rank=rank)
 
 
 def _look_at(
-    nodes: Mapping[int, NodeEnd], num_nodes: int, is_new: bool, suspicion: Suspicion
+    nodes: Mapping[int, NodeEnd], num_nodes: int, is_new: bool, failure_priority: FailurePriority
 ) -> tuple[str, str, int | None]:
     """State, reason, and the rank whose log says more."""
     for number, node in nodes.items():
@@ -66,7 +66,7 @@ def _look_at(
     refused = [rank for rank, code in codes.items() if code == REFUSED]
     if refused:
         return "failed", f"rank {refused[0]} refused what it was given", refused[0]
-    first = _who_was_first(codes, suspicion)
+    first = _who_was_first(codes, failure_priority)
     if first is not None and codes[first] < 0:
         why = f"rank {first} on {places[first]} was killed by {_name(-codes[first])}"
         return "goes on", why, first
@@ -76,7 +76,7 @@ def _look_at(
     if len(nodes) < num_nodes:
         return "goes on", f"{num_nodes - len(nodes)} of {num_nodes} nodes were lost", None
     early = [rank for rank, code in codes.items() if code == TRY_AGAIN]
-    if first is not None and not (early and suspicion(first)[0]):
+    if first is not None and not (early and failure_priority(first)[0]):
         state = "goes on" if is_new else "failed"
         return state, f"rank {first} on {places[first]} failed with status {codes[first]}", first
     heard = sorted({name for node in nodes.values() for name in node.heard})
@@ -87,12 +87,12 @@ def _look_at(
     return "goes on", "torchrun failed, no rank says why: see RUN/logs/node-*.log", None
 
 
-def _who_was_first(codes: Mapping[int, int], suspicion: Suspicion) -> int | None:
+def _who_was_first(codes: Mapping[int, int], failure_priority: FailurePriority) -> int | None:
     """Of the ranks that were killed or failed. Nobody here sends SIGKILL and writes it down, so
     that is a cause; any other end may be that of a rank that lost another."""
     ended = [rank for rank, code in codes.items() if code not in (TRY_AGAIN, TERMINATED)]
     killed = [rank for rank in ended if codes[rank] == -signal.SIGKILL]
-    return min(killed or ended, key=suspicion, default=None)
+    return min(killed or ended, key=failure_priority, default=None)
 
 
 def _name(number: int) -> str:

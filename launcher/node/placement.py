@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePlacement:
     job: str
     start: int
     """How often the job was started before."""
@@ -30,7 +30,7 @@ class Place:
     """host:port, on the first node."""
 
 
-def read_place(environ: Mapping[str, str] = os.environ) -> Place:
+def read_placement(environ: Mapping[str, str] = os.environ) -> NodePlacement:
     """From what SLURM told this task; RuntimeError if the first node cannot be found."""
     name = environ.get("SLURMD_NODENAME") or socket.gethostname()
     num_nodes = int(environ["SLURM_JOB_NUM_NODES"])
@@ -38,7 +38,7 @@ def read_place(environ: Mapping[str, str] = os.environ) -> Place:
     if num_nodes > 1:
         first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
         address = find_address(name, name)
-    return Place(
+    return NodePlacement(
         job_id_of(environ),
         int(environ.get("SLURM_RESTART_COUNT", "0")),
         int(environ["SLURM_NODEID"]),

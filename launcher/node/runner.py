@@ -35,7 +35,7 @@ from launcher.jobs.job_folder import (
 )
 from launcher.jobs.outcome import TERMINATED
 from launcher.jobs.request import Request
-from launcher.node.placement import Place, interface_of, resolves
+from launcher.node.placement import NodePlacement, interface_of, resolves
 from launcher.node.rank import STOP
 
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -57,7 +57,7 @@ SECONDS_FOR_ORPHANS = 10.0
 @dataclass
 class Node:
     job: Path
-    place: Place
+    place: NodePlacement
     heard: list[str]
     """Grows as `listen` hears."""
     on_asked: Callable[[str], None]
@@ -159,14 +159,14 @@ def listen() -> list[str]:
     return heard
 
 
-def network_of(place: Place) -> dict[str, str]:
+def network_of(place: NodePlacement) -> dict[str, str]:
     """gloo looks for its interface by the host's name; where that resolves to nothing it is told.
     A profile's own word wins."""
     interface = None if resolves(platform.node()) else interface_of(place.address)
     return {} if interface is None else {"GLOO_SOCKET_IFNAME": interface}
 
 
-def exit_codes_file(job: Path, place: Place) -> Path:
+def exit_codes_file(job: Path, place: NodePlacement) -> Path:
     """Where torchrun writes down how its ranks ended."""
     return start_folder(job, place.start) / f"ranks-of-node-{place.node}.json"
 
@@ -177,7 +177,7 @@ def read_exit_codes(path: Path) -> dict[int, int]:
     return {int(rank): int(code) for rank, code in codes.items()}
 
 
-def command_of(job: Path, request: Request, place: Place) -> list[str]:
+def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:
     """torchrun's command line on one node."""
     return [
         *shlex.split(request.python),

@@ -16,8 +16,8 @@ from pathlib import Path
 from and_dist.distributed.launch_env import parent_of
 from and_dist.distributed.watchdog import TRY_AGAIN
 from launcher.jobs.job_folder import (
-    End,
     NodeEnd,
+    StartOutcome,
     claim_end,
     note_beginning,
     read_end,
@@ -27,9 +27,9 @@ from launcher.jobs.job_folder import (
     write_end,
     write_node_end,
 )
-from launcher.jobs.outcome import judge
-from launcher.logs import suspicion
-from launcher.node.placement import Place, job_id_of, read_place
+from launcher.jobs.outcome import decide_outcome
+from launcher.logs import failure_priority
+from launcher.node.placement import NodePlacement, job_id_of, read_placement
 from launcher.node.runner import LOOK_SECONDS, SECONDS_TO_END, Node, listen
 from launcher.slurm import client
 
@@ -50,7 +50,7 @@ def run_node(folder: str) -> None:
         deciding.append(thread)
 
     try:
-        place = read_place()
+        place = read_placement()
         if place.node == 0:
             _begin(job, place.start)
         end = Node(job, place, heard, on_asked).run()
@@ -75,7 +75,7 @@ def _begin(job: Path, start: int) -> None:
         raise RuntimeError(f"it was not tried again after {idle} starts that left none")
 
 
-def _wait_for_all(job: Path, place: Place) -> None:
+def _wait_for_all(job: Path, place: NodePlacement) -> None:
     deadline = time.monotonic() + SECONDS_TO_END
     while len(read_node_ends(job, place.start)) < place.num_nodes and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
@@ -88,7 +88,7 @@ def _note_problem(job: Path, problem: str) -> None:
     write_node_end(job, start, int(environ["SLURM_NODEID"]), end)
 
 
-def _see_to_it(job: Path, place: Place, name: str, is_over: threading.Event) -> None:
+def _see_to_it(job: Path, place: NodePlacement, name: str, is_over: threading.Event) -> None:
     """On the first node: what was asked to end goes on, if nobody else can see to that. In a
     container there is no scontrol, and only the batch script can."""
     if place.node != 0 or shutil.which("scontrol") is None:
@@ -111,7 +111,7 @@ def settle_late(
         settle(job, job_id, start, "it was told to end, and had not in time")
 
 
-def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
+def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> StartOutcome | None:
     """None where SLURM has ended nothing: in preemption the batch script lives, and decides."""
     try:
         known = client.find_job(job_id, PATIENCE)
@@ -129,23 +129,23 @@ def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> End | None:
     return settle(job, job_id, start, why)
 
 
-def _note_end(job: Path, start: int, state: str, why: str) -> End:
+def _note_end(job: Path, start: int, state: str, why: str) -> StartOutcome:
     """What SLURM has decided."""
-    end = End(state=state, why=why, when=time.time())
+    end = StartOutcome(state=state, why=why, when=time.time())
     if claim_end(job, start):
         write_end(job, start, end)
     return end
 
 
-def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
+def settle(job: Path, job_id: str, start: int, told: str = "") -> StartOutcome:
     """Decide how a start ended; requeue the job if it goes on."""
     request = read_request(job)
-    end = judge(
+    end = decide_outcome(
         read_node_ends(job, start),
         request.nodes,
         starts_without_progress(job, start),
         request.profile.most_ends_without_progress,
-        suspicion(request.folder),
+        failure_priority(request.folder),
         told,
     )
     end = end.model_copy(update={"when": time.time()})
@@ -164,7 +164,7 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> End:
     return end
 
 
-def _stopped(end: End, why_not: str) -> End:
+def _stopped(end: StartOutcome, why_not: str) -> StartOutcome:
     why = f"{end.why}; not requeued ({why_not}): submit the same again, and it goes on"
     return end.model_copy(update={"state": "stopped", "why": why})
 

@@ -79,7 +79,10 @@ EXCEPTIONS = {
     ("and_dist/data/cache.py", "memmap"): "maps a memory_file, which another rank may have made",
     ("and_dist/data/index.py", "memmap"): "maps for reading",
     ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",
-    ("and_dist/checkpoint/export.py", "export"): "torch.onnx writes into the folder of publish_files",
+    (
+        "and_dist/checkpoint/export.py",
+        "export",
+    ): "torch.onnx writes into the folder of publish_files",
     ("and_dist/data/transcode.py", "save"): "Pillow encodes into memory",
     ("and_dist/evaluation/image_reader.py", "save"): "Pillow encodes into memory",
     ("launcher/local.py", "open"): "the null device",

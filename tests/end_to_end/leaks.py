@@ -21,7 +21,7 @@ from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.distributed.watchdog import Guard, Stopped
+from and_dist.distributed.watchdog import Stopped, Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
@@ -64,8 +64,8 @@ def train(world: World, config: Config, steps: int = -1) -> list[Usage]:
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
     open_run_folder(config, world.size, world.device.type)
-    with contextlib.suppress(Stopped), Guard() as guard:
-        trainer = MeasuredTrainer(config, world, images, test_images, display, guard)
+    with contextlib.suppress(Stopped), Watchdog() as watchdog:
+        trainer = MeasuredTrainer(config, world, images, test_images, display, watchdog)
         trainer.seen, trainer.steps_left = [], steps
         trainer.train()
     return trainer.seen

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.cli import main
-from and_dist.distributed.launch_env import read_layout
+from and_dist.distributed.launch_env import read_launch_env
 from and_dist.method import entropy, neighbour_search
 
 PLACES = {"scan": (entropy._Tiles, "load"), "index": (neighbour_search, "ApproximateSearch")}
@@ -20,7 +20,7 @@ PLACES = {"scan": (entropy._Tiles, "load"), "index": (neighbour_search, "Approxi
 
 def starved(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        if read_layout().rank != 1:
+        if read_launch_env().rank != 1:
             return function(*arguments)
         limits = resource.getrlimit(resource.RLIMIT_AS)
         pages = int(Path("/proc/self/statm").read_text().split()[0])

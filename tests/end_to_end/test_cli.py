@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.distributed.launch_env import SharedFailure
-from and_dist.training.session import no_longer_refusing
+from and_dist.distributed.launch_env import AllRanksError
+from and_dist.training.session import print_traceback_on_error
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end import processes
@@ -134,13 +134,13 @@ def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
 def test_what_fails_in_training_says_where_and_is_no_refusal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(RuntimeError, match="three rows"), no_longer_refusing():
+    with pytest.raises(RuntimeError, match="three rows"), print_traceback_on_error():
         raise ValueError("three rows")
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
     assert "test_cli.py" in said
-    with pytest.raises(SharedFailure), no_longer_refusing():
-        raise SharedFailure("which one rank tells of all")
+    with pytest.raises(AllRanksError), print_traceback_on_error():
+        raise AllRanksError("which one rank tells of all")
     assert capsys.readouterr().err == ""
 
 

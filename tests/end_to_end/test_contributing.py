@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import and_dist.objectives.registry
-from and_dist.config.schema import PEERS
+from and_dist.config.schema import OBJECTIVES
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
 
@@ -30,7 +30,7 @@ def test_a_file_and_a_row_add_a_method(
         "__path__",
         [*and_dist.objectives.registry.__path__, str(tmp_path)],
     )
-    monkeypatch.setitem(PEERS, row[1], row[2])
+    monkeypatch.setitem(OBJECTIVES, row[1], row[2])
     status, _, said = cli(
         "train",
         "--config",

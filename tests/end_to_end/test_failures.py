@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
 from tests.ranks.runs import debug_config
@@ -33,7 +33,7 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "curriculum.epochs=1",
         "evaluation.baselines=false",
     )
-    run_training(config, Guard())
+    run_training(config, Watchdog())
     return config.folder
 
 

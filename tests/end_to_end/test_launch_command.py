@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from launcher.jobs.cluster_profile import Profile
-from launcher.jobs.job_folder import End, job_folders, read_ends, write_end, write_id, write_request
+from launcher.jobs.job_folder import (
+    StartOutcome,
+    job_folders,
+    read_ends,
+    write_end,
+    write_id,
+    write_request,
+)
 from launcher.jobs.request import Request
 from launcher.status import look_at, read_training
 from slurm.testcluster.cluster import PATIENCE
@@ -159,8 +166,8 @@ def test_a_failure_without_a_rank_comes_first_and_its_array_is_searched(tmp_path
     write_id(job, "17_2")
     (whole / "17_1_0_log.out").write_text("srun: of another run\n")
     (whole / "17_2_0_log.out").write_text("srun: no such image\n")
-    write_end(job, 0, End(state="goes on", why="1 of 2 nodes were lost"))
-    write_end(job, 1, End(state="failed", why="node 0 (n1) cannot find n2 from n1"))
+    write_end(job, 0, StartOutcome(state="goes on", why="1 of 2 nodes were lost"))
+    write_end(job, 1, StartOutcome(state="failed", why="node 0 (n1) cannot find n2 from n1"))
     said = launch("logs", run)[1].splitlines()
     assert said == [
         "failed: node 0 (n1) cannot find n2 from n1",

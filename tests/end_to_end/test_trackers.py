@@ -71,7 +71,7 @@ def test_tensorboard_is_told_to_forget_what_it_read_before(resumed: Path) -> Non
 def test_tensorboard_has_figures_5_and_6_and_histograms(resumed: Path) -> None:
     values = [v for event in tensorboard_events(resumed) for v in event.summary.value]
     (layout_value,) = [v for v in values if v.tag == "custom_scalars__config__"]
-    layout = layout_pb2.Layout.FromString(layout_value.tensor.string_val[0])
+    layout = layout_pb2.LaunchEnv.FromString(layout_value.tensor.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
     assert charts == {
         "consistent and inconsistent pairs by round (figure 6)": [

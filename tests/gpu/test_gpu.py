@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from and_dist.config.schema import PEERS, DataConfig
+from and_dist.config.schema import OBJECTIVES, DataConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
-from and_dist.distributed.launch_env import Layout
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.launch_env import LaunchEnv
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import choose_device, open_world
-from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
+from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
 from and_dist.method.discovery import discover
 from and_dist.method.faiss_search import EXACT
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition import log_partition
 from and_dist.runs.console import Display
 from and_dist.training.session import run_training
@@ -60,7 +60,7 @@ def test_fused_equals_dense(
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason="of a machine of one GPU")
 def test_a_task_of_srun_that_is_shown_one_gpu_takes_it() -> None:
-    second = Layout(is_alone=False, rank=1, size=2, local_rank=1, local_size=2)
+    second = LaunchEnv(is_alone=False, rank=1, size=2, local_rank=1, local_size=2)
     assert choose_device("auto", replace(second, meeting="n1:17")) == torch.device("cuda", 0)
     with pytest.raises(ValueError, match="local rank 1 has no GPU"):
         choose_device("auto", second)
@@ -111,7 +111,7 @@ def test_a_run_follows_the_cpu(tmp_path: Path) -> None:
     on_cpu = debug_config(tmp_path, "name=cpu", "run.device=cpu")
     on_gpu = debug_config(tmp_path, "name=gpu", "run.device=cuda")
     for config in (on_cpu, on_gpu):
-        run_training(config, Guard())
+        run_training(config, Watchdog())
     first_round = slice(0, 15)
     difference = losses_of(on_gpu.folder)[first_round] - losses_of(on_cpu.folder)[first_round]
     assert difference.abs().max() < 0.05
@@ -123,9 +123,9 @@ def test_discovery_equals_that_of_a_cpu_and_gives_its_memory_back(search: str) -
     bank_ND = functional.normalize(torch.randn(20_011, 128, generator=random), dim=1)
     bank_ND[1000:1200] = bank_ND[7]
     with open_world("cpu") as world:
-        exact = discover(BankShard(bank_ND, 0, len(bank_ND), 0.5), world, 2, 4, 3, 0.1)
+        exact = discover(MemoryBank(bank_ND, 0, len(bank_ND), 0.5), world, 2, 4, 3, 0.1)
     with open_world("cuda") as world:
-        bank = BankShard(bank_ND.cuda(), 0, len(bank_ND), 0.5)
+        bank = MemoryBank(bank_ND.cuda(), 0, len(bank_ND), 0.5)
         discover(bank, world, 2, 4, 3, 0.1, search)  # loads what stays loaded
         torch.cuda.empty_cache()
         free_before, _ = torch.cuda.mem_get_info()
@@ -134,13 +134,13 @@ def test_discovery_equals_that_of_a_cpu_and_gives_its_memory_back(search: str) -
         free_after, _ = torch.cuda.mem_get_info()
     assert free_before - free_after < 16_000_000
     torch.testing.assert_close(found.entropy_N.cpu(), exact.entropy_N, rtol=0, atol=1e-4)
-    anchors_S = exact.anchors_S[torch.isin(exact.anchors_S, found.anchors_S.cpu())]
-    assert len(anchors_S) > 0.999 * len(exact.anchors_S)
-    same = exact.neighbours_NK[anchors_S] == found.neighbours_NK.cpu()[anchors_S]
+    anchors_A = exact.anchors_A[torch.isin(exact.anchors_A, found.anchors_A.cpu())]
+    assert len(anchors_A) > 0.999 * len(exact.anchors_A)
+    same = exact.neighbours_NK[anchors_A] == found.neighbours_NK.cpu()[anchors_A]
     assert same.double().mean() >= (1.0 if search in EXACT else 0.9)
 
 
-@pytest.mark.parametrize("method", ["instance", *PEERS])
+@pytest.mark.parametrize("method", ["instance", *OBJECTIVES])
 def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> None:
     """Its losses are those of the CPU; then kNN and linear classifiers of what it has learned."""
     found = []
@@ -156,11 +156,11 @@ def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> No
             "evaluation.linear.epochs=2",
             "evaluation.linear.milestones=[1]",
         )
-        with Guard() as guard:
-            run_training(config, guard)
-            planned = plan_assessment(config.folder, None, [], True, True, None, False)
+        with Watchdog() as watchdog:
+            run_training(config, watchdog)
+            planned = plan_evaluation(config.folder, None, [], True, True, None, False)
             with open_world(device) as world:
-                run_assessment(planned, world, Display(is_shown=False), guard)
+                run_evaluation(planned, world, Display(is_shown=False), watchdog)
         found.append(losses_of(config.folder))
     assert ((found[0] - found[1]) / found[0]).abs().max() < 2e-2
     assert (tmp_path / "cuda/evaluation/r01-e0003/linear.json").exists()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from and_dist.config.schema import Config
 from and_dist.data.loader import Batch
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.training.session import run_training
 from and_dist.training.trainer import Trainer
 from tests.pretend.device import pretend_gpu
@@ -35,8 +35,8 @@ def config_for(device: str, root: Path, *overrides: str) -> Config:
 def train_on(device: str, root: Path, *overrides: str) -> Path:
     """Train a run to its end, "cuda" on a pretend GPU of its own; return its folder."""
     config = config_for(device, root, *overrides)
-    with pretend_gpu() if device == "cuda" else nullcontext(), Guard() as guard:
-        run_training(config, guard, "quiet")
+    with pretend_gpu() if device == "cuda" else nullcontext(), Watchdog() as watchdog:
+        run_training(config, watchdog, "quiet")
     return config.folder
 
 
@@ -57,14 +57,14 @@ def waits_of_steps(root: Path, *overrides: str) -> Waits:
     config = config_for("cuda", root, *overrides, f"run.log_every={STEPS_PER_EPOCH}")
     before: list[Counter[str]] = []
     train_step = Trainer.train_step
-    with pretend_gpu() as gpu, Guard() as guard:
+    with pretend_gpu() as gpu, Watchdog() as watchdog:
 
         def noted_step(self: Trainer, batch: Batch) -> Tensor:
             before.append(gpu.host_waits())
             return train_step(self, batch)
 
         with patch.object(Trainer, "train_step", noted_step):
-            run_training(config, guard, "quiet")
+            run_training(config, watchdog, "quiet")
     within: Counter[str] = Counter()
     between: Counter[str] = Counter()
     for step, (earlier, later) in enumerate(pairwise(before), 1):

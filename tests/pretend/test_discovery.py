@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from and_dist.distributed.world import open_world
 from and_dist.method.discovery import discover
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.neighbour_table import Neighbourhoods
 from tests.pretend.device import pretend_gpu
 from tests.pretend.stand_ins import EXACT_SEARCH, INDEX_SEARCH
@@ -27,7 +27,7 @@ def build_bank(dtype: torch.dtype) -> Tensor:
 def discover_in(bank_ND: Tensor, device: str, search: str) -> Neighbourhoods:
     """Return the neighbourhoods of round 2 of 4: half of all rows are anchors."""
     with open_world(device, threads=1) as world:
-        bank = BankShard(bank_ND, 0, len(bank_ND), 0.5)
+        bank = MemoryBank(bank_ND, 0, len(bank_ND), 0.5)
         return discover(bank, world, 2, 4, 3, 0.1, search)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from and_dist.config.load import load_config
 from and_dist.data.loader import Batch
-from and_dist.distributed.stop_consensus import Agreement
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.stop_consensus import StopConsensus
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.neighbour_table import all_instances
 from and_dist.method.partition import log_partition
 from and_dist.models.encoders import build_encoder
@@ -52,13 +52,13 @@ def build_trainer(encoder_name: str) -> Trainer:
     trainer.state = SimpleNamespace(
         encoder=encoder,
         optimiser=build_optimiser([encoder], config.optim),
-        bank=BankShard(bank_SD, 0, IMAGENET, config.bank.update_rate),
+        bank=MemoryBank(bank_SD, 0, IMAGENET, config.bank.update_rate),
         neighbourhoods=all_instances(IMAGENET, config.curriculum.neighbours, CUDA),
         losses=LossMeter(CUDA),
     )
-    trainer.peer, trainer.network = None, encoder
-    trainer.agreement, trainer.guard = Agreement(), Guard()
-    trainer.keeper = SimpleNamespace(is_time_to_save=bool)
+    trainer.objective, trainer.network = None, encoder
+    trainer.stop_consensus, trainer.watchdog = StopConsensus(), Watchdog()
+    trainer.checkpoint_manager = SimpleNamespace(is_time_to_save=bool)
     return trainer
 
 

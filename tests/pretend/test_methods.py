@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from and_dist.config.schema import PEERS
-from and_dist.distributed.watchdog import Guard
+from and_dist.config.schema import OBJECTIVES
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
-from and_dist.evaluation.evaluate_run import plan_assessment, run_assessment
+from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
 from and_dist.runs.console import Display
 from and_dist.training.session import run_training
 from tests.pretend.device import pretend_gpu
@@ -41,22 +41,22 @@ def overrides_of(method: str) -> tuple[str, ...]:
 
 def assess(run: Path, device: str) -> dict[str, Any]:
     """Evaluate a run by kNN and by linear classifiers; return both files."""
-    planned = plan_assessment(run, None, LINEAR, True, True, None, False)
-    with Guard() as guard, open_world(device, threads=1) as world:
-        run_assessment(planned, world, Display(is_shown=False), guard)
+    planned = plan_evaluation(run, None, LINEAR, True, True, None, False)
+    with Watchdog() as watchdog, open_world(device, threads=1) as world:
+        run_evaluation(planned, world, Display(is_shown=False), watchdog)
     (folder,) = (run / "evaluation").iterdir()
     return {kind: json.loads((folder / f"{kind}.json").read_text()) for kind in ("knn", "linear")}
 
 
-@pytest.mark.parametrize("method", ["and", "instance", *PEERS])
+@pytest.mark.parametrize("method", ["and", "instance", *OBJECTIVES])
 def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> None:
     overrides = overrides_of(method)
     on_cpu = train_on("cpu", tmp_path, *overrides)
     expected = assess(on_cpu, "cpu")
     config = config_for("cuda", tmp_path, *overrides)
     with pretend_gpu():
-        with Guard() as guard:
-            run_training(config, guard, "quiet")
+        with Watchdog() as watchdog:
+            run_training(config, watchdog, "quiet")
         found = assess(config.folder, "cuda")
     losses, expected_losses = losses_of(config.folder), losses_of(on_cpu)
     assert ((losses - expected_losses) / expected_losses).abs().max() < BOUND

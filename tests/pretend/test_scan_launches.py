@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from and_dist.method import entropy
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from tests.loading import world_of
 from tests.pretend.device import pretend_gpu
 from tests.pretend.tensors import CUDA
@@ -24,7 +24,7 @@ def counts_of_scan(num_blocks: int) -> Counter[str]:
     rows_SD = torch.randn(num_blocks * entropy.SMALLEST_BLOCK, 16, generator=random)
     with pretend_gpu() as gpu:
         on_gpu_SD = functional.normalize(rows_SD, dim=1).to(CUDA)
-        bank = BankShard(on_gpu_SD, 0, len(on_gpu_SD), 0.5)
+        bank = MemoryBank(on_gpu_SD, 0, len(on_gpu_SD), 0.5)
         entropy.scan_pairs(bank, replace(world_of(), device=CUDA), 0.1, memory_bytes=1)
     return Counter(launches=gpu.launches.total(), waits=gpu.host_waits().total())
 

@@ -18,7 +18,7 @@ from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
+from and_dist.distributed.watchdog import SIGNAL, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
@@ -38,7 +38,7 @@ def train(world: World, config: Config) -> None:
     if world.is_coordinator:
         open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
-    Trainer(config, world, images, test_images, Display(is_shown=False), Guard()).train()
+    Trainer(config, world, images, test_images, Display(is_shown=False), Watchdog()).train()
 
 
 class InterruptedTrainer(Trainer):
@@ -58,7 +58,7 @@ def train_until(world: World, config: Config, epochs: int) -> None:
         open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     trainer = InterruptedTrainer(
-        config, world, images, test_images, Display(is_shown=False), Guard()
+        config, world, images, test_images, Display(is_shown=False), Watchdog()
     )
     trainer.die_at = epochs
     try:
@@ -115,7 +115,7 @@ def assert_equal_to_the_bit(ours: Path, theirs: Path) -> None:
     assert difference(ours, theirs) == ""
 
 
-class Asked(Guard):
+class Asked(Watchdog):
     """As if this process had been sent SIGTERM."""
 
     is_asked = False
@@ -127,19 +127,19 @@ class Asked(Guard):
 class AskedTrainer(Trainer):
     """One rank is asked to stop at a step, or within a phase between steps."""
 
-    guard: Asked
+    watchdog: Asked
     at_step = -1
     in_phase = ""
 
     def train_step(self, batch: Batch) -> Tensor:
-        self.guard.is_asked |= self.at_step == 0
+        self.watchdog.is_asked |= self.at_step == 0
         self.at_step -= 1
         return super().train_step(batch)
 
     @contextmanager
-    def phase(self, what: str) -> Iterator[Advance]:
-        with super().phase(what) as advance:
-            self.guard.is_asked |= what == self.in_phase
+    def progress_phase(self, what: str) -> Iterator[Advance]:
+        with super().progress_phase(what) as advance:
+            self.watchdog.is_asked |= what == self.in_phase
             yield advance
 
 
@@ -182,6 +182,6 @@ def train_poisoned(world: World, config: Config, spoils: str) -> None:
         open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
     display = Display(is_shown=False)
-    trainer = PoisonedTrainer(config, world, images, test_images, display, Guard())
+    trainer = PoisonedTrainer(config, world, images, test_images, display, Watchdog())
     trainer.spoils = spoils
     trainer.train()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 
 
 class Scene(NamedTuple):
@@ -55,9 +55,11 @@ def build_scene(
     )
 
 
-def shard_of(bank_ND: Tensor, world: World, update_rate: float = 0.5, **options: bool) -> BankShard:
+def shard_of(
+    bank_ND: Tensor, world: World, update_rate: float = 0.5, **options: bool
+) -> MemoryBank:
     start, stop = shard_range(len(bank_ND), world.rank, world.size)
-    return BankShard(bank_ND[start:stop].clone(), start, len(bank_ND), update_rate, **options)
+    return MemoryBank(bank_ND[start:stop].clone(), start, len(bank_ND), update_rate, **options)
 
 
 def part_of(batch_GX: Tensor, world: World, padding: int | float) -> Tensor:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.reader import Trained, refuse_damaged
+from and_dist.checkpoint.reader import OpenedCheckpoint, refuse_corrupt
 from and_dist.checkpoint.storage import (
     as_sharded,
-    find_whole,
+    find_latest_valid,
     load_tensors,
     prune,
     read_checkpoint,
@@ -24,9 +24,9 @@ from and_dist.checkpoint.storage import (
     save_checkpoint,
 )
 from and_dist.config.schema import Config
-from and_dist.distributed.launch_env import SharedFailure
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests.ranks.scenes import shard_of
 
@@ -46,7 +46,7 @@ def save_here(world: World, folder: Path, name: str, bank_ND: Tensor, epoch: int
 
 def load_here(world: World, checkpoint: Path, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     start, stop = shard_range(num_rows, world.rank, world.size)
-    bank = BankShard(torch.zeros(stop - start, 3), start, num_rows, 0.5)
+    bank = MemoryBank(torch.zeros(stop - start, 3), start, num_rows, 0.5)
     tensors = {
         "bank": as_sharded(bank, world),
         "weight": torch.zeros(2, 2),
@@ -173,7 +173,7 @@ def shards_of(checkpoint: Path) -> list[Path]:
 
 def find_here(world: World, folder: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
     said: list[str] = []
-    found = find_whole(folder, world, said.append)
+    found = find_latest_valid(folder, world, said.append)
     return ("", None, said) if found is None else (found[0].name, found[1], said)
 
 
@@ -249,7 +249,7 @@ def test_where_nothing_was_saved_nothing_is_found(ranks: RankPool, tmp_path: Pat
 
 def save_in_too_small_a_place(world: World, folder: Path) -> str:
     bank = shard_of(torch.zeros(2_000_000, 3), world)
-    with pytest.raises(SharedFailure) as failed:
+    with pytest.raises(AllRanksError) as failed:
         save_checkpoint(folder, "large", {"bank": as_sharded(bank, world)}, {}, world)
     return str(failed.value)
 
@@ -268,7 +268,7 @@ def test_where_there_is_no_room_a_sentence_says_how_much_it_takes(
 
 def open_here(world: World, run: Path, names: list[str]) -> None:
     checkpoint, state = read_checkpoint(run / names[world.rank])
-    refuse_damaged(Trained(run, Config(), checkpoint, state), world)
+    refuse_corrupt(OpenedCheckpoint(run, Config(), checkpoint, state), world)
 
 
 def test_ranks_do_not_look_at_different_checkpoints(ranks: RankPool, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_what_a_user_keeps_beside_checkpoints_is_never_chosen_moved_or_removed(
 
 
 def save_over(world: World, folder: Path) -> str:
-    with pytest.raises(SharedFailure) as failed:
+    with pytest.raises(AllRanksError) as failed:
         save_here(world, folder, "r00-e0002", BANK_ND)
     return str(failed.value)
 

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from and_dist.distributed.ddp import POWER_SGD_WHOLE_STEPS, Compression, forget_unsent, replicate
+from and_dist.distributed.ddp import (
+    POWER_SGD_WHOLE_STEPS,
+    Compression,
+    replicate,
+    reset_powersgd_state,
+)
 from and_dist.distributed.world import World
 from benchmarks.common.rank_pool import RankPool
 
@@ -67,7 +72,7 @@ def gradients_after_none(world: World, forgets: bool) -> list[bool]:
         assert layer.weight.grad is not None
         found.append(bool(layer.weight.grad.isfinite().all()))
         if is_poisoned and forgets:
-            forget_unsent(network)
+            reset_powersgd_state(network)
     return found[-3:]
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from and_dist.distributed.collectives import failing_together
+from and_dist.distributed.collectives import raise_on_all_ranks
 from and_dist.distributed.world import World
-from and_dist.evaluation.accuracy import share_right
+from and_dist.evaluation.accuracy import top1_accuracy
 from and_dist.evaluation.knn import knn_places, vote
 from and_dist.method.curriculum import num_anchors
 from and_dist.method.discovery import discover
@@ -44,13 +44,13 @@ def test_discovery_equals_dense(
         torch.testing.assert_close(found.entropy_N, entropy_N, rtol=1e-10, atol=1e-10)
         # Equal rows have equal entropies but for rounding, so the ranking is compared by value.
         expected = entropy_N[reference.anchors(entropy_N, count)]
-        torch.testing.assert_close(entropy_N[found.anchors_S], expected, rtol=1e-10, atol=1e-10)
-        assert len(found.anchors_S.unique()) == count
-        for anchor in found.anchors_S.tolist():
+        torch.testing.assert_close(entropy_N[found.anchors_A], expected, rtol=1e-10, atol=1e-10)
+        assert len(found.anchors_A.unique()) == count
+        for anchor in found.anchors_A.tolist():
             nearest = reference.nearest(bank_ND, anchor, num_neighbours)
             assert found.neighbours_NK[anchor].tolist() == nearest
         instances = torch.ones(num_rows, dtype=torch.bool)
-        instances[found.anchors_S] = False
+        instances[found.anchors_A] = False
         assert (found.neighbours_NK[instances] == -1).all()
 
 
@@ -87,7 +87,7 @@ def test_as_many_neighbours_as_rows_is_refused(ranks: RankPool) -> None:
 
 
 def fail_on_rank_1(world: World) -> None:
-    with failing_together(world, "the search"):
+    with raise_on_all_ranks(world, "the search"):
         if world.rank == 1:
             raise MemoryError("no room for the index")
 
@@ -141,7 +141,7 @@ def accuracy_here(
         num_neighbours,
         TEMPERATURE,
     )
-    return share_right(places_M, world)
+    return top1_accuracy(places_M, world)
 
 
 def _range(count: int, world: World) -> tuple[int, int]:

@@ -12,15 +12,15 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.config.load import load_config
-from and_dist.config.schema import PEERS, Config
+from and_dist.config.schema import OBJECTIVES, Config
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.models.optim import build_optimiser
-from and_dist.objectives.base import Peer, Setting
+from and_dist.objectives.base import Objective, ObjectiveContext
 from and_dist.objectives.instance_nce import NEW_SHARE
 from and_dist.objectives.nat import assign, draw_points
-from and_dist.objectives.registry import build_peer, learns_from_labels
+from and_dist.objectives.registry import build_objective, learns_from_labels
 from and_dist.runs.console import Display
 from and_dist.utils.counter_random import derive_key, draw_bits
 from benchmarks.common.rank_pool import SIZES, RankPool
@@ -57,13 +57,15 @@ def settings(method: str, *overrides: str) -> Config:
     )
 
 
-def peer_of(config: Config, bank: BankShard, world: World, features_SD: Tensor) -> Peer:
+def peer_of(config: Config, bank: MemoryBank, world: World, features_SD: Tensor) -> Objective:
     display = Display(is_shown=False)
     labels_N = LABELS_N if learns_from_labels(config.method) else None
-    peer = build_peer(Setting(config, world, bank, labels_N, lambda: features_SD, display.phase))
-    assert peer is not None
-    peer.head.double()
-    return peer
+    objective = build_objective(
+        ObjectiveContext(config, world, bank, labels_N, lambda: features_SD, display.phase)
+    )
+    assert objective is not None
+    objective.head.double()
+    return objective
 
 
 def steps_of_peer(
@@ -73,22 +75,22 @@ def steps_of_peer(
     network = build_network(DIM, torch.float64)
     parallel = DistributedDataParallel(network, process_group=world.group)
     bank = shard_of(scene.bank_ND, world)
-    peer = peer_of(config, bank, world, bank.features_SD.float())
-    optimiser = build_optimiser([network, peer.head], config.optim)
-    peer.begin_epoch(3, optimiser)
-    peer.head.double()
+    objective = peer_of(config, bank, world, bank.features_SD.float())
+    optimiser = build_optimiser([network, objective.head], config.optim)
+    objective.begin_epoch(3, optimiser)
+    objective.head.double()
     rows_B, nothing_B1 = part_of(scene.rows_G, world, -1), part_of(scene.neighbours_GK, world, -1)
     losses = []
     for _ in range(num_steps):
         optimiser.zero_grad()
         features_BD = features_of(parallel, part_of(scene.inputs_GD, world, 0.5))
         batch = gather_global_batch(features_BD, rows_B, nothing_B1, world)
-        loss = peer.loss(features_BD, batch)
+        loss = objective.loss(features_BD, batch)
         loss.backward()
         losses.append(loss.item())
-    modules = [network, peer.head]
+    modules = [network, objective.head]
     gradients = [p.grad for module in modules for p in module.parameters()]
-    return losses, gradients, {**peer.tensors(), **peer.head.state_dict()}
+    return losses, gradients, {**objective.tensors(), **objective.head.state_dict()}
 
 
 def negatives_of(rows_G: Tensor, step: int) -> Tensor:
@@ -121,7 +123,7 @@ def expected_loss(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", OBJECTIVES)
 @pytest.mark.parametrize("batch", [12, 13])
 def test_a_step_equals_its_direct_form(ranks: RankPool, method: str, size: int, batch: int) -> None:
     scene = build_scene(ROWS, batch, DIM)
@@ -229,14 +231,14 @@ def test_a_new_epoch_has_a_new_classifier_without_momentum(ranks: RankPool) -> N
 def renew_twice(world: World) -> bool:
     scene = build_scene(ROWS, 12, DIM)
     config, bank = settings("deepcluster"), shard_of(scene.bank_ND, world)
-    peer = peer_of(config, bank, world, bank.features_SD.float())
-    optimiser = build_optimiser([peer.head], config.optim)
-    peer.begin_epoch(0, optimiser)
-    first = [p.detach().clone() for p in peer.head.parameters()]
-    for parameter in peer.head.parameters():
+    objective = peer_of(config, bank, world, bank.features_SD.float())
+    optimiser = build_optimiser([objective.head], config.optim)
+    objective.begin_epoch(0, optimiser)
+    first = [p.detach().clone() for p in objective.head.parameters()]
+    for parameter in objective.head.parameters():
         optimiser.state[parameter]["momentum_buffer"].fill_(1.0)
-    peer.begin_epoch(1, optimiser)
-    second = list(peer.head.parameters())
+    objective.begin_epoch(1, optimiser)
+    second = list(objective.head.parameters())
     momentum = [optimiser.state[p]["momentum_buffer"].abs().sum().item() for p in second]
     is_new = all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
     return is_new and momentum == [0.0, 0.0]
@@ -254,7 +256,7 @@ def run_config(root: Path, method: str, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", OBJECTIVES)
 def test_a_run_is_the_same_at_other_world_sizes(
     ranks: RankPool, tmp_path: Path, method: str
 ) -> None:
@@ -267,7 +269,7 @@ def test_a_run_is_the_same_at_other_world_sizes(
     assert ((losses[0] - losses[1]) / losses[0]).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", OBJECTIVES)
 @pytest.mark.parametrize("step", [7, 15])
 def test_a_stopped_run_goes_on_to_the_bit(
     ranks: RankPool, tmp_path: Path, method: str, step: int
@@ -299,7 +301,7 @@ def test_a_run_stopped_while_it_clusters_goes_on_to_the_bit(
     assert_equal_to_the_bit(broken.folder, whole.folder)
 
 
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", OBJECTIVES)
 def test_a_peer_rolls_back_with_the_run(ranks: RankPool, tmp_path: Path, method: str) -> None:
     """Twice alike: what it learned of the bad batch is gone, its table, head and Z with it."""
     configs = [
@@ -314,7 +316,7 @@ def test_a_peer_rolls_back_with_the_run(ranks: RankPool, tmp_path: Path, method:
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "entropy")
 
 
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", OBJECTIVES)
 def test_a_peer_goes_on_at_another_number_of_ranks(
     ranks: RankPool, tmp_path: Path, method: str
 ) -> None:

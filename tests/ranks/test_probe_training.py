@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as tv
 
-from and_dist.checkpoint.reader import Trained
+from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.data.stores import MemoryStore
-from and_dist.distributed.watchdog import SIGNAL, Guard, Stopped
+from and_dist.distributed.watchdog import SIGNAL, Stopped, Watchdog
 from and_dist.distributed.world import World
-from and_dist.evaluation.accuracy import gather_places, places_of
+from and_dist.evaluation.accuracy import gather_ranks_of_true_class, rank_of_true_class
 from and_dist.evaluation.probe import Probes
-from and_dist.evaluation.probe_training import Probing
+from and_dist.evaluation.probe_training import ProbeTraining
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.runs.console import Display
 from benchmarks.common.rank_pool import RankError, RankPool
@@ -63,7 +63,7 @@ def raw_pixels() -> Encoder:
     return Encoder(nn.Sequential(nn.Flatten()), 3 * SIDE * SIDE, 4)
 
 
-class Asked(Guard):
+class Asked(Watchdog):
     """Asked to stop at some step of the training."""
 
     steps_left = -1
@@ -85,21 +85,21 @@ def probe(
 ) -> tuple[float, list[list[float]], dict[str, Tensor]] | None:
     """(top-1 of the last layer, losses, weights); None where it was told to stop."""
     train, test = data
-    guard = Guard()
+    watchdog = Watchdog()
     if at_step is not None:
-        guard = Asked()
-        guard.steps_left = at_step
+        watchdog = Asked()
+        watchdog.steps_left = at_step
     display = Display(is_shown=False)
     checkpoint, state = folder / "checkpoint", {"files": weights, "bad_images": {}}
-    trained = Trained(folder, config, checkpoint, state)
+    trained = OpenedCheckpoint(folder, config, checkpoint, state)
     trained.evaluation.mkdir(parents=True, exist_ok=True)
-    probing = Probing(trained, encoder, train, layers, world, display, guard)
+    probing = ProbeTraining(trained, encoder, train, layers, world, display, watchdog)
     try:
         probing.train()
         places_LM = probing.places(test, is_ten_crop=False)
     except Stopped:
         return None
-    places_T, _ = gather_places(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
+    places_T, _ = gather_ranks_of_true_class(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
     top1 = float((places_T == 0).mean())
     return top1, probing.losses, {n: t.detach() for n, t in probing.probes.state_dict().items()}
 
@@ -303,16 +303,18 @@ def test_a_damaged_probe_does_not_cost_the_run(ranks: RankPool, tmp_path: Path) 
 def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tensor, Tensor]:
     """Places by Probing, and by torchvision's crops of the very pixels."""
     images = draw_linear_problem(24, 3, 16)
-    trained = Trained(folder, config, folder / "checkpoint", {"files": "", "bad_images": {}})
+    trained = OpenedCheckpoint(
+        folder, config, folder / "checkpoint", {"files": "", "bad_images": {}}
+    )
     display = Display(is_shown=False)
-    probing = Probing(trained, raw_pixels(), images, ["fc"], world, display, Guard())
+    probing = ProbeTraining(trained, raw_pixels(), images, ["fc"], world, display, Watchdog())
     with torch.no_grad():
         probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))
     ours = probing.places(images, is_ten_crop=True)[0]
     crops = tv.ten_crop(as_normalised(images, 16), [SIDE, SIDE])
     logits = [probing.probes({"fc": crop.flatten(1)})[0] for crop in crops]
     mean_MC = torch.stack([of_crop.softmax(dim=1) for of_crop in logits]).mean(dim=0)
-    return ours, places_of(mean_MC, torch.tensor(images.labels_N))
+    return ours, rank_of_true_class(mean_MC, torch.tensor(images.labels_N))
 
 
 def test_ten_crops_are_torchvisions(ranks: RankPool, tmp_path: Path) -> None:

@@ -126,20 +126,20 @@ def test_every_anchor_has_neighbours_where_an_index_finds_too_few(
     """Eight cells of shards of eleven rows, of which a query looks into one."""
     bank_ND = with_copies(41, 3)
     found, *_ = ranks.run(size, discover_here, bank_ND, search, 10, 3, 0.01)
-    assert len(found.anchors_S) == 30
-    check_neighbours(found.neighbours_NK[found.anchors_S], found.anchors_S, 41)
+    assert len(found.anchors_A) == 30
+    check_neighbours(found.neighbours_NK[found.anchors_A], found.anchors_A, 41)
     instances = torch.ones(41, dtype=torch.bool)
-    instances[found.anchors_S] = False
+    instances[found.anchors_A] = False
     assert (found.neighbours_NK[instances] == -1).all()
 
 
 def true_recall(found: Neighbourhoods, bank_ND: Tensor) -> float:
     num_neighbours = found.neighbours_NK.shape[1]
     hits = 0
-    for anchor in found.anchors_S.tolist():
+    for anchor in found.anchors_A.tolist():
         nearest = reference.nearest(bank_ND.double(), anchor, num_neighbours)
         hits += len({*nearest} & {*found.neighbours_NK[anchor].tolist()})
-    return hits / (len(found.anchors_S) * num_neighbours)
+    return hits / (len(found.anchors_A) * num_neighbours)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -184,10 +184,10 @@ def test_ranks_agree_and_entropies_are_exact_whatever_the_search(
     expected_N = reference.entropy(bank_ND, TEMPERATURE)
     torch.testing.assert_close(tables[0].entropy_N, expected_N, rtol=0, atol=1e-10)
     lowest = expected_N[reference.anchors(expected_N, 101)]
-    torch.testing.assert_close(expected_N[tables[0].anchors_S], lowest, rtol=0, atol=1e-10)
+    torch.testing.assert_close(expected_N[tables[0].anchors_A], lowest, rtol=0, atol=1e-10)
     for table in tables[1:]:
         assert torch.equal(table.neighbours_NK, tables[0].neighbours_NK)
-        assert torch.equal(table.anchors_S, tables[0].anchors_S)
+        assert torch.equal(table.anchors_A, tables[0].anchors_A)
         assert torch.equal(table.entropy_N, tables[0].entropy_N)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from and_dist.distributed.world import World
 from and_dist.method import loss as loss_module
-from and_dist.method.memory_bank import BankShard
+from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition_kernels import ROWS_PER_BLOCK
 from and_dist.method.partition_merge import Partition
 from benchmarks.common.one_rank import (
@@ -45,7 +45,7 @@ def build(world: World) -> Rank:
 
 def with_rows(rank: Rank, num_rows: int) -> Rank:
     """The same shard of a larger bank."""
-    bank = BankShard(rank.bank.features_SD, rank.bank.start, num_rows, rank.bank.update_rate)
+    bank = MemoryBank(rank.bank.features_SD, rank.bank.start, num_rows, rank.bank.update_rate)
     neighbours_B = rank.neighbours_NK[rank.rows_B, 0]
     return Rank(rank.world, bank, rank.rows_B, neighbours_B, rank.inputs_BX)
 

@@ -15,7 +15,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.models.encoders import build_encoder
 from and_dist.runs.console import Display
 from benchmarks.common.rank_pool import RankError, RankPool
@@ -131,7 +131,7 @@ def look(world: World, config: Config, out: Path, stand_in: int) -> Looked:
     dim, broken = config.encoder.feature_dim, list(images.index.store.names).index(BROKEN_OF_TWO)
     train_SD = evaluator.train_features(encoder, dim)
     test_MD = evaluator._test_features(encoder, dim)
-    bank = BankShard(train_SD.clone(), shard_range(COUNT, world.rank, world.size)[0], COUNT, 0.5)
+    bank = MemoryBank(train_SD.clone(), shard_range(COUNT, world.rank, world.size)[0], COUNT, 0.5)
     test_TD = torch.cat(gather_objects(world, test_MD))
     if 0 <= broken - bank.start < len(train_SD):
         bank.features_SD[broken - bank.start] = test_TD[stand_in]

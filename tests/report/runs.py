@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from and_dist.cli import main
 from and_dist.config.load import load_config
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.training.session import run_training
 from slurm.testcluster.cluster import PATIENCE
 from tests.pictures import picture, save
@@ -83,7 +83,7 @@ def trained(root: Path, name: str, *overrides: str) -> Path:
     config = load_config(
         ["configs/debug.yaml"], [f"run.root={root}", f"name={name}", *SHORT, *overrides]
     )
-    run_training(config, Guard(), "quiet")
+    run_training(config, Watchdog(), "quiet")
     return config.folder
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from and_dist.checkpoint.reader import load_encoder, open_trained
+from and_dist.checkpoint.reader import load_encoder, open_checkpoint
 from and_dist.config.load import load_config
 from and_dist.data.datasets import load_images
 from and_dist.data.shapes import SHAPES
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
-from and_dist.evaluation.image_reader import Album
+from and_dist.evaluation.image_reader import ImageReader
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.report.grad_cam import attend
 from and_dist.training.session import run_training
@@ -42,7 +42,10 @@ def draw(label: int, random: np.random.Generator) -> tuple[np.ndarray, tuple[int
 
 
 def share_on_objects(
-    encoder: Encoder, album: Album, pairs: list[tuple[int, int]], places: list[tuple[int, int]]
+    encoder: Encoder,
+    album: ImageReader,
+    pairs: list[tuple[int, int]],
+    places: list[tuple[int, int]],
 ) -> float:
     """Of the maps' mass, that within the object's square; mean over the images."""
     images = album.load(row for pair in pairs for row in pair)
@@ -87,7 +90,7 @@ def test_attention_moves_to_the_object(tmp_path: Path) -> None:
             "run.threads=1",
         ],
     )
-    run_training(config, Guard(), "quiet")
+    run_training(config, Watchdog(), "quiet")
     images = load_images(config.data.train, None, "data.train")
     of_class = COUNT // KINDS
     pairs = [
@@ -95,10 +98,10 @@ def test_attention_moves_to_the_object(tmp_path: Path) -> None:
         for row in range(0, COUNT, COUNT // LOOKED_AT)
     ]
     with open_world("cpu") as world:
-        album = Album(images, config.data, world.device)
+        album = ImageReader(images, config.data, world.device)
         untrained = build_encoder(config.encoder, config.seed)
         before = share_on_objects(untrained, album, pairs, places)
-        encoder = load_encoder(open_trained(config.folder), world)
+        encoder = load_encoder(open_checkpoint(config.folder), world)
         after = share_on_objects(encoder, album, pairs, places)
     area = (OBJECT / SIDE) ** 2
     print(f"on the object: {before:.3f} before, {after:.3f} after training, its area {area:.3f}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from and_dist.checkpoint.reader import open_trained
+from and_dist.checkpoint.reader import open_checkpoint
 from and_dist.distributed.world import open_world
 from and_dist.evaluation.neighbourhood_stats import by_entropy
 from and_dist.report.build import gather
@@ -53,10 +53,10 @@ def data_of(page: str) -> Any:
 def test_examples_are_the_anchors_of_the_checkpoints(labelled: Path, findings: Findings) -> None:
     """Against the tables themselves: entropies ascend, bands lie where they should."""
     assert [table.round_index for table in findings.rounds] == [1, 2]
-    trained = open_trained(labelled)
+    trained = open_checkpoint(labelled)
     with open_world("cpu") as world:
         table = load_neighbourhoods(trained, world)
-    anchors = table.anchors_S.tolist()
+    anchors = table.anchors_A.tolist()
     newest = findings.rounds[-1]
     assert newest.cut == table.entropy_N[anchors].max()
     width = round(0.1 * len(anchors))
@@ -176,7 +176,7 @@ def test_consistency_of_the_page_is_that_of_the_labels(labelled: Path) -> None:
     history = read_history(labelled)
     images, _ = load_train_and_test(history.config.data)
     with open_world("cpu") as world:
-        table = load_neighbourhoods(open_trained(labelled), world)
+        table = load_neighbourhoods(open_checkpoint(labelled), world)
     labels_N = torch.tensor(images.labels_N)
     assert history.last("discovery")["consistency_by_entropy"] == by_entropy(table, labels_N)
 

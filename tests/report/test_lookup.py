@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from and_dist.checkpoint.bank_reader import StoredBank
-from and_dist.checkpoint.reader import load_encoder, open_trained
+from and_dist.checkpoint.reader import load_encoder, open_checkpoint
 from and_dist.data.datasets import load_images
 from and_dist.distributed.world import open_world
-from and_dist.evaluation.image_reader import Album
+from and_dist.evaluation.image_reader import ImageReader
 from tests.conftest import Cli
 from tests.end_to_end.processes import finish, start_ranks
 from tests.pictures import cut_pixels, picture, save
@@ -25,10 +25,10 @@ from tests.report.runs import CLASSES
 @pytest.fixture(scope="module")
 def features(labelled: Path) -> np.ndarray:
     """[N, D] of the run's own training images, and the bank's order."""
-    trained = open_trained(labelled)
+    trained = open_checkpoint(labelled)
     images = load_images(trained.config.data.train, None, "data.train")
     with open_world("cpu") as world:
-        album = Album(images, trained.config.data, world.device)
+        album = ImageReader(images, trained.config.data, world.device)
         rows, found = album.features(range(64), load_encoder(trained, world))
     assert rows == list(range(64))
     return np.asarray(found)
@@ -41,7 +41,7 @@ def test_neighbours_are_those_of_a_dense_product(
     status, shown, said = cli("neighbours", labelled, *own, "--count", 5, "--json")
     assert (status, said) == (0, "")
     answer = json.loads(shown)
-    bank_ND = torch.cat([r for _, r in StoredBank(open_trained(labelled).checkpoint).blocks()])
+    bank_ND = torch.cat([r for _, r in StoredBank(open_checkpoint(labelled).checkpoint).blocks()])
     index = load_images(str(images / "train"), None, "x").index
     for path, one in zip(own, answer["images"], strict=True):
         assert one["image"] == str(path)

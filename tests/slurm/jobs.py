@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.jobs.job_folder import End, job_folders, read_end, starts
+from launcher.jobs.job_folder import StartOutcome, job_folders, read_end, starts
 from launcher.status import Status, look_at, read_training
 from slurm.testcluster.cluster import PATIENCE, wait_until
 from tests.end_to_end.processes import pids_of
@@ -81,7 +81,7 @@ def wait_for_end(run: Path, seconds: float = PATIENCE) -> Status:
     return look_at(run)
 
 
-def ends_of(run: Path) -> list[End | None]:
+def ends_of(run: Path) -> list[StartOutcome | None]:
     """Of every start of its last job."""
     job = job_folders(run)[-1]
     return [read_end(job, start) for start in starts(job)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
 from and_dist.checkpoint.storage import as_sharded, save_checkpoint
 from and_dist.distributed.world import World
-from and_dist.method.memory_bank import BankShard, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from benchmarks.common.rank_pool import RankPool
 from tests.ranks.scenes import build_scene
 
@@ -20,7 +20,7 @@ N = 203
 def save_bank(world: World, folder: Path) -> None:
     start, stop = shard_range(N, world.rank, world.size)
     rows_ND = build_scene(N, 1).bank_ND.float()
-    bank = BankShard(rows_ND[start:stop].clone(), start, N, 0.5)
+    bank = MemoryBank(rows_ND[start:stop].clone(), start, N, 0.5)
     save_checkpoint(folder, "r00-e0001", {"bank": as_sharded(bank, world)}, {}, world)
 
 

@@ -16,7 +16,7 @@ from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.loader import Batch
-from and_dist.distributed.watchdog import Guard
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
@@ -131,17 +131,17 @@ def test_it_trains(file: Path, tmp_path: Path) -> None:
     open_run_folder(config, 1, "cpu")
     train, test = load_train_and_test(config.data)
     with open_world("cpu", config.run.threads) as world:
-        trainer = Trainer(config, world, train, test, Display(is_shown=False), Guard())
+        trainer = Trainer(config, world, train, test, Display(is_shown=False), Watchdog())
         if config.num_epochs == 0:
             assert config.method == "random"
             assert trainer.encoder(images_of(config, 0)).shape == (2, 128)
             return
-        if trainer.peer is not None:
-            trainer.peer.begin_epoch(0, trainer.state.optimiser)
-        trainer.boundary.begin_round(config.last_round)
+        if trainer.objective is not None:
+            trainer.objective.begin_epoch(0, trainer.state.optimiser)
+        trainer.round_setup.begin_round(config.last_round)
         if config.method == "and":
             found = trainer.state.neighbourhoods
-            assert len(found.anchors_S) == rows
+            assert len(found.anchors_A) == rows
             assert (found.neighbours_NK >= 0).sum() == rows * config.curriculum.neighbours
         before = trainer.encoder.head.weight.detach().clone()
         for step in range(2):

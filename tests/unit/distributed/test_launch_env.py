@@ -5,10 +5,10 @@ import pytest
 from and_dist.distributed.launch_env import (
     expand_counts,
     first_node,
-    names_first_of_node,
-    names_first_rank,
+    is_first_of_node,
+    is_rank_zero,
     port_of,
-    read_layout,
+    read_launch_env,
 )
 
 SRUN = {
@@ -24,37 +24,37 @@ SRUN = {
 
 
 def test_a_lone_process_is_a_world_of_one() -> None:
-    layout = read_layout({})
+    layout = read_launch_env({})
     assert (layout.is_alone, layout.rank, layout.size) == (True, 0, 1)
 
 
 def test_tasks_of_srun_are_ranks() -> None:
-    layout = read_layout(SRUN)
+    layout = read_launch_env(SRUN)
     assert not layout.is_alone
     assert (layout.rank, layout.size) == (5, 8)
     assert (layout.local_rank, layout.local_size) == (1, 2)
     assert layout.meeting == f"rack03:{port_of(4711, 2)}"
-    assert not names_first_rank(SRUN)
-    assert names_first_rank({**SRUN, "SLURM_PROCID": "0"})
-    assert not names_first_of_node(SRUN)
-    assert names_first_of_node({**SRUN, "SLURM_LOCALID": "0"})
+    assert not is_rank_zero(SRUN)
+    assert is_rank_zero({**SRUN, "SLURM_PROCID": "0"})
+    assert not is_first_of_node(SRUN)
+    assert is_first_of_node({**SRUN, "SLURM_LOCALID": "0"})
     assert layout.is_of_srun
-    assert (layout.cores, read_layout({**SRUN, "SLURM_CPUS_PER_TASK": "12"}).cores) == (0, 12)
+    assert (layout.cores, read_launch_env({**SRUN, "SLURM_CPUS_PER_TASK": "12"}).cores) == (0, 12)
 
 
 def test_torchrun_wins_over_the_task_that_started_it() -> None:
-    layout = read_layout({**SRUN, "WORLD_SIZE": "3", "RANK": "1"})
+    layout = read_launch_env({**SRUN, "WORLD_SIZE": "3", "RANK": "1"})
     assert (layout.rank, layout.size, layout.is_of_srun) == (1, 3, False)
 
 
 def test_a_batch_script_and_a_single_task_are_alone() -> None:
     batch = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
-    assert read_layout(batch).is_alone
-    assert read_layout({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}).is_alone
+    assert read_launch_env(batch).is_alone
+    assert read_launch_env({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}).is_alone
 
 
 def test_a_meeting_place_can_be_given() -> None:
-    layout = read_layout({**SRUN, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
+    layout = read_launch_env({**SRUN, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
     assert layout.meeting == "10.0.0.1:29500"
 
 
@@ -96,5 +96,5 @@ def test_jobs_that_follow_each_other_get_ports_of_their_own() -> None:
 )
 def test_a_layout_that_cannot_be_is_a_sentence(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError) as refused:
-        read_layout(environ)
+        read_launch_env(environ)
     assert sentence in str(refused.value)

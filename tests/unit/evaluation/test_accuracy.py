@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from and_dist.evaluation.accuracy import UNREADABLE, bootstrap, places_of, score, share_right
+from and_dist.evaluation.accuracy import (
+    UNREADABLE,
+    bootstrap,
+    rank_of_true_class,
+    score,
+    top1_accuracy,
+)
 from tests.loading import world_of
 
 NAMES = tuple("abcdefg")
@@ -20,21 +26,21 @@ def test_a_place_counts_the_classes_before_the_true_one() -> None:
     for scores_C, label in zip(scores_MC.tolist(), labels_M.tolist(), strict=True):
         order = sorted(range(7), key=lambda c: (-scores_C[c], c))
         expected.append(order.index(label))
-    assert places_of(scores_MC, labels_M).tolist() == expected
-    first = places_of(scores_MC, labels_M) == 0
+    assert rank_of_true_class(scores_MC, labels_M).tolist() == expected
+    first = rank_of_true_class(scores_MC, labels_M) == 0
     assert torch.equal(first, scores_MC.argmax(dim=1) == labels_M)
 
 
 def test_what_is_no_number_is_never_right() -> None:
     scores_MC = torch.tensor([[torch.nan] * 7, [0.0, torch.nan, 2.0, 0, 0, 0, 0]])
-    assert places_of(scores_MC, torch.tensor([0, 2])).tolist() == [7, 1]
+    assert rank_of_true_class(scores_MC, torch.tensor([0, 2])).tolist() == [7, 1]
 
 
 def test_figures_are_shares_of_what_could_be_read() -> None:
     places_M = torch.tensor([0, 0, 1, 5, UNREADABLE, 4])
     labels_M = torch.tensor([0, 1, 1, 1, 2, 2])
     figures = score(places_M, labels_M, NAMES, world_of())
-    assert figures["top1"] == share_right(places_M, world_of()) == 2 / 5
+    assert figures["top1"] == top1_accuracy(places_M, world_of()) == 2 / 5
     assert figures["top5"] == 4 / 5
     assert (figures["images"], figures["unreadable"]) == (5, 1)
     per_class = {"a": 1.0, "b": 1 / 3, "c": 0.0}

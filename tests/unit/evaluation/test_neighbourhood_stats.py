@@ -29,9 +29,9 @@ def six_rows() -> Neighbourhoods:
 
 
 def describe(
-    found: Neighbourhoods, previous_S: Tensor = NOBODY, labels_N: Tensor | None = LABELS_N
+    found: Neighbourhoods, previous_A: Tensor = NOBODY, labels_N: Tensor | None = LABELS_N
 ) -> dict[str, Any]:
-    figures = describe_neighbourhoods(found, previous_S, labels_N)
+    figures = describe_neighbourhoods(found, previous_A, labels_N)
     json.dumps(figures, allow_nan=False)
     return figures
 

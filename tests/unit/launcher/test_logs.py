@@ -3,7 +3,14 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from launcher.logs import Follower, list_ranks, read_failure, read_last_start, read_tail, suspicion
+from launcher.logs import (
+    Follower,
+    failure_priority,
+    list_ranks,
+    read_failure,
+    read_last_start,
+    read_tail,
+)
 
 LOG = """\
 --- 2026-01-01 start 0
@@ -84,5 +91,5 @@ def test_who_lost_a_connection_is_less_suspect_than_who_said_something_else(
     }
     for rank, text in said.items():
         (tmp_path / "logs" / f"rank-{rank}.log").write_text(text)
-    assert sorted(said, key=suspicion(tmp_path)) == [2, 1, 4, 0, 3]
-    assert [rank for rank in said if suspicion(tmp_path)(rank)[0]] == [0, 3, 4]
+    assert sorted(said, key=failure_priority(tmp_path)) == [2, 1, 4, 0, 3]
+    assert [rank for rank in said if failure_priority(tmp_path)(rank)[0]] == [0, 3, 4]

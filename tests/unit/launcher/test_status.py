@@ -8,7 +8,7 @@ import pytest
 
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
-    End,
+    StartOutcome,
     new_job_folder,
     note_beginning,
     write_end,
@@ -45,11 +45,11 @@ def test_a_run_here_is_over_once_its_newest_start_is(job: Path) -> None:
     run = job.parents[1]
     assert not look_at(run).is_over
     note_beginning(job, 0)
-    write_end(job, 0, End(state="goes on", why="rank 0 was killed"))
+    write_end(job, 0, StartOutcome(state="goes on", why="rank 0 was killed"))
     assert not look_at(run).is_over
     note_beginning(job, 1)
     assert not look_at(run).is_over
-    write_end(job, 1, End(state="finished", why="trained to its end"))
+    write_end(job, 1, StartOutcome(state="finished", why="trained to its end"))
     assert look_at(run).is_over
 
 
@@ -64,7 +64,7 @@ def test_a_slurm_that_does_not_answer_has_not_said_that_it_is_over(job: Path) ->
 def test_an_earlier_end_is_not_taken_for_that_of_the_newest_start(job: Path) -> None:
     run = job.parents[1]
     note_beginning(job, 0)
-    write_end(job, 0, End(state="failed", why="rank 3 failed with status 1", rank=3))
+    write_end(job, 0, StartOutcome(state="failed", why="rank 3 failed with status 1", rank=3))
     assert as_lines(look_at(run))[-1] == "  last end: failed, rank 3 failed with status 1"
     note_beginning(job, 1)
     found = look_at(run)

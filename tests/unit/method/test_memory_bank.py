@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.method.memory_bank import BankShard, draw_uniform_rows, shard_range
+from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 
 
 @given(st.integers(0, 5000), st.integers(1, 40))
@@ -39,13 +39,13 @@ def test_first_rows_are_uniform_within_the_bound() -> None:
 
 def test_rows_of_other_shards_change_nothing() -> None:
     features_SD = torch.randn(5, 8)
-    bank = BankShard(features_SD.clone(), 10, 40, 0.5)
+    bank = MemoryBank(features_SD.clone(), 10, 40, 0.5)
     bank.update(torch.tensor([3, 15, -1, 39]), torch.randn(4, 8))
     assert torch.equal(bank.features_SD, features_SD)
 
 
 def test_an_empty_shard_takes_an_update() -> None:
-    bank = BankShard(torch.empty(0, 8), 40, 40, 0.5)
+    bank = MemoryBank(torch.empty(0, 8), 40, 40, 0.5)
     bank.update(torch.tensor([3, 39]), torch.randn(2, 8))
     assert bank.features_SD.shape == (0, 8)
 
@@ -53,7 +53,7 @@ def test_an_empty_shard_takes_an_update() -> None:
 def test_only_the_named_rows_change_and_twice_counts_once() -> None:
     features_SD = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     new_GD = torch.randn(4, 8)
-    bank = BankShard(features_SD.clone(), 10, 40, 0.25)
+    bank = MemoryBank(features_SD.clone(), 10, 40, 0.25)
     bank.update(torch.tensor([12, 3, 12, 15]), new_GD)
     expected = torch.nn.functional.normalize(
         0.75 * features_SD[[2, 5]] + 0.25 * new_GD[[0, 3]], dim=1
@@ -63,6 +63,6 @@ def test_only_the_named_rows_change_and_twice_counts_once() -> None:
 
 
 def test_the_paper_leaves_rows_unnormalised() -> None:
-    bank = BankShard(torch.eye(4), 0, 4, 0.5, renormalise=False)
+    bank = MemoryBank(torch.eye(4), 0, 4, 0.5, renormalise=False)
     bank.update(torch.tensor([0]), torch.eye(4)[1:2])
     assert bank.features_SD[0].tolist() == [0.5, 0.5, 0, 0]

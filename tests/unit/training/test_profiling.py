@@ -11,7 +11,7 @@ from torch.autograd import DeviceType
 
 from and_dist.distributed.world import open_world
 from and_dist.training.profiling import STEPS, STEPS_BEFORE, StepProfile, add_up_kernels
-from and_dist.utils.step_phases import MARK, part
+from and_dist.utils.step_phases import MARK, step_phase
 
 
 def event(name: str, start: float, end: float, *kernels: tuple[str, float], **other: Any) -> Any:
@@ -49,7 +49,7 @@ def watch(folder: Path, epochs: int, steps: int) -> tuple[list[int], str | None]
     with open_world("cpu") as world:
         watched = StepProfile(folder, world, is_wanted=True)
         for step in range(epochs * steps):
-            with part("loss"):
+            with step_phase("loss"):
                 torch.ones(10).sum()
             if watched.end_of_step(steps - step % steps - 1, steps):
                 told.append(step)

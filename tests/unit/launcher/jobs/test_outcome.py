@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.jobs.job_folder import End, NodeEnd
-from launcher.jobs.outcome import judge
+from launcher.jobs.job_folder import NodeEnd, StartOutcome
+from launcher.jobs.outcome import decide_outcome
 
 MOST = 3
 
@@ -12,9 +12,11 @@ def node(name: str = "n1", **values: object) -> NodeEnd:
     return NodeEnd.model_validate({"node": name, "launcher": 1, **values})
 
 
-def judge_here(*nodes: NodeEnd, idle: int = 0, told: str = "", lost: tuple[int, ...] = ()) -> End:
+def judge_here(
+    *nodes: NodeEnd, idle: int = 0, told: str = "", lost: tuple[int, ...] = ()
+) -> StartOutcome:
     """`lost` are the ranks that only lost another."""
-    return judge(
+    return decide_outcome(
         dict(enumerate(nodes)), 2, idle, MOST, lambda rank: (rank in lost, False, rank), told
     )
 

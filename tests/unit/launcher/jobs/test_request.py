@@ -10,8 +10,8 @@ import pytest
 from and_dist.config.load import load_config
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
-    End,
     NodeEnd,
+    StartOutcome,
     claim_end,
     job_folders,
     new_job_folder,
@@ -111,7 +111,7 @@ def test_what_nodes_leave_is_read_back(tmp_path: Path) -> None:
 
 
 def test_one_process_decides_how_a_start_ended(tmp_path: Path) -> None:
-    end = End(state="goes on", why="it was preempted")
+    end = StartOutcome(state="goes on", why="it was preempted")
     assert read_end(tmp_path, 0) is None
     assert [claim_end(tmp_path, 0) for _ in range(3)] == [True, False, False]
     write_end(tmp_path, 0, end)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.jobs.job_folder import NodeEnd, write_node_end
-from launcher.node.placement import Place
+from launcher.node.placement import NodePlacement
 from launcher.node.runner import GRACE_SECONDS, ORDERLY_SECONDS, Node
 
 
@@ -25,7 +25,7 @@ from launcher.node.runner import GRACE_SECONDS, ORDERLY_SECONDS, Node
 def test_what_ended_in_order_gives_the_others_time(
     tmp_path: Path, codes: dict[int, int], launcher: int | None, expected: float
 ) -> None:
-    place = Place("1", 0, 1, 2, "n2", "n1", "n1:1")
+    place = NodePlacement("1", 0, 1, 2, "n2", "n1", "n1:1")
     node = Node(tmp_path, place, [], on_asked=lambda _: None)
     assert node._patience() == math.inf
     write_node_end(tmp_path, 0, 0, NodeEnd(node="n1", exit_codes=codes, launcher=launcher))

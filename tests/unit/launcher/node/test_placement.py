@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from launcher.node.placement import find_address, interface_of, read_place
+from launcher.node.placement import find_address, interface_of, read_placement
 
 
 def test_a_name_that_resolves_to_this_machine_alone_is_of_no_use_to_others() -> None:
@@ -21,14 +21,14 @@ def test_a_node_alone_needs_no_name() -> None:
         "SLURM_NODEID": "0",
         "SLURM_JOB_NUM_NODES": "1",
     }
-    place = read_place(environ)
+    place = read_placement(environ)
     assert (place.name, place.address, place.meeting) == (
         "localhost",
         "127.0.0.1",
         "127.0.0.1:10170",
     )
     with pytest.raises(RuntimeError, match="cannot find localhost"):
-        read_place({**environ, "SLURM_JOB_NUM_NODES": "2"})
+        read_placement({**environ, "SLURM_JOB_NUM_NODES": "2"})
 
 
 def test_an_address_is_an_address() -> None:
