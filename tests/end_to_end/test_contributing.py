@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import and_dist.objectives.registry
+from and_dist import objectives
 from and_dist.config.schema import OBJECTIVES
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
@@ -25,11 +25,7 @@ def test_a_file_and_a_row_add_a_method(
     assert row is not None
     code = "\n".join(line[4:] for line in file[2].splitlines())
     (tmp_path / file[1]).write_text(code)
-    monkeypatch.setattr(
-        and_dist.objectives.registry,
-        "__path__",
-        [*and_dist.objectives.registry.__path__, str(tmp_path)],
-    )
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
     monkeypatch.setitem(OBJECTIVES, row[1], row[2])
     status, _, said = cli(
         "train",
