@@ -1,15 +1,18 @@
-"""The few collectives the program uses, by what they mean.
+"""Communicate between ranks, by the few collectives the program uses, named for what they mean.
 
 B local batch, G = W * B global batch in rank order, X anything.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,13 +21,16 @@ from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 
 MESSAGE_BYTES = 960
+"""The most of an error message that travels to the other ranks."""
+ARRAY = "__array__"
+"""The key that marks a numpy array in JSON."""
 T = TypeVar("T")
 
 
 def gather_batch(world: World, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Every rank's [B, ...] tensors as [G, ...], all of them in one collective.
+    """Return every rank's [B, ...] tensors as [G, ...], all of them by one collective.
 
-    B is the same on every rank; a rank with less to say pads (rows of -1).
+    B is the same on every rank; a rank with fewer rows pads (with row ids of -1).
     """
     if world.size == 1:
         return [tensor.detach() for tensor in tensors]
@@ -35,9 +41,9 @@ def gather_batch(world: World, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def exchange_parts(world: World, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """[G, ...] partial results about everyone's queries -> [W, B, ...] about this rank's own.
+    """Turn partial results [G, ...] about all queries into [W, B, ...] about this rank's own.
 
-    A reduce-scatter whose operator is left to the caller (merge), in one collective.
+    This is a reduce-scatter whose operator is left to the caller (merge), in one collective.
     """
     if world.size == 1:
         return [tensor[None] for tensor in tensors]
@@ -48,14 +54,17 @@ def exchange_parts(world: World, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def reduce_sum(world: World, tensor: Tensor) -> Tensor:
-    """The sum over ranks, on every rank; in place."""
+    """Sum a tensor over all ranks, in place, and return it."""
     if world.size > 1:
         dist.all_reduce(tensor, group=world.group)
     return tensor
 
 
 def gather_to_coordinator(world: World, tensor_X: Tensor) -> Tensor | None:
-    """[X, ...] of every rank, X equal everywhere -> [W, X, ...] on the coordinator, else None."""
+    """Return every rank's [X, ...] as [W, X, ...] on the coordinator, None elsewhere.
+
+    X is the same on every rank.
+    """
     if world.size == 1:
         return tensor_X[None]
     if not world.is_coordinator:
@@ -67,14 +76,55 @@ def gather_to_coordinator(world: World, tensor_X: Tensor) -> Tensor | None:
 
 
 def broadcast_from_coordinator(world: World, tensor: Tensor) -> Tensor:
-    """The coordinator's values on every rank; in place."""
+    """Copy the coordinator's values to every rank, in place, and return the tensor."""
     if world.size > 1:
         dist.broadcast(tensor, group=world.group, group_src=0)
     return tensor
 
 
+@overload
+def on_coordinator(
+    world: World, what: str, compute: Callable[[], Tensor], like: Tensor
+) -> Tensor: ...
+
+
+@overload
+def on_coordinator(world: World, what: str, compute: Callable[[], T]) -> T: ...
+
+
+def on_coordinator(
+    world: World, what: str, compute: Callable[[], Any], like: Tensor | None = None
+) -> Any:
+    """Compute something on the coordinator alone and return it on every rank.
+
+    The result is a tensor of the type and shape of `like`, or a value that broadcast_object takes.
+    If the computation fails, all ranks raise AllRanksError, which says that `what` failed.
+    """
+    result, encoded = torch.empty(0) if like is None else torch.empty_like(like), b""
+    with raise_on_all_ranks(world, what):
+        if world.is_coordinator:
+            value = compute()
+            if like is None:
+                encoded = _encode(value)
+            else:
+                assert value.shape == like.shape
+                result = value.to(like.dtype).contiguous()
+    if like is not None:
+        return broadcast_from_coordinator(world, result)
+    return _decode(_broadcast_bytes(world, encoded))
+
+
+def broadcast_object(world: World, value: T) -> T:
+    """Return the coordinator's value on every rank: plain JSON values and numpy arrays.
+
+    Tuples come back as lists and keys of dictionaries as strings, at any world size alike. Nothing
+    is pickled, so nothing that is received is executed.
+    """
+    return on_coordinator(world, "broadcasting a value", lambda: value)
+
+
 def gather_objects(world: World, value: T) -> list[T]:
-    """Small plain values of every rank, in rank order; not for steps."""
+    """Return small plain values of every rank, in rank order; too slow for a step."""
     if world.size == 1:
         return [value]
     values: list[T | None] = [None] * world.size
@@ -85,10 +135,10 @@ def gather_objects(world: World, value: T) -> list[T]:
 def equal_blocks(
     world: World, rows_X: Tensor, size: int, most_in_all: int | None = None
 ) -> list[Tensor]:
-    """This rank's rows in blocks, padded with -1: as many, as long blocks on every rank.
+    """Cut this rank's rows into blocks, padded with -1: as many, and as long, on every rank.
 
-    So long that those of all ranks together hold `most_in_all` rows: what is gathered of them is no
-    larger in a larger world.
+    Blocks are so short that those of all ranks together hold at most `most_in_all` rows, so that
+    what is gathered of them is no larger in a larger world.
     """
     if most_in_all is not None:
         size = max(1, min(size, most_in_all // world.size))
@@ -103,7 +153,7 @@ def equal_blocks(
 
 
 def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
-    """values_X at some positions; zeros at those that are -1, the padding of equal_blocks."""
+    """Return values_X at some positions, and zeros at those of -1, the padding of equal_blocks."""
     taken_Q = values_X.new_zeros(len(positions_Q), *values_X.shape[1:])
     is_real_Q = positions_Q >= 0
     taken_Q[is_real_Q] = values_X[positions_Q[is_real_Q]]
@@ -112,7 +162,7 @@ def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
-    """Around work of this rank alone: if it fails on one rank, all raise, and name the rank."""
+    """Enclose work of one rank: if it fails, all ranks raise AllRanksError, which names the rank."""
     message, cause = "", None
     try:
         yield
@@ -129,12 +179,52 @@ def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
             raise AllRanksError(f"{what} failed on rank {rank}: {text}") from cause
 
 
+def _broadcast_bytes(world: World, content: bytes) -> bytes:
+    """Return the coordinator's bytes on every rank: their number first, then they themselves."""
+    if world.size == 1:
+        return content
+    length = torch.tensor(len(content), device=world.device)
+    length = broadcast_from_coordinator(world, length)
+    buffer_X = torch.zeros(int(length), dtype=torch.uint8)
+    if world.is_coordinator:
+        buffer_X = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    received_X = broadcast_from_coordinator(world, buffer_X.to(world.device))
+    return bytes(received_X.cpu().numpy())
+
+
+def _encode(value: Any) -> bytes:
+    """Write a value as JSON; TypeError for what is neither plain nor an array."""
+    return json.dumps(value, default=_encode_array).encode()
+
+
+def _encode_array(value: Any) -> dict[str, Any]:
+    """Write a numpy array as a dictionary that _decode_array recognises."""
+    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        raise TypeError(f"{type(value).__name__} is neither plain JSON nor an array of numbers")
+    data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+    return {ARRAY: value.dtype.str, "shape": value.shape, "data": data}
+
+
+def _decode(content: bytes) -> Any:
+    """Read what _encode wrote."""
+    return json.loads(content, object_hook=_decode_array)
+
+
+def _decode_array(value: dict[str, Any]) -> Any:
+    """Return the numpy array that a dictionary stands for, or the dictionary itself."""
+    if ARRAY not in value:
+        return value
+    data = base64.b64decode(value["data"])
+    return np.frombuffer(bytearray(data), value[ARRAY]).reshape(value["shape"])
+
+
 def _pack(tensors: Sequence[Tensor]) -> Tensor:
-    """[X, ...] tensors of any type side by side as bytes [X, width]."""
+    """Lay [X, ...] tensors of any type side by side as bytes [X, width]."""
     return torch.cat([_as_bytes(tensor) for tensor in tensors], dim=1)
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
+    """Return a tensor [X, ...] as bytes [X, width]."""
     # A copy, because .contiguous() keeps odd strides along dimensions of length 1.
     flat = tensor.detach().clone(memory_format=torch.contiguous_format).flatten()
     width = math.prod(tensor.shape[1:]) * tensor.element_size()
@@ -142,6 +232,7 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 
 
 def _unpack(packed_X: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors that _pack laid side by side, of the types and widths of `like`."""
     unpacked, at = [], 0
     for tensor in like:
         width = math.prod(tensor.shape[1:]) * tensor.element_size()

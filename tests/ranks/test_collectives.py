@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
+    broadcast_object,
     equal_blocks,
     exchange_parts,
     gather_batch,
     gather_to_coordinator,
+    on_coordinator,
     reduce_sum,
     take_rows,
 )
+from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from benchmarks.common.rank_pool import SIZES, RankPool
 
@@ -97,3 +103,42 @@ def test_padding_takes_zeros_even_from_nothing() -> None:
     positions = torch.tensor([1, -1])
     assert take_rows(torch.tensor([5, 7]), positions).tolist() == [7, 0]
     assert take_rows(torch.empty(0, 2), torch.tensor([-1])).tolist() == [[0, 0]]
+
+
+def told_by_the_coordinator(world: World) -> tuple[object, object, Tensor]:
+    def only_here() -> object:
+        assert world.is_coordinator
+        return {"names": ["é", None], "sums": np.arange(6.0).reshape(2, 3), 7: True}
+
+    mine = torch.full((3,), world.rank, dtype=torch.int64)
+    return (
+        on_coordinator(world, "counting", only_here),
+        broadcast_object(world, [world.rank, (1.5, "x")]),
+        on_coordinator(world, "adding", lambda: torch.tensor([1, 2, 3]), like=mine),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_the_coordinator_computes_is_the_same_on_all_ranks(ranks: RankPool, size: int) -> None:
+    for found, told, added in ranks.run(size, told_by_the_coordinator):
+        assert isinstance(found, dict)
+        array = found.pop("sums")
+        assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert array.dtype == np.float64
+        assert found == {"names": ["é", None], "7": True}
+        assert told == [0, [1.5, "x"]]
+        assert added.tolist() == [1, 2, 3]
+
+
+def fail_on_the_coordinator(world: World) -> str:
+    with pytest.raises(AllRanksError) as failed:
+        on_coordinator(world, "choosing", lambda: 1 / 0)
+    with pytest.raises(AllRanksError, match="neither plain JSON nor an array"):
+        broadcast_object(world, Path("/"))
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_fails_on_the_coordinator_is_raised_on_all_ranks(ranks: RankPool, size: int) -> None:
+    sentence = "choosing failed on rank 0: ZeroDivisionError: division by zero"
+    assert ranks.run(size, fail_on_the_coordinator) == [sentence] * size
