@@ -28,7 +28,7 @@ from torch import Tensor
 
 from and_dist.distributed.world import World, open_world
 from and_dist.method.curriculum import select_anchors
-from and_dist.method.discovery import discover
+from and_dist.method.discovery import SearchOptions, discover
 from and_dist.method.entropy import scan_pairs
 from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.method.neighbour_search import (
@@ -88,7 +88,9 @@ def topk_in_blocks(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
 def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
     start, stop = shard_range(len(bank_ND), world.rank, world.size)
     bank = MemoryBank(bank_ND[start:stop], start, len(bank_ND), 0.5)
-    return discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
+    return discover(
+        bank, world, 4, 4, 1, TEMPERATURE, search, options=SearchOptions(memory_bytes=MEMORY_BYTES)
+    )
 
 
 def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
@@ -283,7 +285,16 @@ def work(file: str, search: str, threads: int) -> None:
         ours(bank_ND[:2000].clone(), world, small)
 
         def case() -> None:
-            discover(bank, world, 4, 4, 1, TEMPERATURE, search, memory_bytes=MEMORY_BYTES)
+            discover(
+                bank,
+                world,
+                4,
+                4,
+                1,
+                TEMPERATURE,
+                search,
+                options=SearchOptions(memory_bytes=MEMORY_BYTES),
+            )
 
         peak, seconds = extra_peak_mb(case), []
         for _ in range(5):

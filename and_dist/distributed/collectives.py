@@ -162,7 +162,7 @@ def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
-    """Enclose work of one rank: if it fails, all ranks raise AllRanksError, which names the rank."""
+    """Enclose work of each rank: if one fails, all raise AllRanksError, which names that rank."""
     message, cause = "", None
     try:
         yield

@@ -26,7 +26,7 @@ from and_dist.distributed.collectives import raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods, in_one_line
 from and_dist.method.curriculum import num_anchors
-from and_dist.method.discovery import check_discovery, discover
+from and_dist.method.discovery import SearchOptions, check_discovery, discover
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.runs.console import Display
 from and_dist.utils.output_folders import check_results, names_with_sums, publish_results
@@ -108,9 +108,8 @@ def run_discovery(options: DiscoverOptions, world: World, display: Display) -> N
             config.curriculum.neighbours,
             config.objective.temperature,
             config.discovery.search,
-            config.discovery.recall,
-            config.discovery.memory_bytes,
-            advance,
+            options=SearchOptions(config.discovery.recall, config.discovery.memory_bytes),
+            progress=advance,
         )
     seconds = time.monotonic() - started
     with raise_on_all_ranks(world, f"writing {options.out}"):

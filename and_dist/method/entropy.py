@@ -1,12 +1,12 @@
-"""Every pair of bank rows, once: the entropy of each row (Eq. 5), and who its nearest may be.
+"""Scan every pair of bank rows once: each row's entropy (Eq. 5), and candidates for neighbours.
 
 Blocks of rows travel past the shards. The logits of a pair serve both of its rows, so of two blocks
-only one streams past the other, and a tile of logits gives all it has and is dropped. A row needs
-two sums over the bank, z = sum exp(l) and zl = sum l exp(l): its entropy is log z - zl / z. That
-takes no mean vector, so half of one matrix product where attention takes two.
+only one streams past the other, and a tile of logits is used for both and dropped. A row needs two
+sums over the bank, z = sum exp(l) and zl = sum l exp(l): its entropy is log z - zl / z. That takes
+no mean vector, so half of one matrix product where attention takes two.
 
 S rows of this shard, Q rows of one block, G = W * Q, X and Y any rows, C candidates, D feature;
-in a tile J rows that found better, P pieces, Z all that some pieces hold.
+in a tile J rows with a better candidate, U groups, V rows of a group, Z rows of some groups.
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ from and_dist.method.memory_bank import MemoryBank, all_shards
 from and_dist.utils.progress import Advance, silently
 
 LARGEST_BLOCK = {"cpu": 2048, "cuda": 4096}
-"""Rows that stream at once; a tile is half of them by as many: what torch's operators like."""
+"""The most rows that stream at once; a tile is half as many by as many, large enough for torch's
+operators to run at their full rate."""
 SMALLEST_BLOCK = 64
-MOST_PIECES = 64
-"""Of the candidates in a tile; a piece is every 64th of them: quick to find the best of each."""
+MOST_GROUPS = 64
+"""The most groups that the rows of a tile are strided into (best_of_strided_groups)."""
 TINY = 1e-12
 """The least norm that is divided by, as in torch's normalize."""
 UNIT = 1e-6
-"""Rows of norm 1 within this are compared by inner product."""
+"""Rows whose norms are within this of 1 are compared by inner product, without a division."""
 
 
 class PairScan(NamedTuple):
-    """What all pairs say of the rows of this shard."""
+    """Hold what the scan found about the rows of this shard."""
 
     entropy_S: Tensor
-    """In float64."""
+    """Entropies, in float64."""
     similarity_SC: Tensor
-    """Cosines of the C nearest other rows, best first, to the tile's rounding."""
+    """Cosines of the C nearest other rows, best first, as exact as the tiles' products."""
     rows_SC: Tensor
-    """Their row ids; -1 where the bank has fewer."""
+    """Row ids of these candidates; -1 where the bank has fewer."""
 
 
 @torch.no_grad()
@@ -61,7 +62,7 @@ def scan_pairs(
     num_candidates: int = 0,
     advance: Advance = silently,
 ) -> PairScan:
-    """All ranks take part. `num_candidates` of 0 finds entropies alone."""
+    """Scan all pairs, with all ranks; `num_candidates` of 0 finds entropies alone."""
     scale = _agree_on_scale(bank, world, temperature)
     size = _block_size(bank, world.size, num_candidates, memory_bytes)
     with raise_on_all_ranks(world, "making room for the scan of the bank"):
@@ -78,7 +79,7 @@ def scan_pairs(
         with raise_on_all_ranks(world, "the scan of the bank"):
             tiles.load(everyone_GD, about_G)
             for pair in _pairs_of_blocks(block, size, len(positions_Q), bank.num_rows, world):
-                tiles.process_tile(pair)
+                tiles.process_pair(pair)
         positions_Q = positions_Q[positions_Q >= 0]
         found.merge_partial(positions_Q, _Found(*exchange_parts(world, list(about_G))))
         advance(1 / len(blocks))
@@ -86,12 +87,12 @@ def scan_pairs(
 
 
 def bytes_per_row(num_candidates: int) -> int:
-    """What a scan keeps for every row of a shard: two sums, C cosines and C row ids."""
+    """Return what a scan keeps for every row of a shard: two sums, C cosines and C row ids."""
     return 2 * 8 + num_candidates * (4 + 8)
 
 
 class _Scale(NamedTuple):
-    """How logits are computed: l = x . y / temperature - shift."""
+    """Define how logits are computed: l = x . y / temperature - shift."""
 
     dtype: torch.dtype
     temperature: float
@@ -100,7 +101,7 @@ class _Scale(NamedTuple):
 
 
 def _agree_on_scale(bank: MemoryBank, world: World, temperature: float) -> _Scale:
-    """One shift for all pairs, since a tile's exp serves rows and columns.
+    """Return one scale for all pairs, since a tile's exponentials serve rows and columns alike.
 
     A row's own logit bounds its z from below, the largest norm bounds every logit from above. Where
     float32 cannot hold both, float64 can.
@@ -127,8 +128,8 @@ def _agree_on_scale(bank: MemoryBank, world: World, temperature: float) -> _Scal
 
 
 def _block_size(bank: MemoryBank, world_size: int, num_candidates: int, memory_bytes: int) -> int:
-    """As long as the blocks of all ranks, and what is found about them, fit a quarter of memory,
-    and so do the tiles."""
+    """Return the rows of a block: so many that the blocks of all ranks, with what is found about
+    them, fit a quarter of the memory, and the tiles another."""
     width = bank.features_SD.shape[1] * bank.features_SD.element_size()
     per_row = 3 * world_size * (width + bytes_per_row(num_candidates))
     size = LARGEST_BLOCK[bank.features_SD.device.type]
@@ -139,7 +140,7 @@ def _block_size(bank: MemoryBank, world_size: int, num_candidates: int, memory_b
 
 
 class _Pair(NamedTuple):
-    """A block that streams, where it lies in G and in the bank, and a block of this shard."""
+    """Name a block that streams, by its place in G and in the bank, and a block of this shard."""
 
     streaming: slice
     first_row: int
@@ -150,7 +151,7 @@ class _Pair(NamedTuple):
 def _pairs_of_blocks(
     block: int, size: int, length: int, num_rows: int, world: World
 ) -> Iterator[_Pair]:
-    """What this rank computes when everyone's `block` streams past.
+    """Yield the pairs this rank computes when all ranks' blocks of number `block` stream past.
 
     Of two blocks (rank, number) the earlier streams past the later if their numbers are both even
     or both odd, otherwise the later past the earlier: every rank has as much to do in every step.
@@ -168,16 +169,17 @@ def _pairs_of_blocks(
 
 
 class _Found(NamedTuple):
-    """The sums of some rows and their best C candidates, so far."""
+    """Hold the sums of some rows and their best C candidates, so far."""
 
     z_X: Tensor
     zl_X: Tensor
     similarity_XC: Tensor
-    """Cosines, or logits where rows have unit norm."""
+    """Cosines, or logits where all rows have unit norm, which order them alike."""
     rows_XC: Tensor
 
     @classmethod
     def empty(cls, length: int, num_candidates: int, scale: _Scale, like: Tensor) -> _Found:
+        """Return sums of 0 and no candidates."""
         shape = (length, num_candidates)
         return cls(
             like.new_zeros(length, dtype=torch.float64),
@@ -187,37 +189,33 @@ class _Found(NamedTuple):
         )
 
     def floor(self) -> Tensor:
-        """[X] what a candidate has to be better than."""
+        """Return [X] the similarity that a new candidate has to exceed."""
         if self.similarity_XC.shape[1] == 0:
             return self.z_X
         return self.similarity_XC[:, -1]
 
-    def update_topk(self, at: slice, similarity: Tensor, dim: int, first_row: int) -> None:
-        """Keep what is better in a tile; `dim` is its dimension of candidates.
+    def update_topk(self, at: slice, similarity_XY: Tensor, first_row: int) -> None:
+        """Keep the better candidates of a tile for the rows `at`; Y begins at bank row `first_row`.
 
-        One look finds the best of every piece of candidates, and so whose floor is passed; the
-        best C candidates lie in the C best pieces, and only those are looked into.
+        Most rows of a tile find nothing better than they have, so one pass over it finds the best
+        of each group, and only rows whose floor is passed are looked at closer.
         """
-        length = similarity.shape[dim]
-        count = math.gcd(length, MOST_PIECES)
-        pieces_XYP = similarity.unflatten(dim, (length // count, count))
-        best_XP = pieces_XYP.amax(dim)
-        if dim == 0:
-            pieces_XYP, best_XP = pieces_XYP.movedim(2, 0), best_XP.T
-        improved_J = (best_XP.amax(1) > self.floor()[at]).nonzero().squeeze(1)
+        best_XU = best_of_strided_groups(similarity_XY, MOST_GROUPS)
+        improved_J = (best_XU.amax(1) > self.floor()[at]).nonzero().squeeze(1)
         if len(improved_J) == 0:
             return
         num_candidates = self.similarity_XC.shape[1]
-        piece_JP = best_XP[improved_J].topk(min(num_candidates, count), dim=1).indices
-        inside_JPY = pieces_XYP[improved_J[:, None], :, piece_JP]
-        width = inside_JPY.shape[2]
-        inside_JZ = inside_JPY.flatten(1)
-        top_JC, place_JC = inside_JZ.topk(min(num_candidates, inside_JZ.shape[1]), dim=1)
-        column_JC = place_JC % width * count + piece_JP.gather(1, place_JC // width)
+        # Each of the best C candidates is the best of its group or in a group with a better one,
+        # so all of them lie in the C groups with the best bests.
+        num_groups = min(num_candidates, best_XU.shape[1])
+        groups_JU = best_XU[improved_J].topk(num_groups, dim=1).indices
+        top_JC, column_JC = topk_within_groups(
+            similarity_XY, improved_J, groups_JU, best_XU.shape[1], num_candidates
+        )
         self._merge(improved_J + at.start, top_JC, column_JC + first_row)
 
     def merge_partial(self, positions_Q: Tensor, received: _Found) -> None:
-        """Add what all ranks found about a block of these rows: [W, Q, ...]."""
+        """Merge what all ranks, [W, Q, ...], found about a block of these rows."""
         count = len(positions_Q)
         self.z_X[positions_Q] += received.z_X.sum(dim=0)[:count]
         self.zl_X[positions_Q] += received.zl_X.sum(dim=0)[:count]
@@ -233,6 +231,7 @@ class _Found(NamedTuple):
         self.rows_XC[positions_J] = rows_JC.gather(1, order_JC)
 
     def result(self, scale: _Scale) -> PairScan:
+        """Return entropies, and cosines and row ids of the candidates."""
         similarity_SC = self.similarity_XC
         if scale.is_unit:
             similarity_SC = similarity_SC * scale.temperature
@@ -240,8 +239,40 @@ class _Found(NamedTuple):
         return PairScan(self.z_X.log() - self.zl_X / self.z_X, similarity_SC, rows_SC)
 
 
+def best_of_strided_groups(similarity_XY: Tensor, most_groups: int) -> Tensor:
+    """Return [X, U] the best of each group of columns; group u has the columns u, u + U, u + 2U...
+
+    U is the largest divisor that Y and `most_groups` share, so with six columns and at most four
+    groups there are two: columns 0, 2, 4 and columns 1, 3, 5. Strided groups are reduced faster
+    than contiguous ones: the reduction compares whole runs of U numbers at a time.
+    """
+    num_columns = similarity_XY.shape[1]
+    num_groups = math.gcd(num_columns, most_groups)
+    grouped_XVU: Tensor = similarity_XY.unflatten(1, (num_columns // num_groups, num_groups))
+    best_XU: Tensor = grouped_XVU.amax(1)
+    return best_XU
+
+
+def topk_within_groups(
+    similarity_XY: Tensor, rows_J: Tensor, groups_JU: Tensor, num_groups: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the `count` best columns [J, C] within some groups of some rows, and their columns.
+
+    Of six columns in two groups, group 1 has the columns 1, 3 and 5: its place 2 is column
+    2 * num_groups + 1 = 5.
+    """
+    num_columns = similarity_XY.shape[1]
+    grouped_XVU: Tensor = similarity_XY.unflatten(1, (num_columns // num_groups, num_groups))
+    inside_JUV = grouped_XVU[rows_J[:, None], :, groups_JU]
+    per_group = inside_JUV.shape[2]
+    inside_JZ = inside_JUV.flatten(1)
+    top_JC, found_JC = inside_JZ.topk(min(count, inside_JZ.shape[1]), dim=1)
+    place_JC, group_JC = found_JC % per_group, groups_JU.gather(1, found_JC // per_group)
+    return top_JC, place_JC * num_groups + group_JC
+
+
 class _Tiles:
-    """Multiplies blocks tile by tile in the same few buffers."""
+    """Multiply blocks tile by tile, always in the same few buffers."""
 
     def __init__(self, bank: MemoryBank, scale: _Scale, mine: _Found, block_size: int) -> None:
         self._bank = bank
@@ -253,11 +284,12 @@ class _Tiles:
         )
 
     def load(self, everyone_GD: Tensor, about_G: _Found) -> None:
-        """The blocks of all ranks that stream next, and what will be found about them."""
+        """Take the blocks of all ranks that stream next, and what will be found about them."""
         self._queries_GD = everyone_GD.to(self._scale.dtype) / self._scale.temperature
         self._about_G = about_G
 
-    def process_tile(self, pair: _Pair) -> None:
+    def process_pair(self, pair: _Pair) -> None:
+        """Add a pair of blocks to the sums and candidates of both, tile by tile."""
         rows_YD = self._bank.features_SD[pair.own].to(self._scale.dtype)
         for at in range(pair.streaming.start, pair.streaming.stop, self._height):
             here = slice(at, min(at + self._height, pair.streaming.stop))
@@ -275,7 +307,7 @@ class _Tiles:
             self._add(self._about_G.zl_X, self._mine.zl_X, here, pair, work)
 
     def _similarity(self, logits: Tensor, queries: Tensor, rows: Tensor, spare: Tensor) -> Tensor:
-        """Logits order rows of unit norm by cosine; others are divided by both norms."""
+        """Return what orders rows as their cosines do: logits of unit rows, or cosines."""
         if self._scale.is_unit:
             return logits
         torch.div(logits, queries.norm(dim=1, keepdim=True).clamp(min=TINY), out=spare)
@@ -284,13 +316,14 @@ class _Tiles:
     def _search(self, here: slice, pair: _Pair, similarity: Tensor) -> None:
         offset = here.start - pair.streaming.start
         if not pair.is_same:
-            self._about_G.update_topk(here, similarity, 1, self._bank.start + pair.own.start)
-            self._mine.update_topk(pair.own, similarity, 0, pair.first_row + offset)
+            self._about_G.update_topk(here, similarity, self._bank.start + pair.own.start)
+            self._mine.update_topk(pair.own, similarity.T, pair.first_row + offset)
             return
+        # A row is no neighbour of itself, but its logit counts in the sums that come after.
         own = similarity.diagonal(offset)
         kept = own.clone()
         own.fill_(-torch.inf)
-        self._about_G.update_topk(here, similarity, 1, self._bank.start + pair.own.start)
+        self._about_G.update_topk(here, similarity, self._bank.start + pair.own.start)
         own.copy_(kept)
 
     def _add(

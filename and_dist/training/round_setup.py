@@ -13,7 +13,7 @@ from and_dist.config.schema import MOST_PIXEL_BYTES, Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhood_stats import in_one_line
-from and_dist.method.discovery import discover
+from and_dist.method.discovery import SearchOptions, discover
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.pretrained import load_weights
 from and_dist.runs.run_recorder import RunRecorder
@@ -71,9 +71,8 @@ class RoundSetup:
                 config.curriculum.neighbours,
                 config.objective.temperature,
                 config.discovery.search,
-                config.discovery.recall,
-                config.discovery.memory_bytes,
-                advance,
+                options=SearchOptions(config.discovery.recall, config.discovery.memory_bytes),
+                progress=advance,
             )
         if self.world.is_coordinator:
             seconds = time.monotonic() - started

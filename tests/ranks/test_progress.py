@@ -25,7 +25,7 @@ def progress_here(world: World, bank_ND: Tensor, search: str, round_index: int) 
         assert int(reduce_sum(world, calls)) == world.size * len(told)
 
     bank = shard_of(bank_ND, world)
-    discover(bank, world, round_index, 4, 1, TEMPERATURE, search, advance=tell)
+    discover(bank, world, round_index, 4, 1, TEMPERATURE, search, progress=tell)
     return sum(told)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from and_dist.distributed.world import World
 from and_dist.method import entropy
-from and_dist.method.discovery import check_discovery, discover
+from and_dist.method.discovery import SearchOptions, check_discovery, discover
 from and_dist.method.faiss_search import ExactSearch, check_search
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
@@ -36,8 +36,9 @@ def discover_here(
     temperature: float = TEMPERATURE,
 ) -> Neighbourhoods:
     bank = shard_of(bank_ND, world)
+    options = SearchOptions(recall, memory_bytes)
     return discover(
-        bank, world, round_index, 4, num_neighbours, temperature, search, recall, memory_bytes
+        bank, world, round_index, 4, num_neighbours, temperature, search, options=options
     )
 
 
@@ -290,7 +291,7 @@ def no_room(*_: Any, **__: Any) -> None:
 BREAKABLE: dict[str, tuple[type, str]] = {
     "nearest": (ShardSearch, "nearest"),
     "index": (ShardSearch, "__init__"),
-    "tiles": (entropy._Tiles, "meet"),
+    "tiles": (entropy._Tiles, "process_pair"),
 }
 
 
