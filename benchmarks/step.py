@@ -176,8 +176,8 @@ def measure(benchmark: Benchmark, scene: Scene, repeats: int, world: World) -> N
         assert (narrow.train_step(batch) - loss).abs() < MOST_OFF_IN_16_BITS
 
         def both_passes() -> None:
-            trainer.encoder(batch.images_BCHW).backward(direction_BD)
-            trainer.encoder.zero_grad()
+            trainer.state.encoder(batch.images_BCHW).backward(direction_BD)
+            trainer.state.encoder.zero_grad()
 
         cases: dict[str, Callable[[], object]] = {
             f"{network}, ours": lambda: trainer.train_step(batch),
@@ -206,7 +206,7 @@ def assert_equal_steps(trainer: Trainer, published: Published, batch: Batch) -> 
     updated_BD = trainer.state.bank.features_SD[batch.rows_B]
     torch.testing.assert_close(updated_BD, published.memory_ND[batch.rows_B], rtol=0, atol=1e-4)
     first = build_encoder(trainer.config.encoder, trainer.config.seed)
-    networks = trainer.encoder, published.network.module, first
+    networks = trainer.state.encoder, published.network.module, first
     apart = moved = 0.0
     with torch.no_grad():
         for ours, theirs, before in zip(*(n.parameters() for n in networks), strict=True):

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
+from and_dist.checkpoint.names import Tensors, list_checkpoints
 from and_dist.checkpoint.storage import (
-    Tensors,
     as_sharded,
     find_corruption,
-    list_checkpoints,
     load_tensors,
     local_rows,
     read_checkpoint,

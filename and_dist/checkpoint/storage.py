@@ -1,16 +1,13 @@
-"""Checkpoints: tensors as safetensors through torch's distributed checkpoint, the rest as JSON.
+"""Write, verify and read checkpoints: tensors as safetensors through torch's DCP, the rest as JSON.
 
     RUN/checkpoints/r01-e0003/          after 3 epochs of round 1: shard-*.safetensors, state.json
     RUN/checkpoints/r01-e0003-s000120/  120 steps later
-    RUN/checkpoints/latest              the name of the newest whole one
+    RUN/checkpoints/latest              the name of the newest valid one
 
-Nothing in one is ever executed. A folder is written under another name, flushed, then renamed;
-`latest` moves last, so at any moment it names a whole checkpoint. state.json holds size and sha256
-of every file and of itself; all are compared before anything is loaded. The bank is a DTensor cut
-along its rows, which loads on any number of ranks.
-
-Only what was written here counts: a folder under the name that its state.json gives it. Whatever
-else a user keeps beside the checkpoints, a copy of one included, is never chosen, moved or removed.
+Nothing in a checkpoint is ever executed. A folder is written under another name, flushed, then
+renamed; `latest` moves last, so at any moment it names a whole checkpoint. state.json holds size
+and sha256 of every file and of itself, and all are compared before anything is loaded. The bank is
+a DTensor cut along its rows, which loads on any number of ranks.
 """
 
 from __future__ import annotations
@@ -21,7 +18,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,44 +29,47 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
+from and_dist.checkpoint.names import (
+    FILES,
+    NAMES_OF_OURS,
+    NEVER_READ,
+    STATE,
+    State,
+    Tensors,
+    is_pointer,
+    list_checkpoints,
+    names_of_checkpoint,
+)
+from and_dist.distributed.collectives import gather_objects, on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.utils.owned_files import TOKEN, check_file, or_empty, read_json, sum_of, write_file
+from and_dist.utils.owned_files import TOKEN, check_file, or_empty, sum_of, write_file
 from and_dist.utils.owned_folders import (
-    Named,
     NewFolder,
-    check_folder,
     entries_of,
     flush_file,
     flush_folder,
     move_folder,
-    name_of,
     remove_folder,
     restore_folder,
 )
 
 FORMAT = 3
-NAMES_OF_OURS = r"r\d{2,}-e\d{4,}(?:-s\d{6,})?|s\d{8,}"
 PUT_ASIDE = re.compile(rf"\.({NAMES_OF_OURS})\.damaged")
 SPARE_BYTES = 1_000_000
-"""For state.json, the headers of the shards, and a file system's own."""
-STATE = "state.json"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-FILES = Named(rf"{re.escape(STATE)}|shard-\d+-model-\d+-of-\d+\.safetensors")
-"""Whatever may lie in a checkpoint."""
-NEVER_READ = "move it away, it is not a checkpoint that and-dist wrote"
-Tensors = dict[str, Tensor]
-State = dict[str, Any]
+"""Room on the disk for state.json, the headers of the shards, and what a file system adds."""
 
 
 class CorruptCheckpoint(ValueError):
-    """A checkpoint whose content is not what was written."""
+    """Says that a checkpoint's content is not what was written."""
 
 
 def as_sharded(bank: MemoryBank, world: World) -> DTensor:
-    """The whole bank as torch's distributed tensor; shares the shard's memory on a CPU."""
+    """Return the whole bank as torch's distributed tensor, on the CPU.
+
+    It shares the memory of a shard that is on the CPU already.
+    """
     mesh = DeviceMesh.from_group(world.group, "cpu")
     dim = bank.features_SD.shape[1]
     return DTensor.from_local(
@@ -82,110 +83,49 @@ def as_sharded(bank: MemoryBank, world: World) -> DTensor:
 
 
 def local_rows(bank: Tensor) -> Tensor:
-    """This rank's rows of what as_sharded made."""
+    """Return this rank's rows of a bank that as_sharded made."""
     assert isinstance(bank, DTensor)
     return bank.to_local()
 
 
 def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, world: World) -> None:
-    """Write one checkpoint together; whatever happens, an older one stays whole."""
-    building, path = None, Path()
-    with raise_on_all_ranks(world, f"making room for checkpoint {name}"):
-        if world.is_coordinator:
-            folder.mkdir(parents=True, exist_ok=True)
-            _check_space(folder, tensors)
-            check_file(folder / "latest", or_empty(is_pointer))
-            building = NewFolder(folder / name, names_of_checkpoint, FILES, remedy=NEVER_READ)
-            path = building.path
-    (path, *_) = gather_objects(world, path)
+    """Write one checkpoint with all ranks; whatever happens, the older ones stay whole."""
+    building: NewFolder | None = None
+
+    def begin() -> str:
+        nonlocal building
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, tensors)
+        check_file(folder / "latest", or_empty(is_pointer))
+        building = NewFolder(folder / name, names_of_checkpoint, FILES, remedy=NEVER_READ)
+        return str(building.path)
+
+    def finish() -> None:
+        assert building is not None
+        _write_state(path, {"format": FORMAT, "name": name, **state, "files": files})
+        building.publish()
+        _point_latest_at(folder, name)
+
+    path = Path(on_coordinator(world, f"making room for checkpoint {name}", begin))
     try:
         _write_tensors(path, name, tensors, world)
-        # Listed once: a network file system may show something else elsewhere.
-        names = entries_of(path) if world.is_coordinator else []
-        (names, *_) = gather_objects(world, names)
+        # One rank lists the files for all: a network file system may show another rank others.
+        what = f"listing the files of checkpoint {name}"
+        names = on_coordinator(world, what, lambda: entries_of(path))
         with raise_on_all_ranks(world, f"flushing checkpoint {name}"):
             mine = _sums_of(path, names[world.rank :: world.size])
         files = {
             file: entry for share in gather_objects(world, mine) for file, entry in share.items()
         }
-        with raise_on_all_ranks(world, f"finishing checkpoint {name}"):
-            if building is not None:
-                _write_state(path, {"format": FORMAT, "name": name, **state, "files": files})
-                building.publish()
-                _point_latest_at(folder, name)
+        on_coordinator(world, f"finishing checkpoint {name}", finish)
     except AllRanksError:
         if building is not None:
             building.discard()
         raise
 
 
-def checkpoint_name(round_index: int, epochs: int, step: int) -> str:
-    """Return the name of a checkpoint of training."""
-    steps = f"-s{step:06}" if step else ""
-    return f"r{round_index:02}-e{epochs:04}{steps}"
-
-
-def parse_name(name: str) -> tuple[int, int, int] | None:
-    """Return (round, epochs, steps) of the name of a checkpoint of training, None for others."""
-    found = re.fullmatch(r"r(\d{2,})-e(\d{4,})(?:-s(\d{6,}))?", name)
-    if found is None:
-        return None
-    round_index, epochs, steps = (int(number or 0) for number in found.groups())
-    return round_index, epochs, steps
-
-
-def probe_name(steps_done: int) -> str:
-    """Return the name of a checkpoint of linear classifiers."""
-    return f"s{steps_done:08}"
-
-
-def name_in(state: State) -> str | None:
-    """Return the name under which a state was saved; earlier revisions did not write it down."""
-    if "name" in state:
-        return str(state["name"])
-    if "steps_done" in state:
-        return probe_name(state["steps_done"])
-    progress = state.get("progress")
-    if not isinstance(progress, dict):
-        return None
-    return checkpoint_name(progress["round_index"], progress["epochs"], progress["step"])
-
-
-def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
-    """Return the names of a checkpoint's files; None for a folder that is none of ours.
-
-    One whose state.json is lost or damaged is known by its name and by the kinds of its files.
-    """
-    name = name_of(checkpoint)
-    if not NAME.fullmatch(name):
-        return None
-    state = read_json(checkpoint / STATE)
-    if isinstance(state, dict) and "format" in state:
-        try:
-            named = name_in(state)
-        except (KeyError, TypeError, ValueError):
-            named = None
-        return FILES if named in (None, name) else None
-    return FILES if re.fullmatch(NAMES_OF_OURS, name) else None
-
-
-def is_pointer(path: Path) -> bool:
-    """Recognise `latest`: one line with a checkpoint's name."""
-    try:
-        return NAME.fullmatch(path.read_text().strip()) is not None
-    except (OSError, ValueError):
-        return False
-
-
-def refuse_occupied(folder: Path, names: Iterable[str]) -> None:
-    """Raise NotOursError where something else has a name that a checkpoint is going to need."""
-    check_file(folder / "latest", or_empty(is_pointer))
-    for name in names:
-        check_folder(folder / name, names_of_checkpoint, NEVER_READ)
-
-
 def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
-    """A checkpoint and its state.json; ValueError where there is none to read."""
+    """Return a checkpoint and its state.json; raise CorruptCheckpoint where it cannot be read."""
     if not checkpoint.is_dir():
         others = set(list_checkpoints(checkpoint.parent)) - {checkpoint.name}
         raise CorruptCheckpoint(
@@ -213,36 +153,9 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
 
 
 def read_latest(folder: Path) -> tuple[Path, State] | None:
-    """The newest checkpoint and its state.json, None where there is none."""
+    """Return the newest checkpoint and its state.json, None where there is none."""
     names = list_checkpoints(folder)
     return read_checkpoint(folder / names[0]) if names else None
-
-
-def list_checkpoints(folder: Path) -> list[str]:
-    """Names, the one to go on from first: `latest`, then from new to old."""
-    if not folder.is_dir():
-        return []
-    names = sorted((path.name for path in folder.iterdir() if _is_ours(path)), reverse=True)
-    latest = _read_pointer(folder)
-    if latest is None or (latest not in names and os.path.lexists(folder / latest)):
-        return names
-    return [latest, *(name for name in names if name != latest)]  # even if it is gone
-
-
-def _is_ours(path: Path) -> bool:
-    """Recognise a checkpoint of ours; it may hold notes of a user's besides."""
-    if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
-        return False
-    return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))
-
-
-def _read_pointer(folder: Path) -> str | None:
-    """What `latest` names, if that can be a checkpoint of ours."""
-    try:
-        name = (folder / "latest").read_text(errors="replace").strip()
-    except OSError:
-        return None
-    return name if NAME.fullmatch(name) else None
 
 
 TO_START_ANEW = "delete the run folder or choose another name=..."
@@ -254,23 +167,21 @@ def find_latest_valid(
     say: Callable[[str], None],
     to_start_anew: str = TO_START_ANEW,
 ) -> tuple[Path, State] | None:
-    """The newest checkpoint that is as it was written, agreed on by all ranks.
+    """Return the newest valid checkpoint and its state.json, the same on all ranks.
 
-    Damaged ones are named and put aside. None where there never was one; ValueError where none is
-    left, and for a checkpoint of another format.
+    Corrupt ones are named and put aside. Return None where there never was a checkpoint; raise
+    ValueError where none of those there are is valid, or where one has another format.
     """
-    (names, *_) = gather_objects(world, list_checkpoints(folder) if world.is_coordinator else [])
+    listing = f"listing the checkpoints of {folder}"
     damages = []
-    for name in names:
+    for name in on_coordinator(world, listing, lambda: list_checkpoints(folder)):
         damage = find_corruption(folder / name, world)
         if not damage:
             return read_checkpoint(folder / name)
         damages.append(damage)
         say(f"{damage}; trying the one before")
-        if world.is_coordinator:
-            _put_aside(folder / name)
-    aside = [path.name for path in folder.glob(".*.damaged") if PUT_ASIDE.fullmatch(path.name)]
-    (aside, *_) = gather_objects(world, aside)
+        on_coordinator(world, f"putting {name} aside", partial(_put_aside, folder / name))
+    aside = on_coordinator(world, listing, lambda: _names_put_aside(folder))
     damages += [f"{name} was put aside" for name in aside]
     if damages:
         raise ValueError(
@@ -281,7 +192,10 @@ def find_latest_valid(
 
 
 def find_corruption(checkpoint: Path, world: World) -> str:
-    """What differs from what was written, in a sentence; each rank reads some of the files."""
+    """Return a sentence about what differs from what was written, "" for a valid checkpoint.
+
+    Each rank compares some of the files.
+    """
     try:
         _, state = read_checkpoint(checkpoint)
         mine = _compare_share(checkpoint, state["files"], world)
@@ -303,17 +217,19 @@ def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
 
 
 def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: World) -> None:
-    """Delete all but the newest `keep` checkpoints and those that are kept always."""
-    with raise_on_all_ranks(world, "deleting old checkpoints"):
-        if world.is_coordinator:
-            _clear_abandoned(folder)
-            for old in list_checkpoints(folder)[keep:]:
-                if not keeps_always(old):
-                    remove_folder(folder / old, names_of_checkpoint)
+    """Remove all but the newest `keep` checkpoints and those that are always kept."""
+
+    def remove_old() -> None:
+        _clear_abandoned(folder)
+        for old in list_checkpoints(folder)[keep:]:
+            if not keeps_always(old):
+                remove_folder(folder / old, names_of_checkpoint)
+
+    on_coordinator(world, "deleting old checkpoints", remove_old)
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove what saves that were killed have left, of this revision and of earlier ones."""
+    """Remove what killed saves have left, those of earlier revisions included."""
     pattern = re.compile(rf"\.({NAMES_OF_OURS})(?:\.{TOKEN}\.(?:building|replaced)|\.unfinished)")
     for found in [found for name in os.listdir(folder) if (found := pattern.fullmatch(name))]:
         restore_folder(folder / found.group(1), names_of_checkpoint, FILES)
@@ -322,6 +238,7 @@ def _clear_abandoned(folder: Path) -> None:
 
 
 def _check_space(folder: Path, tensors: Tensors) -> None:
+    """Raise OSError where the disk has no room for the tensors."""
     needed = sum(t.numel() * t.element_size() for t in tensors.values()) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -329,6 +246,7 @@ def _check_space(folder: Path, tensors: Tensors) -> None:
 
 
 def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) -> None:
+    """Write all tensors with all ranks, each the shards it holds."""
     writer = dcp.HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -339,12 +257,13 @@ def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) 
 
 
 def _causes(error: dcp.api.CheckpointException) -> str:
+    """Return what failed on each rank, in one line."""
     found = {f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items()}
     return "; ".join(sorted(found))
 
 
 def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
-    """Size and sum of some files, which are on the disk then."""
+    """Flush some files to the disk, and return the size and sum of each."""
     files = [unfinished / name for name in names]
     for file in files:
         flush_file(file)
@@ -352,7 +271,8 @@ def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:
-    # torch reads every one of them, whatever state.json says.
+    """Compare this rank's share of the files with their sums; return a sentence, or ""."""
+    # DCP reads every safetensors file of the folder, whether state.json names it or not.
     if unknown := {file.name for file in checkpoint.glob("*.safetensors")} - files.keys():
         return f"checkpoint {checkpoint} is damaged: {min(unknown)} does not belong to it"
     for name in sorted(files)[world.rank :: world.size]:
@@ -370,21 +290,30 @@ def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str
 
 
 def _sum_of_state(state: State) -> str:
+    """Return the sum that state.json holds of its own content."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _write_state(unfinished: Path, state: State) -> None:
+    """Write state.json with its own sum."""
     plain = json.loads(json.dumps(state))
     text = json.dumps({**plain, "sha256": _sum_of_state(plain)}, indent=1)
     write_file(unfinished / STATE, text)
 
 
 def _put_aside(checkpoint: Path) -> None:
-    """Under a name that is no checkpoint's, for someone to look at; where that can be done."""
+    """Rename a corrupt checkpoint, so that it is not chosen again and can be looked at."""
     aside = checkpoint.with_name(f".{checkpoint.name}.damaged")
     move_folder(checkpoint, aside, names_of_checkpoint)
 
 
+def _names_put_aside(folder: Path) -> list[str]:
+    """Return the names of the corrupt checkpoints that were put aside."""
+    names = [path.name for path in folder.glob(".*.damaged")]
+    return [name for name in names if PUT_ASIDE.fullmatch(name)]
+
+
 def _point_latest_at(folder: Path, name: str) -> None:
+    """Write the name of the newest checkpoint to `latest`, and flush the folder."""
     write_file(folder / "latest", name + "\n", or_empty(is_pointer))
     flush_folder(folder)

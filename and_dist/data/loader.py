@@ -26,7 +26,7 @@ from and_dist.data.pipeline import (
     DecodeError,
     GraphSpec,
     ImagePipeline,
-    Request,
+    PendingBatch,
     explain_failures,
 )
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore
@@ -58,56 +58,46 @@ class BatchStream:
     def batches(
         self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
     ) -> Iterator[Batch]:
-        """One batch a step. A step's images that cannot be read count as padding."""
+        """Yield one batch a step. A step's images that cannot be read count as padding."""
         while len(steps):
-            ahead: deque[tuple[LocalRows, Request]] = deque()
-            requests = self._requests(steps, plan, views_of, ahead)
+            pending = self._read_ahead(steps, plan, views_of)
             try:
-                for images_BCHW in self._pipeline.stream(requests):
-                    local, _ = ahead.popleft()
-                    rows_B = torch.from_numpy(local.rows_B).to(self._spec.device)
+                for batch, images_BCHW in self._pipeline.stream(pending):
+                    rows_B = torch.from_numpy(batch.local.rows_B).to(self._spec.device)
                     steps = steps[1:]
                     yield Batch(images_BCHW, rows_B)
             except DecodeError as error:
-                if not self._find_bad(ahead):
+                if not self._find_bad():
                     raise RuntimeError(f"reading images failed: {error}") from None
 
-    def _find_bad(self, ahead: deque[tuple[LocalRows, Request]]) -> bool:
-        """Try every image of the batches in flight alone."""
+    def _find_bad(self) -> bool:
+        """Try every image of the batches in flight alone; return whether any was bad."""
         found: dict[int, str] = {}
-        for local, request in ahead:
-            rows = local.images_B.tolist()
-            found |= explain_failures(self._spec, rows, request.fetched, request.views)
+        for batch in self._pipeline.in_flight:
+            found |= explain_failures(self._spec, batch)
         self._bad.add(found)
         return bool(found)
 
-    def _requests(
-        self,
-        steps: range,
-        plan: Callable[[int], LocalRows],
-        views_of: ViewsOf,
-        ahead: deque[tuple[LocalRows, Request]],
-    ) -> Iterator[Request]:
-        """Requests in order, their bytes read by threads some batches ahead."""
-        pending: deque[Future[tuple[LocalRows, Request]]] = deque()
+    def _read_ahead(
+        self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
+    ) -> Iterator[PendingBatch]:
+        """Yield batches in order, their bytes read by threads some batches ahead."""
+        reading: deque[Future[PendingBatch]] = deque()
         for step in steps:
-            pending.append(self._readers.submit(self._build_request, step, plan(step), views_of))
-            if len(pending) == BATCHES_AHEAD:
-                ahead.append(pending.popleft().result())
-                yield ahead[-1][1]
-        while pending:
-            ahead.append(pending.popleft().result())
-            yield ahead[-1][1]
+            reading.append(self._readers.submit(self._read_batch, step, plan(step), views_of))
+            if len(reading) == BATCHES_AHEAD:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
 
-    def _build_request(
-        self, step: int, local: LocalRows, views_of: ViewsOf
-    ) -> tuple[LocalRows, Request]:
+    def _read_batch(self, step: int, local: LocalRows, views_of: ViewsOf) -> PendingBatch:
+        """Read the images of a step, with others in place of those that cannot be read."""
         while True:
             local = self._bad.stand_in(local)
             views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:
-                return local, Request(fetched, views)
+                return PendingBatch(local, fetched, views)
             self._bad.add(failures)
 
     def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:

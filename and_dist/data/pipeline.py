@@ -19,6 +19,7 @@ from torch import Tensor
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import Views
 from and_dist.data.colour import ColourMaps
+from and_dist.data.order import LocalRows
 from and_dist.data.stores import U8, Kind
 
 QUEUE_DEPTH = 3
@@ -42,9 +43,10 @@ class GraphSpec:
         return self.device.type == "cuda"
 
 
-class Request(NamedTuple):
-    """One batch to be made: what a store fetched for each image, and what to cut from it."""
+class PendingBatch(NamedTuple):
+    """A batch to be made: which rows, what a store fetched for each image, what to cut from it."""
 
+    local: LocalRows
     fetched: Sequence[U8]
     views: Views
 
@@ -54,26 +56,33 @@ class DecodeError(RuntimeError):
 
 
 class ImagePipeline:
-    """Requests in, normalised images [B, 3, side, side] out, QUEUE_DEPTH of them prepared ahead."""
+    """Makes normalised images [B, 3, side, side] of batches, QUEUE_DEPTH of them ahead."""
 
     def __init__(self, spec: GraphSpec) -> None:
+        """Build the graph, which waits for its first batch."""
         self.spec = spec
-        self._requests: Iterator[Request] = iter(())
-        self._views: deque[Views] = deque()
+        self.in_flight: deque[PendingBatch] = deque()
+        """Batches that DALI has been given and that have not been yielded, oldest first."""
+        self._batches: Iterator[PendingBatch] = iter(())
         self._failure: Exception | None = None
         self._colour_maps = ColourMaps(spec.data.mean, spec.data.std, spec.device)
         self._pipeline = _build(spec, self._next_feeds)
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """The images of each request in turn; requests are read ahead. On a CPU they are good until
-        the next are asked for. After a DecodeError, or when it is left early, the next stream
-        starts from a clean pipeline all the same."""
-        self._requests = iter(requests)
+    def stream(self, batches: Iterable[PendingBatch]) -> Iterator[tuple[PendingBatch, Tensor]]:
+        """Yield each batch with its images; batches are read ahead.
+
+        On a CPU images are valid until the next are asked for. After a DecodeError, which leaves
+        the batches that may have caused it in `in_flight`, or when the stream is left early, the
+        next stream starts from a clean pipeline.
+        """
+        self._batches = iter(batches)
+        self.in_flight.clear()
         try:
             for outputs in self._outputs():
-                yield self._finish(self._views.popleft(), *outputs)
+                batch = self.in_flight.popleft()
+                yield batch, self._finish(batch.views, *outputs)
         finally:
-            self._requests = iter(())
+            self._batches = iter(())
             self._clear()
 
     def _clear(self) -> None:
@@ -84,7 +93,6 @@ class ImagePipeline:
             self._pipeline.reset()
         except (DecodeError, AssertionError):
             self._pipeline = _build(self.spec, self._next_feeds)
-        self._views.clear()
 
     def _outputs(self) -> Iterator[list[Tensor]]:
         on_gpu = self.spec.on_gpu
@@ -114,26 +122,25 @@ class ImagePipeline:
     def _next_feeds(self) -> tuple[Any, ...]:
         """Called by DALI whenever its queue has room; StopIteration ends the stream."""
         try:
-            request = next(self._requests)
-        except RuntimeError as error:  # not DALI's: whoever makes the requests gave up
+            batch = next(self._batches)
+        except RuntimeError as error:  # not DALI's: whoever makes the batches gave up
             self._failure = error
             raise
-        views = request.views
-        self._views.append(views)
-        feeds = (list(request.fetched), views.roi_start_B2, views.roi_stop_B2, views.flip_B)
+        self.in_flight.append(batch)
+        views = batch.views
+        feeds = (list(batch.fetched), views.roi_start_B2, views.roi_stop_B2, views.flip_B)
         return feeds if self.spec.kind == "pixels" else (*feeds, views.start_B2, views.shape_B2)
 
 
-def explain_failures(
-    spec: GraphSpec, rows: Sequence[int], fetched: Sequence[U8], views: Views
-) -> dict[int, str]:
-    """Which of some images DALI cannot decode, each tried alone, and its reason."""
+def explain_failures(spec: GraphSpec, batch: PendingBatch) -> dict[int, str]:
+    """Return the rows of a batch that DALI cannot decode, each tried alone, and its reasons."""
     reasons = {}
     alone = GraphSpec(spec.data, spec.kind, False, 1, 1, spec.device)
     pipeline = ImagePipeline(alone)
-    for at, row in enumerate(rows):
+    for at, row in enumerate(batch.local.images_B.tolist()):
         try:
-            list(pipeline.stream([Request([fetched[at]], views.part(at))]))
+            single = batch._replace(fetched=[batch.fetched[at]], views=batch.views.part(at))
+            list(pipeline.stream([single]))
         except DecodeError as error:
             reasons[row] = explain(str(error))
     return reasons

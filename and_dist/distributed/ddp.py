@@ -53,12 +53,15 @@ def reset_powersgd_state(network: nn.Module) -> None:
         state.iter = 0
 
 
-def synchronise(encoder: Encoder, head: nn.Module | None, world: World) -> None:
-    """Running statistics are the coordinator's, as in DDP, but sent when they are needed. So is a
-    peer's head, which every rank has trained alike, as far as their arithmetic is alike."""
+def synchronise(encoder: Encoder, head: nn.Module, world: World) -> None:
+    """Copy the coordinator's running statistics, and an objective's head, to all ranks.
+
+    DDP would send the statistics in every step; they are needed only when something is evaluated
+    or saved. All ranks train the head alike, as far as their arithmetic is alike.
+    """
     if world.size > 1:
-        parameters = head.parameters() if head is not None else ()
-        for tensor in [*encoder.buffers(), *(parameter.detach() for parameter in parameters)]:
+        parameters = [parameter.detach() for parameter in head.parameters()]
+        for tensor in [*encoder.buffers(), *parameters]:
             broadcast_from_coordinator(world, tensor)
 
 

@@ -17,14 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from and_dist.checkpoint.names import probe_name
 from and_dist.checkpoint.reader import OpenedCheckpoint, known_bad
-from and_dist.checkpoint.storage import (
-    find_latest_valid,
-    load_tensors,
-    probe_name,
-    prune,
-    save_checkpoint,
-)
+from and_dist.checkpoint.storage import find_latest_valid, load_tensors, prune, save_checkpoint
 from and_dist.config.schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.index import LabelledImages

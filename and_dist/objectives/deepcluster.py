@@ -18,7 +18,7 @@ from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.method.loss import GlobalBatch, gather_features_with_grad
 from and_dist.objectives.base import Objective, ObjectiveContext, build_classifier
-from and_dist.objectives.kmeans import cluster, whiten
+from and_dist.objectives.kmeans import KMeansOptions, Shard, cluster, whiten
 from and_dist.utils.counter_random import derive_key
 
 
@@ -52,16 +52,9 @@ class DeepCluster(Objective):
         key = derive_key(context.config.seed, "clusters", number)
         bank = context.bank
         with context.phase("clusters of all images") as advance:
-            clusters_S = cluster(
-                features_SE,
-                bank.start,
-                bank.num_rows,
-                settings.clusters,
-                settings.iterations,
-                key,
-                context.world,
-                advance,
-            )
+            shard = Shard(features_SE, bank.start, bank.num_rows)
+            options = KMeansOptions(settings.clusters, settings.iterations, key)
+            clusters_S = cluster(shard, options, context.world, advance)
         self._clusters_N.zero_()
         self._clusters_N[bank.start : bank.stop] = clusters_S
         reduce_sum(context.world, self._clusters_N)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.reader import OpenedCheckpoint
-from and_dist.checkpoint.storage import list_checkpoints, load_tensors, read_checkpoint
+from and_dist.checkpoint.storage import load_tensors, read_checkpoint
 from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import find_hubs

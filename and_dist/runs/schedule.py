@@ -1,4 +1,4 @@
-"""How many epochs and steps a run has, and where in it one is. No torch."""
+"""Count the epochs and steps of a run, and tell where in it a step is. No torch."""
 
 from __future__ import annotations
 
@@ -8,27 +8,36 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Schedule:
+    """The epochs of every round and the steps of an epoch."""
+
     epochs: tuple[int, ...]
-    """Of every round, round 0 included."""
+    """The epochs of each round, round 0 included."""
     steps_per_epoch: int
 
     @property
     def last_round(self) -> int:
+        """Return the index of the last round."""
         return len(self.epochs) - 1
 
     @property
     def total_steps(self) -> int:
+        """Return the steps of the whole run."""
         return self.steps_before(len(self.epochs))
 
     def epoch_number(self, round_index: int, epoch: int) -> int:
-        """Epochs counted over all rounds: what order and augmentation follow from."""
+        """Return an epoch's number over all rounds, which order and augmentation follow from."""
         return sum(self.epochs[:round_index]) + epoch
 
     def steps_before(self, round_index: int, epoch: int = 0) -> int:
+        """Return the steps of all rounds before the beginning of an epoch."""
         return self.epoch_number(round_index, epoch) * self.steps_per_epoch
 
+    def steps_done(self, round_index: int, epochs: int, step: int) -> int:
+        """Return the steps of all rounds up to a place: `epochs` and `step` of it are finished."""
+        return self.steps_before(round_index, epochs) + step
+
     def place_of(self, record: dict[str, Any]) -> str:
-        """Of a step's line in metrics.jsonl."""
+        """Describe where in the run a step is, given its line in metrics.jsonl."""
         at_round, epoch = record["round"], record["epoch"]
         step = record["step"] - self.steps_before(at_round, epoch)
         return (

@@ -13,26 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from and_dist.checkpoint.storage import (
-    State,
-    Tensors,
-    as_sharded,
-    find_latest_valid,
-    parse_name,
-    prune,
-    refuse_occupied,
-    save_checkpoint,
-)
+from and_dist.checkpoint.names import State, Tensors, parse_name, refuse_occupied
+from and_dist.checkpoint.storage import as_sharded, find_latest_valid, prune, save_checkpoint
 from and_dist.config.schema import Config
-from and_dist.data.index import ImageIndex
-from and_dist.data.unreadable import BadImages
-from and_dist.distributed.collectives import raise_on_all_ranks
+from and_dist.distributed.collectives import on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.runs.run_recorder import RunRecorder
-from and_dist.training.state import Progress, RunState
+from and_dist.training.components import Components
+from and_dist.training.state import Progress
 
 
 class ResumePoint(NamedTuple):
@@ -44,27 +35,26 @@ class ResumePoint(NamedTuple):
 
 
 class CheckpointManager:
-    """Between a run's state and its folder; its journal goes back with it."""
+    """Saves a run's state while it trains, and takes state and metrics back to a checkpoint."""
 
     def __init__(
         self,
         config: Config,
         world: World,
-        state: RunState,
-        index: ImageIndex,
-        bad_images: BadImages,
+        components: Components,
         recorder: RunRecorder,
         watchdog: Watchdog,
     ) -> None:
+        """Keep what is saved, and the folder it goes to; write nothing yet."""
         self.folder = config.folder / "checkpoints"
         self._config = config
         self._world = world
-        self._state = state
-        self._index = index
-        self._bad_images = bad_images
+        self._state = components.state
+        self._index = components.index
+        self._bad_images = components.bad_images
         self._recorder = recorder
         self._watchdog = watchdog
-        self._saver = AsyncWriter(self.folder, world, config.run.keep, self._ends_a_round)
+        self._writer = AsyncWriter(self.folder, world, config.run.keep, self._ends_a_round)
         self._saved_name = ""
         self._last_save = time.monotonic()
 
@@ -77,7 +67,7 @@ class CheckpointManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._saver.close(in_trouble=error is not None)
+        self._writer.close(in_trouble=error is not None)
         self._recorder.close()
 
     def is_time_to_save(self) -> bool:
@@ -101,12 +91,12 @@ class CheckpointManager:
         }
         self._saved_name = progress.checkpoint_name
         tensors, flush = self._state.tensors(), self._recorder.flush
-        self._saver.start(self._saved_name, tensors, self._state.bank, plain, flush)
+        self._writer.start(self._saved_name, tensors, self._state.bank, plain, flush)
         self._last_save = time.monotonic()
 
     def finish(self, must_succeed: bool = False) -> None:
         """Wait for the checkpoint that is being written, if one is."""
-        saved = self._saver.finish()
+        saved = self._writer.finish()
         if saved is None:
             return
         if saved.failure and must_succeed:
@@ -140,17 +130,22 @@ class CheckpointManager:
         return ResumePoint(checkpoint, last_step)
 
     def _refuse_occupied(self, done: Progress | None) -> None:
-        """End now, and not at a save in some hours, where a folder of a user's is in the way."""
-        with raise_on_all_ranks(self._world, "looking for room for the checkpoints to come"):
-            if self._world.is_coordinator and self.folder.is_dir():
-                epochs_of, last = self._config.epochs_of, self._config.last_round
-                to_come = []
-                for name in os.listdir(self.folder):
-                    place = parse_name(name)
-                    is_reached = place and place[0] <= last and place[1] <= epochs_of(place[0])
-                    if place and is_reached and (done is None or place > done.place):
-                        to_come.append(name)
-                refuse_occupied(self.folder, to_come)
+        """Raise an error now, not at a save in some hours, if a user's folder is in the way."""
+        what = "looking for room for the checkpoints to come"
+        on_coordinator(self._world, what, lambda: self._check_names_to_come(done))
+
+    def _check_names_to_come(self, done: Progress | None) -> None:
+        """Raise NotOursError if a name that a later checkpoint will have is taken."""
+        if not self.folder.is_dir():
+            return
+        epochs_of, last = self._config.epochs_of, self._config.last_round
+        to_come = []
+        for name in os.listdir(self.folder):
+            place = parse_name(name)
+            is_reached = place and place[0] <= last and place[1] <= epochs_of(place[0])
+            if place and is_reached and (done is None or place > done.place):
+                to_come.append(name)
+        refuse_occupied(self.folder, to_come)
 
     def _refuse_other_images(self, plain: State) -> None:
         images = plain["images"]

@@ -1,86 +1,61 @@
-"""What a round begins with: discovery, or in round 0 the first bank and what there is to beat."""
+"""Start a round: let the objective begin it, or in round 0 initialise the bank and evaluate the
+kNN baselines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-
-from torch import Tensor
 
 from and_dist.config.schema import MOST_PIXEL_BYTES, Config
 from and_dist.distributed.world import World
-from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.neighbourhood_stats import in_one_line
-from and_dist.method.discovery import SearchOptions, discover
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.pretrained import load_weights
 from and_dist.runs.run_recorder import RunRecorder
-from and_dist.training.state import RunState
-from and_dist.utils.progress import Advance
+from and_dist.training.components import Components
 
 
 class RoundSetup:
-    """Of one run on one rank; it changes the run's state and writes in its journal."""
+    """Starts the rounds of one run on one rank; changes the run's state and records what it did."""
 
     def __init__(
-        self,
-        config: Config,
-        world: World,
-        state: RunState,
-        evaluator: Evaluator,
-        recorder: RunRecorder,
-        phase: Callable[[str], AbstractContextManager[Advance]],
+        self, config: Config, world: World, components: Components, recorder: RunRecorder
     ) -> None:
-        self.config = config
-        self.world = world
-        self.state = state
-        self.evaluator = evaluator
-        self.recorder = recorder
-        self.phase = phase
+        """Keep what a round is started with."""
+        self._config = config
+        self._world = world
+        self._state = components.state
+        self._evaluator = components.evaluator
+        self._recorder = recorder
 
     def begin_round(self, round_index: int) -> None:
-        """Anchors and their neighbours; round 0 and instance learning have none."""
+        """Begin a round: the first one begins the run."""
         if round_index == 0:
             self.begin_run()
-        elif self.config.method == "and":
-            self.state.neighbourhoods = self.discover(round_index)
+            return
+        before, started = self._state.neighbourhoods, time.monotonic()
+        self._state.objective.begin_round(round_index)
+        if self._state.neighbourhoods is not before and self._world.is_coordinator:
+            self._record_discovery(round_index, before, time.monotonic() - started)
 
     def begin_run(self) -> None:
-        """Weights from a file, the first bank by a pass over all images, what there is to beat."""
-        encoder, say = self.state.encoder, self.recorder.display.say
-        if self.config.encoder.weights:
-            say(load_weights(encoder, Path(self.config.encoder.weights)))
-        if self.config.bank.init == "features":
-            self.state.bank.features_SD.copy_(self.features_of_shard())
-        if self.config.evaluation.baselines:
-            gigabytes = self.evaluator.pixel_bytes / 1e9
-            if self.evaluator.pixel_bytes > MOST_PIXEL_BYTES:
+        """Load given weights, fill the first bank by a pass over all images, evaluate baselines."""
+        encoder, say = self._state.encoder, self._recorder.display.say
+        if self._config.encoder.weights:
+            say(load_weights(encoder, Path(self._config.encoder.weights)))
+        if self._config.bank.init == "features":
+            dim = self._config.encoder.feature_dim
+            features_SD = self._evaluator.train_features(encoder, dim)
+            self._state.bank.features_SD.copy_(features_SD)
+        if self._config.evaluation.baselines:
+            gigabytes = self._evaluator.pixel_bytes / 1e9
+            if self._evaluator.pixel_bytes > MOST_PIXEL_BYTES:
                 say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
-            self.recorder.write("baselines", **self.evaluator.baselines(encoder))
+            self._recorder.write("baselines", **self._evaluator.baselines(encoder))
 
-    def discover(self, round_index: int) -> Neighbourhoods:
-        config, started = self.config, time.monotonic()
-        with self.phase(f"discovery of round {round_index}") as advance:
-            found = discover(
-                self.state.bank,
-                self.world,
-                round_index,
-                config.curriculum.rounds,
-                config.curriculum.neighbours,
-                config.objective.temperature,
-                config.discovery.search,
-                options=SearchOptions(config.discovery.recall, config.discovery.memory_bytes),
-                progress=advance,
-            )
-        if self.world.is_coordinator:
-            seconds = time.monotonic() - started
-            figures = self.evaluator.describe(found, self.state.neighbourhoods.anchors_A)
-            self.recorder.write("discovery", round=round_index, seconds=seconds, **figures)
-            self.recorder.display.say(in_one_line(round_index, figures, seconds))
-        return found
-
-    def features_of_shard(self) -> Tensor:
-        """[S, D] of this rank's rows, by the network as it is and the test transform."""
-        return self.evaluator.train_features(self.state.encoder, self.config.encoder.feature_dim)
+    def _record_discovery(self, round_index: int, before: Neighbourhoods, seconds: float) -> None:
+        """Record what a discovery found, compared with the anchors of the round before."""
+        found = self._state.neighbourhoods
+        figures = self._evaluator.describe(found, before.anchors_A)
+        self._recorder.write("discovery", round=round_index, seconds=seconds, **figures)
+        self._recorder.display.say(in_one_line(round_index, figures, seconds))

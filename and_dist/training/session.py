@@ -1,27 +1,25 @@
-"""`and-dist train`: from a config to a trained run, on every rank."""
+"""Train a run from its config: check it, open its folder and the world, train, summarise."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from and_dist.checkpoint.storage import CorruptCheckpoint, list_checkpoints, read_latest
+from and_dist.checkpoint.names import list_checkpoints
+from and_dist.checkpoint.storage import CorruptCheckpoint, read_latest
 from and_dist.config.schema import Config
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
-from and_dist.distributed.collectives import raise_on_all_ranks
-from and_dist.distributed.launch_env import AllRanksError, read_launch_env
+from and_dist.distributed.collectives import on_coordinator
+from and_dist.distributed.launch_env import read_launch_env
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Watchdog
 from and_dist.distributed.world import World, open_world
-from and_dist.method.discovery import check_discovery
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
-from and_dist.objectives.registry import check_objective
+from and_dist.objectives.base import check_objective
 from and_dist.runs.console import Display, Style
 from and_dist.runs.folder import check_run_folder, open_run_folder, record_run_end
 from and_dist.runs.lock import hold_lock
@@ -32,40 +30,40 @@ from and_dist.utils.owned_files import check_file
 
 
 def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> None:
+    """Train a run, or resume it, on this rank; return once it is finished."""
     train, test = load_and_check(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
-        changed: list[str] = []
-        with raise_on_all_ranks(world, "opening the run folder"):
-            if world.is_coordinator:
-                way_out = "wait for it, end it, or choose another name=..."
-                held.enter_context(hold_lock(config.folder, "trained", way_out))
-                changed = open_run_folder(config, world.size, world.device.type)
+
+        def lock_and_open() -> list[str]:
+            way_out = "wait for it, end it, or choose another name=..."
+            held.enter_context(hold_lock(config.folder, "trained", way_out))
+            return open_run_folder(config, world.size, world.device.type)
+
+        changed = on_coordinator(world, "opening the run folder", lock_and_open)
         display = Display(world.is_coordinator, style)
         introduce(config, train, world, changed, display)
         with record_run_end(config.folder, world.is_coordinator):
             trainer = Trainer(config, world, train, test, display, watchdog)
-            with print_traceback_on_error():
-                trainer.train()
+            trainer.train()
         if world.is_coordinator:
-            title = f"{config.name}, kNN: {trainer.evaluator.vote}"
+            title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
             display.show(as_table(write_summary(config.folder), title))
             display.say(f"run folder: {config.folder}")
 
 
 def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | None]:
-    """The images; ValueError for everything that can be refused, before anything is written."""
+    """Return the images; raise ValueError for bad input before anything is written."""
     if config.encoder.name not in ENCODERS:
         raise ValueError(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
         )
-    layout = read_launch_env()
     check_trackers(config)
     check_run_folder(config)
-    with suppress(CorruptCheckpoint):  # which is looked into by all ranks together
+    with suppress(CorruptCheckpoint):  # all ranks look into it together, when they resume
         read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data)
-    check_sizes(config, len(train.index), layout.size)
+    check_ranks(config, len(train.index), read_launch_env().size)
     check_objective(config, train)
     check_cache(train.index, config.data)
     check_file(config.folder / "bad_images.txt", is_list_of(train.index))
@@ -74,27 +72,19 @@ def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | Non
     return train, test
 
 
-def check_sizes(config: Config, num_rows: int, world_size: int) -> None:
-    if num_rows < world_size:
+def check_ranks(config: Config, num_rows: int, num_ranks: int) -> None:
+    """Raise ValueError if there are more ranks than images."""
+    if num_rows < num_ranks:
         raise ValueError(
-            f"data.train={config.data.train} has {num_rows} images for {world_size} ranks; "
+            f"data.train={config.data.train} has {num_rows} images for {num_ranks} ranks; "
             f"start at most {num_rows} workers"
-        )
-    if config.method == "and":
-        check_discovery(
-            num_rows,
-            config.encoder.feature_dim,
-            world_size,
-            config.curriculum.neighbours,
-            config.discovery.search,
-            config.discovery.memory_bytes,
         )
 
 
 def introduce(
     config: Config, train: LabelledImages, world: World, changed: list[str], display: Display
 ) -> None:
-    """What is about to be trained, and what of it is not as one may expect."""
+    """Say what is about to be trained, and what about it a user may not expect."""
     display.say(
         f"{config.name}: {len(train.index):,} images, {config.encoder.name}, "
         f"{world.size} rank(s) on {world.device.type}, {describe_training(config)}"
@@ -108,18 +98,7 @@ def introduce(
 
 
 def describe_training(config: Config) -> str:
+    """Describe the method and the length of a run."""
     how = "" if config.method == "and" else f"method {config.method}, "
     rounds, epochs = config.last_round + 1, config.epochs_of(config.last_round)
     return f"{how}{rounds} round{'s' if rounds > 1 else ''} of {epochs} epochs"
-
-
-@contextmanager
-def print_traceback_on_error() -> Iterator[None]:
-    """What fails from here on was not given by a user, and who mends it wants to know where."""
-    try:
-        yield
-    except AllRanksError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        traceback.print_exc()
-        raise RuntimeError(error) from error

@@ -12,17 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from and_dist.checkpoint.storage import (
-    Tensors,
-    as_sharded,
-    checkpoint_name,
-    load_tensors,
-    local_rows,
-)
-from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config
+from and_dist.checkpoint.names import Tensors, checkpoint_name
+from and_dist.checkpoint.storage import as_sharded, load_tensors, local_rows
+from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config, OptimConfig
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
-from and_dist.method.neighbour_table import Neighbourhoods, all_instances
+from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
@@ -54,27 +49,29 @@ class Progress:
 
 @dataclass
 class RunState:
-    """Of one rank; `bank` is its shard, everything else is the same on all ranks."""
+    """Hold all that one rank trains; `bank` is its shard, the rest is the same on all ranks."""
 
     encoder: Encoder
     optimiser: torch.optim.SGD
     bank: MemoryBank
-    neighbourhoods: Neighbourhoods
+    objective: Objective
     losses: LossMeter
-    """Of the epoch under way."""
-    objective: Objective | None = None
-    """What trains in place of neighbourhoods."""
+    """Losses of the epoch under way."""
     progress: Progress = Progress()
     skipped: list[list[int]] = field(default_factory=list)
-    """[epoch over all rounds, step] of batches that made the loss or a gradient not finite."""
+    """[epoch over all rounds, step] of batches whose loss or gradient was not finite."""
+
+    @property
+    def neighbourhoods(self) -> Neighbourhoods:
+        """Return the table that the round trains with."""
+        return self.objective.neighbourhoods
 
     def tensors(self) -> Tensors:
-        """All but the bank."""
-        modules: dict[str, nn.Module] = {"encoder": self.encoder}
-        others = {}
-        if self.objective is not None:
-            modules["peer.head"] = self.objective.head
-            others = {f"peer.{name}": t for name, t in self.objective.tensors().items()}
+        """Return all tensors but the bank, by their names in a checkpoint."""
+        modules: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "peer.head": self.objective.head,
+        }
         weights = {
             f"{at}.{name}": tensor
             for at, module in modules.items()
@@ -86,6 +83,7 @@ class RunState:
             for name, parameter in module.named_parameters()
             if "momentum_buffer" in self.optimiser.state[parameter]
         }
+        others = {f"peer.{name}": t for name, t in self.objective.tensors().items()}
         table = self.neighbourhoods
         return {
             **weights,
@@ -97,6 +95,7 @@ class RunState:
         }
 
     def plain(self) -> dict[str, Any]:
+        """Return what a checkpoint holds as JSON."""
         return {
             "progress": asdict(self.progress),
             "num_anchors": len(self.neighbourhoods.anchors_A),
@@ -105,9 +104,9 @@ class RunState:
         }
 
     def load(self, checkpoint: Path, plain: dict[str, Any], world: World) -> None:
-        """What plain() and tensors() have given."""
+        """Read what tensors() and plain() have given."""
         anchors_A = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
-        self.neighbourhoods = replace(self.neighbourhoods, anchors_A=anchors_A)
+        self.objective.neighbourhoods = replace(self.neighbourhoods, anchors_A=anchors_A)
         tensors = self.tensors() | {"bank": as_sharded(self.bank, world)}
         load_tensors(checkpoint, tensors, world)
         self.bank.features_SD.copy_(local_rows(tensors["bank"]))
@@ -141,14 +140,9 @@ def choose_products(config: Config, num_rows: int, device: torch.device) -> torc
 
 
 def build_state(
-    config: Config,
-    encoder: Encoder,
-    bank: MemoryBank,
-    world: World,
-    objective: Objective | None = None,
+    optim: OptimConfig, encoder: Encoder, bank: MemoryBank, objective: Objective
 ) -> RunState:
-    """As it is before the first step."""
-    modules = [encoder] if objective is None else [encoder, objective.head]
-    optimiser = build_optimiser(modules, config.optim)
-    table = all_instances(bank.num_rows, config.curriculum.neighbours, world.device)
-    return RunState(encoder, optimiser, bank, table, LossMeter(world.device), objective)
+    """Return the state before the first step."""
+    optimiser = build_optimiser([encoder, objective.head], optim)
+    losses = LossMeter(bank.features_SD.device)
+    return RunState(encoder, optimiser, bank, objective, losses)

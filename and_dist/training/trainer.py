@@ -1,6 +1,6 @@
-"""Trainer: train() -> train_round() -> train_epoch() -> train_step(), Algorithm 1 of the paper.
+"""Train by Algorithm 1 of the paper: train() -> train_round() -> train_epoch() -> train_step().
 
-B local batch, G global batch, N all rows, K neighbours.
+B local batch, G global batch, K neighbours, D feature.
 """
 
 from __future__ import annotations
@@ -9,47 +9,36 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from and_dist.config.schema import Config
-from and_dist.data.cache import cache_in_memory
 from and_dist.data.index import LabelledImages
-from and_dist.data.loader import Batch, TrainingLoader
-from and_dist.data.order import Order
-from and_dist.data.unreadable import BadImages
-from and_dist.distributed.ddp import replicate, reset_powersgd_state, seed_step, synchronise
-from and_dist.distributed.launch_env import AllRanksError
+from and_dist.data.loader import Batch
+from and_dist.distributed.ddp import seed_step, synchronise
 from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
-from and_dist.evaluation.evaluator import Evaluator
-from and_dist.method.loss import GlobalBatch, gather_global_batch, sharded_nll
-from and_dist.models.encoders import build_encoder
+from and_dist.method.loss import gather_global_batch
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
-from and_dist.objectives.base import ObjectiveContext
-from and_dist.objectives.registry import build_objective, learns_from_labels
 from and_dist.runs.console import Display
-from and_dist.runs.folder import record_resume
-from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import RunRecorder
-from and_dist.runs.schedule import Schedule
 from and_dist.training.checkpointing import CheckpointManager
+from and_dist.training.components import RunImages, build_components
 from and_dist.training.meters import StepClock, memory_mb
 from and_dist.training.profiling import StepProfile
-from and_dist.training.recovery import NonFiniteLoss, describe_batch
+from and_dist.training.recovery import NonFiniteLoss, Recovery, print_traceback_on_error
 from and_dist.training.round_setup import RoundSetup
-from and_dist.training.state import Progress, build_bank, build_state
+from and_dist.training.state import Progress
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.progress import Advance
 from and_dist.utils.step_phases import step_phase
 
 
 class Trainer:
-    """One run on one rank. Everything that is saved is built here and filled by resume()."""
+    """Trains one run on one rank."""
 
     def __init__(
         self,
@@ -60,81 +49,75 @@ class Trainer:
         display: Display,
         watchdog: Watchdog,
     ) -> None:
+        """Build everything a checkpoint fills, with all ranks; read and write nothing yet."""
         self.config = config
         self.world = world
-        self.recorder = RunRecorder(config, display, world.is_coordinator)
         self.watchdog = watchdog
         self.stop_consensus = StopConsensus()
-        self.num_rows = len(train.index)
-        self.order = Order(self.num_rows, config.optim.batch_size, config.seed)
-        epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
-        self.schedule = Schedule(epochs, self.order.steps_per_epoch)
-        self.bad_images = BadImages(
-            train.index, config.data.bad_images, self.warn_from_rank, left_out=train.left_out
+        self.recorder = RunRecorder(config, display, world.is_coordinator)
+        images = RunImages(train, test)
+        self.components = build_components(
+            config, world, images, self.progress_phase, self.warn_from_rank
         )
-        index = cache_in_memory(train.index, config.data, world, self.bad_images)
-        self.encoder = build_encoder(config.encoder, config.seed).to(world.device)
-        self.loader = TrainingLoader(
-            index, config.data, self.order, world, self.bad_images, self.encoder.precision
-        )
-        self.evaluator = Evaluator(config, train, test, world, self.bad_images, self.progress_phase)
-        side = config.data.image_size
-        example_BCHW = torch.rand(2, 3, side, side, device=world.device)
-        if config.encoder.compile:
-            self.encoder.compile()
-        self.network = replicate(self.encoder, world, example_BCHW, config.optim.compression)
-        bank = build_bank(config, self.num_rows, world)
-        labels_N = train.labels_N if learns_from_labels(config.method) else None
-        features_of_shard = partial(
-            self.evaluator.train_features, self.encoder, config.encoder.feature_dim
-        )
-        self.objective = build_objective(
-            ObjectiveContext(config, world, bank, labels_N, features_of_shard, self.progress_phase)
-        )
-        self.state = build_state(config, self.encoder, bank, world, self.objective)
+        self.state = self.components.state
         self.checkpoint_manager = CheckpointManager(
-            config, world, self.state, train.index, self.bad_images, self.recorder, watchdog
+            config, world, self.components, self.recorder, watchdog
         )
-        self.round_setup = RoundSetup(
-            config, world, self.state, self.evaluator, self.recorder, self.progress_phase
+        self.round_setup = RoundSetup(config, world, self.components, self.recorder)
+        self.recovery = Recovery(
+            config.run, world, self.components, self.checkpoint_manager, self.recorder
         )
         self.profile = StepProfile(config.folder, world, config.run.profile)
-        self.rolled_back: list[dict[str, Any]] = []
-        self.resume()
+        self._clock = StepClock()
         self._last_advance = time.monotonic()
 
     @property
     def progress(self) -> Progress:
+        """Return how far the run has come."""
         return self.state.progress
 
     @property
     def display(self) -> Display:
+        """Return the console, which is silent on all ranks but the coordinator."""
         return self.recorder.display
 
     def train(self) -> None:
-        limit = self.config.run.time_limit_seconds
-        self.watchdog.watch(self.config.folder, self.config.run.stall_seconds, limit)
+        """Resume from the newest checkpoint, if there is one, and train to the end."""
+        self.recovery.resume()
+        with print_traceback_on_error():
+            self._train_rounds()
+
+    def _train_rounds(self) -> None:
+        """Train the rounds that are left."""
+        run = self.config.run
+        self.watchdog.watch(self.config.folder, run.stall_seconds, run.time_limit_seconds)
         rank_word = "GPU" if self.world.device.type == "cuda" else "rank"
-        watched = self.display.training(
-            self.schedule, self._steps_done(), self.config.name, self.world.size, rank_word
+        shown = self.display.training(
+            self.components.schedule,
+            self._steps_done(),
+            self.config.name,
+            self.world.size,
+            rank_word,
         )
-        with watched, self.checkpoint_manager:
+        self._last_advance = time.monotonic()
+        with shown, self.checkpoint_manager:
             while self.progress.round_index <= self.config.last_round:
                 try:
                     self.train_round(self.progress.round_index)
                 except NonFiniteLoss as found:
-                    self.roll_back(found.step)
+                    self.recovery.roll_back(found.step)
+                    self._last_advance = time.monotonic()
             if unfinished := self.profile.finish():
                 self.display.say(unfinished)
             self.checkpoint_manager.finish(must_succeed=True)
 
     def train_round(self, round_index: int) -> None:
-        """Discovery, then epochs of training, then evaluation."""
+        """Begin a round (discovery), train its epochs, evaluate it."""
         if not self.progress.is_begun:
             self.round_setup.begin_round(round_index)
             self.advance_progress(is_begun=True)
             self.save()
-        for epoch in range(self.progress.epochs, self.schedule.epochs[round_index]):
+        for epoch in range(self.progress.epochs, self.components.schedule.epochs[round_index]):
             self.train_epoch(round_index, epoch)
             self.advance_progress(epochs=epoch + 1, step=0)
             self.state.losses.clear()
@@ -143,63 +126,42 @@ class Trainer:
         self.state.progress = Progress(round_index + 1)
 
     def train_epoch(self, round_index: int, epoch: int) -> None:
-        """From the step on that the run has come to."""
-        rate = learning_rate(self.config.optim, epoch)
-        set_learning_rate(self.state.optimiser, rate)
-        clock, first = StepClock(), self.progress.step
-        number = self.schedule.epoch_number(round_index, epoch)
-        if self.objective is not None and first == 0:
-            self.objective.begin_epoch(number, self.state.optimiser)
-        # Without a name for the batches, which would outlive what fails among them.
-        for step, batch in enumerate(clock.waiting_for(self.loader.batches(number, first)), first):
-            with step_phase("book-keeping"):
-                self.watchdog.beat()
-                seed_step(self.config.seed, number, step, self.world.rank)
+        """Train an epoch, from the step on that the run has come to."""
+        set_learning_rate(self.state.optimiser, learning_rate(self.config.optim, epoch))
+        number, first = self._epoch_number(), self.progress.step
+        if first == 0:
+            self.state.objective.begin_epoch(number, self.state.optimiser)
+        self._clock = StepClock()
+        # The batches have no name: a name would outlive a failure and keep the pipeline alive.
+        for step, batch in enumerate(
+            self._clock.waiting_for(self.components.loader.batches(number, first)), first
+        ):
             if [number, step] not in self.state.skipped:
-                loss = self.train_step(batch)
-                self.state.losses.add(loss, step, self.order.num_images(step))
-                clock.count(self.order.num_images(step))
-            is_last = step + 1 == self.order.steps_per_epoch
-            with step_phase("book-keeping"):
-                self.advance_progress(step=step + 1)
-                if is_last or (step + 1) % self.config.run.log_every == 0:
-                    self.log_step(clock, rate)
-                if not is_last:
-                    self.handle_stop_request(self.stop_consensus.latest())
-            steps = self.order.steps_per_epoch
-            if found := self.profile.end_of_step(steps - step - 1, steps):
-                self.display.say(found)
-        self.synchronise()
-        every = self.config.evaluation.every
-        is_time = every > 0 and (epoch + 1) % every == 0
-        bank = self.state.bank
-        knn = self.evaluator.knn_of_bank(self.encoder, bank) if is_time else None
-        self.recorder.write(
-            "epoch",
-            round=round_index,
-            epoch=epoch,
-            loss=self.state.losses.mean(),
-            lr=rate,
-            knn_bank=knn,
-        )
+                num_images = self.components.order.num_images(step)
+                seed_step(self.config.seed, number, step, self.world.rank)
+                self.state.losses.add(self.train_step(batch), step, num_images)
+                self._clock.count(num_images)
+            self.after_step(step)
+        self.finish_epoch(round_index, epoch)
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Forward, loss, backward, optimiser, memory: the inner loop of Algorithm 1.
+        """Run the inner loop of Algorithm 1: forward, loss, backward, optimiser, memory bank.
 
-        The loss is not a number where a gradient is none.
+        Return the loss, which is NaN where a gradient is not finite.
         """
         with step_phase("encoder, forward"):
-            features_BD = self.network(batch.images_BCHW)
+            features_BD = self.components.network(batch.images_BCHW)
         with step_phase("gathering the batch"):
             neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
             global_batch = gather_global_batch(
                 features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
             )
-        loss = self.loss(features_BD, global_batch)
+        loss = self.state.objective.loss(features_BD, global_batch)
         with step_phase("backward"):
             loss.backward()
         with step_phase("optimiser"):
             gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]
+            # One check on the device for all gradients; the host looks at it only when it logs.
             is_finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
             self.state.optimiser.step()
             self.state.optimiser.zero_grad()
@@ -208,17 +170,39 @@ class Trainer:
         self.stop_consensus.record(global_batch.requests_G)
         return loss.detach().where(is_finite, torch.nan)
 
-    def loss(self, features_BD: Tensor, global_batch: GlobalBatch) -> Tensor:
-        """Of neighbourhoods and instances (Eq. 7), or a competitor's."""
-        if self.objective is not None:
-            return self.objective.loss(features_BD, global_batch)
-        temperature = self.config.objective.temperature
-        return sharded_nll(features_BD, global_batch, self.state.bank, self.world, temperature)
+    def after_step(self, step: int) -> None:
+        """Do the bookkeeping of a step: heartbeat, progress, log, stop request, profile."""
+        steps = self.components.order.steps_per_epoch
+        is_last = step + 1 == steps
+        with step_phase("book-keeping"):
+            self.watchdog.beat()
+            self.advance_progress(step=step + 1)
+            if is_last or (step + 1) % self.config.run.log_every == 0:
+                self.log_step()
+            if not is_last:
+                self.handle_stop_request(self.stop_consensus.latest())
+        if found := self.profile.end_of_step(steps - step - 1, steps):
+            self.display.say(found)
 
-    def log_step(self, clock: StepClock, rate: float) -> None:
-        """At the loss, now and then: write it down, show it."""
+    def finish_epoch(self, round_index: int, epoch: int) -> None:
+        """Record an epoch, with the bank's kNN accuracy as often as the config asks for it."""
+        self.synchronise()
+        every = self.config.evaluation.every
+        is_time = every > 0 and (epoch + 1) % every == 0
+        evaluator, state = self.components.evaluator, self.state
+        self.recorder.write(
+            "epoch",
+            round=round_index,
+            epoch=epoch,
+            loss=state.losses.mean(),
+            lr=learning_rate(self.config.optim, epoch),
+            knn_bank=evaluator.knn_of_bank(state.encoder, state.bank) if is_time else None,
+        )
+
+    def log_step(self) -> None:
+        """Log loss, learning rate and throughput every `log_every` steps."""
         self.check_finite()
-        loss, pace = self.state.losses.recent(), clock.pace()
+        loss, pace = self.state.losses.recent(), self._clock.pace()
         if loss is None:
             return
         at = self.progress
@@ -227,42 +211,21 @@ class Trainer:
             round=at.round_index,
             epoch=at.epochs,
             step=self._steps_done(),
-            epochs=round(self._steps_done() / self.schedule.steps_per_epoch, 4),
+            epochs=round(self._steps_done() / self.components.schedule.steps_per_epoch, 4),
             loss=loss,
-            lr=rate,
+            lr=learning_rate(self.config.optim, at.epochs),
             images_per_s=pace.images_per_s,
             data_wait=pace.data_wait,
             memory_mb=memory_mb(self.world.device),
         )
 
-    def handle_stop_request(self, request: int) -> None:
-        """What all ranks have agreed on at a step's end."""
-        if request == NOTHING:
-            return
-        self.save()
-        if request > SAVE:
-            self.checkpoint_manager.finish(must_succeed=True)
-            raise Stopped(request, self.checkpoint_manager.describe_last_save())
-
-    def progress_phase(self, what: str) -> AbstractContextManager[Advance]:
-        """Around something longer between steps."""
-        return stoppable_phase(
-            self.display.phase(what), self.watchdog, self.world, self.handle_stop_request
-        )
-
-    def advance_progress(self, **changes: Any) -> None:
-        """The run has come so far."""
-        now = time.monotonic()
-        seconds = self.progress.seconds + now - self._last_advance
-        self.state.progress = replace(self.progress, seconds=seconds, **changes)
-        self._last_advance = now
-
     def evaluate_round(self, round_index: int) -> None:
-        knn_bank, knn = self.evaluator.knn_of_both(self.encoder, self.state.bank)
+        """Evaluate the encoder at the end of a round, record and show the figures."""
+        evaluator, table = self.components.evaluator, self.state.neighbourhoods
+        knn_bank, knn = evaluator.knn_of_both(self.state.encoder, self.state.bank)
         self.advance_progress()
-        seconds = self.progress.seconds
-        anchors = len(self.state.neighbourhoods.anchors_A)
-        consistency = self.evaluator.consistency(self.state.neighbourhoods)
+        seconds, anchors = self.progress.seconds, len(table.anchors_A)
+        consistency = evaluator.consistency(table)
         self.recorder.write(
             "round",
             round=round_index,
@@ -274,80 +237,64 @@ class Trainer:
         )
         self.display.say(
             f"round {round_index} done: {anchors} anchors, consistency {percent(consistency)}, "
-            f"kNN {percent(knn)} (bank {percent(knn_bank)}; {self.evaluator.vote}), "
+            f"kNN {percent(knn)} (bank {percent(knn_bank)}; {evaluator.vote}), "
             f"{format_seconds(seconds)}"
         )
 
+    def handle_stop_request(self, request: int) -> None:
+        """Save, and stop, as all ranks have agreed on at the end of a step."""
+        if request == NOTHING:
+            return
+        self.save()
+        if request > SAVE:
+            self.checkpoint_manager.finish(must_succeed=True)
+            raise Stopped(request, self.checkpoint_manager.describe_last_save())
+
+    def progress_phase(self, what: str) -> AbstractContextManager[Advance]:
+        """Show the progress of longer work between steps, in which the run can be stopped."""
+        shown = self.display.phase(what)
+        return stoppable_phase(shown, self.watchdog, self.world, self.handle_stop_request)
+
+    def advance_progress(self, **changes: Any) -> None:
+        """Note how far the run has come, and the time since the last call."""
+        now = time.monotonic()
+        seconds = self.progress.seconds + now - self._last_advance
+        self.state.progress = replace(self.progress, seconds=seconds, **changes)
+        self._last_advance = now
+
     def save(self) -> None:
-        """Begin to write a checkpoint, never one that is not finite."""
+        """Start writing a checkpoint, never one that is not finite."""
         self.check_finite()
         self.synchronise()
-        self.bad_images.share(self.world, self.config.folder / "bad_images.txt")
+        self.components.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         self.checkpoint_manager.save()
         self.stop_consensus.reset()
 
     def synchronise(self) -> None:
-        """What is not DDP's to keep alike on all ranks."""
-        synchronise(self.encoder, self.objective.head if self.objective else None, self.world)
+        """Make equal on all ranks what DDP does not keep equal."""
+        synchronise(self.state.encoder, self.state.objective.head, self.world)
 
     def check_finite(self) -> None:
+        """Raise NonFiniteLoss if a step since the last check had a loss or gradient of NaN."""
         step = self.state.losses.first_bad_step()
         if step is not None:
             raise NonFiniteLoss(step)
 
-    def roll_back(self, step: int) -> None:
-        """To the last checkpoint; the batch that did it is left out from now on."""
-        at, config = self.progress, self.config.run
-        number = self.schedule.epoch_number(at.round_index, at.epochs)
-        rows = self.order.global_rows(number, step).tolist()
-        record = {"round": at.round_index, "epoch": at.epochs, "step": step, "rows": rows}
-        sentence = describe_batch(record, self.recorder.path)
-        skipped = [*self.state.skipped, [number, step]]
-        if config.non_finite == "stop" or len(skipped) > config.most_roll_backs:
-            self.recorder.write("non_finite", **record)
-            raise AllRanksError(
-                f"{sentence}; the last checkpoint is whole: {self.checkpoint_manager.folder}"
-            )
-        self.display.say(f"{sentence}; back to the last checkpoint, without them")
-        self.rolled_back.append(record)
-        if not self.resume():
-            raise AllRanksError(f"{sentence}, and there is no checkpoint to go back to")
-        reset_powersgd_state(self.network)
-        self.state.skipped = skipped
-        if self.world.is_coordinator:  # the metrics have gone back too
-            known = read_metrics(self.recorder.path, "rolled_back")
-            for lost in self.rolled_back:
-                if not any(lost.items() <= there.items() for there in known):
-                    self.recorder.write("rolled_back", **lost)
-        self._last_advance = time.monotonic()
-
-    def resume(self) -> bool:
-        """Go on from the newest checkpoint, if there is one."""
-        found = self.checkpoint_manager.resume()
-        if found is None:
-            return False
-        again = max(0, found.last_step - self._steps_done())
-        lost = f", {again} steps are done again" if again else ""
-        self.display.say(f"continuing from {found.checkpoint}{lost}")
-        if self.world.is_coordinator:
-            record_resume(self.config.folder, found.checkpoint.name, again)
-        return True
-
     def warn_from_rank(self, text: str) -> None:
-        """What any rank has to say, not the coordinator alone."""
+        """Print a warning of this rank, whichever it is, to standard error."""
         print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
 
     def _request(self) -> int:
-        """What this rank has been asked to do; the coordinator also looks at the clock."""
+        """Return what this rank was asked to do; the coordinator also asks when a save is due."""
         request = self.watchdog.request()
-        if (
-            request == NOTHING
-            and self.world.is_coordinator
-            and self.checkpoint_manager.is_time_to_save()
-        ):
-            return SAVE
-        return request
+        is_asking = request == NOTHING and self.world.is_coordinator
+        return SAVE if is_asking and self.checkpoint_manager.is_time_to_save() else request
+
+    def _epoch_number(self) -> int:
+        """Return the number of the epoch under way, counted over all rounds."""
+        at = self.progress
+        return self.components.schedule.epoch_number(at.round_index, at.epochs)
 
     def _steps_done(self) -> int:
-        at = self.progress
-        return self.schedule.steps_before(at.round_index, at.epochs) + at.step
+        """Return the number of steps done, counted over all rounds."""
+        return self.components.schedule.steps_done(*self.progress.place)

@@ -25,7 +25,7 @@ from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.rates import Rates, machine_rates
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
-OBJECTIVES = ("lightly", "cut-cross-entropy")
+PEER_PACKAGES = ("lightly", "cut-cross-entropy")
 """Not needed, compared with where they are installed."""
 NOT_A_SIZE = ("--json", "--repeats")
 """Arguments, each with a value, that do not change what is measured."""
@@ -211,7 +211,7 @@ def what_is_measured(given: Sequence[str]) -> list[str]:
 
 def versions() -> dict[str, str]:
     found = {name: metadata.version(name) for name in PACKAGES}
-    for name in OBJECTIVES:
+    for name in PEER_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -207,7 +207,7 @@ def overhead_here(world: World, queries: Sequence[int], threads: int, repeats: i
 
 def _train(trainer: Trainer) -> Case:
     """The same images again and again, so that none has to be waited for."""
-    batches = trainer.loader.batches(0)
+    batches = trainer.components.loader.batches(0)
     batch = next(batches)
     batch = Batch(batch.images_BCHW.clone(), batch.rows_B)
     batches.close()

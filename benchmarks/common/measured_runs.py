@@ -85,7 +85,7 @@ def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float,
     give_back_memory()
     forget_peak()
     trainer = build_trainer(world, scene, root)
-    for step, batch in enumerate(trainer.loader.batches(0)):
+    for step, batch in enumerate(trainer.components.loader.batches(0)):
         trainer.train_step(batch)
         if step == steps:
             trained = 1e6 * peak_mb()
@@ -110,7 +110,7 @@ def is_saving_somewhere(world: World) -> bool:
 def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int) -> float:
     """Of a step with its wait for images: the least of some, after as many as are queued."""
     trainer = build_trainer(world, scene, root, threads)
-    batches = trainer.loader.batches(0)
+    batches = trainer.components.loader.batches(0)
     best = float("inf")
     for step in range(WARM_UP + steps):
         started = time.perf_counter()

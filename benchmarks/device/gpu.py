@@ -41,7 +41,7 @@ def measure_step(
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(scene, world, Path(folder), *GPU)
         images_BCHW, rows_B = make_batch(scene)
-        precision = trainer.encoder.precision
+        precision = trainer.state.encoder.precision
         batch = Batch(images_BCHW.to(world.device, precision), rows_B.to(world.device))
         bank_SD = trainer.state.bank.features_SD
         queries_BD = functional.normalize(torch.randn(scene.batch, DIM, device=world.device), dim=1)

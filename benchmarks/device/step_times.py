@@ -121,7 +121,7 @@ def time_setting(scene: Scene, setting: Setting, world: World, folder: Path, cou
     trainer = build_trainer(scene, world, folder, "run.device=cuda", *setting.options)
     images_BCHW, cpu_rows_B = make_batch(scene)
     images_BCHW = images_BCHW.to(
-        world.device, trainer.encoder.precision, memory_format=torch.channels_last
+        world.device, trainer.state.encoder.precision, memory_format=torch.channels_last
     )
     rows_B = cpu_rows_B.to(world.device)
     name = f"{scene.network} {setting.name}"
@@ -145,8 +145,8 @@ def examine(name: str, trainer: Trainer, batch: Batch, count: int) -> None:
 
     def both_passes() -> None:
         """Run the encoder forward and backward."""
-        trainer.encoder(batch.images_BCHW).sum().backward()
-        trainer.encoder.zero_grad()
+        trainer.state.encoder(batch.images_BCHW).sum().backward()
+        trainer.state.encoder.zero_grad()
 
     def step() -> object:
         """Train one step."""

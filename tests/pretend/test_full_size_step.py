@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -16,11 +16,10 @@ from and_dist.distributed.stop_consensus import StopConsensus
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.method.neighbour_table import all_instances
 from and_dist.method.partition import log_partition
 from and_dist.models.encoders import build_encoder
-from and_dist.models.optim import build_optimiser
-from and_dist.training.meters import LossMeter
+from and_dist.objectives.base import ObjectiveContext, build_objective
+from and_dist.training.state import build_state
 from and_dist.training.trainer import Trainer
 from tests.pretend.fake_tensors import Watch, backward_without_an_engine, fake_gpu
 from tests.pretend.records import Record
@@ -49,14 +48,11 @@ def build_trainer(encoder_name: str) -> Trainer:
     trainer = Trainer.__new__(Trainer)
     trainer.config = config
     trainer.world = World(0, 1, 0, 1, CUDA, group, group)
-    trainer.state = SimpleNamespace(
-        encoder=encoder,
-        optimiser=build_optimiser([encoder], config.optim),
-        bank=MemoryBank(bank_SD, 0, IMAGENET, config.bank.update_rate),
-        neighbourhoods=all_instances(IMAGENET, config.curriculum.neighbours, CUDA),
-        losses=LossMeter(CUDA),
-    )
-    trainer.objective, trainer.network = None, encoder
+    bank = MemoryBank(bank_SD, 0, IMAGENET, config.bank.update_rate)
+    images = Mock(side_effect=AssertionError("a step takes no pass over all images"))
+    context = ObjectiveContext(config, trainer.world, bank, None, images, images)
+    trainer.state = build_state(config.optim, encoder, bank, build_objective(context))
+    trainer.components = SimpleNamespace(network=encoder)
     trainer.stop_consensus, trainer.watchdog = StopConsensus(), Watchdog()
     trainer.checkpoint_manager = SimpleNamespace(is_time_to_save=bool)
     return trainer
@@ -75,7 +71,7 @@ def watch_second_step(encoder_name: str) -> Record:
         images_BCHW = torch.empty(BATCH, 3, 224, 224, device=CUDA, dtype=torch.bfloat16)
         images_BCHW = images_BCHW.to(memory_format=torch.channels_last)
         rows_B = torch.empty(BATCH, device=CUDA, dtype=torch.int64)
-        backward = backward_without_an_engine(list(trainer.network.parameters()))
+        backward = backward_without_an_engine(list(trainer.components.network.parameters()))
         with patch.object(Tensor, "backward", backward):
             for _ in range(2):
                 with Watch() as watch:

@@ -171,7 +171,7 @@ class PoisonedTrainer(Trainer):
             return super().train_step(batch)
         if self.spoils == "loss":
             return super().train_step(batch._replace(images_BCHW=batch.images_BCHW * torch.nan))
-        hook = self.encoder.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        hook = self.state.encoder.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         loss = super().train_step(batch)
         hook.remove()
         return loss

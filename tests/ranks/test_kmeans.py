@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import shard_range
-from and_dist.objectives.kmeans import cluster, split_largest, whiten
+from and_dist.objectives.kmeans import KMeansOptions, Shard, cluster, split_largest, whiten
 from and_dist.utils.counter_random import derive_key, draw_bits
 from benchmarks.common.rank_pool import SIZES, RankPool
 from tests import reference
@@ -20,7 +20,8 @@ def clusters_of(world: World, rows_ND: Tensor, clusters: int, components: int) -
     start, stop = shard_range(len(rows_ND), world.rank, world.size)
     rows_SE = whiten(rows_ND[start:stop], components, world)
     key = derive_key(1, "test")
-    return cluster(rows_SE, start, len(rows_ND), clusters, 5, key, world)
+    shard = Shard(rows_SE, start, len(rows_ND))
+    return cluster(shard, KMeansOptions(clusters, 5, key), world)
 
 
 @pytest.mark.parametrize("size", SIZES)

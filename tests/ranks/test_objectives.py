@@ -17,10 +17,14 @@ from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.models.optim import build_optimiser
-from and_dist.objectives.base import Objective, ObjectiveContext
+from and_dist.objectives.base import (
+    Objective,
+    ObjectiveContext,
+    build_objective,
+    learns_from_labels,
+)
 from and_dist.objectives.instance_nce import NEW_SHARE
 from and_dist.objectives.nat import assign, draw_points
-from and_dist.objectives.registry import build_objective, learns_from_labels
 from and_dist.runs.console import Display
 from and_dist.utils.counter_random import derive_key, draw_bits
 from benchmarks.common.rank_pool import SIZES, RankPool

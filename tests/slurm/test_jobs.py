@@ -122,7 +122,7 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     run = submit("broken", "--cluster", "held.yaml", "--workers", 2)
     trainer = job_folders(run)[-1] / "code" / "and_dist" / "training" / "trainer.py"
     text = trainer.read_text()
-    place = '        with part("backward"):\n'
+    place = '        with step_phase("backward"):\n'
     assert text.count(place) == 1
     trainer.write_text(text.replace(place, BOOM + place))
     job_id = look_at(run).job_id

@@ -134,21 +134,20 @@ def test_it_trains(file: Path, tmp_path: Path) -> None:
         trainer = Trainer(config, world, train, test, Display(is_shown=False), Watchdog())
         if config.num_epochs == 0:
             assert config.method == "random"
-            assert trainer.encoder(images_of(config, 0)).shape == (2, 128)
+            assert trainer.state.encoder(images_of(config, 0)).shape == (2, 128)
             return
-        if trainer.objective is not None:
-            trainer.objective.begin_epoch(0, trainer.state.optimiser)
+        trainer.state.objective.begin_epoch(0, trainer.state.optimiser)
         trainer.round_setup.begin_round(config.last_round)
         if config.method == "and":
             found = trainer.state.neighbourhoods
             assert len(found.anchors_A) == rows
             assert (found.neighbours_NK >= 0).sum() == rows * config.curriculum.neighbours
-        before = trainer.encoder.head.weight.detach().clone()
+        before = trainer.state.encoder.head.weight.detach().clone()
         for step in range(2):
             rows_B = torch.tensor([2 * step, 2 * step + 1])
             assert trainer.train_step(Batch(images_of(config, step), rows_B)).isfinite()
-        assert trainer.encoder.head.weight.shape == (128, before.shape[1])
-        assert not torch.equal(trainer.encoder.head.weight, before)
+        assert trainer.state.encoder.head.weight.shape == (128, before.shape[1])
+        assert not torch.equal(trainer.state.encoder.head.weight, before)
 
 
 def images_of(config: Config, seed: int) -> Tensor:
