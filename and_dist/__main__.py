@@ -1,4 +1,4 @@
-"""`python -m and_dist`, the form torchrun starts."""
+"""Run `python -m and_dist`, the form that torchrun starts."""
 
 from and_dist.cli import main
 

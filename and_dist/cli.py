@@ -1,7 +1,7 @@
-"""`and-dist`, and `torchrun ... -m and_dist`: the commands of one rank.
+"""Run `and-dist`, and `torchrun ... -m and_dist`: one rank's commands and exit codes.
 
-Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did, 75 for
-what was stopped and goes on when started again.
+Bad input ends with an error message and exit code 2, a fault of the machine with one and exit code
+1. A run that was stopped and resumes when started again ends with exit code 75.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ for verb in (train, discover, evaluate, table, report, neighbours, embed, prepar
 
 
 def refuse(error: ValueError) -> NoReturn:
-    """Mostly all ranks refuse the same. The first of each node says so at once; the others speak if
-    nobody has ended them since, as torchrun does where the first has failed."""
+    """Print what a user gave wrong, and end with exit code 2.
+
+    Mostly all ranks refuse the same. The first of each node prints it at once; the others print
+    it if nobody has ended them since, as torchrun does where the first has failed.
+    """
     said = safe_lines(str(error))
     if is_rank_zero():
         print(f"and-dist: {said}", file=sys.stderr)
@@ -66,6 +69,7 @@ def refuse(error: ValueError) -> NoReturn:
 
 
 def main() -> None:
+    """Run the command line, and end with the exit code that fits how it ended."""
     try:
         with Watchdog() as watchdog:
             app(obj=watchdog)

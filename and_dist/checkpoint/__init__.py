@@ -1,0 +1,1 @@
+"""Save and load checkpoints, and export encoders from them."""

@@ -1,4 +1,4 @@
-"""Rows of a checkpoint's bank, read and searched as far as is asked for.
+"""Read and search the bank of a checkpoint on the disk, as far as is asked for.
 
 Q queries, S rows of one part, D feature.
 """
@@ -20,7 +20,7 @@ ROWS_PER_READ = 1 << 16
 
 
 class _Piece(NamedTuple):
-    """What one rank has written: rows [start, stop) of the bank."""
+    """Names the rows [start, stop) of the bank that one rank has written."""
 
     start: int
     stop: int
@@ -28,16 +28,17 @@ class _Piece(NamedTuple):
 
 
 class StoredBank:
-    """The files of all ranks as one bank; nothing is held in memory."""
+    """Reads the files of all ranks as one bank; nothing is held in memory."""
 
     def __init__(self, checkpoint: Path) -> None:
+        """Find the files; raise ValueError where there is no bank."""
         self._pieces = sorted(_pieces_of(checkpoint))
         if not self._pieces:
             raise ValueError(f"checkpoint {checkpoint} holds no bank, or is gone")
         self.num_rows = self._pieces[-1].stop
 
     def blocks(self, size: int = ROWS_PER_READ) -> Iterator[tuple[int, Tensor]]:
-        """(start, [S, D] as float32) of all rows, in their order."""
+        """Yield (start, [S, D] as float32) of all rows, in their order."""
         for piece in self._pieces:
             for at in range(0, piece.stop - piece.start, size):
                 # Opened for each block: what was read stays mapped as long as the file is open.
@@ -46,7 +47,7 @@ class StoredBank:
                 yield piece.start + at, rows_SD
 
     def take(self, rows_Q: Tensor) -> Tensor:
-        """[Q, D] as float32, of any rows in any order."""
+        """Return [Q, D] as float32, of any rows in any order."""
         found: dict[int, Tensor] = {}
         wanted = sorted(set(rows_Q.tolist()))
         for piece in self._pieces:
@@ -60,7 +61,7 @@ class StoredBank:
 def search_bank(
     bank: StoredBank, queries_QD: Tensor, count: int, own_rows_Q: Tensor | None = None
 ) -> Nearest:
-    """The nearest rows of a stored bank, a part of it at a time; not those that ask."""
+    """Return the nearest rows of a stored bank, without the rows that ask."""
     if own_rows_Q is None:
         own_rows_Q = torch.full((len(queries_QD),), -1)
     found = [
@@ -71,6 +72,7 @@ def search_bank(
 
 
 def _pieces_of(checkpoint: Path) -> Iterator[_Piece]:
+    """Yield the pieces of a checkpoint's bank."""
     for file in checkpoint.glob("*.safetensors"):
         with safe_open(file, "pt") as content:
             if "bank" in content.keys():  # noqa: SIM118 - an open file is no mapping; `in` fails

@@ -1,4 +1,4 @@
-"""`and-dist export`: the encoder of a checkpoint for other programs, and a card about it."""
+"""Export the encoder of a checkpoint for other programs, with a card about it."""
 
 from __future__ import annotations
 
@@ -36,21 +36,23 @@ FILES: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be written, all of it checked."""
+    """Holds what is to be exported, all of it checked."""
 
     opened: OpenedCheckpoint
     format: Format
     has_head: bool
     out: Path
     may_replace: IsOurs | None
-    """Says which files in `out` may be replaced; None replaces it whole, if it is all ours."""
+    """Recognises files in `out` to replace; None replaces the folder, if all of it is ours."""
 
     @property
     def config(self) -> Config:
+        """Return the config of the run."""
         return self.opened.config
 
     @property
     def file(self) -> Path:
+        """Return the file of the encoder."""
         return self.out / FILES[self.format]
 
     @property
@@ -67,7 +69,7 @@ def plan_export(
     out: Path | None,
     force: bool = False,
 ) -> Export:
-    """ValueError for what cannot be; nothing is written."""
+    """Return what is to be exported; raise ValueError for what cannot be; write nothing."""
     chosen = next((known for known in FILES if known == format_name), None)
     if chosen is None:
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
@@ -89,7 +91,7 @@ def plan_export(
 
 
 def run_export(export: Export, world: World) -> None:
-    """In a world of one."""
+    """Write encoder and card, in a world of one."""
     refuse_corrupt(export.opened, world)
     encoder = load_encoder(export.opened, world)
     with publish_results(export.out, export.names, export.may_replace, names_of_export) as folder:
@@ -125,7 +127,7 @@ def names_of_export(folder: Path) -> Container[str] | None:
 
 
 def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
-    """A state dict under torchvision's names; our head is its last layer."""
+    """Return a state dict under torchvision's names; our head is its last layer."""
     head = torchvision_head(name)
     assert head is not None
     weights = {k.removeprefix("trunk."): v for k, v in _plain_weights(encoder, False).items()}
@@ -135,25 +137,28 @@ def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Ten
 
 
 class Pixels(nn.Module):
-    """What leaves as ONNX: normalised images -> features of unit norm, or what the trunk gives."""
+    """Maps normalised images to features of unit norm, or to what the trunk gives."""
 
     def __init__(self, encoder: Encoder, has_head: bool) -> None:
+        """Take the encoder's trunk, and its head if that is wanted."""
         super().__init__()
         self.trunk = encoder.trunk
         self.head = encoder.head if has_head else None
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features of some images."""
         features: Tensor = self.trunk(images)
         return features if self.head is None else functional.normalize(self.head(features), dim=1)
 
 
 def _plain_weights(encoder: Encoder, has_head: bool) -> dict[str, Tensor]:
+    """Return contiguous weights, with or without the head's."""
     weights = encoder.state_dict()
     return {k: v.contiguous() for k, v in weights.items() if has_head or k.startswith("trunk.")}
 
 
 def _metadata(export: Export) -> dict[str, str]:
-    """Text alone, as safetensors has it."""
+    """Return what the file says about itself; safetensors takes text alone."""
     return {
         "format": "pt",
         "config": json.dumps(export.config.model_dump(mode="json")),
@@ -163,6 +168,7 @@ def _metadata(export: Export) -> dict[str, str]:
 
 
 def _write_onnx(encoder: Encoder, export: Export, file: Path) -> None:
+    """Write the encoder as ONNX, for any number of images."""
     side = export.config.data.image_size
     torch.onnx.export(
         Pixels(encoder, export.has_head).eval(),

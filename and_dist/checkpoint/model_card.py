@@ -44,6 +44,7 @@ def describe_model(
 
 
 def _describe_method(method: str) -> str:
+    """Describe how the encoder was trained."""
     if method == "and":
         return "Anchor Neighbourhood Discovery, without labels"
     return f"method={method}, " + ("with labels" if method == "supervised" else "without labels")
@@ -80,7 +81,7 @@ def _table_of_rounds(opened: OpenedCheckpoint) -> str:
 
 
 def torchvision_head(name: str) -> str | None:
-    """What torchvision calls the last layer; None where the trunk is no model of its."""
+    """Return torchvision's name of the last layer; None where the trunk is no model of its."""
     if "resnet" in name:
         return "fc."
     return "classifier.6." if name == "torchvision_alexnet" else None
@@ -115,7 +116,7 @@ load_weights(encoder, Path("encoder.safetensors"))
 
 
 def _load_torchvision(name: str, dim: int, has_head: bool) -> str:
-    """Lines that make the model the state dict fits."""
+    """Return the lines that build the model which the state dict fits."""
     is_alexnet = name == "torchvision_alexnet"
     model = name.removeprefix("cifar_").removeprefix("torchvision_")
     lines = [f"model = torchvision.models.{model}()"]

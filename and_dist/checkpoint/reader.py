@@ -1,4 +1,7 @@
-"""A checkpoint of a run, opened to be looked at: by discover, evaluate and export."""
+"""Open a checkpoint of a run for use by discover, evaluate, export and others.
+
+S rows of a shard, D feature.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from and_dist.models.encoders import Encoder, build_encoder
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """Of one run; nothing of it has been loaded yet."""
+    """Holds a checkpoint that was opened; no tensor has been loaded yet."""
 
     run: Path
     config: Config
@@ -44,16 +47,17 @@ class OpenedCheckpoint:
 
     @property
     def num_rows(self) -> int:
+        """Return the number of images it was trained on."""
         return int(self.state["images"]["rows"])
 
     @property
     def evaluation(self) -> Path:
-        """Folder of what `and-dist evaluate` finds of this checkpoint."""
+        """Return the folder for what `and-dist evaluate` finds."""
         return self.run / "evaluation" / self.checkpoint.name
 
     @property
     def weights(self) -> str:
-        """Short, and another for any other weights: of the sums of the checkpoint's files."""
+        """Return a short fingerprint of the weights, from the sums of the checkpoint's files."""
         return hashlib.sha256(json.dumps(self.state["files"]).encode()).hexdigest()[:16]
 
 
@@ -63,8 +67,11 @@ def open_checkpoint(
     overrides: Sequence[str] = (),
     may_change: Sequence[str] = (),
 ) -> OpenedCheckpoint:
-    """The named checkpoint or the newest. ValueError where there is none or it is another run's,
-    and for overrides of what was trained, except of sections and keys that may change."""
+    """Open the named checkpoint, or the newest.
+
+    Raise ValueError where there is none, where it is another run's, and for overrides that change
+    what was trained; sections and keys in `may_change` may be changed.
+    """
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
     config = load_config([run / "config.yaml"], overrides)
@@ -86,7 +93,7 @@ def open_checkpoint(
 
 
 def _differing(config: Config, theirs: Mapping[str, Any], may_change: Sequence[str]) -> str:
-    """What differs and may not, as one text."""
+    """Return the keys that differ and may not, as one text."""
     return "; ".join(
         text
         for text in differing_keys(config, theirs)
@@ -95,7 +102,7 @@ def _differing(config: Config, theirs: Mapping[str, Any], may_change: Sequence[s
 
 
 def refuse_corrupt(opened: OpenedCheckpoint, world: World) -> None:
-    """ValueError for what is not as it was written, and for ranks that opened different ones."""
+    """Raise ValueError for a corrupt checkpoint, or if ranks have opened different ones."""
     all_opened = gather_objects(world, (opened.checkpoint.name, opened.weights))
     for rank, other in enumerate(all_opened):
         if other != all_opened[0]:
@@ -110,7 +117,10 @@ def refuse_corrupt(opened: OpenedCheckpoint, world: World) -> None:
 def find_images(
     opened: OpenedCheckpoint, what: str, say: Callable[[str], None]
 ) -> LabelledImages | None:
-    """The images it was trained on, if they still are there; else why `what` cannot be had."""
+    """Return the images it was trained on, if they are still there.
+
+    Otherwise say why `what` cannot be had, and return None.
+    """
     data = opened.config.data
     try:
         images = load_images(data.train, data.limit, "data.train", data.bad_images)
@@ -124,15 +134,16 @@ def find_images(
 
 
 def known_bad(opened: OpenedCheckpoint, images: LabelledImages) -> BadImages:
-    """What training has left out of its images is left out again."""
+    """Return the images that training left out, so that they are left out again."""
     bad = BadImages(images.index, opened.config.data.bad_images, left_out=images.left_out)
     bad.reasons = {int(row): why for row, why in opened.state["bad_images"].items()}
     return bad
 
 
 def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
-    """In evaluation mode."""
-    with torch.device("meta"):  # first weights take seconds to draw
+    """Return the encoder, in evaluation mode."""
+    # On the meta device nothing is drawn: the first weights of AlexNet take seconds.
+    with torch.device("meta"):
         encoder = build_encoder(opened.config.encoder, opened.config.seed)
     encoder.to_empty(device="cpu")
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
@@ -141,6 +152,7 @@ def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
 
 
 def load_bank(opened: OpenedCheckpoint, world: World) -> MemoryBank:
+    """Return this rank's shard of the bank."""
     config, num_rows = opened.config, opened.num_rows
     start, stop = shard_range(num_rows, world.rank, world.size)
     features_SD = torch.zeros(

@@ -1,0 +1,1 @@
+"""Define the verbs of `and-dist`, one module each."""

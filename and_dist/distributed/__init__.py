@@ -1,0 +1,1 @@
+"""Connect the ranks of a run."""

@@ -1,4 +1,4 @@
-"""One encoder on many ranks: DDP, made to sum and to draw alike in every step."""
+"""Replicate an encoder on many ranks by DDP, which is made to sum and draw alike in every step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from and_dist.utils.counter_random import derive_key
 Compression = Literal["none", "float16", "bfloat16", "powersgd"]
 POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS = 4, 100
 POWER_SGD_STATE = "power_sgd_state"
-"""Where a network keeps it."""
+"""The attribute of a network that holds powerSGD's state."""
 
 
 def replicate(
     module: nn.Module, world: World, example: Any, compression: Compression = "none"
 ) -> nn.Module:
-    """DDP around a module that takes such an example, or the module itself in a world of one."""
+    """Return DDP around a module that takes such an example; in a world of one, the module."""
     if world.size == 1:
         return module
     # torch 2.15 has a new name for "send no running statistics in the forward pass".
@@ -45,7 +45,10 @@ def replicate(
 
 
 def reset_powersgd_state(network: nn.Module) -> None:
-    """What powerSGD has kept back of gradients, and made of them: numbers that are none stay so."""
+    """Forget what powerSGD has kept of gradients.
+
+    It adds the error of each step to the next, so a NaN would stay for ever.
+    """
     state = getattr(network, POWER_SGD_STATE, None)
     if state is not None:
         for kept in (state.error_dict, state.p_memory_dict, state.q_memory_dict):
@@ -66,14 +69,20 @@ def synchronise(encoder: Encoder, head: nn.Module, world: World) -> None:
 
 
 def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
-    """What an encoder draws at random (dropout) follows from the step, not from the past."""
+    """Seed what an encoder draws at random (dropout) by the step.
+
+    A resumed run then draws as an uninterrupted one.
+    """
     key = derive_key(seed, "step", epoch_number, step, rank)
     torch.manual_seed(int(key >> np.uint64(1)))
 
 
 def _compress(network: DistributedDataParallel, compression: Compression, world: World) -> None:
-    """What the gradients travel as. powerSGD sends them whole for its first steps, as its authors
-    advise, and layers that would not become four times smaller always."""
+    """Register the hook that compresses gradients.
+
+    powerSGD sends them whole for its first steps, as its authors advise, and always for layers that
+    would not become four times smaller.
+    """
     if compression == "powersgd":
         state = powerSGD_hook.PowerSGDState(
             world.group, POWER_SGD_RANK, POWER_SGD_WHOLE_STEPS, min_compression_rate=4
@@ -89,9 +98,12 @@ def _compress(network: DistributedDataParallel, compression: Compression, world:
 
 
 def _settle_buckets(network: nn.Module, module: nn.Module, example: Any) -> None:
-    """DDP lays its gradient buckets out anew after the first backward pass it sees, and with them
-    the order of its sums. Letting it see one here makes every step of a run sum alike, so that a
-    resumed run equals an uninterrupted one to the bit."""
+    """Let DDP see one backward pass before training.
+
+    It lays its gradient buckets out anew after the first one, and with them the order of its sums.
+    After one here, every step of a run sums alike, and a resumed run equals an uninterrupted one to
+    the bit.
+    """
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     network(example).sum().backward()
     module.zero_grad()

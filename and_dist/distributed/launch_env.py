@@ -1,5 +1,8 @@
-"""Layout: which rank of which job this process is, and since when. The only reader of RANK & co.,
-and of what srun says where there is no torchrun; no torch."""
+"""Read which rank of which job this process is, and since when it has been running.
+
+The only module that reads RANK and its kind, and the variables of srun where there is no torchrun.
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LaunchEnv:
-    """A lone process, started without torchrun, is a world of one."""
+    """Hold a process's place in its world; a process without a launcher is a world of one."""
 
     is_alone: bool = True
     rank: int = 0
@@ -24,17 +27,18 @@ class LaunchEnv:
     restarts: int = 0
     """How often this node's torchrun has started its ranks anew after a failure."""
     meeting: str = ""
-    """host:port where the ranks meet, where srun started them; torchrun's know it themselves."""
+    """host:port where ranks that srun started meet; torchrun tells its own."""
     cores: int = 0
-    """Of this rank, where srun was told --cpus-per-task."""
+    """Cores of this rank, where srun was told --cpus-per-task."""
 
     @property
     def is_of_srun(self) -> bool:
+        """Return whether srun, not torchrun, started the ranks."""
         return self.meeting != ""
 
 
 def read_launch_env(environ: Mapping[str, str] = os.environ) -> LaunchEnv:
-    """ValueError for a layout that cannot be."""
+    """Return this process's place; raise ValueError for values that contradict each other."""
     if "WORLD_SIZE" not in environ and _is_task_of_srun(environ):
         return _read_srun(environ)
     size = _number(environ, "WORLD_SIZE", 1)
@@ -56,12 +60,15 @@ def read_launch_env(environ: Mapping[str, str] = os.environ) -> LaunchEnv:
 
 
 def _is_task_of_srun(environ: Mapping[str, str]) -> bool:
-    """A batch script has no SLURM_STEP_NODELIST, and is alone whatever its job's size."""
+    """Return whether srun started this process as one of several tasks.
+
+    A batch script has no SLURM_STEP_NODELIST, and is alone whatever its job's size.
+    """
     return "SLURM_STEP_NODELIST" in environ and _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1
 
 
 def _read_srun(environ: Mapping[str, str]) -> LaunchEnv:
-    """One task of srun is one rank."""
+    """Return the place of a task of srun, which is one rank."""
     host = environ.get("MASTER_ADDR") or first_node(environ["SLURM_STEP_NODELIST"])
     port = environ.get("MASTER_PORT") or port_of(
         _number(environ, "SLURM_JOB_ID", 0), _number(environ, "SLURM_STEP_ID", 0)
@@ -79,24 +86,28 @@ def _read_srun(environ: Mapping[str, str]) -> LaunchEnv:
 
 
 def first_node(nodes: str) -> str:
-    """Of a SLURM node list: n[01-04,7],m -> n01."""
+    """Return the first node of a SLURM node list: n01 of n[01-04,7],m."""
     outside_brackets = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert outside_brackets
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", outside_brackets.group())
 
 
 def expand_counts(counts: str) -> list[int]:
-    """2(x3),1 -> 2, 2, 2, 1."""
+    """Expand SLURM's counts: 2(x3),1 is 2, 2, 2, 1."""
     numbers = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
     return [int(count) for count, times in numbers for _ in range(int(times or 1))]
 
 
 def port_of(job: int, step: int = 0) -> int:
-    """Another one for each job that may share a node, below those the kernel hands out."""
+    """Return a port for a job's ranks to meet at.
+
+    Jobs that may share a node get different ones, below those the kernel hands out.
+    """
     return 10_000 + (job * 10 + step) % 20_000
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Return a variable as a whole number; raise ValueError if it is none."""
     text = environ.get(name, str(default))
     if not text.isdecimal():
         raise ValueError(f"{name}={text!r} in the environment is not a whole number")
@@ -104,25 +115,30 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
 
 
 def named_rank(environ: Mapping[str, str] = os.environ) -> str:
-    """However broken the rest of the layout is."""
+    """Return this process's rank as it is written, however broken the rest may be."""
     return _named(environ, "RANK", "SLURM_PROCID")
 
 
 def is_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process speaks for all."""
+    """Return whether this process speaks for all ranks."""
     return named_rank(environ) == "0"
 
 
 def is_first_of_node(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process is the first rank of its node."""
     return _named(environ, "LOCAL_RANK", "SLURM_LOCALID") == "0"
 
 
 def _named(environ: Mapping[str, str], ours: str, of_srun: str) -> str:
+    """Return torchrun's variable, or srun's where srun started the ranks, or 0."""
     return environ.get(ours, environ.get(of_srun, "0") if _is_task_of_srun(environ) else "0")
 
 
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
-    """SLURM's job and step, the same for every start of one job; torchrun's --rdzv-id."""
+    """Return a name for this job, the same for every start of it.
+
+    SLURM's job and step, torchrun's --rdzv-id, or None for a process that neither started.
+    """
     if "SLURM_JOB_ID" in environ:
         return f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_STEP_ID', 'batch')}"
     name = environ.get("TORCHELASTIC_RUN_ID", "none")
@@ -130,7 +146,10 @@ def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
-    """Where torchrun is it and would start its ranks anew after every status but 0."""
+    """Ask torchrun to end, if it is the launcher and would restart its ranks.
+
+    It starts them anew after every exit status but 0.
+    """
     starts_anew = _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
     if (
         "TORCHELASTIC_RUN_ID" in environ
@@ -141,7 +160,7 @@ def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def process_start(pid: int) -> float | None:
-    """Seconds from the machine's start to the process's; None for one that is gone."""
+    """Return the seconds from the machine's start to the process's; None if it is gone."""
     status = _read_status(pid)
     if status is None or status[0] == "Z":
         return None
@@ -149,13 +168,13 @@ def process_start(pid: int) -> float | None:
 
 
 def parent_of(pid: int) -> int | None:
-    """None for a process that is gone."""
+    """Return the parent of a process; None if it is gone."""
     status = _read_status(pid)
     return None if status is None else int(status[1])
 
 
 def _read_status(pid: int) -> list[str] | None:
-    """/proc/PID/stat from the state on; a name may hold spaces."""
+    """Return /proc/PID/stat from the state on; the name before it may hold spaces."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -163,10 +182,10 @@ def _read_status(pid: int) -> list[str] | None:
 
 
 def seconds_since_start(pid: int) -> float:
-    """How long a process has been running; 0 for one that is gone."""
+    """Return how long a process has been running; 0 if it is gone."""
     started = process_start(pid)
     return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 class AllRanksError(RuntimeError):
-    """What all ranks raise together, so that the first can speak for all."""
+    """Says what all ranks raise together, so that the first can speak for all."""

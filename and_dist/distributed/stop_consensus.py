@@ -1,7 +1,7 @@
-"""What the ranks have been asked to do, agreed on without waiting.
+"""Agree on what the ranks have been asked to do, without waiting.
 
-Each rank's request travels with its features in every step. What was gathered in one step is looked
-at after the next, when a GPU has long had it: all ranks see the same numbers, and none waits.
+Each rank's request travels with its features in every step. What one step gathers is looked at
+after the next, when a GPU has long computed it: all ranks see the same numbers, and none waits.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from and_dist.utils.progress import Advance
 
 
 class StopConsensus:
-    """The most urgent request of all ranks, as of the step before the last."""
+    """Holds the most urgent request of all ranks, as of the step before the last."""
 
     def __init__(self) -> None:
+        """Begin without a request."""
         self._latest = self._before = _Reading(None)
 
     def record(self, requests_G: Tensor) -> None:
-        """What one step has gathered."""
+        """Take the requests that one step has gathered."""
         self._before, self._latest = self._latest, _Reading(requests_G)
 
     def latest(self) -> int:
+        """Return the most urgent request of the step before the last."""
         return self._before.value()
 
     def reset(self) -> None:
-        """What was asked for is done; a request to stop is made again in the next step."""
+        """Forget requests that were carried out; a request to stop comes again by itself."""
         self._latest = self._before = _Reading(None)
 
 
 def agree_now(request: int, world: World) -> int:
-    """The most urgent request of all ranks; one small collective."""
+    """Return the most urgent request of all ranks, by one small collective."""
     mine = torch.tensor([[request]], dtype=torch.uint8, device=world.device)
     return int(gather_batch(world, [mine])[0].max())
 
@@ -49,7 +51,10 @@ def stoppable_phase(
     world: World,
     handle_request: Callable[[int], None],
 ) -> Iterator[Advance]:
-    """A phase of something longer between steps. All ranks advance alike, so all can stop."""
+    """Enclose longer work between steps, in which the run can be stopped.
+
+    All ranks advance equally often, so all can agree on a request at each advance.
+    """
     with phase as advance:
 
         def advance_or_stop(share: float) -> None:
@@ -63,9 +68,10 @@ def stoppable_phase(
 
 
 class _Reading:
-    """The largest of some numbers, on its way to the CPU."""
+    """Holds the largest of some numbers, on its way to the CPU."""
 
     def __init__(self, numbers: Tensor | None) -> None:
+        """Start the copy, which nothing waits for."""
         self._largest: Tensor | None = None
         self._event: torch.cuda.Event | None = None
         if numbers is None:
@@ -78,6 +84,7 @@ class _Reading:
             self._event.record()
 
     def value(self) -> int:
+        """Return the number, once the copy is there."""
         if self._largest is None:
             return NOTHING
         if self._event is not None:

@@ -1,4 +1,4 @@
-"""One thread a process that hears signals, knows the time limit, and notices when nothing moves.
+"""Hear signals, know the time limit, and notice when nothing moves: one thread a process.
 
 Signals reach it through a pipe, so it hears them while the main thread waits in a collective. Until
 `watch()` a request to stop ends the process at once: there is nothing to save yet. After it, the
@@ -23,13 +23,14 @@ from and_dist.distributed.launch_env import read_launch_env, seconds_since_start
 from and_dist.utils.owned_files import NotOursError, open_to_append, starts_with
 
 TRY_AGAIN = 75
-"""Exit status of what ended early and may be started again (EX_TEMPFAIL)."""
+"""The exit status of what ended early and resumes when started again (EX_TEMPFAIL)."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 ECHO_SECONDS = 3.0
-"""A scheduler signals every process and torchrun passes it on: one request arrives as several."""
+"""Seconds in which more signals count as the same request: a scheduler signals every process, and
+torchrun passes signals on."""
 TICK_SECONDS = 0.5
 SECONDS_BEYOND_STALL = 120.0
-"""A stall is noticed here, before the ranks give up waiting for each other."""
+"""Seconds by which ranks wait longer for each other than a stall takes to be noticed here."""
 LEAST_MARGIN = 5.0
 
 NOTHING, SAVE, TIME_LIMIT, LAUNCHER_GONE, SIGNAL = 0, 1, 2, 3, 64
@@ -37,16 +38,17 @@ NOTHING, SAVE, TIME_LIMIT, LAUNCHER_GONE, SIGNAL = 0, 1, 2, 3, 64
 
 
 class Stopped(Exception):
-    """All ranks have agreed to stop, and what is worth keeping is saved."""
+    """Says that all ranks have agreed to stop, and what is saved."""
 
     def __init__(self, request: int, what_is_saved: str) -> None:
+        """Describe the request and what is saved."""
         super().__init__(f"{describe(request)}, {what_is_saved}")
         # SIGTERM is how torchrun starts ranks anew when a node joins.
         self.ends_the_job = request not in (SIGNAL + signal.SIGTERM, LAUNCHER_GONE)
 
 
 class Watch(NamedTuple):
-    """What a run asks the guard to look after."""
+    """Hold what a run asks the watchdog to look after."""
 
     folder: Path
     stall_seconds: float
@@ -55,9 +57,10 @@ class Watch(NamedTuple):
 
 
 class Watchdog:
-    """Around everything a process does that may be asked to stop."""
+    """Watches over everything a process does that may be asked to stop."""
 
     def __init__(self) -> None:
+        """Prepare the thread; nothing is watched before `with`."""
         launch_env = read_launch_env()
         self.seconds_to_save = 0.0
         self._rank = launch_env.rank
@@ -68,11 +71,12 @@ class Watchdog:
         self._still_seconds = 0.0
         self._last_beat, self._longest_gap = time.monotonic(), 0.0
         self._ours, self._theirs = socket.socketpair()
-        self._thread = threading.Thread(target=self._listen, name="guard", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="watchdog", daemon=True)
         self._before: dict[int, Any] = {}
         self._wakeup_before = -1
 
     def __enter__(self) -> Watchdog:
+        """Take over the signals and start the thread."""
         self._theirs.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._before = {s: signal.signal(s, _leave_it_to_the_thread) for s in SIGNALS}
@@ -87,6 +91,7 @@ class Watchdog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Give the signals back and end the thread."""
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             # The echo of a request that was carried out is not to end what is ending already.
@@ -96,18 +101,18 @@ class Watchdog:
         self._ours.close()
 
     def watch(self, folder: Path, stall_seconds: float, time_limit: float | None) -> None:
-        """From now on requests wait to be carried out."""
+        """Let requests wait to be carried out from now on, and look for stalls."""
         self._still_seconds, self._last_beat = 0.0, time.monotonic()
         self._watch = Watch(folder, stall_seconds, time_limit)
 
     def beat(self) -> None:
-        """Something has moved."""
+        """Note that something has moved."""
         now = time.monotonic()
         self._longest_gap = max(self._longest_gap, now - self._last_beat)
         self._still_seconds, self._last_beat = 0.0, now
 
     def request(self) -> int:
-        """What this rank has been asked to do, by a signal or by the time."""
+        """Return what this rank has been asked to do, by a signal or by the time limit."""
         if not self._heard and self._watch and self._watch.time_limit is not None:
             margin = LEAST_MARGIN + 2 * self.seconds_to_save + 2 * self._longest_gap
             if seconds_since_start(self._launcher or os.getpid()) > self._watch.time_limit - margin:
@@ -115,6 +120,7 @@ class Watchdog:
         return self._heard
 
     def _listen(self) -> None:
+        """Wait for signals, and look for stalls and a lost launcher in between."""
         before = time.monotonic()
         while True:
             readable, _, _ = select.select([self._ours], [], [], TICK_SECONDS)
@@ -131,6 +137,7 @@ class Watchdog:
                 self._ask(LAUNCHER_GONE)
 
     def _hear(self, numbers: list[int]) -> None:
+        """Take a signal: a first one is a request, a second one ends the process."""
         for number in numbers:
             now = time.monotonic()
             if self._heard < SIGNAL:
@@ -140,11 +147,13 @@ class Watchdog:
                 self._end("a second signal: stopped at once, the last checkpoint is whole")
 
     def _ask(self, request: int) -> None:
+        """Note a request; before `watch()` end the process instead."""
         self._heard = max(self._heard, request)
         if self._watch is None:
             self._end(f"stopped by {describe(request)}; the same command goes on")
 
     def _look_for_stall(self, seconds: float) -> None:
+        """End the process if nothing has moved for too long, and write all threads' stacks."""
         self._still_seconds += seconds
         if self._watch is None or self._still_seconds < self._watch.stall_seconds:
             return
@@ -160,19 +169,20 @@ class Watchdog:
         self._end(f"{still}; the stacks of all threads are in {path}")
 
     def _end(self, sentence: str) -> None:
-        """From this thread: nothing is unwound, so nothing waits for a rank that is gone."""
+        """End from this thread: nothing is unwound, so nothing waits for a rank that is gone."""
         try:
             cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
             print(f"{cursor}and-dist: rank {self._rank}: {sentence}", file=sys.stderr, flush=True)
         finally:
-            os._exit(TRY_AGAIN)  # whether there is still someone to read that or not
+            os._exit(TRY_AGAIN)  # even if standard error is closed
 
 
 def describe(request: int) -> str:
+    """Name a request in a few words."""
     if request >= SIGNAL:
         return signal.Signals(request - SIGNAL).name
     return {TIME_LIMIT: "the time limit", LAUNCHER_GONE: "the end of its launcher"}[request]
 
 
 def _leave_it_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Python tells the pipe only of signals that have a handler."""
+    """Do nothing; Python writes only signals with a handler to the pipe."""

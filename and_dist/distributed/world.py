@@ -1,4 +1,4 @@
-"""World: which rank this process is, and what it shares with the others."""
+"""Join the other ranks: which rank this process is, and what it shares with the others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from and_dist.distributed.launch_env import LaunchEnv, read_launch_env
 
 @dataclass(frozen=True)
 class World:
+    """Hold this process's rank, the size of the world, its device and its process groups."""
+
     rank: int
     size: int
     local_rank: int
@@ -24,14 +26,16 @@ class World:
     device: torch.device
     group: dist.ProcessGroup
     side_group: dist.ProcessGroup
-    """The same ranks by gloo, for a thread beside training: their collectives never meet."""
+    """The same ranks by gloo, for a thread beside training, so that collectives never mix."""
 
     @property
     def is_coordinator(self) -> bool:
+        """Return whether this rank decides for all: rank 0."""
         return self.rank == 0
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], launch_env: LaunchEnv) -> torch.device:
+    """Return the device of this rank; raise ValueError if there is no GPU left for it."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     available, local_rank = torch.cuda.device_count(), launch_env.local_rank
@@ -46,7 +50,10 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], launch_env: LaunchEnv)
 
 
 def share_of_cores(launch_env: LaunchEnv) -> int:
-    """Of those that this process may run on, which is what the job was given of a machine."""
+    """Return this rank's share of the cores that the process may run on.
+
+    These are the cores that the job was given, which may be fewer than the machine has.
+    """
     return max(1, len(os.sched_getaffinity(0)) // launch_env.local_size)
 
 
@@ -55,7 +62,7 @@ def _settle_vector_math() -> None:
 
     Twice in some hundred starts on a busy machine the first parallel exp of a process gave one
     thread's half with a relative error of 4e-5, in that call alone, and a run was not what it had
-    been to the bit. What was seen is what a race between threads in its set-up would do.
+    been to the bit. A race between threads in the library's set-up would do that.
     """
     few = torch.linspace(0.1, 0.9, 64)
     for function in (torch.exp, torch.log, torch.sqrt, torch.tanh, torch.erf):
@@ -68,7 +75,7 @@ def open_world(
     threads: int | None = None,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Iterator[World]:
-    """Join the other ranks; threads are set once here for everything in this process."""
+    """Join the other ranks; threads are set once, here, for everything in this process."""
     launch_env = read_launch_env()
     chosen = choose_device(device, launch_env)
     torch.set_num_threads(threads or launch_env.cores or share_of_cores(launch_env))

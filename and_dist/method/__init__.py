@@ -1,0 +1,1 @@
+"""Compute Anchor Neighbourhood Discovery, equation by equation."""

@@ -1,4 +1,4 @@
-"""Which rows become anchors, and what discovery found. N all rows, K neighbours, S anchors."""
+"""Choose how many rows become anchors in a round, and which (Eq. 6). N all rows, A anchors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def num_anchors(num_rows: int, round_index: int, num_rounds: int) -> int:
-    """floor(N * r / R) anchors in round r of R (Eq. 6)."""
+    """Return floor(N * r / R) anchors for round r of R (Eq. 6)."""
     if num_rounds < 1:
         raise ValueError(f"a curriculum needs at least one round, got {num_rounds}")
     if not 0 <= round_index <= num_rounds:
@@ -15,5 +15,5 @@ def num_anchors(num_rows: int, round_index: int, num_rounds: int) -> int:
 
 
 def select_anchors(entropy_N: Tensor, count: int) -> Tensor:
-    """The `count` rows of lowest entropy, ascending, ties by the lower row."""
+    """Return the `count` rows of lowest entropy, ascending, ties by the lower row."""
     return entropy_N.argsort(stable=True)[:count]

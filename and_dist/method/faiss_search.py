@@ -1,7 +1,7 @@
-"""All of faiss: exact search where the rows lie, and approximate indexes by factory string.
+"""Search with faiss: exactly, where the rows lie, or by approximate indexes of its factory.
 
 An index holds a copy of its rows, the exact search none: faiss reads float32 rows of unit norm in
-place and others a chunk at a time.
+place and others a chunk at a time. No other module imports faiss.
 
 Q queries, S rows, C candidates, D feature, X any rows.
 """
@@ -19,30 +19,31 @@ from torch import Tensor
 from torch.nn import functional
 
 EXACT = ("Flat", "fused")
-"""Searches that find what is nearest; `fused` is no index of faiss's, see pairs.py."""
+"""The exact searches; `fused` is no index of faiss: the scan of all pairs finds neighbours too."""
 ROWS_PER_CELL = 64
-"""Rows that k-means takes for every cell of an inverted file; faiss warns below 39."""
+"""The rows that k-means is given for each cell of an inverted file; faiss warns below 39."""
 MOST_TRIED = 4096
-"""Cells up to which an index is filled on trial; it takes their square."""
+"""The most cells with which an index is filled on trial, since that takes their square."""
 UNIT = 1e-6
-"""Rows of norm 1 within this are compared by inner product."""
+"""Rows whose norms are within this of 1 are compared by inner product as they are."""
 ROWS_AT_ONCE = 2048
-"""Of a shard, that faiss multiplies with its queries: 10 % faster than its own 1,024."""
+"""Rows of a shard that faiss multiplies with its queries: 10 % faster than its own 1,024."""
 MOST_ON_GPU = 2048
-"""Candidates that faiss can select on a GPU."""
+"""The most candidates that faiss can select on a GPU."""
 
 
 class Candidates(NamedTuple):
-    """What was found for each query, and how similar anything that was left out can be."""
+    """Hold what was found for each query, and how similar the rest can be."""
 
     similarity_QC: Tensor
     places_QC: Tensor
     """Places in the shard, -1 for none."""
     floor_Q: Tensor
+    """The highest similarity that a row which was left out can have."""
 
 
 class Recall(NamedTuple):
-    """An index should find this share of the K nearest rows of a sample of queries."""
+    """Ask for a share of the K nearest rows of a sample of queries."""
 
     share: float
     num_nearest: int
@@ -50,13 +51,15 @@ class Recall(NamedTuple):
 
 
 def check_search(search: str, dim: int, shortest_shard: int) -> None:
-    """ValueError for what is no index, or has more cells than a shard has rows."""
+    """Raise ValueError for what is no index, or has more cells than a shard has rows."""
     if search in EXACT:
         return
     index = _create(dim, search)
     inverted_file = faiss.try_extract_index_ivf(index)
     cells = 1 if inverted_file is None else inverted_file.nlist
-    if cells < 1 or re.search(r"(HNSW|NSG)0*[01](?!\d)", search):  # the latter ends the process
+    if cells < 1 or re.search(
+        r"(HNSW|NSG)0*[01](?!\d)", search
+    ):  # no links: faiss ends the process
         raise ValueError(f"discovery.search={search} has no cells, or no links to search along")
     if cells > shortest_shard:
         raise ValueError(
@@ -73,6 +76,7 @@ class ExactSearch:
     """Compares a query with every row of the shard."""
 
     def __init__(self, features_SD: Tensor, memory_bytes: int) -> None:
+        """Keep the rows; copy nothing if they are float32 rows of unit norm."""
         _set_up_faiss()
         self._features_SD = features_SD
         self._chunk = max(1, memory_bytes // (8 * 4 * features_SD.shape[1]))
@@ -80,7 +84,7 @@ class ExactSearch:
         self._resources = _gpu_resources(features_SD.device, memory_bytes)
 
     def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
-        """The best `count` of every chunk."""
+        """Return the best `count` rows of every chunk."""
         found = []
         floor_Q = torch.full((len(queries_QD),), -torch.inf, device=queries_QD.device)
         for first, rows_XD in self._chunks():
@@ -92,12 +96,13 @@ class ExactSearch:
         return Candidates(torch.cat(similarity, dim=1), torch.cat(places, dim=1), floor_Q)
 
     def _chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """An eighth of the memory at a time, or everything where nothing has to be copied."""
+        """Yield an eighth of the memory at a time, or all rows if none has to be copied."""
         size = len(self._features_SD) if self._is_ready else self._chunk
         for first in range(0, len(self._features_SD), size):
             yield first, unit_float32(self._features_SD[first : first + size])
 
     def _nearest(self, queries_QD: Tensor, rows_XD: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return similarities and places of the nearest rows, by faiss where the rows lie."""
         metric = faiss.METRIC_INNER_PRODUCT
         if self._resources is not None and count <= MOST_ON_GPU:
             found = faiss.knn_gpu(self._resources, queries_QD, rows_XD, count, metric=metric)
@@ -108,9 +113,10 @@ class ExactSearch:
 
 
 class ApproximateSearch:
-    """An index that looks at part of the shard: as much of it as a sample takes to be found."""
+    """Holds an index that looks at as much of the shard as a sample needs to be found."""
 
     def __init__(self, features_SD: Tensor, search: str, wanted: Recall, memory_bytes: int) -> None:
+        """Train the index on some of the rows, fill it with all, and set its breadth."""
         _set_up_faiss()
         index = _create(features_SD.shape[1], search)
         inverted_file = faiss.try_extract_index_ivf(index)
@@ -119,7 +125,7 @@ class ApproximateSearch:
         cells = 1024 if inverted_file is None else inverted_file.nlist
         sample_XD = unit_float32(evenly(features_SD, cells * ROWS_PER_CELL))
         if inverted_file is not None:
-            inverted_file.cp.min_points_per_centroid = 1  # the user chose the cells; no warnings
+            inverted_file.cp.min_points_per_centroid = 1  # the user chose the cells: no warnings
         if inverted_file is not None and self._resources is not None:
             self._device = features_SD.device
             index = faiss.index_cpu_to_gpu(self._resources, self._device.index, index)
@@ -133,7 +139,7 @@ class ApproximateSearch:
         self._look_as_wide_as_it_takes(ExactSearch(features_SD, memory_bytes), wanted)
 
     def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
-        """What is left out was not looked at, so nothing is known of it."""
+        """Return the best rows of those looked at; how good the others are is unknown."""
         found = self._index.search(queries_QD.to(self._device), count)
         similarity_QC, places_QC = (tensor.to(queries_QD.device) for tensor in found)
         return Candidates(
@@ -141,13 +147,13 @@ class ApproximateSearch:
         )
 
     def _look_as_wide_as_it_takes(self, exact: ExactSearch, wanted: Recall) -> None:
-        """Double what a query looks at until the sample finds enough; for all, at everything."""
+        """Double what a query looks at until enough of the sample's neighbours are found."""
         sample_QD = unit_float32(wanted.sample_QD)
         nearest = exact.candidates(sample_QD, wanted.num_nearest + 1)
         count = min(wanted.num_nearest + 1, nearest.places_QC.shape[1])
         best = nearest.similarity_QC.topk(count)
         nearest_QC = nearest.places_QC.gather(1, best.indices)
-        is_itself_QC = best.values > 1 - UNIT  # or as good as; easily found
+        is_itself_QC = best.values > 1 - UNIT  # and exact copies, which any breadth finds
         breadth = 1 if wanted.share < 1 else self._widest
         while self._set_breadth(breadth) and breadth < self._widest:
             found_QC = self.candidates(sample_QD, count).places_QC
@@ -157,7 +163,7 @@ class ApproximateSearch:
             breadth = min(2 * breadth, self._widest)
 
     def _set_breadth(self, breadth: int) -> bool:
-        """False for an index that has nothing to set."""
+        """Set how much a query looks at; return False for an index that has nothing to set."""
         space = faiss.ParameterSpace() if self._resources is None else faiss.GpuParameterSpace()
         try:
             space.set_index_parameter(self._index, self._breadth, breadth)
@@ -167,7 +173,7 @@ class ApproximateSearch:
 
 
 def unit_float32(features_XD: Tensor) -> Tensor:
-    """Themselves where they are so already."""
+    """Return rows as float32 of unit norm: themselves where they are so already."""
     if _is_unit_float32(features_XD):
         return features_XD
     wide = torch.promote_types(features_XD.dtype, torch.float32)
@@ -175,6 +181,7 @@ def unit_float32(features_XD: Tensor) -> Tensor:
 
 
 def _is_unit_float32(features_XD: Tensor) -> bool:
+    """Return whether rows are contiguous float32 of unit norm, which faiss reads in place."""
     if features_XD.dtype != torch.float32:
         return False
     norm_X = torch.linalg.vector_norm(features_XD, dim=1)
@@ -182,14 +189,17 @@ def _is_unit_float32(features_XD: Tensor) -> bool:
 
 
 def evenly(features_SD: Tensor, count: int) -> Tensor:
-    """At most `count` rows, spread over the shard."""
+    """Return at most `count` rows, spread over the shard."""
     count = min(count, len(features_SD))
     places_X = torch.linspace(0, len(features_SD) - 1, count, dtype=torch.float64)
     return features_SD[places_X.long().to(features_SD.device)]
 
 
 def _fill(index: Any, search: str, num_rows: int) -> None:
-    """Some kinds can be named and not be filled: they lack ids, or centroids for so few rows."""
+    """Raise ValueError if an index cannot be filled.
+
+    Some kinds can be created and not be filled: they lack ids, or centroids for so few rows.
+    """
     random = torch.Generator().manual_seed(0)
     rows_XD = functional.normalize(torch.randn(num_rows, index.d, generator=random), dim=1)
     try:
@@ -202,7 +212,7 @@ def _fill(index: Any, search: str, num_rows: int) -> None:
 
 
 def _create(dim: int, search: str) -> Any:
-    """An empty index by inner product; ValueError for what is no factory string."""
+    """Return an empty index by inner product; raise ValueError for what is no factory string."""
     try:
         return faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError:
@@ -213,18 +223,16 @@ def _create(dim: int, search: str) -> Any:
 
 
 def _set_up_faiss() -> None:
-    """faiss brings an OpenMP of its own; it gets as many threads as torch.
-
-    Of its own it multiplies matrices only where queries times dimensions pass 128,000 (1.15), and
-    loops over pairs below, which takes five times as long.
-    """
+    """Give faiss's own OpenMP as many threads as torch has, and matrix products."""
     faiss.omp_set_num_threads(torch.get_num_threads())
+    # faiss 1.15 multiplies matrices only where queries times dimensions exceed 128,000; below, it
+    # loops over pairs, which takes five times as long.
     faiss.cvar.distance_compute_blas_threshold = 1
     faiss.cvar.distance_compute_blas_database_bs = ROWS_AT_ONCE
 
 
 def _gpu_resources(device: torch.device, memory_bytes: int) -> Any:
-    """Scratch memory on a GPU, a quarter of the budget; it is given back with the search."""
+    """Return scratch memory on a GPU, a quarter of the budget, None on a CPU."""
     if device.type != "cuda":
         return None
     resources = faiss.StandardGpuResources()

@@ -1,4 +1,4 @@
-"""The loss of a global batch over the sharded bank, with its exact gradient (Eq. 2, 3, 7, 9, 10).
+"""Compute the loss of a global batch over the sharded bank, and its gradient (Eq. 2, 3, 7, 9, 10).
 
 Each rank knows its rows of the bank; each query needs all of them. So queries travel to the
 shards, partial partitions travel back, and what autograd would have to send is already here:
@@ -23,19 +23,19 @@ from and_dist.utils.step_phases import step_phase
 
 
 class GlobalBatch(NamedTuple):
-    """What every rank knows about everyone's queries; rows of -1 are padding."""
+    """Holds what every rank knows about all ranks' queries; rows of -1 are padding."""
 
     features_GD: Tensor
     rows_G: Tensor
     neighbours_GK: Tensor
     requests_G: Tensor
-    """What each query's rank has been asked to do; see guard.py."""
+    """The request of each query's rank, such as to stop; see distributed/watchdog.py."""
 
 
 def gather_global_batch(
     features_BD: Tensor, rows_B: Tensor, neighbours_BK: Tensor, world: World, request: int = 0
 ) -> GlobalBatch:
-    """One collective; B is the same on every rank."""
+    """Gather the queries of all ranks by one collective; B is the same on every rank."""
     requests_B = torch.full_like(rows_B, request, dtype=torch.uint8)
     return GlobalBatch(*gather_batch(world, [features_BD, rows_B, neighbours_BK, requests_B]))
 
@@ -48,9 +48,9 @@ def neighbourhood_nll(
     world: World,
     temperature: float,
 ) -> Tensor:
-    """Mean loss over the real queries of the global batch; see sharded_nll.
+    """Return the mean loss over the real queries of the global batch; see sharded_nll.
 
-    rows_B: bank row of each query, -1 for padding, which weighs nothing. neighbours_BK: the k
+    rows_B: bank row of each query, -1 for padding, which weighs nothing. neighbours_BK: the K
     neighbours of an anchor, -1 for none. B is the same on every rank.
     """
     batch = gather_global_batch(features_BD, rows_B, neighbours_BK, world)
@@ -60,16 +60,21 @@ def neighbourhood_nll(
 def sharded_nll(
     features_BD: Tensor, batch: GlobalBatch, bank: MemoryBank, world: World, temperature: float
 ) -> Tensor:
-    """log Z_all - log Z_pos, averaged over the global batch; the same number on every rank.
+    """Return log Z_all - log Z_pos, averaged over the global batch; the same number on every rank.
 
-    Its gradient in features_BD is multiplied by the world's size, because DDP averages parameter
-    gradients over ranks: after DDP they are those of one process with the whole batch.
+    Its gradient in features_BD is scaled by ddp_scale, so that after DDP all gradients are those of
+    one process with the whole batch.
     """
     over_all, over_positives = _partitions_of_my_queries(batch, bank, world, temperature)
     with step_phase("loss"):
         loss_B = over_all.log_z - over_positives.log_z
         slope_BD = over_all.mean - over_positives.mean
         return mean_over_batch(features_BD, loss_B, slope_BD, batch, world, temperature)
+
+
+def ddp_scale(world: World) -> int:
+    """Return the factor of every gradient that DDP averages over ranks and should sum."""
+    return world.size
 
 
 def mean_over_batch(
@@ -80,31 +85,36 @@ def mean_over_batch(
     world: World,
     temperature: float,
 ) -> Tensor:
-    """The mean of all ranks' losses over the real queries; d loss / d x = slope / tau is known."""
+    """Return the mean of all ranks' losses over the real queries.
+
+    Its gradient is known: d loss / d x = slope / tau.
+    """
     mine = slice(len(features_BD) * world.rank, len(features_BD) * (world.rank + 1))
     is_real_B = batch.rows_G[mine] >= 0
     num_real = (batch.rows_G >= 0).sum().clamp(min=1).to(loss_B.dtype)
     loss = reduce_sum(world, loss_B.where(is_real_B, 0).sum()) / num_real
-    gradient_BD = slope_BD.where(is_real_B[:, None], 0) * (world.size / temperature / num_real)
-    known: Tensor = PrecomputedGradient.apply(features_BD, loss, gradient_BD.to(features_BD.dtype))
-    return known
+    scale = ddp_scale(world) / temperature / num_real
+    gradient_BD = slope_BD.where(is_real_B[:, None], 0) * scale
+    gradient_BD = gradient_BD.to(features_BD.dtype)
+    mean: Tensor = PrecomputedGradient.apply(features_BD, loss, gradient_BD)
+    return mean
 
 
 def gather_features_with_grad(features_BD: Tensor, batch: GlobalBatch, world: World) -> Tensor:
-    """[G, D] of all ranks; a gradient goes through to this rank's, times the world's size as above.
+    """Return the features [G, D] of all ranks; gradients go through to this rank's.
 
-    So a loss that every rank forms of all features alike gives every rank the whole gradient of
-    what else it is made of, with no traffic.
+    A loss that every rank computes of all features alike gives every rank the whole gradient of its
+    other parameters, with no traffic. The gradient of the features is scaled by ddp_scale.
     """
     mine_BD = features_BD.clone()
-    mine_BD.register_hook(lambda gradient_BD: gradient_BD * world.size)
+    mine_BD.register_hook(lambda gradient_BD: gradient_BD * ddp_scale(world))
     before = len(features_BD) * world.rank
     after = before + len(features_BD)
     return torch.cat([batch.features_GD[:before], mine_BD, batch.features_GD[after:]])
 
 
 class PrecomputedGradient(torch.autograd.Function):
-    """A loss and its gradient, both found without autograd."""
+    """Passes on a loss and its gradient, both computed without autograd."""
 
     @staticmethod
     def forward(
@@ -113,11 +123,13 @@ class PrecomputedGradient(torch.autograd.Function):
         loss: Tensor,
         gradient_BD: Tensor,
     ) -> Tensor:
+        """Return the loss, and keep its gradient."""
         ctx.save_for_backward(gradient_BD)
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient that was kept, times the loss's own."""
         (gradient_BD,) = ctx.saved_tensors
         return grad_outputs[0] * gradient_BD, None, None
 
@@ -125,7 +137,10 @@ class PrecomputedGradient(torch.autograd.Function):
 def _partitions_of_my_queries(
     batch: GlobalBatch, bank: MemoryBank, world: World, temperature: float
 ) -> tuple[Partition, Partition]:
-    """(over all rows, over the positives) of the B local queries: one packed reduction."""
+    """Return the partitions of the B local queries over all rows and over their positives.
+
+    Both are exchanged by one packed collective.
+    """
     with step_phase("partition"):
         partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
     with step_phase("positives"):
@@ -141,7 +156,7 @@ def _partitions_of_my_queries(
 
 
 def _partition_of_positives(batch: GlobalBatch, bank: MemoryBank, temperature: float) -> Partition:
-    """Over {i} and its neighbours, as far as this shard holds them."""
+    """Return the partition over {i} and its neighbours, as far as this shard holds them."""
     positives_GP = torch.cat([batch.rows_G[:, None], batch.neighbours_GK], dim=1)
     if len(bank.features_SD) == 0:
         return log_partition(batch.features_GD, bank.features_SD, temperature)

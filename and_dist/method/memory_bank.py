@@ -1,4 +1,7 @@
-"""The memory bank, one contiguous shard of rows a rank. S rows of this shard, G global batch."""
+"""Hold the memory bank, one contiguous shard of rows a rank (Eq. 8).
+
+S rows of this shard, N all rows, G global batch, D feature, X any rows.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,18 @@ ROWS_PER_DRAW = 65536
 
 
 def shard_range(num_rows: int, rank: int, size: int) -> tuple[int, int]:
-    """Rows [start, stop) of a rank, cut like torch.chunk: the last may be empty."""
+    """Return the rows [start, stop) of a rank, cut like torch.chunk: the last may be empty."""
     chunk = -(-num_rows // size)
     return min(rank * chunk, num_rows), min((rank + 1) * chunk, num_rows)
 
 
 def all_shards(num_rows: int, size: int) -> list[tuple[int, int]]:
+    """Return the rows [start, stop) of every rank."""
     return [shard_range(num_rows, rank, size) for rank in range(size)]
 
 
 class MemoryBank:
-    """Rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
+    """Holds the rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class MemoryBank:
         renormalise: bool = True,
         products: torch.dtype | None = None,
     ) -> None:
+        """Take the shard's rows as they are, without a copy."""
         assert 0 <= start <= start + len(features_SD) <= num_rows
         self.features_SD = features_SD
         self.start = start
@@ -41,25 +46,29 @@ class MemoryBank:
         self.update_rate = update_rate
         self.renormalise = renormalise
         self.products = products
-        """What log_partition rounds rows to; none multiplies them as they are stored."""
+        """The type that log_partition rounds rows to; None multiplies them as they are stored."""
 
     @property
     def stop(self) -> int:
+        """Return the row after the last of this shard."""
         return self.start + len(self.features_SD)
 
     def locate(self, rows_X: Tensor) -> tuple[Tensor, Tensor]:
-        """Which global rows lie in this shard, which is not empty, and where; 0 for the others."""
+        """Return which global rows lie in this shard, and where; 0 for the others.
+
+        The shard must not be empty.
+        """
         local_X = rows_X - self.start
         is_here_X = (local_X >= 0) & (local_X < len(self.features_SD))
         return is_here_X, local_X.where(is_here_X, 0)
 
     @torch.no_grad()
     def update(self, rows_G: Tensor, features_GD: Tensor) -> None:
-        """m <- normalise((1 - eta) m + eta x) for the rows that lie here (Eq. 8).
+        """Update the rows that lie here: m <- normalise((1 - eta) m + eta x) (Eq. 8).
 
-        A row that occurs twice takes its first feature; -1 is no row. Shapes do not depend on the
-        rows, so a GPU is never waited for: what has nothing to write here repeats a write that
-        does, or rewrites an old value.
+        A row that occurs twice takes its first feature; -1 is no row. Rows outside the shard
+        duplicate a valid write or rewrite an old value, so shapes are static and the GPU never
+        syncs.
         """
         if len(self.features_SD) == 0 or len(rows_G) == 0:
             return
@@ -69,13 +78,14 @@ class MemoryBank:
         if self.renormalise:
             new_GD = functional.normalize(new_GD, dim=1)
         first_G = _first_occurrence(local_G.where(is_here_G, -1))
+        # Elements whose row is elsewhere write what the first element of this shard writes.
         source_G = first_G.where(is_here_G, is_here_G.int().argmax())
         values_GD = new_GD.to(old_GD.dtype).where(is_here_G[:, None], old_GD)
         self.features_SD[local_G[source_G]] = values_GD[source_G]
 
 
 def _first_occurrence(keys_G: Tensor) -> Tensor:
-    """For each element the lowest position that holds the same key."""
+    """Return for each element the lowest position that holds the same key."""
     sorted_G, positions_G = keys_G.sort(stable=True)
     is_first_G = torch.ones_like(sorted_G, dtype=torch.bool)
     is_first_G[1:] = sorted_G[1:] != sorted_G[:-1]
@@ -85,7 +95,7 @@ def _first_occurrence(keys_G: Tensor) -> Tensor:
 
 
 def draw_uniform_rows(start: int, stop: int, dim: int, seed: int) -> Tensor:
-    """Rows [start, stop) of the first bank: uniform in +-1/sqrt(D/3), a function of (seed, row)."""
+    """Return rows [start, stop) of the first bank: uniform in +-1/sqrt(D/3), by (seed, row)."""
     key, bound = derive_key(seed, "bank"), (dim / 3) ** -0.5
     rows_SD = np.empty((stop - start, dim), dtype=np.float32)
     for at in range(start, stop, ROWS_PER_DRAW):

@@ -1,10 +1,11 @@
-"""Nearest rows by cosine: a search finds candidates in a shard, float64 ranks them, ties by row.
+"""Find nearest rows by cosine: a search finds candidates in a shard, float64 ranks them (Eq. 1).
 
 faiss works in float32 and orders ties as its blocks fall. So it is asked for a few rows more than
-wanted; those are ranked by their float64 similarity, and a query where what was left out may come
-within float32's rounding of the last wanted one is asked again, wider, until it cannot matter.
+wanted; those are ranked by their float64 similarity, ties by the lower row. A query for which a row
+that was left out may come within float32's rounding of the last wanted one is asked again, wider,
+until it cannot matter.
 
-Q queries, S rows of this shard, C candidates, K wanted, D feature.
+Q queries, q some of them, S rows of this shard, C candidates, K wanted, D feature.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from and_dist.method.faiss_search import (
 )
 
 ROUNDING = 1e-5
-"""More than float32's error of a product of two unit vectors of a few thousand entries."""
+"""A bound on float32's error of the product of two unit vectors with a few thousand entries."""
 SPARE = 8
 MEMORY_BYTES = 200_000_000
 RECALL = 0.98
 SAMPLE = 1024
-"""Queries that an index is tried on, to see how wide it has to look; to 1 % of recall."""
+"""Queries on which an index is tried to see how wide it has to look; enough for 1 % of recall."""
 
 
 class Nearest(NamedTuple):
-    """The best K rows for each query, best first; (-inf, -1) where there are fewer."""
+    """Holds the best K rows for each query, best first; (-inf, -1) where there are fewer."""
 
     similarity_QK: Tensor
     rows_QK: Tensor
 
 
 class Approximate(NamedTuple):
-    """Which index, and the recall it is to reach on some queries."""
+    """Names an approximate index, and the recall it has to reach on some queries."""
 
     name: str
     recall: float
@@ -61,6 +62,7 @@ class ShardSearch:
         memory_bytes: int = MEMORY_BYTES,
         approximate: Approximate | None = None,
     ) -> None:
+        """Set up faiss over the shard, by an approximate index if one is given."""
         self.start = start
         self.num_wanted = num_wanted
         self.is_exact = approximate is None
@@ -76,7 +78,7 @@ class ShardSearch:
             )
 
     def nearest(self, queries_QD: Tensor, own_rows_Q: Tensor) -> Nearest:
-        """The K nearest rows of this shard, the query's own row (or -1: none) left out by index."""
+        """Return the K nearest rows of this shard, without each query's own row (-1: none)."""
         device, num_local = queries_QD.device, len(self._features_SD)
         best = _nothing(len(queries_QD), self.num_wanted, device)
         pending_Q = torch.arange(len(queries_QD) if self._search else 0, device=device)
@@ -97,7 +99,7 @@ class ShardSearch:
     def _candidates(
         self, queries_QD: Tensor, own_rows_Q: Tensor, count: int
     ) -> tuple[Nearest, Tensor]:
-        """What was found, similarities anew in float64, and how good the rest can be."""
+        """Return candidates with similarities in float64, and how similar the rest can be."""
         assert self._search is not None
         _, places_QC, floor_Q = self._search.candidates(unit_float32(queries_QD), count)
         rows_QC = places_QC + self.start
@@ -109,7 +111,7 @@ class ShardSearch:
         return found, floor_Q
 
     def _cosines(self, queries_QD: Tensor, places_QC: Tensor) -> Tensor:
-        """In float64, a few queries at a time; equal rows have equal ones."""
+        """Return cosines in float64, a few queries at a time; equal rows have equal ones."""
         per_query = 2 * 8 * places_QC.shape[1] * queries_QD.shape[1]
         size = max(1, self._rank_bytes // per_query)
         unit_QD = functional.normalize(queries_QD.double(), dim=1)
@@ -124,7 +126,8 @@ class ShardSearch:
 
 
 def gather_sample(features_SD: Tensor, world: World) -> Tensor:
-    """Rows of all shards alike, on all ranks: an index has to find what lies near foreign ones."""
+    """Return rows of all shards alike, on all ranks: an index has to find neighbours of foreign
+    rows."""
     share = -(-SAMPLE // world.size)
     mine_QD = features_SD.new_zeros(share, features_SD.shape[1])
     rows_QD = evenly(features_SD, share)
@@ -136,7 +139,10 @@ def gather_sample(features_SD: Tensor, world: World) -> Tensor:
 def search_shards(
     shard: ShardSearch, queries_QD: Tensor, own_rows_Q: Tensor, world: World
 ) -> Nearest:
-    """The K nearest rows of the whole bank for this rank's queries; Q is equal on every rank."""
+    """Return the K nearest rows of the whole bank for this rank's queries.
+
+    Q is equal on every rank.
+    """
     queries_GD, own_rows_G = gather_batch(world, [queries_QD, own_rows_Q])
     with raise_on_all_ranks(world, "the neighbour search"):
         partial = shard.nearest(queries_GD, own_rows_G)
@@ -145,7 +151,7 @@ def search_shards(
 
 
 def best_of(parts: list[Nearest], num_wanted: int) -> Nearest:
-    """The best K of several candidate lists over disjoint rows; ties go to the lower row."""
+    """Return the best K of several candidate lists over disjoint rows; ties go to the lower row."""
     similarity_QC = torch.cat([part.similarity_QK for part in parts], dim=1)
     rows_QC = torch.cat([part.rows_QK for part in parts], dim=1)
     by_row_QC = rows_QC.argsort(dim=1, stable=True)
@@ -162,6 +168,7 @@ def best_of(parts: list[Nearest], num_wanted: int) -> Nearest:
 
 
 def _nothing(num_queries: int, num_wanted: int, device: torch.device) -> Nearest:
+    """Return an answer without any row."""
     shape = (num_queries, num_wanted)
     return Nearest(
         torch.full(shape, -torch.inf, dtype=torch.float64, device=device),

@@ -1,4 +1,4 @@
-"""The table of neighbours that a round trains with. N all rows, K neighbours, A anchors."""
+"""Hold the table of neighbours that a round trains with. N all rows, K neighbours, A anchors."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The table a round trains with, equal on all ranks."""
+    """Holds the table a round trains with, equal on all ranks."""
 
     neighbours_NK: Tensor
-    """Row ids of an anchor's k nearest rows, nearest first; -1 throughout for an instance."""
+    """Row ids of an anchor's K nearest rows, nearest first; all -1 for an instance."""
     entropy_N: Tensor
-    """Eq. 5 of every row; nan before the first discovery."""
+    """Entropy of every row (Eq. 5); NaN before the first discovery."""
     anchors_A: Tensor
     """Anchors in ascending order of entropy."""
     recall: float | None = None
-    """Share of an exact search's neighbours that the search of this round found, on a sample."""
+    """Share of the exact neighbours that this round's search found, on a sample of the anchors."""
 
 
 def all_instances(num_rows: int, num_neighbours: int, device: torch.device) -> Neighbourhoods:
-    """Round 0: every row an instance."""
+    """Return the table of round 0: every row is an instance, without neighbours."""
     return Neighbourhoods(
         torch.full((num_rows, num_neighbours), -1, device=device),
         torch.full((num_rows,), torch.nan, dtype=torch.float64, device=device),
@@ -32,7 +32,7 @@ def all_instances(num_rows: int, num_neighbours: int, device: torch.device) -> N
 
 
 def check_neighbours(neighbours_AK: Tensor, anchors_A: Tensor, num_rows: int) -> None:
-    """RuntimeError unless every anchor has k distinct neighbours in range, none of them itself."""
+    """Raise RuntimeError unless every anchor has K distinct neighbours in range, not itself."""
     problems = {
         "a neighbour out of range": (neighbours_AK < 0) | (neighbours_AK >= num_rows),
         "itself as a neighbour": neighbours_AK == anchors_A[:, None],

@@ -1,0 +1,1 @@
+"""Define what a run can minimise, one module each."""

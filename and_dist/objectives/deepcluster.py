@@ -1,10 +1,10 @@
-"""DeepCluster (Caron, Bojanowski, Joulin, Douze, ECCV 2018): clusters as labels, again and again.
+"""Learn clusters as labels: DeepCluster (Caron, Bojanowski, Joulin, Douze, ECCV 2018).
 
 Before every epoch the features of all images are whitened and clustered, and a new classifier
 learns which image lies in which cluster. The paper draws images evenly from all clusters; here an
-image weighs in inverse proportion to the size of its cluster, which it says is the same.
+image weighs in inverse proportion to the size of its cluster, which the paper says is the same.
 
-G global batch, S rows of this shard, N all rows, C clusters, D feature.
+G global batch, S rows of this shard, N all rows, C clusters, D feature, E components kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from and_dist.utils.counter_random import derive_key
 
 
 class DeepCluster(Objective):
+    """Minimises the weighted cross-entropy of each image's cluster."""
+
     def __init__(self, context: ObjectiveContext) -> None:
+        """Begin with one cluster, until the first epoch begins."""
         super().__init__(context)
         config, device = context.config, context.world.device
         self._clusters_N = torch.zeros(context.bank.num_rows, dtype=torch.int64, device=device)
@@ -35,6 +38,7 @@ class DeepCluster(Objective):
 
     @classmethod
     def check(cls, config: Config, images: LabelledImages) -> None:
+        """Raise ValueError for more clusters than images."""
         if config.deepcluster.clusters > len(images.index):
             raise ValueError(
                 f"deepcluster.clusters = {config.deepcluster.clusters} are more than the "
@@ -43,10 +47,11 @@ class DeepCluster(Objective):
             )
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return each row's cluster, and each cluster's weight."""
         return {"clusters": self._clusters_N, "weights": self._weights_C}
 
     def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
-        """Clusters of the features as they are, and a classifier that knows nothing of them."""
+        """Cluster the features as they are, and renew the classifier."""
         context, settings = self.context, self.context.config.deepcluster
         features_SE = whiten(context.features_of_shard(), settings.components, context.world)
         key = derive_key(context.config.seed, "clusters", number)
@@ -64,7 +69,7 @@ class DeepCluster(Objective):
         self._renew_head(number, optimiser)
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
-        """Cross-entropy; the weights of all rows have the mean 1."""
+        """Return the cross-entropy, in which the weights of all rows have the mean 1."""
         features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
         logits_GC = self.head(features_GD / self.context.config.objective.temperature)
         is_real_G = batch.rows_G >= 0
@@ -74,6 +79,7 @@ class DeepCluster(Objective):
         return weighted_G.sum() / is_real_G.sum().clamp(min=1)
 
     def _renew_head(self, number: int, optimiser: torch.optim.SGD) -> None:
+        """Draw the classifier anew by (seed, epoch), and clear its momentum."""
         config = self.context.config
         seed = int(derive_key(config.seed, "classifier", number)) >> 1
         fresh = build_classifier(

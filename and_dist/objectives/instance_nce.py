@@ -1,10 +1,10 @@
-"""Instance learning by noise-contrastive estimation (Wu, Xiong, Yu, Lin, CVPR 2018).
+"""Learn instances by noise-contrastive estimation (Wu, Xiong, Yu, Lin, CVPR 2018).
 
 The softmax over all rows is replaced by telling a row from negatives drawn at random. Which rows
 are drawn follows from (seed, step, query), so every rank knows all draws and looks at those it has.
 
 B local batch, G global batch, D feature, M negatives of a query, P = M + 1 (the row itself first),
-X pairs of a query and a row of this shard, Y of one block.
+W world, X pairs of a query and a row of this shard, Y pairs of one block.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from and_dist.objectives.base import Objective, ObjectiveContext
 from and_dist.utils.counter_random import GAMMA, derive_key
 
 ROWS_PER_BLOCK = {"cpu": 1 << 14, "cuda": 1 << 18}
-"""Of the bank, copied at once."""
+"""Rows of the bank that are copied at once."""
 NEW_SHARE = 0.1
-"""Of an estimated Z that comes from the newest step."""
+"""The share of the newest step in an estimated Z."""
 
 
 class Contrast(NamedTuple):
-    """What the rows of one shard say of everyone's queries."""
+    """Holds what the rows of one shard contribute to all ranks' queries."""
 
     loss_G: Tensor
     slope_GD: Tensor
-    """Its gradient times tau."""
+    """The gradient of the loss times tau."""
     exp_sum: Tensor
-    """Of exp(x . m / tau) over the negatives of all real queries."""
+    """The sum of exp(x . m / tau) over the negatives of all real queries."""
 
 
 class InstanceNce(Objective):
-    """-log h(i) - sum over negatives j of log(1 - h(j)), where h = p / (p + M / N) and
+    """Minimises -log h(i) - sum over negatives j of log(1 - h(j)), where h = p / (p + M / N) and
     p = exp(x . m / tau) / Z.
 
     Z = N * mean of the exp over negatives: of the first step for ever, as published, or estimated
@@ -49,12 +49,14 @@ class InstanceNce(Objective):
     """
 
     def __init__(self, context: ObjectiveContext) -> None:
+        """Begin at step 0, without a Z."""
         super().__init__(context)
         self._log_z = torch.zeros((), dtype=torch.float64, device=context.world.device)
         self._step = torch.zeros((), dtype=torch.int64)
 
     @classmethod
     def check(cls, config: Config, images: LabelledImages) -> None:
+        """Raise ValueError for more negatives than images."""
         if config.instance_nce.negatives > len(images.index):
             raise ValueError(
                 f"instance_nce.negatives = {config.instance_nce.negatives} are more than the "
@@ -63,9 +65,11 @@ class InstanceNce(Objective):
             )
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return log Z, and the number of steps, which the draws follow from."""
         return {"log_z": self._log_z, "step": self._step}
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
+        """Return the mean loss over the real queries; the first step also estimates Z."""
         context = self.context
         rows_GP = self._draw(batch.rows_G)
         if self._step == 0:
@@ -73,7 +77,7 @@ class InstanceNce(Objective):
             self._log_z.copy_(self._estimate_log_z(batch, exp_sum))
         self._step += 1
         partial = self._contrast(batch, rows_GP)
-        exp_sum_G = partial.exp_sum.expand(len(batch.rows_G))  # each rank tells all the others
+        exp_sum_G = partial.exp_sum.expand(len(batch.rows_G))  # all ranks learn all sums
         loss_WB, slope_WBD, exp_sum_WB = exchange_parts(
             context.world, [partial.loss_G, partial.slope_GD, exp_sum_G]
         )
@@ -86,7 +90,7 @@ class InstanceNce(Objective):
         return mean_over_batch(features_BD, loss_B, slope_BD, batch, context.world, temperature)
 
     def _draw(self, rows_G: Tensor) -> Tensor:
-        """[G, P] each query's own row, and its negatives, uniform over all rows."""
+        """Return [G, P] each query's own row, and its negatives, uniform over all rows."""
         config = self.context.config
         key = derive_key(config.seed, "negatives", int(self._step))
         count, num_rows = config.instance_nce.negatives, self.context.bank.num_rows
@@ -94,12 +98,12 @@ class InstanceNce(Objective):
         return torch.cat([rows_G[:, None], negatives_GM], dim=1)
 
     def _estimate_log_z(self, batch: GlobalBatch, exp_sum: Tensor) -> Tensor:
-        """log(N * mean exp) over the negatives of the real queries."""
+        """Return log(N * mean exp) over the negatives of the real queries."""
         count = (batch.rows_G >= 0).sum().clamp(min=1) * self.context.config.instance_nce.negatives
         return (exp_sum / count * self.context.bank.num_rows).log()
 
     def _contrast(self, batch: GlobalBatch, rows_GP: Tensor) -> Contrast:
-        """Over the rows of this shard: h is the sigmoid of x . m / tau - log Z - log(M / N)."""
+        """Contrast over the rows of this shard: h = sigmoid(x . m / tau - log Z - log(M / N))."""
         bank, features_GD = self.context.bank, batch.features_GD
         temperature, num_negatives = self.context.config.objective.temperature, rows_GP.shape[1] - 1
         found = Contrast(
@@ -126,7 +130,7 @@ class InstanceNce(Objective):
 
 
 def draw_rows(key: np.uint64, counters_G: Tensor, num_draws: int, num_rows: int) -> Tensor:
-    """[G, num_draws] counter.draw_bits modulo num_rows, computed where the counters lie."""
+    """Return [G, num_draws] counter_random.draw_bits modulo num_rows, computed on the device."""
     gamma, own = _as_signed(int(GAMMA)), _as_signed(int(key))
     stream_G = _mix(own ^ _mix(counters_G * gamma + gamma))
     steps_M = torch.arange(1, num_draws + 1, device=counters_G.device) * gamma
@@ -135,16 +139,17 @@ def draw_rows(key: np.uint64, counters_G: Tensor, num_draws: int, num_rows: int)
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """counter.mix in the signed numbers that torch has; they wrap around alike."""
+    """Mix bits as counter_random.mix does, in torch's signed numbers, which wrap around alike."""
     bits = (bits ^ _shift(bits, 30)) * _as_signed(0xBF58476D1CE4E5B9)
     bits = (bits ^ _shift(bits, 27)) * _as_signed(0x94D049BB133111EB)
     return bits ^ _shift(bits, 31)
 
 
 def _shift(bits: Tensor, count: int) -> Tensor:
-    """To the right, with zeros coming in from the left."""
+    """Shift bits to the right, with zeros coming in from the left."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
 def _as_signed(number: int) -> int:
+    """Return the signed number with the bits of an unsigned one."""
     return number - (1 << 64) if number >= 1 << 63 else number

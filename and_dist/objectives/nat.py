@@ -1,10 +1,10 @@
-"""Noise as targets (Bojanowski and Joulin, ICML 2017): features follow random points of the sphere.
+"""Learn noise as targets (Bojanowski, Joulin, ICML 2017): features follow points of a sphere.
 
 Row i starts with point i. Within every batch the points of its rows are dealt out anew, so that
 they lie as near to the features as they can. Points are functions of (seed, number) and never
 stored; who has which is a table of N numbers.
 
-B local batch, G global batch, U rows of it without repetition, D feature, N all rows.
+B local batch, G global batch, U rows of it without repetition, D feature, N all rows, X any rows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from and_dist.utils.counter_random import derive_key, draw_uniform
 
 
 class Nat(Objective):
+    """Minimises the distance of each feature from a point of the sphere that its row holds."""
+
     def __init__(self, context: ObjectiveContext) -> None:
+        """Give row i the point i."""
         super().__init__(context)
         self._points_N = torch.arange(context.bank.num_rows, device=context.world.device)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the number of each row's point."""
         return {"points": self._points_N}
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
-        """Mean squared distance of the features from the points that fit them best."""
+        """Return the mean squared distance of the features from the points that fit them best."""
         numbers_G = self._deal(batch)
         points_GD = self._draw(numbers_G)
         features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
@@ -40,7 +44,7 @@ class Nat(Objective):
         return distance_G.where(is_real_G, 0).sum() / is_real_G.sum().clamp(min=1)
 
     def _deal(self, batch: GlobalBatch) -> Tensor:
-        """[G] points of the batch's rows, dealt out anew by the coordinator; 0 for padding."""
+        """Return [G] the points of the batch's rows, dealt out anew; 0 for padding."""
         world, rows_G = self.context.world, batch.rows_G
         numbers_G = self._points_N[rows_G.clamp(min=0)]
         first_U = _first_of_each_row(rows_G)
@@ -52,22 +56,25 @@ class Nat(Objective):
         return self._points_N[rows_G.clamp(min=0)].where(rows_G >= 0, 0)
 
     def _draw(self, numbers_X: Tensor) -> Tensor:
+        """Return the points [X, D] of some numbers."""
         config = self.context.config
         points_XD = draw_points(numbers_X.cpu().numpy(), config.encoder.feature_dim, config.seed)
         return points_XD.to(numbers_X.device)
 
 
 def assign(features_UD: Tensor, points_UD: Tensor) -> Tensor:
-    """[U] which point each feature takes, no two the same, so that the cosines' sum is largest."""
-    cosine_UU = (
-        features_UD.float() @ points_UD.T
-    ).nan_to_num()  # the trainer sees to what is no number
+    """Return [U] the point of each feature, all different, of the largest sum of cosines."""
+    # The assignment refuses NaN; the trainer finds a NaN in the features by the loss.
+    cosine_UU = (features_UD.float() @ points_UD.T).nan_to_num()
     _, taken_U = linear_sum_assignment(cosine_UU.cpu().numpy(), maximize=True)
     return torch.from_numpy(taken_U).to(features_UD.device)
 
 
 def draw_points(numbers_X: NDArray[np.int64], dim: int, seed: int) -> Tensor:
-    """[X, dim] points of the unit sphere, uniform: normal numbers by Box and Muller, scaled."""
+    """Return points [X, dim] of the unit sphere, uniform.
+
+    They are normal numbers by Box and Muller, scaled to norm 1.
+    """
     uniform_X = draw_uniform(derive_key(seed, "noise as targets"), numbers_X, 2 * dim)
     radius_XD = np.sqrt(-2 * np.log1p(-uniform_X[:, :dim]))
     normal_XD = radius_XD * np.cos(2 * np.pi * uniform_X[:, dim:])
@@ -75,6 +82,6 @@ def draw_points(numbers_X: NDArray[np.int64], dim: int, seed: int) -> Tensor:
 
 
 def _first_of_each_row(rows_G: Tensor) -> Tensor:
-    """[U] positions of the batch's rows without repetition and padding."""
+    """Return [U] the positions of the batch's rows, without repetition and padding."""
     rows_U, first_U = np.unique(rows_G.cpu().numpy(), return_index=True)
     return torch.from_numpy(first_U[rows_U >= 0]).to(rows_G.device)

@@ -1,4 +1,4 @@
-"""Supervised: the upper line of the paper's tables, a linear classifier on the features."""
+"""Learn from labels by a linear classifier on the features: the best line of the tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from and_dist.objectives.base import Objective, ObjectiveContext, build_classifi
 
 
 class Supervised(Objective):
-    """Cross-entropy of a classifier of features / tau, the only method that is shown labels."""
+    """Minimises the cross-entropy of a classifier of features / tau; only here labels are seen."""
 
     learns_from_labels = True
 
     def __init__(self, context: ObjectiveContext) -> None:
+        """Build the classifier for the labels of the training images."""
         super().__init__(context)
         config, device = context.config, context.world.device
         assert context.labels_N is not None
@@ -28,6 +29,7 @@ class Supervised(Objective):
 
     @classmethod
     def check(cls, config: Config, images: LabelledImages) -> None:
+        """Raise ValueError for images without labels."""
         if images.labels_N is None:
             raise ValueError(
                 f"method=supervised learns from labels, and data.train={config.data.train} has "
@@ -35,6 +37,7 @@ class Supervised(Objective):
             )
 
     def loss(self, features_BD: Tensor, batch: GlobalBatch) -> Tensor:
+        """Return the mean cross-entropy over the real queries of the global batch."""
         features_GD = gather_features_with_grad(features_BD, batch, self.context.world)
         logits_GC = self.head(features_GD / self.context.config.objective.temperature)
         labels_G = self._labels_N[batch.rows_G.clamp(min=0)].where(batch.rows_G >= 0, -100)

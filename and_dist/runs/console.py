@@ -1,4 +1,4 @@
-"""What whoever waits sees: a screen in a terminal, lines elsewhere, JSON, or nothing. No torch."""
+"""Show a run on the console: live view, plain lines, JSON or nothing. No torch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from and_dist.utils.progress import Advance
 
 SECONDS_BETWEEN_LINES = 15.0
 Style = Literal["auto", "quiet", "json"]
-"""auto: a screen in a terminal, lines elsewhere. quiet: nothing. json: what metrics.jsonl holds."""
+"""auto: a live view in a terminal, lines elsewhere; quiet: nothing; json: metrics.jsonl's lines."""
 
 
 class Display:
-    """Of the coordinator; on other ranks it shows nothing."""
+    """Shows what a run does; on other ranks than the coordinator it shows nothing."""
 
     def __init__(self, is_shown: bool, style: Style = "auto") -> None:
+        """Choose between live view, lines, JSON and silence."""
         self.console = Console(quiet=not is_shown or style != "auto", highlight=False)
         self._is_json = is_shown and style == "json"
         self._screen: Screen | None = None
@@ -48,16 +49,18 @@ class Display:
         self._said_before: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
+        """Print a line."""
         text = safe_lines(text)
         self.console.print(text, markup=False, soft_wrap=True)
         if self._is_json:
             self._print({"event": "message", "time": round(time.time(), 3), "text": text})
 
     def show(self, table: Table) -> None:
+        """Print a table."""
         self.console.print(table)
 
     def record(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Show an event, given as a line of metrics.jsonl."""
         if self._is_json:
             self._print(record)
         if self._screen:
@@ -66,7 +69,7 @@ class Display:
             self._line_of_step(record)
 
     def recall(self, records: Iterable[dict[str, Any]]) -> None:
-        """Lines of metrics.jsonl that a run goes on from."""
+        """Take the events that a run resumes from, for the live view."""
         if self._is_live:
             self._said_before = [record for record in records if record["event"] != "step"]
 
@@ -74,8 +77,10 @@ class Display:
     def training(
         self, schedule: Schedule, done_steps: int, name: str, ranks: int, rank_word: str
     ) -> Iterator[None]:
-        """Around the whole training, of which some steps may be done already. A rank may go by
-        another word, such as GPU."""
+        """Enclose the whole training, of which some steps may be done already.
+
+        `rank_word` names a rank, such as GPU.
+        """
         self._started, self._first_step, self._schedule = time.monotonic(), done_steps, schedule
         self._ranks, self._rank_word = ranks, rank_word
         if not self._is_live:
@@ -92,7 +97,7 @@ class Display:
 
     @contextmanager
     def phase(self, what: str) -> Iterator[Advance]:
-        """Around something longer between steps."""
+        """Enclose longer work between steps, and show its progress."""
         if not self._is_live:
             yield self._lines_of(what)
             return
@@ -104,6 +109,7 @@ class Display:
                 bars.remove_task(task)
 
     def _lines_of(self, what: str) -> Advance:
+        """Return an Advance that prints a line now and then."""
         started, done = time.monotonic(), 0.0
 
         def advance(share: float) -> None:
@@ -118,6 +124,7 @@ class Display:
         return advance
 
     def _line_of_step(self, record: dict[str, Any]) -> None:
+        """Print a step's figures, not more often than every few seconds."""
         now = time.monotonic()
         if self._schedule is None or now - self._last_line <= SECONDS_BETWEEN_LINES:
             return
@@ -129,14 +136,17 @@ class Display:
         self.console.print(f"{at}  {figures}  {left} left", markup=False, soft_wrap=True)
 
     def _print(self, record: dict[str, Any]) -> None:
+        """Print an event as JSON."""
         print(json.dumps(record), flush=True)
 
     @property
     def _is_live(self) -> bool:
+        """Return whether the console is a terminal and the view is redrawn in place."""
         return self.console.is_terminal and not self.console.quiet
 
 
 def _bars(console: Console) -> Progress:
+    """Return a progress bar for longer work."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -147,9 +157,10 @@ def _bars(console: Console) -> Progress:
 
 
 class Bars:
-    """Progress bars of one thing after another, or a line each where there is no terminal."""
+    """Shows progress bars of one thing after another, or a line each without a terminal."""
 
     def __init__(self) -> None:
+        """Prepare the bars."""
         self._console = Console(highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -162,27 +173,31 @@ class Bars:
         self._task = TaskID(0)
 
     def __enter__(self) -> Bars:
+        """Show the bars."""
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Take the bars away."""
         self._progress.stop()
 
     def start(self, what: str, total: int) -> None:
+        """Begin a bar for the next piece of work."""
         self._task = self._progress.add_task(what, total=total)
         if not self._console.is_terminal:
             self._console.print(f"{what}: {total:,}", markup=False)
 
     def advance(self, count: int) -> None:
+        """Move the bar by so many items."""
         self._progress.advance(self._task, count)
 
 
 LOOKS = 8
-"""How many looks back the speed is taken from."""
+"""The number of logged steps over which the speed is measured."""
 
 
 class Screen:
-    """Redrawn in place; what is printed meanwhile goes above it."""
+    """Redraws a training run in place; what is printed meanwhile goes above it."""
 
     def __init__(
         self,
@@ -193,8 +208,9 @@ class Screen:
         ranks: int,
         rank_word: str,
     ) -> None:
+        """Prepare the view."""
         self.phases = Progress(TextColumn("{task.description}"), BarColumn(None), expand=True)
-        """Of what goes on between steps."""
+        """Bars of longer work between steps."""
         self._schedule = schedule
         self._name, self._ranks, self._rank_word = name, ranks, rank_word
         self._record: dict[str, Any] | None = None
@@ -211,6 +227,7 @@ class Screen:
         self._live = Live(self, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Screen:
+        """Show the view."""
         self._live.start()
         return self
 
@@ -220,9 +237,11 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Leave the view as it last was."""
         self._live.stop()
 
     def __rich__(self) -> Group:
+        """Return what is drawn now."""
         others = [self._knn]
         if self._saved:
             ago = format_seconds(time.time() - self._saved_at)
@@ -236,7 +255,7 @@ class Screen:
         return Group(Text(f"{self._name}  {place}"), Text(figures), *texts, self._bars, self.phases)
 
     def record(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Take an event, given as a line of metrics.jsonl."""
         if record["event"] == "step":
             self._record = record
             self._move_bars(record)
@@ -248,12 +267,13 @@ class Screen:
             self._knn = f"bank-kNN {percent(record['knn_bank'])} %"
 
     def _move_bars(self, record: dict[str, Any]) -> None:
+        """Move the bars of epoch, round and run to a step, and predict when each ends."""
         now, step = time.monotonic(), int(record["step"])
         before, step_before = self._looks[0]
         self._looks.append((now, step))
         recent = (step - step_before) / (now - before)
         began, first = self._first_look
-        overall = (step - first) / (now - began)  # with what goes on between steps
+        overall = (step - first) / (now - began)  # the work between steps included
         for what, task in self._tasks.items():
             start, stop = _SPANS[what](self._schedule, record)
             speed = overall if what == "run" else recent
@@ -262,17 +282,20 @@ class Screen:
 
 
 def _of_epoch(schedule: Schedule, record: dict[str, Any]) -> tuple[int, int]:
+    """Return the first step of a record's epoch and the one after its last."""
     start = schedule.steps_before(record["round"], record["epoch"])
     return start, start + schedule.steps_per_epoch
 
 
 def _of_round(schedule: Schedule, record: dict[str, Any]) -> tuple[int, int]:
+    """Return the first step of a record's round and the one after its last."""
     return schedule.steps_before(record["round"]), schedule.steps_before(record["round"] + 1)
 
 
 def _of_run(schedule: Schedule, _: dict[str, Any]) -> tuple[int, int]:
+    """Return the first step of the run and the one after its last."""
     return 0, schedule.total_steps
 
 
 _SPANS = {"epoch": _of_epoch, "round": _of_round, "run": _of_run}
-"""First step and the one after the last, of what has a bar."""
+"""The bars, and functions that return the first step of each and the one after its last."""

@@ -1,9 +1,9 @@
-"""A run's folder: what was asked for and with what it runs, checked when the run goes on.
+"""Keep a run's folder: what was asked for and with what it ran, checked when the run resumes.
 
 RUN/config.yaml       the resolved config
 RUN/environment.json  versions, revision and machine of each start
 RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/  RUN/lock  RUN/stalls/
-RUN/jobs/  RUN/logs/  of those that are started by and-launch
+RUN/jobs/  RUN/logs/  of runs that and-launch starts
 
 No torch: a login node checks a run folder too.
 """
@@ -42,7 +42,7 @@ from and_dist.utils.owned_files import (
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
 FOLDERS = ("checkpoints", "jobs", "logs")
-"""Without these nothing trains; a copy for TensorBoard, say, that cannot be written ends no run."""
+"""The folders that a run cannot do without."""
 is_config = starts_with(r"name: ")
 is_history = is_json_with("started")
 is_summary = is_json_with("rounds", "raw_pixels", "seconds")
@@ -52,7 +52,7 @@ REVISION_FILE = "revision.txt"
 
 
 def check_run_folder(config: Config) -> None:
-    """ValueError if the folder holds another run; nothing is written."""
+    """Raise ValueError if the folder holds another run; write nothing."""
     folder = config.folder
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run folder {folder} is a file; choose another name=... or run.root=...")
@@ -86,14 +86,17 @@ def check_own_names(folder: Path) -> None:
 
 
 def write_config(config: Config, folder: Path) -> None:
+    """Write the resolved config into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_file(folder / "config.yaml", text, is_config)
 
 
 def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
-    """Write down config and environment, the coordinator's business; gives what is not as it was
-    at the last start."""
+    """Write down config and environment, on the coordinator.
+
+    Return what has changed since the last start.
+    """
     write_config(config, config.folder)
     starts = config.folder / "environment.json"
     history, now = read_starts(config.folder), describe_environment(world_size, device)
@@ -102,7 +105,7 @@ def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
 
 
 def record_resume(folder: Path, checkpoint: str, steps_again: int) -> None:
-    """What the start that was written down last goes on from, and how much it does again."""
+    """Record which checkpoint the newest start resumes from, and how many steps it repeats."""
     *earlier, latest = read_starts(folder) or [{}]
     steps_again += latest.get("steps_again", 0)  # of roll-backs
     latest |= {"continued_from": checkpoint, "steps_again": steps_again}
@@ -111,7 +114,7 @@ def record_resume(folder: Path, checkpoint: str, steps_again: int) -> None:
 
 @contextmanager
 def record_run_end(folder: Path, is_writer: bool) -> Iterator[None]:
-    """Around a start, which then says when and how it ended, unless it was killed."""
+    """Record when and how a start ended, unless it was killed."""
     how = "finished"
     try:
         yield
@@ -120,13 +123,14 @@ def record_run_end(folder: Path, is_writer: bool) -> Iterator[None]:
         raise
     finally:
         if is_writer:
-            with contextlib.suppress(OSError, ValueError):  # of a full disk others speak
+            with contextlib.suppress(OSError, ValueError):  # a full disk is reported elsewhere
                 *earlier, latest = read_starts(folder) or [{}]
                 latest |= {"ended": time.strftime(TIME), "how": how}
                 _write_starts(folder, [*earlier, latest])
 
 
 def describe_environment(world_size: int, device: str) -> dict[str, Any]:
+    """Return what a start runs with: machine, versions, revision and command."""
     return {
         "started": time.strftime(TIME),
         "world_size": world_size,
@@ -141,7 +145,7 @@ def describe_environment(world_size: int, device: str) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of those that matter and are installed; a login node may lack some."""
+    """Return the versions of the packages that matter; a login node may lack some."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -150,7 +154,7 @@ def package_versions() -> dict[str, str]:
 
 
 def changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`torch: 2.11.0 -> 2.15.0`, for whatever may change what is computed."""
+    """Return `torch: 2.11.0 -> 2.15.0` for all that may change what is computed."""
 
     def flat(start: Mapping[str, Any]) -> dict[str, Any]:
         keys = ("world_size", "device", "python", "revision")
@@ -165,7 +169,10 @@ def changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def revision() -> str | None:
-    """Commit of the source tree, `-dirty` appended if it was changed; None outside a checkout."""
+    """Return the commit of the source tree, with `-dirty` appended if it was changed.
+
+    Return None outside of a checkout.
+    """
     root = Path(__file__).parents[2]
     with contextlib.suppress(FileNotFoundError):
         return (root / REVISION_FILE).read_text().strip() or None
@@ -184,16 +191,17 @@ def revision() -> str | None:
 
 
 def _write_starts(folder: Path, starts: list[dict[str, Any]]) -> None:
+    """Write environment.json."""
     write_file(folder / "environment.json", json.dumps(starts, indent=1), is_history)
 
 
 def _is_anothers(path: Path) -> bool:
-    """Not what a start of ours leaves behind that was ended before it had written config.yaml."""
+    """Return whether a file is none that a start of ours leaves before it writes config.yaml."""
     return path.name != "lock" and not path.name.startswith(".")
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """For people alone, so a damaged one is begun anew."""
+    """Return the starts so far; a damaged file counts as none, since only people read it."""
     try:
         return list(json.loads((folder / "environment.json").read_text()))
     except (OSError, ValueError):

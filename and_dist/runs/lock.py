@@ -1,8 +1,8 @@
-"""RUN/lock: one job at a time trains a run, or evaluates a checkpoint. No torch.
+"""Hold RUN/lock: one job at a time trains a run, or evaluates a checkpoint. No torch.
 
 The holder touches the file now and then. A lock is stale if its process is gone from this machine,
-if it belongs to this very SLURM job, which was moved, or if nobody has touched it lately. For one
-of their own torchrun launch, whose node may be lost, workers wait that long.
+if it belongs to this very SLURM job, which was moved, or if nobody has touched it lately. For a
+process of their own torchrun launch, whose node may be lost, workers wait that long.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ is_lock = is_json_with("host", "pid")
 
 @contextmanager
 def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
-    """RuntimeError, which names the holder, if another job is at work in this folder."""
+    """Hold the lock of a folder; raise RuntimeError, naming the holder, if another job has it."""
     path = folder / "lock"
     mine = json.dumps(
         {
@@ -66,7 +66,7 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether somebody trains in it, as far as can be seen from here."""
+    """Return whether a job holds the lock, as far as can be seen from here."""
     path = folder / "lock"
     theirs = _read(path)
     if theirs is None:
@@ -81,7 +81,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _take(path: Path, mine: str) -> str | None:
-    """What the lock of another says; None once it is ours."""
+    """Return the content of another job's lock; None once the lock is ours."""
     patience = time.monotonic() + SECONDS_UNTIL_STALE + SECONDS_BETWEEN_TOUCHES
     while not create_file(path, mine):
         theirs = _read(path)
@@ -97,15 +97,17 @@ def _take(path: Path, mine: str) -> str | None:
 
 
 def _holds(content: str, lock: Path) -> bool:
+    """Return whether a file is a lock with this content."""
     return is_lock(lock) and _read(lock) == content
 
 
 def _is_stale(path: Path, content: str) -> bool:
+    """Return whether the lock's holder is gone."""
     holder = _parse(content)
     if holder.get("host") == platform.node():
         return process_start(holder.get("pid", 0)) != holder.get("process_start")
     if _is_of_this_launch(content) and not str(holder["job"]).startswith("torchrun"):
-        return True  # SLURM starts a job again only where it has ended elsewhere
+        return True  # SLURM restarts a job only after it has ended elsewhere
     try:
         return read_clock_of(path.parent) - path.stat().st_mtime > SECONDS_UNTIL_STALE
     except FileNotFoundError:
@@ -113,17 +115,20 @@ def _is_stale(path: Path, content: str) -> bool:
 
 
 def _is_of_this_launch(content: str) -> bool:
+    """Return whether the lock belongs to this job."""
     job = _parse(content).get("job")
     return job is not None and job == job_id()
 
 
 def _describe(content: str) -> str:
+    """Describe the holder of a lock."""
     holder = _parse(content)
     job = f", job {holder['job']}" if holder.get("job") else ""
     return f"process {holder.get('pid')} on {holder.get('host')}{job}, since {holder.get('since')}"
 
 
 def _parse(content: str) -> dict[str, Any]:
+    """Return what a lock says; nothing for a torn or foreign one."""
     try:
         holder = json.loads(content)
     except json.JSONDecodeError:
@@ -132,6 +137,7 @@ def _parse(content: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> str | None:
+    """Return the content of a lock; None where there is none."""
     try:
         return path.read_text(errors="replace")
     except FileNotFoundError:
@@ -139,6 +145,7 @@ def _read(path: Path) -> str | None:
 
 
 def _keep_touching(path: Path, mine: str, done: threading.Event) -> None:
+    """Touch the lock until `done`; end the process if another job has taken it over."""
     while not done.wait(SECONDS_BETWEEN_TOUCHES):
         try:
             if _read(path) == mine:
@@ -149,4 +156,4 @@ def _keep_touching(path: Path, mine: str, done: threading.Event) -> None:
         try:
             print(f"and-dist: {path} was taken over by another job", file=sys.stderr, flush=True)
         finally:
-            os._exit(1)  # at once: what this process would save is no longer its to save
+            os._exit(1)  # at once: it must not save into a run that another job trains

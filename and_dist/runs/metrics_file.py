@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run writes down of itself. No torch."""
+"""Write and read metrics.jsonl, one JSON object a line. No torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ is_metrics = starts_with(r'\{"event": "\w+", "time": ')
 
 
 class MetricsFile:
-    """One JSON object a line. Only the coordinator has one that writes.
+    """Writes one JSON object a line; only the coordinator's writes.
 
     Lines that a full disk does not take are held back, and written when there is room.
     """
 
     def __init__(self, path: Path, is_writer: bool) -> None:
+        """Open the file to append, if this rank is the writer."""
         self.path = path
         self._file = open_to_append(path, is_metrics) if is_writer else None
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 
     def go_back_to(self, num_bytes: int) -> int:
-        """Forget all lines but the first so many bytes; gives the last step there was."""
+        """Forget all lines after the first bytes; return the last step there was."""
         if not self._file:
             return 0
         size = self.path.stat().st_size
@@ -44,34 +45,36 @@ class MetricsFile:
         return last_step
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append a line."""
         if not self._file:
             return
         with self._lock:
             self._waiting.append(json.dumps(record).encode() + b"\n")
-        with contextlib.suppress(NoRoom):  # a save will say so
+        with contextlib.suppress(NoRoom):  # the next save reports it
             self._write_waiting()
 
     def size(self) -> int:
-        """Bytes so far, for a checkpoint to remember; once flush() was called they are there."""
+        """Return the bytes so far, held-back lines included, for a checkpoint to remember."""
         if not self._file:
             return 0
         with self._lock:
             return os.fstat(self._file.fileno()).st_size + sum(map(len, self._waiting))
 
     def flush(self) -> None:
-        """Puts all lines on the disk, from any thread."""
+        """Put all lines on the disk; any thread may call it."""
         if self._file:
             self._write_waiting()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Write what was held back, if there is room, and close the file."""
         if self._file:
             with contextlib.suppress(NoRoom):
                 self._write_waiting()
             self._file.close()
 
     def _write_waiting(self) -> None:
-        """Whole lines, in order."""
+        """Write the lines that wait, whole and in order; raise NoRoom on a full disk."""
         assert self._file is not None
         with self._lock:
             while self._waiting:
@@ -89,22 +92,22 @@ class MetricsFile:
 
 
 class NoRoom(OSError):
-    """The disk is full."""
+    """Says that the disk is full."""
 
 
 def stream(path: Path) -> Iterator[dict[str, Any]]:
-    """Line by line, in order; a last one that is being written is none yet."""
+    """Yield the lines in order; a last line that is still being written is not one."""
     with path.open(encoding="utf-8") as lines:
         yield from (json.loads(line) for line in lines if line.endswith("\n"))
 
 
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
-    """All lines of one kind, in order."""
+    """Return all lines of one kind, in order."""
     return [record for record in stream(path) if record["event"] == event]
 
 
 def _last_step(path: Path) -> int:
-    """Of a file whose last line may be torn."""
+    """Return the last step in a file, whose last line may be torn."""
     last = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:

@@ -1,4 +1,4 @@
-"""Journal: what a run says of itself, to metrics.jsonl, to its copies, and to whoever waits."""
+"""Record what a run does: in metrics.jsonl, in its trackers, and on the console."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from and_dist.runs.trackers import Trackers
 
 
 class RunRecorder:
-    """Everything is said on every rank, and heard from the coordinator alone."""
+    """Records events; every rank calls it, and the coordinator's alone writes."""
 
     def __init__(self, config: Config, display: Display, is_writer: bool) -> None:
+        """Open metrics.jsonl on the coordinator."""
         self.metrics = MetricsFile(config.folder / "metrics.jsonl", is_writer)
         self.display = display
         self._trackers = Trackers(config, display.say) if is_writer else None
 
     @property
     def path(self) -> Path:
+        """Return the path of metrics.jsonl."""
         return self.metrics.path
 
     def write(self, event: str, **values: Any) -> None:
+        """Record an event with its figures."""
         record = {"event": event, "time": round(time.time(), 3), **values}
         self.metrics.write(record)
         self.display.record(record)
@@ -32,7 +35,7 @@ class RunRecorder:
             self._trackers.write(record)
 
     def go_back_to(self, num_bytes: int) -> int:
-        """Forget all lines but the first so many bytes; gives the last step there was."""
+        """Forget all lines after the first bytes; return the last step there was."""
         last_step = self.metrics.go_back_to(num_bytes)
         if self._trackers:
             self._trackers.begin(stream(self.path))
@@ -40,12 +43,13 @@ class RunRecorder:
         return last_step
 
     def flush(self) -> None:
-        """Puts everything on the disk, from any thread."""
+        """Put everything on the disk; any thread may call it."""
         self.metrics.flush()
         if self._trackers:
             self._trackers.flush()
 
     def close(self) -> None:
+        """Close the file and the trackers."""
         self.metrics.close()
         if self._trackers:
             self._trackers.close()

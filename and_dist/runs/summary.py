@@ -1,4 +1,4 @@
-"""A run in one table, from its metrics: what the demo prints and summary.json holds."""
+"""Summarise a run in one table, from its metrics: what the demo prints and summary.json holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """{"raw_pixels": {"knn"}, "random": {"knn"}, "rounds": [...], "seconds"} of a finished run."""
+    """Return {"raw_pixels": {"knn"}, "random": {"knn"}, "rounds": [...], "seconds"} of a run."""
     metrics = folder / "metrics.jsonl"
     baselines = (read_metrics(metrics, "baselines") or [{}])[-1]
     rounds = [{key: r[key] for key in ROUND_KEYS} for r in read_metrics(metrics, "round")]
@@ -30,12 +30,14 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def write_summary(folder: Path) -> dict[str, Any]:
+    """Write summary.json, and return what it holds."""
     summary = summarise(folder)
     write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n", is_summary)
     return summary
 
 
 def as_table(summary: dict[str, Any], title: str) -> Table:
+    """Return the summary as a table for the console."""
     table = Table(title=title, title_justify="left")
     table.add_column("after", no_wrap=True)
     for column in ("anchors", "consistency %", "bank-kNN %", "kNN %", "time"):

@@ -1,7 +1,7 @@
-"""Copies of metrics.jsonl for other programs: TensorBoard's events, Weights & Biases. No torch.
+"""Write copies of metrics.jsonl for other programs: TensorBoard, Weights & Biases.
 
 Each is written again from metrics.jsonl at every start, so that it repeats nothing and lacks
-nothing. What goes wrong with one is said once, and ends that copy, not the run.
+nothing. An error in one is reported once and ends that copy, not the run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,8 +19,6 @@ from and_dist.config.schema import Config
 from and_dist.runs.folder import read_starts
 from and_dist.utils.owned_files import (
     NotOursError,
-    never,
-    open_to_append,
     remove_file,
     starts_with,
 )
@@ -29,7 +26,7 @@ from and_dist.utils.owned_folders import Named, remove_tree
 
 Record = dict[str, Any]
 GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}
-"""Events that have curves -> what their names begin with."""
+"""Events that have curves, and what the names of the curves begin with."""
 is_events = starts_with(r"(?s).{0,64}brain\.Event:2")
 WRITTEN_BY_WANDB = Named(
     r"run-\w+\.wandb(\.synced)?|logs/debug[\w-]*\.log|"
@@ -39,19 +36,38 @@ BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}
 
 
+FIGURES_BY_ROUND = {
+    "by round": {
+        "consistent and inconsistent pairs by round (figure 6)": [
+            "Multiline",
+            ["^discovery/consistent$", "^discovery/inconsistent$"],
+        ],
+        "accuracy by round (figure 5)": ["Multiline", ["^round/knn$", "^round/knn_bank$"]],
+    }
+}
+"""TensorBoard's custom charts: two figures of the paper, by the names of their curves."""
+
+
 class Tracker(Protocol):
-    def write(self, record: Record) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
+    """Writes a copy of metrics.jsonl for another program."""
+
+    def write(self, record: Record) -> None:
+        """Write the figures of a record."""
+
+    def flush(self) -> None:
+        """Put what was written on the disk."""
+
+    def close(self) -> None:
+        """End the copy."""
 
 
 def step_of(record: Record, last: int) -> int:
-    """Over all rounds; lines of other kinds belong to the last one before them."""
+    """Return the step over all rounds; events without one belong to the last step before."""
     return int(record["step"]) if record["event"] == "step" else last
 
 
 def curves_of(record: Record) -> dict[str, float]:
-    """`train/loss` and so on -> the figure; nested figures are not among them."""
+    """Return the figures of an event by curve, such as `train/loss`, without nested ones."""
     group = GROUPS.get(record["event"])
     return {
         f"{group}/{key}": float(value)
@@ -61,7 +77,7 @@ def curves_of(record: Record) -> dict[str, float]:
 
 
 def entropy_buckets(record: Record) -> list[tuple[float, float, int]]:
-    """(from, to, rows) of a discovery's histogram."""
+    """Return (from, to, rows) of the buckets of a discovery's histogram."""
     entropy = record["entropy"]
     low, counts = entropy["low"], entropy["rows"]
     width = (entropy["high"] - low) / len(counts)
@@ -69,7 +85,7 @@ def entropy_buckets(record: Record) -> list[tuple[float, float, int]]:
 
 
 def check_trackers(config: Config) -> None:
-    """ValueError for a copy that cannot be made here."""
+    """Raise ValueError for a copy that cannot be made here."""
     if config.run.wandb != "off" and find_spec("wandb") is None:
         raise ValueError(
             f"run.wandb={config.run.wandb} needs wandb: pip install -e '.[wandb]'; or run.wandb=off"
@@ -77,9 +93,10 @@ def check_trackers(config: Config) -> None:
 
 
 class Trackers:
-    """All copies that a config asks for; none of them can end a run."""
+    """Writes all copies that a config asks for; none of them can end a run."""
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        """Prepare the copies; open none yet."""
         self._say = say
         self._makers: dict[str, Callable[[], Tracker]] = {}
         if config.run.tensorboard:
@@ -89,7 +106,7 @@ class Trackers:
         self._open: dict[str, Tracker] = {}
 
     def begin(self, records: Iterable[Record]) -> None:
-        """Anew, with all that there is so far."""
+        """Begin all copies anew, with the records so far."""
         self.close()
         for name, make in self._makers.items():
             with self._without(name):
@@ -98,16 +115,19 @@ class Trackers:
             self.write(record)
 
     def write(self, record: Record) -> None:
+        """Write a record to all copies."""
         for name, tracker in list(self._open.items()):
             with self._without(name):
                 tracker.write(record)
 
     def flush(self) -> None:
+        """Put all copies on the disk."""
         for name, tracker in list(self._open.items()):
             with self._without(name):
                 tracker.flush()
 
     def close(self) -> None:
+        """Close all copies."""
         for name, tracker in list(self._open.items()):
             with self._without(name):
                 tracker.close()
@@ -115,97 +135,64 @@ class Trackers:
 
     @contextmanager
     def _without(self, name: str) -> Iterator[None]:
+        """Enclose work on one copy: an error drops it until the next start."""
         try:
             yield
-        except Exception as error:  # whatever it is, the run is worth more
+        except Exception as error:  # a broken copy must not end the run
             self._open.pop(name, None)
             self._say(f"no more {name} until the next start: {type(error).__name__}: {error}")
 
 
 class TensorBoard:
-    """RUN/tensorboard: curves over steps, and those of rounds and discoveries over rounds."""
+    """Writes RUN/tensorboard: curves over steps, those of rounds and discoveries over rounds."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        """Begin a new file in place of the earlier ones."""
+        from torch.utils.tensorboard import SummaryWriter
 
-        self._protos = event_pb2, summary_pb2
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("events.out.tfevents.*.and-dist"):
             remove_file(path, is_events)
-        place = folder / f"events.out.tfevents.{time.time():.6f}.and-dist"
-        self._file = open_to_append(place, never)
-        self._records = RecordWriter(self._file)
+        # purge_step begins the file with SessionLog.START: a TensorBoard that is open then forgets
+        # what it has read of an earlier file.
+        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=".and-dist")
+        self._writer.add_custom_scalars(FIGURES_BY_ROUND)
         self._step = 0
-        self._write(time.time(), 0, file_version="brain.Event:2")
-        # Whatever a TensorBoard that is open has read of an earlier file counts no more.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(time.time(), 0, session_log=start)
-        self._write(time.time(), 0, summary=_layout())
 
     def write(self, record: Record) -> None:
+        """Add the figures of a record to their curves."""
         self._step = step_of(record, self._step)
-        is_by_round = record["event"] in BY_ROUND
-        step = record["round"] if is_by_round else self._step
-        summary = self._protos[1].Summary()
+        step = record["round"] if record["event"] in BY_ROUND else self._step
         for tag, figure in curves_of(record).items():
-            summary.value.add(tag=tag, simple_value=figure)
+            self._writer.add_scalar(tag, figure, step, record["time"])
         if record["event"] == "discovery":
-            self._add_histogram(summary, record)
-        if summary.value:
-            self._write(record["time"], step, summary=summary)
+            self._add_histogram(record, step)
 
     def flush(self) -> None:
-        self._records.flush()
+        """Put the curves on the disk."""
+        self._writer.flush()
 
     def close(self) -> None:
-        self._records.close()
+        """Close the file."""
+        self._writer.close()
 
-    def _add_histogram(self, summary: Any, record: Record) -> None:
+    def _add_histogram(self, record: Record, step: int) -> None:
+        """Add the histogram of a discovery's entropies; sums take the middle of each bucket."""
         buckets = entropy_buckets(record)
         middles = [(start + stop) / 2 for start, stop, _ in buckets]
         counts = [float(count) for _, _, count in buckets]
-        histogram = self._protos[1].HistogramProto(
+        self._writer.add_histogram_raw(
+            "discovery/entropy",
             min=buckets[0][0],
             max=buckets[-1][1],
             num=sum(counts),
             sum=sum(m * c for m, c in zip(middles, counts, strict=True)),
             sum_squares=sum(m * m * c for m, c in zip(middles, counts, strict=True)),
-            bucket_limit=[stop for _, stop, _ in buckets],
-            bucket=counts,
+            bucket_limits=[stop for _, stop, _ in buckets],
+            bucket_counts=counts,
+            global_step=step,
+            walltime=record["time"],
         )
-        summary.value.add(tag="discovery/entropy", histo=histogram)
-
-    def _write(self, when: float, step: int, **content: Any) -> None:
-        event = self._protos[0].Event(wall_time=when, step=step, **content)
-        self._records.write(event.SerializeToString())
-
-
-def _layout() -> Any:
-    """Figures 5 and 6 of the paper among TensorBoard's custom charts."""
-    from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
-    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-
-    def chart(title: str, *tags: str) -> Any:
-        lines = layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
-        return layout_pb2.Chart(title=title, multiline=lines)
-
-    charts = [
-        chart(
-            "consistent and inconsistent pairs by round (figure 6)",
-            "discovery/consistent",
-            "discovery/inconsistent",
-        ),
-        chart("accuracy by round (figure 5)", "round/knn", "round/knn_bank"),
-    ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="by round", chart=charts)])
-    packed = tensor_pb2.TensorProto(
-        dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]
-    )
-    value = summary_pb2.Summary.Value(
-        tag=metadata.CONFIG_SUMMARY_TAG, tensor=packed, metadata=metadata.create_summary_metadata()
-    )
-    return summary_pb2.Summary(value=[value])
 
 
 def check_links(folder: Path) -> None:
@@ -225,14 +212,15 @@ def _id_of(config: Config) -> str:
 
 
 class WeightsAndBiases:
-    """RUN/wandb: everything in one offline run, or in the run's own online."""
+    """Writes everything to one offline run in RUN/wandb, or to the run's own online."""
 
     def __init__(self, config: Config) -> None:
+        """Open the run."""
         import wandb
 
         assert config.run.wandb != "off"
         check_links(config.folder / "wandb")
-        if config.run.wandb == "offline":  # what was written before is written again
+        if config.run.wandb == "offline":  # all of it is written again
             for folder in (config.folder / "wandb").glob(f"offline-run-*-{_id_of(config)}"):
                 remove_tree(folder, WRITTEN_BY_WANDB)
         self._run = wandb.init(
@@ -251,15 +239,17 @@ class WeightsAndBiases:
         self._step = 0
 
     def write(self, record: Record) -> None:
+        """Log the figures of a record, unless they were logged before."""
         self._step = step_of(record, self._step)
         curves = curves_of(record)
-        if record["event"] in BY_ROUND:  # two rounds meet at one step
+        if record["event"] in BY_ROUND:  # a round ends at the step where the next begins
             curves[f"{record['event']}/index"] = record["round"]
         if curves and self._step >= self._sent:
             self._run.log(curves, step=self._step)
 
     def flush(self) -> None:
-        """It writes by itself."""
+        """Do nothing: wandb writes by itself."""
 
     def close(self) -> None:
+        """Finish the run."""
         self._run.finish()

@@ -1,0 +1,1 @@
+"""Train a run by Algorithm 1."""

@@ -1,4 +1,9 @@
-"""Keeper: what a run goes on from is saved while it trains, and found again when it starts."""
+"""Save checkpoints during training and resume from the newest valid one.
+
+Tensors are copied, then a thread writes the copies. The threads of all ranks communicate over a
+group of their own, so that their collectives and those of training never mix. Saves never overlap:
+the next waits for the one before.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +32,11 @@ from and_dist.training.state import Progress
 
 
 class ResumePoint(NamedTuple):
-    """Where a run goes on, and how far its metrics had come."""
+    """Tells which checkpoint a run resumes from, and how far its metrics had come."""
 
     checkpoint: Path
     last_step: int
-    """The last one in metrics.jsonl before that went back; on the coordinator."""
+    """The last step in metrics.jsonl before it was taken back; known to the coordinator alone."""
 
 
 class CheckpointManager:
@@ -59,6 +64,7 @@ class CheckpointManager:
         self._last_save = time.monotonic()
 
     def __enter__(self) -> CheckpointManager:
+        """Return the manager, which closes at the end of training."""
         return self
 
     def __exit__(
@@ -67,17 +73,20 @@ class CheckpointManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Wait for a save in progress, less patiently after an error, and close the records."""
         self._writer.close(in_trouble=error is not None)
         self._recorder.close()
 
     def is_time_to_save(self) -> bool:
+        """Return whether the last save is longer ago than the config allows."""
         return time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
 
     def describe_last_save(self) -> str:
+        """Say what is saved."""
         return f"saved as {self._saved_name}" if self._saved_name else "with nothing to save yet"
 
     def save(self) -> None:
-        """Begin to write a checkpoint, unless there is nothing new since the last one."""
+        """Start writing a checkpoint, unless nothing is new since the last one."""
         progress = self._state.progress
         if not progress.is_begun or progress.checkpoint_name == self._saved_name:
             return
@@ -111,7 +120,7 @@ class CheckpointManager:
         )
 
     def resume(self) -> ResumePoint | None:
-        """Go on from the newest whole checkpoint, if there is one; its metrics with it."""
+        """Load the newest valid checkpoint, if there is one, and take the metrics back to it."""
         self.finish()
         found = find_latest_valid(self.folder, self._world, self._recorder.display.say)
         self._refuse_occupied(None if found is None else Progress(**found[1]["progress"]))
@@ -122,7 +131,8 @@ class CheckpointManager:
         self._refuse_other_images(plain)
         self._state.load(checkpoint, plain, self._world)
         known = {int(row): why for row, why in plain["bad_images"].items()}
-        self._bad_images.reasons = known | self._bad_images.reasons  # filling a cache found some
+        # Filling a cache may have found more before.
+        self._bad_images.reasons = known | self._bad_images.reasons
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
         with raise_on_all_ranks(self._world, "going back to the metrics of the checkpoint"):
@@ -148,6 +158,7 @@ class CheckpointManager:
         refuse_occupied(self.folder, to_come)
 
     def _refuse_other_images(self, plain: State) -> None:
+        """Raise ValueError if the run was trained on other images."""
         images = plain["images"]
         if images["content_hash"] != self._index.content_hash:
             raise ValueError(
@@ -157,19 +168,20 @@ class CheckpointManager:
             )
 
     def _ends_a_round(self, name: str) -> bool:
+        """Return whether a checkpoint is that of a finished round."""
         rounds, epochs_of = range(self._config.last_round + 1), self._config.epochs_of
         return name in {Progress(r, epochs_of(r)).checkpoint_name for r in rounds}
 
 
 MOST_FAILURES = 3
-"""Saves that may fail one after the other: a disk that was full for a while ends no run."""
+"""Saves in a row whose failure ends a run; a disk that is full for a while fails fewer."""
 
 
 SECONDS_TO_GIVE_UP = 10.0
 
 
 class SaveResult(NamedTuple):
-    """One save: what training waited for, and how long everything took."""
+    """Tells what training waited for in one save, how long it took, and why it failed."""
 
     name: str
     waited: float
@@ -178,11 +190,12 @@ class SaveResult(NamedTuple):
 
 
 class AsyncWriter:
-    """`keeps_always` says of a checkpoint's name that it is not to be deleted."""
+    """Writes checkpoints in a thread; `keeps_always` names those that are never removed."""
 
     def __init__(
         self, folder: Path, world: World, keep: int, keeps_always: Callable[[str], bool]
     ) -> None:
+        """Begin without a save in progress."""
         self._folder = folder
         self._keep = keep
         self._keeps_always = keeps_always
@@ -201,7 +214,7 @@ class AsyncWriter:
         state: dict[str, Any],
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Once the one before is finished, copy everything and return.
+        """Copy everything and return, while a thread writes the copies.
 
         The thread calls `before` first: what the checkpoint relies on has to be on the disk.
         """
@@ -217,12 +230,13 @@ class AsyncWriter:
         self._thread.start()
 
     def is_busy(self) -> bool:
+        """Return whether a save is in progress."""
         return self._thread is not None and self._thread.is_alive()
 
     def finish(self) -> SaveResult | None:
-        """Wait for the save in progress; None where there is none. All ranks alike.
+        """Wait for the save in progress; return None where there is none. All ranks call it alike.
 
-        AllRanksError once too many have failed.
+        Raise the failure once too many saves in a row have failed.
         """
         if self._thread is None:
             return None
@@ -240,12 +254,15 @@ class AsyncWriter:
         return SaveResult(self._name, waited, self._took, str(failure))
 
     def close(self, in_trouble: bool) -> None:
-        """A save in progress may yet end well, or wait for ranks that are gone."""
+        """Wait for a save in progress, after an error only for a while.
+
+        It may yet end well, or wait for ranks that are gone.
+        """
         if self._thread is not None:
             self._thread.join(SECONDS_TO_GIVE_UP if in_trouble else None)
 
     def _copy(self, tensors: Tensors) -> None:
-        """Into the same memory every time, page-locked where it comes from a GPU."""
+        """Copy tensors into the same memory every time, page-locked where they come from a GPU."""
         for name, tensor in tensors.items():
             copy = self._copies.get(name)
             if copy is None or copy.shape != tensor.shape:
@@ -258,6 +275,7 @@ class AsyncWriter:
     def _write(
         self, name: str, tensors: Tensors, state: dict[str, Any], before: Callable[[], None]
     ) -> None:
+        """Write a checkpoint and remove old ones; runs in the thread."""
         try:
             with raise_on_all_ranks(self._world, f"flushing the metrics before checkpoint {name}"):
                 before()

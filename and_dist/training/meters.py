@@ -1,4 +1,4 @@
-"""Loss and speed while training, kept on the device until someone looks."""
+"""Measure loss and speed while training, on the device until the host looks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ T = TypeVar("T")
 
 
 class LossMeter:
-    """Mean losses of an epoch, kept on the device until someone looks."""
+    """Sums up the losses of an epoch on the device, so that a step never waits."""
 
     def __init__(self, device: torch.device) -> None:
+        """Begin an epoch."""
         self._recent_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.tensor(-1, device=device)
         self.clear()
 
     def clear(self) -> None:
-        """For the next epoch."""
+        """Begin the next epoch."""
         self._recent_sum.zero_()
         self._first_bad.fill_(-1)
         self._recent_images = 0
         self._earlier_sum, self._earlier_images = 0.0, 0
 
     def plain(self) -> dict[str, float]:
-        """What restore() goes on from."""
+        """Return what restore() resumes from."""
         return {
             "recent_sum": float(self._recent_sum.item()),
             "recent_images": self._recent_images,
@@ -41,6 +42,7 @@ class LossMeter:
         }
 
     def restore(self, plain: dict[str, float]) -> None:
+        """Resume from what plain() has given."""
         self._recent_sum.fill_(plain["recent_sum"])
         self._first_bad.fill_(-1)
         self._recent_images = int(plain["recent_images"])
@@ -48,18 +50,19 @@ class LossMeter:
         self._earlier_images = int(plain["earlier_images"])
 
     def add(self, loss: Tensor, step: int, images: int) -> None:
+        """Add the mean loss of a step over some images, and note the first that is not finite."""
         is_first_bad = ~loss.isfinite() & (self._first_bad < 0)
         self._first_bad = torch.where(is_first_bad, step, self._first_bad)
         self._recent_sum += loss * images
         self._recent_images += images
 
     def first_bad_step(self) -> int | None:
-        """The first step whose loss was not finite."""
+        """Return the first step whose loss was not finite, None if all were."""
         step = int(self._first_bad.item())
         return step if step >= 0 else None
 
     def recent(self) -> float | None:
-        """Mean over the images since the last call; None where there were none."""
+        """Return the mean over the images since the last call; None where there were none."""
         total, images = float(self._recent_sum.item()), self._recent_images
         self._earlier_sum += total
         self._earlier_images += images
@@ -68,29 +71,30 @@ class LossMeter:
         return total / images if images else None
 
     def mean(self) -> float | None:
-        """Mean over all images up to the last call of recent()."""
+        """Return the mean over all images up to the last call of recent()."""
         return self._earlier_sum / self._earlier_images if self._earlier_images else None
 
 
 class Pace(NamedTuple):
-    """Of this rank and some steps."""
+    """Tells how fast this rank was over some steps."""
 
     images_per_s: float
-    """Of the global batch."""
+    """Images of the global batch a second."""
     data_wait: float
-    """Share of the time in which the next batch was not there yet."""
+    """Share of the time that was spent waiting for the next batch."""
 
 
 class StepClock:
-    """How fast it goes between two looks."""
+    """Measures the speed between two logs."""
 
     def __init__(self) -> None:
+        """Start the clock."""
         self._since = time.perf_counter()
         self._images = 0
         self._waited = 0.0
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, counting how long each lets wait for itself."""
+        """Yield the same batches, and measure how long each is waited for."""
         batches = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -102,10 +106,11 @@ class StepClock:
             yield batch
 
     def count(self, images: int) -> None:
+        """Count the images of a step."""
         self._images += images
 
     def pace(self) -> Pace:
-        """Since the last call."""
+        """Return the speed since the last call."""
         now = time.perf_counter()
         took = now - self._since
         pace = Pace(self._images / took, self._waited / took)
@@ -114,7 +119,7 @@ class StepClock:
 
 
 def memory_mb(device: torch.device) -> float:
-    """The most of a GPU's memory that tensors took so far; of a CPU's, what this process holds."""
+    """Return the peak of a GPU's memory taken by tensors, or the memory this process holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -1,4 +1,4 @@
-"""`run.profile=true`: where the time of a step goes, as a table and as a trace for Chrome."""
+"""Show where the time of a step goes, as a table and as a trace for Chrome: `run.profile=true`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from and_dist.utils.owned_files import NotOursError, starts_with, write_file
 from and_dist.utils.step_phases import MARK, StepPhase
 
 STEPS_BEFORE, STEPS = 10, 20
-"""Steps of a start that pass unseen, because they still allocate and choose; and those seen."""
+"""Steps that pass first, because they still allocate and choose kernels; and profiled steps."""
 OPERATORS_SHOWN = 5
 is_trace = starts_with(r'\{\s*"schemaVersion"')
 
 
 class Shares(NamedTuple):
-    """Seconds of all steps seen, of each part of them, and of their slowest operators."""
+    """Holds the seconds of all profiled steps, of each phase, and of their slowest operators."""
 
     steps: int
     seconds: float
@@ -34,13 +34,15 @@ class Shares(NamedTuple):
 
     @property
     def elsewhere(self) -> float:
+        """Return the seconds outside of all phases."""
         return self.seconds - sum(self.by_part.values())
 
 
 class StepProfile:
-    """Watches some steps of one rank and writes RUN/profile/rank-N.txt and rank-N.json."""
+    """Profiles some steps of one rank and writes RUN/profile/rank-N.txt and rank-N.json."""
 
     def __init__(self, folder: Path, world: World, is_wanted: bool) -> None:
+        """Wait for the first steps to pass."""
         self.folder = folder / "profile"
         self._rank = world.rank
         self._is_on_gpu = world.device.type == "cuda"
@@ -50,8 +52,11 @@ class StepProfile:
         self._since = 0.0
 
     def end_of_step(self, steps_left: int, steps_per_epoch: int) -> str | None:
-        """What was found, at the end of the last step that is seen. Those seen are of one epoch,
-        if it has as many: what comes between epochs is no part of a step."""
+        """Count a step; return the table at the end of the last profiled one.
+
+        Profiled steps lie in one epoch, if it has as many: work between epochs is no part of a
+        step.
+        """
         if not self._is_wanted:
             return None
         self._passed += 1
@@ -65,7 +70,7 @@ class StepProfile:
         return None
 
     def finish(self) -> str | None:
-        """What is to be said where training ends before all of its steps were seen."""
+        """Return a message if training ends before all steps were profiled."""
         if not self._is_wanted:
             return None
         if self._profile is not None:
@@ -76,7 +81,8 @@ class StepProfile:
         )
 
     def _begin(self) -> None:
-        # Else it says on every rank that there is no GPU.
+        """Start torch's profiler."""
+        # Without this, torch 2.15's profiler prints on every rank that there is no GPU.
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")
         activities = [ProfilerActivity.CPU]
         if self._is_on_gpu:
@@ -86,6 +92,7 @@ class StepProfile:
         self._since = time.perf_counter()
 
     def _end(self) -> str:
+        """Stop the profiler, write table and trace, and return the table."""
         seconds = time.perf_counter() - self._since
         assert self._profile is not None
         found, self._profile = self._profile, None
@@ -100,17 +107,14 @@ class StepProfile:
             with publish_files({trace.name: trace}, is_trace) as folder:
                 found.export_chrome_trace(str(folder / trace.name))
             write_file(text, table + "\n", starts_with(r"\d+ steps of rank \d+, "))
-        except (
-            OSError,
-            RuntimeError,
-            NotOursError,
-        ) as error:  # of one rank alone: the others train on
+        except (OSError, RuntimeError, NotOursError) as error:
+            # The failure of one rank alone: raising it would end the others' training.
             return f"{table}\nrun.profile: {self.folder} could not be written ({error})"
         return f"{table}\ntable and trace (chrome://tracing, ui.perfetto.dev): {self.folder}"
 
 
 def add_up_operators(events: Iterable[Any], seconds: float) -> Shares:
-    """Of a CPU: the time in which a rank works on a part."""
+    """Add up, on a CPU, the time in which a rank works on a phase."""
     by_part: dict[str, float] = dict.fromkeys(get_args(StepPhase), 0.0)
     by_operator: dict[str, float] = defaultdict(float)
     for event in events:
@@ -122,8 +126,10 @@ def add_up_operators(events: Iterable[Any], seconds: float) -> Shares:
 
 
 def add_up_kernels(events: Iterable[Any], seconds: float) -> Shares:
-    """Of a GPU: the time in which it works on what was launched during a part, on any thread; the
-    backward pass has one of its own. Kernels that run beside others make parts overlap."""
+    """Add up, on a GPU, the time of the kernels that were launched during a phase, on any thread.
+
+    The backward pass has a thread of its own. Kernels that run side by side make phases overlap.
+    """
     events = [event for event in events if event.device_type == DeviceType.CPU]
     marks = sorted(
         (event.time_range.start, event.time_range.end, event.name.removeprefix(MARK))
@@ -143,10 +149,12 @@ def add_up_kernels(events: Iterable[Any], seconds: float) -> Shares:
 
 
 def _slowest(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the operators that take the most time."""
     return dict(sorted(seconds.items(), key=lambda item: -item[1])[:OPERATORS_SHOWN])
 
 
 def as_table(found: Shares, rank: int) -> str:
+    """Return the table as text."""
     per_step = found.seconds / found.steps
     lines = [f"{found.steps} steps of rank {rank}, {1000 * per_step:.2f} ms each"]
     for name, seconds in {**found.by_part, "elsewhere": found.elsewhere}.items():
@@ -157,5 +165,6 @@ def as_table(found: Shares, rank: int) -> str:
 
 
 def _line(name: str, seconds: float, found: Shares) -> str:
+    """Return one line of the table."""
     share = f"{seconds / found.seconds:6.1%}"
     return f"{name[:44]:44} {1000 * seconds / found.steps:9.3f} ms {share}"

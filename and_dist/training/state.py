@@ -1,6 +1,7 @@
-"""Everything a run goes on from: as it lies in memory, as tensors by name, as plain data.
+"""Hold everything a run resumes from: in memory, as tensors by name, and as plain JSON.
 
-Random states are not among it: order, augmentation and dropout are functions of the step.
+Random states are not part of it: order, augmentation and dropout are functions of the step.
+S rows of this shard, D feature, A anchors.
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ from and_dist.training.meters import LossMeter
 
 @dataclass(frozen=True)
 class Progress:
-    """What is finished: `epochs` epochs and `step` steps of round `round_index`."""
+    """Tells what is finished: `epochs` epochs and `step` steps of round `round_index`."""
 
     round_index: int = 0
     epochs: int = 0
     step: int = 0
     is_begun: bool = False
-    """Whether the round has its neighbourhoods, and round 0 its baselines and first bank."""
+    """Whether the round has its neighbourhoods; round 0, its baselines and first bank."""
     seconds: float = 0.0
-    """Spent on this round."""
+    """Seconds spent on this round."""
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """(round, epochs, steps), which grows as training goes on."""
+        """Return (round, epochs, steps), which grows as training goes on."""
         return self.round_index, self.epochs, self.step
 
     @property
     def checkpoint_name(self) -> str:
+        """Return the name of the checkpoint of this moment."""
         return checkpoint_name(*self.place)
 
 
@@ -116,7 +118,7 @@ class RunState:
 
 
 def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
-    """This rank's shard of the first bank."""
+    """Return this rank's shard of the first bank."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     rows_SD = draw_uniform_rows(start, stop, config.encoder.feature_dim, config.seed)
     return MemoryBank(
@@ -130,7 +132,7 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
 
 
 def choose_products(config: Config, num_rows: int, device: torch.device) -> torch.dtype | None:
-    """What the bank's rows are rounded to before they are multiplied; None for as they are."""
+    """Return what rows are rounded to before they are multiplied; None for as they are."""
     bank = config.bank
     if bank.products == "auto":
         is_worth_it = bank.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
