@@ -6,6 +6,7 @@ Bad input ends with an error message and exit code 2, a fault of the machine wit
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import NoReturn
@@ -17,6 +18,7 @@ from and_dist.commands.embed import embed
 from and_dist.commands.evaluate import evaluate
 from and_dist.commands.export import export
 from and_dist.commands.neighbours import neighbours
+from and_dist.commands.options import LogLevel
 from and_dist.commands.plan import plan
 from and_dist.commands.prepare import prepare
 from and_dist.commands.report import report
@@ -32,6 +34,7 @@ from and_dist.distributed.launch_env import (
 )
 from and_dist.distributed.watchdog import TRY_AGAIN, Stopped, Watchdog
 from and_dist.utils.formatting import safe_lines
+from and_dist.utils.logs import set_up_logging
 
 app = typer.Typer(
     add_completion=False,
@@ -40,12 +43,14 @@ app = typer.Typer(
     help="Train image encoders without labels by Anchor Neighbourhood Discovery.",
 )
 
+log = logging.getLogger(__name__)
 SECONDS_FOR_THE_FIRST = 10.0
 
 
 @app.callback()
-def about() -> None:
+def about(log_level: LogLevel = "warning") -> None:
     """Every command is a verb; `and-dist VERB --help` says more."""
+    set_up_logging("and-dist", log_level, is_rank_zero())
 
 
 for verb in (train, discover, evaluate, table, report, neighbours, embed, prepare, export, plan):
@@ -60,16 +65,17 @@ def refuse(error: ValueError) -> NoReturn:
     """
     said = safe_lines(str(error))
     if is_rank_zero():
-        print(f"and-dist: {said}", file=sys.stderr)
+        log.error("%s", said)
     else:
         if not is_first_of_node():
             time.sleep(SECONDS_FOR_THE_FIRST)
-        print(f"and-dist: rank {named_rank()}: {said}", file=sys.stderr)
+        log.error("rank %s: %s", named_rank(), said)
     sys.exit(2)
 
 
 def main() -> None:
     """Run the command line, and end with the exit code that fits how it ended."""
+    set_up_logging("and-dist", "warning", is_rank_zero())
     try:
         with Watchdog() as watchdog:
             app(obj=watchdog)
@@ -77,14 +83,14 @@ def main() -> None:
         refuse(error)
     except Stopped as request:
         if is_rank_zero():
-            print(f"and-dist: stopped by {request}; the same command goes on", file=sys.stderr)
+            log.warning("stopped by %s; the same command goes on", request)
         if request.ends_the_job:
             end_launcher()
         sys.exit(TRY_AGAIN)
     except AllRanksError as error:
         if is_rank_zero():
-            print(f"and-dist: {error}", file=sys.stderr)
+            log.error("%s", error)
         sys.exit(1)
     except (RuntimeError, OSError) as error:
-        print(f"and-dist: rank {read_launch_env().rank}: {error}", file=sys.stderr)
+        log.error("rank %s: %s", read_launch_env().rank, error)
         sys.exit(1)

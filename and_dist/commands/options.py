@@ -17,6 +17,9 @@ Overrides = Annotated[
 Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 Checkpoint = Annotated[str | None, typer.Option(help="Such as r01-e0020; without it the newest.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist already.")]
+LogLevel = Annotated[
+    str, typer.Option("--log-level", help="debug, info, warning or error, on standard error.")
+]
 BadImages = Annotated[str, typer.Option(help="stop or skip.")]
 
 

@@ -170,6 +170,7 @@ class Watchdog:
 
     def _end(self, sentence: str) -> None:
         """End from this thread: nothing is unwound, so nothing waits for a rank that is gone."""
+        # Not by logging, whose lock a thread that hangs may hold.
         try:
             cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
             print(f"{cursor}and-dist: rank {self._rank}: {sentence}", file=sys.stderr, flush=True)

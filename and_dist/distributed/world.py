@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from and_dist.distributed.launch_env import LaunchEnv, read_launch_env
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,14 @@ def open_world(
     group, side_group = dist.group.WORLD, dist.new_group(backend="gloo")
     assert group is not None
     assert isinstance(side_group, dist.ProcessGroup)
+    log.info(
+        "rank %d of %d on %s by %s, %d threads",
+        launch_env.rank,
+        launch_env.size,
+        chosen,
+        backend,
+        torch.get_num_threads(),
+    )
     try:
         yield World(
             launch_env.rank,

@@ -154,6 +154,7 @@ def _keep_touching(path: Path, mine: str, done: threading.Event) -> None:
         except OSError:
             continue  # a file system may be away for a while
         try:
+            # Not by logging, whose lock a thread that hangs may hold.
             print(f"and-dist: {path} was taken over by another job", file=sys.stderr, flush=True)
         finally:
             os._exit(1)  # at once: it must not save into a run that another job trains

@@ -7,6 +7,7 @@ the next waits for the one before.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,8 @@ from and_dist.method.memory_bank import MemoryBank
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.components import Components
 from and_dist.training.state import Progress
+
+log = logging.getLogger(__name__)
 
 
 class ResumePoint(NamedTuple):
@@ -99,6 +102,7 @@ class CheckpointManager:
             "metrics_bytes": self._recorder.metrics.size(),
         }
         self._saved_name = progress.checkpoint_name
+        log.info("saving %s", self._saved_name)
         tensors, flush = self._state.tensors(), self._recorder.flush
         self._writer.start(self._saved_name, tensors, self._state.bank, plain, flush)
         self._last_save = time.monotonic()
@@ -114,6 +118,7 @@ class CheckpointManager:
             self._saved_name = ""
             self._recorder.display.say(f"{saved.failure}; training goes on and will save again")
             return
+        log.info("saved %s in %.1f s", saved.name, saved.took)
         self._watchdog.seconds_to_save = saved.took
         self._recorder.write(
             "checkpoint", name=saved.name, seconds=saved.took, waited_seconds=saved.waited

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,8 @@ from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.checkpointing import CheckpointManager
 from and_dist.training.components import Components
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(Exception):
@@ -102,7 +104,7 @@ def describe_batch(record: dict[str, Any], path: Path) -> str:
 
 @contextmanager
 def print_traceback_on_error() -> Iterator[None]:
-    """Print the traceback of what fails within, and raise it as a RuntimeError.
+    """Log the traceback of what fails within, and raise it as a RuntimeError.
 
     What a user gave was refused before. From here on errors are bugs or faults of the machine, and
     whoever mends them needs to know where they were raised.
@@ -112,5 +114,5 @@ def print_traceback_on_error() -> Iterator[None]:
     except AllRanksError:
         raise
     except (ValueError, RuntimeError) as error:
-        traceback.print_exc()
+        log.exception("training failed")
         raise RuntimeError(error) from error

@@ -5,7 +5,7 @@ B local batch, G global batch, K neighbours, D feature.
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -35,6 +35,8 @@ from and_dist.training.state import Progress
 from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.progress import Advance
 from and_dist.utils.step_phases import step_phase
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -281,8 +283,8 @@ class Trainer:
             raise NonFiniteLoss(step)
 
     def warn_from_rank(self, text: str) -> None:
-        """Print a warning of this rank, whichever it is, to standard error."""
-        print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
+        """Log a warning of this rank, whichever it is."""
+        log.warning("rank %d: %s", self.world.rank, text)
 
     def _request(self) -> int:
         """Return what this rank was asked to do; the coordinator also asks when a save is due."""

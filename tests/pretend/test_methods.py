@@ -48,7 +48,7 @@ def assess(run: Path, device: str) -> dict[str, Any]:
     return {kind: json.loads((folder / f"{kind}.json").read_text()) for kind in ("knn", "linear")}
 
 
-@pytest.mark.parametrize("method", ["and", "instance", *OBJECTIVES])
+@pytest.mark.parametrize("method", [m for m in OBJECTIVES if m != "random"])
 def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> None:
     overrides = overrides_of(method)
     on_cpu = train_on("cpu", tmp_path, *overrides)
