@@ -59,6 +59,8 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.checks.file_calls
+	$(BIN)/python -m tests.checks.shape_letters
+	@! grep -rn --include='*.py' 'fmt: skip' and_dist launcher benchmarks tests slurm
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
 ci: check test-slurm test test-files faults

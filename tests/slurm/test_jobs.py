@@ -28,6 +28,7 @@ from tests.slurm.jobs import (
     launch,
     submit,
     wait_for_end,
+    wait_for_step,
     worker_of,
 )
 
@@ -211,3 +212,19 @@ def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
     assert len({status.job_id for status in waiting}) == 20
     for run in runs:
         assert wait_for_end(run, 2 * PATIENCE).state == "finished"
+
+
+def test_a_run_of_an_earlier_revision_is_listed_and_goes_on_in_a_new_job(home: Path) -> None:
+    run = shutil.copytree(REPOSITORY / "tests" / "fixtures" / "job", home / "runs" / "job")
+    # No job of this cluster; what the number was in the cluster that ran it is another's here.
+    (run / "jobs" / "001" / "job.json").write_text('{"id": "999999", "submitted": "long ago"}')
+    assert "2 node(s) of 1 rank(s), 2 start(s)" in launch("status", run)[1]
+    status, said = launch("requeue", run)
+    assert status == 2
+    assert "submit it again" in said
+    settings = ("evaluation.baselines=true", "run.keep=1", "run.log_every=20")
+    assert submit("job", *settings) == run
+    wait_for_step(run, 140)
+    assert "continuing from" in launch("logs", run)[1]
+    assert launch("cancel", run)[0] == 0
+    assert wait_for_end(run).state == "cancelled"
