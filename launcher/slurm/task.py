@@ -78,7 +78,7 @@ def _begin(job: Path, start: int) -> None:
     note_beginning(job, start)
     idle = starts_without_progress(job, start - 1)
     if idle >= read_request(job).profile.most_ends_without_progress:
-        raise RuntimeError(f"it was not started again after {idle} starts without a checkpoint")
+        raise RuntimeError(f"it was not started again after {idle} starts without a new checkpoint")
 
 
 def _wait_for_all(job: Path, place: NodePlacement) -> None:

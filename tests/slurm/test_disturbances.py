@@ -228,6 +228,6 @@ def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) ->
     status = wait_for_end(run)
     assert status.state == "failed"
     assert status.last_end is not None
-    assert "not started again after 2 starts without a checkpoint" in status.last_end.why
+    assert "not started again after 2 starts without a new checkpoint" in status.last_end.why
     assert "3 ends in a row left no new checkpoint" in status.last_end.why
     assert "3 ends in a row left no new checkpoint" in launch("status", run)[1]
