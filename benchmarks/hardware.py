@@ -1,4 +1,4 @@
-"""Measure what `and-dist plan` has to know of this machine.
+"""Measure the figures of this machine that `and-dist plan` predicts from.
 
     python -m benchmarks.hardware [--smoke] [--json FILE] [--device cpu|cuda] [--keep]
 

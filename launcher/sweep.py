@@ -44,8 +44,7 @@ POLL_SECONDS = 5.0
 LIST = "sweep.json"
 """The file in a sweep's folder that lists its runs."""
 NOT_NAMED = ("paper",)
-"""Keys that say what a run is, not how it differs from the others, and so are left out of its
-name."""
+"""Keys that are left out of a run's name: they describe the run, not its difference from others."""
 
 
 class Sweep(Section):

@@ -1,4 +1,4 @@
-"""End a command with an error message where the machine lacks what it needs.
+"""End a command with an error message where the machine lacks a GPU.
 
 The module imports torch alone, since part 1 of battery.sh runs without the kit.
 """

@@ -1,6 +1,6 @@
 """Read and write the folders of a run's jobs, RUN/jobs/001, 002, ...: one for each submission.
 
-request.json          what the job was asked to do
+request.json          the request of the user
 config.yaml           the resolved config
 code/                 a copy of the packages at submission
 job.json              SLURM's id of the job
@@ -34,7 +34,7 @@ WRITTEN = Named(
     r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
     r"[0-9a-f]{32}\.pkl|\d+(_\d+)*_(submission\.sh|(submitted|result)\.pkl|log\.(out|err))"
 )
-"""Names what this program and submitit write in a job's folder, by its path in it."""
+"""The files that this program and submitit write in a job's folder, by their paths in it."""
 is_request = is_json_with("run", "command", "nodes")
 is_node_end = is_json_with("node", "exit_codes")
 is_end = is_json_with("state", "why")

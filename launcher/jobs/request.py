@@ -1,4 +1,4 @@
-"""Check what a user asks for, before anything is written: a config, a number of nodes and a time.
+"""Check a user's request before anything is written: a config, a number of nodes and a time.
 
 The request is written to JOB/request.json, which the nodes read.
 """
