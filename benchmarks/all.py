@@ -1,7 +1,9 @@
-"""python -m benchmarks.all [--smoke] [--folder artefacts/bench] [NAME ...]
+"""Run all benchmarks, or the named ones, and fail if one of them does.
 
-All benchmarks, or the named ones, each in a process of its own, its figures in FOLDER/NAME.json.
-Status 1 if one failed; the others run all the same.
+    python -m benchmarks.all [--smoke] [--folder artefacts/bench] [NAME ...]
+
+Each runs in a process of its own and writes its figures to FOLDER/NAME.json. If one fails the
+others still run, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ PROMISED = {
     "discovery": ("published_flat", "published_best", "recall_ivf"),
     "step": ("published_alexnet", "published_small"),
 }
-"""Ratios that others look for."""
+"""Ratios that a benchmark has to report, by its name."""
 
 
 def missing_ratios(name: str, file: Path) -> list[str]:
-    """Of those promised."""
+    """Return the promised ratios that a file lacks, and print them."""
     found = json.loads(file.read_text())["ratios"]
     missing = [ratio for ratio in PROMISED.get(name, ()) if ratio not in found]
     if missing:
@@ -40,6 +42,7 @@ def missing_ratios(name: str, file: Path) -> list[str]:
 
 
 def main() -> int:
+    """Run the benchmarks and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that they run")

@@ -1,11 +1,13 @@
-"""python -m benchmarks.checkpoint [--smoke] [--json FILE]
+"""Measure how long a checkpoint takes to save and load, and how long training waits for it.
 
-One checkpoint of a rank's shard of the bank and its encoder: how long training stands still when it
-writes one itself, and when a thread writes it beside; how long the whole save takes then, and how
-long it takes to be compared with its sums and loaded. Training meanwhile is matrix products on one
-of the cores. Beside it the same tensors by torch.save and torch.load, which flush and compare
-nothing. The floors are the bytes over what the disk and the page cache take and give in this run,
-and over a copy in memory for what training waits.
+    python -m benchmarks.checkpoint [--smoke] [--json FILE]
+
+A checkpoint of a rank's shard of the bank and its encoder is written by training itself, and by a
+thread while training continues; then it is compared with its checksums and loaded. In place of
+training, matrices are multiplied on one of the cores. The baseline is the same tensors by
+torch.save and torch.load, which neither flush nor compare. The floors are the bytes over the rates
+of the disk and the page cache in this run; for the time that training waits, over the rate of a
+copy in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.rates import read_rate, write_rate
 
 ROWS = 640_000
-"""Half of ImageNet: a shard of two ranks, 328 MB."""
+"""Half of ImageNet, 328 MB: the shard of each of two ranks."""
 ALONE, BESIDE, WAITED, LOAD = (
     "training writes it",
     "the thread writes it",
@@ -46,53 +48,60 @@ TORCH_SAVE, TORCH_LOAD = "torch.save by training", "torch.load"
 
 
 def build(rows: int, world: World) -> RunState:
+    """Return the state of a run with a ResNet50 and a bank of `rows` rows."""
     config = load_config([], ["encoder.name=resnet50"])
     encoder = build_encoder(config.encoder, 0)
     return build_state(config, encoder, build_bank(config, rows, world), world)
 
 
 class Checkpoints:
-    """Both ways to write and read one, in a folder."""
+    """Write and read the same state in each of the ways, in a folder."""
 
     def __init__(self, state: RunState, folder: Path, world: World) -> None:
+        """Open a writer in the folder."""
         self.state, self.folder, self.world = state, folder, world
         self.saver = AsyncWriter(folder, world, 2, lambda _: False)
-        self.factor_MM = torch.rand(512, 512)
+        self.matrix = torch.rand(512, 512)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the state's tensors and the bank."""
         return self.state.tensors() | {"bank": self.state.bank.features_SD}
 
     def save_alone(self) -> None:
+        """Save a checkpoint while training stands still."""
         tensors = self.state.tensors() | {"bank": as_sharded(self.state.bank, self.world)}
         save_checkpoint(self.folder, "r00-e0001", tensors, self.state.plain(), self.world)
 
     def save_beside(self) -> tuple[float, float]:
-        """What training waited for, and what the save took."""
+        """Save in a thread; return the seconds that training waited, and those of the whole
+        save."""
         state = self.state
         self.saver.start("r00-e0002", state.tensors(), state.bank, state.plain())
         while self.saver.is_busy():
-            self.factor_MM @ self.factor_MM
+            self.matrix @ self.matrix  # stands for training
         saved = self.saver.finish()
         assert saved is not None
         assert not saved.failure
         return saved.waited, saved.took
 
     def load(self) -> None:
+        """Compare the newest checkpoint with its checksums and load it."""
         found = find_latest_valid(self.folder, self.world, print)
         assert found is not None
         self.state.load(*found, self.world)
 
     def torch_save(self) -> None:
+        """Save the same tensors by torch.save."""
         torch.save({"tensors": self.tensors(), "plain": self.state.plain()}, self.folder / "all.pt")
 
     def torch_load(self) -> None:
-        """Into the tensors that are there, as ours does."""
+        """Load by torch.load into the existing tensors, as our own loading does."""
         loaded = torch.load(self.folder / "all.pt", weights_only=True)["tensors"]
         for name, tensor in self.tensors().items():
             tensor.copy_(loaded[name])
 
     def assert_equal(self) -> None:
-        """Either way gives back what was saved."""
+        """Assert that both ways load what was saved."""
         self.save_beside()
         self.torch_save()
         before = {name: tensor.clone() for name, tensor in self.tensors().items()}
@@ -100,18 +109,19 @@ class Checkpoints:
             for tensor in self.tensors().values():
                 tensor.zero_()
             load()
-            # The entropies of rows without a neighbourhood are no numbers.
+            # Rows without a neighbourhood have an entropy of NaN.
             torch.testing.assert_close(self.tensors(), before, rtol=0, atol=0, equal_nan=True)
 
 
 def timed(case: Callable[[], object]) -> float:
+    """Return the seconds that a case takes."""
     started = time.perf_counter()
     case()
     return time.perf_counter() - started
 
 
 def measure(checkpoints: Checkpoints, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, one after the other, again and again."""
+    """Return the seconds of each case, in interleaved repeats after one to warm up."""
     names = (TORCH_SAVE, ALONE, BESIDE, WAITED, TORCH_LOAD, LOAD)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats + 1):
@@ -126,7 +136,8 @@ def measure(checkpoints: Checkpoints, repeats: int) -> dict[str, list[float]]:
 
 
 def measure_memory(checkpoints: Checkpoints) -> dict[str, float]:
-    """Of the first of each: the copies that the thread writes stay for the next."""
+    """Return the extra memory of each case's first run: the thread's copies are kept for the next
+    save."""
     checkpoints.saver = AsyncWriter(checkpoints.folder, checkpoints.world, 2, lambda _: False)
     return {
         TORCH_SAVE: extra_peak_mb(checkpoints.torch_save),
@@ -138,6 +149,7 @@ def measure_memory(checkpoints: Checkpoints) -> dict[str, float]:
 
 
 def add_floors(benchmark: Benchmark, folder: Path, size_mb: float) -> None:
+    """Add the ratios to the rates of disk, page cache and memory."""
     size = round(1e6 * size_mb)
     cached, flushed = write_rate(folder, size)
     reading = read_rate(folder, size)
@@ -157,6 +169,7 @@ def add_floors(benchmark: Benchmark, folder: Path, size_mb: float) -> None:
 
 
 def main() -> None:
+    """Run the benchmark."""
     given = parse_arguments(__doc__ or "")
     benchmark = Benchmark("checkpoint", threads=1)
     rows = 20_000 if given.smoke else ROWS

@@ -1,10 +1,11 @@
-"""python -m benchmarks.compare OLD.json NEW.json [--least 0.05]
+"""Compare two runs of a benchmark, and report changes that are larger than the noise.
 
-What changed between two runs of a benchmark beyond noise. Repeats are compared by their ranks: were
-they all independent, the interval of a change would hold it 99 times of 100. A verdict needs an
-interval without 0 and a change of more than --least. Where the machine's own rates say that it was
-faster or slower overall, that is taken out of the new times first. Exit status 1 if anything became
-slower, 2 if the files cannot be compared.
+    python -m benchmarks.compare OLD.json NEW.json [--least 0.05]
+
+Repeats are compared by their ranks: if they were independent, the interval of a change would
+contain it 99 times of 100. A verdict needs an interval without 0 and a change of more than --least.
+Where the machine's own rates show that it was faster or slower overall, the new times are corrected
+for that first. The exit code is 1 if anything became slower, 2 if the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 ERROR = 0.01
-"""Chance that an interval misses the change."""
+"""The probability that an interval does not contain the change."""
 LEAST = 0.05
-"""A smaller change is none, whatever the repeats say."""
+"""The smallest change that is reported, whatever the repeats show."""
 RATES = ("matrix_fp32_gflops", "matrix_bf16_gflops", "copy_gb_s", "decode_images_s")
 GPU_RATES = ("gpu_matrix_fp32_gflops", "gpu_matrix_bf16_gflops", "gpu_copy_gb_s")
 PARTS_OF_A_MACHINE = ("cpu", "cores", "memory_gb", "gpu")
@@ -37,7 +38,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """Of one figure; `factor` is new / old, and the interval is of that."""
+    """Hold the change of one figure; `factor` is new / old, and `interval` is that of the
+    factor."""
 
     name: str
     old: str
@@ -49,14 +51,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Machine:
-    """How much faster it was in the new run, and how much its rates disagree about that."""
+    """Hold how much faster the machine was in the new run, and how much its rates disagree on
+    that."""
 
     faster: float
     doubt: float
 
 
 def read(file: Path) -> Record:
-    """A file that a benchmark wrote; ValueError says why it is none."""
+    """Return a file that a benchmark wrote; raise ValueError with the reason if it is not one."""
     try:
         record = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -71,8 +74,10 @@ def read(file: Path) -> Record:
 def compare_repeats(
     old: Sequence[float], new: Sequence[float]
 ) -> tuple[float, tuple[float, float] | None]:
-    """The median of new / old over all pairs, and its interval by the rank-sum test; no interval
-    where so few repeats cannot tell anything."""
+    """Return the median of new / old over all pairs, and its interval by the rank-sum test.
+
+    The interval is None where there are too few repeats for one.
+    """
     factors = sorted(after / before for before in old for after in new)
     rank = _rank_of_bound(len(old), len(new))
     interval = (factors[rank - 1], factors[-rank]) if rank else None
@@ -80,7 +85,7 @@ def compare_repeats(
 
 
 def _rank_of_bound(num_old: int, num_new: int) -> int:
-    """How far from either end of all sorted pairs the interval ends; 0 where it has none."""
+    """Return how far from either end of all sorted pairs the interval ends; 0 if there is none."""
     rank, below, of_all = 0, 0, math.comb(num_old + num_new, num_old)
     while (below + _orders(rank, num_old, num_new)) / of_all <= ERROR / 2:
         below += _orders(rank, num_old, num_new)
@@ -90,7 +95,8 @@ def _rank_of_bound(num_old: int, num_new: int) -> int:
 
 @cache
 def _orders(sum_of_ranks: int, num_old: int, num_new: int) -> int:
-    """Orders of all repeats in which so many pairs have the new one below the old one."""
+    """Return how many orders of all repeats have `sum_of_ranks` pairs with the new one below the
+    old."""
     if sum_of_ranks < 0:
         return 0
     if num_old == 0 or num_new == 0:
@@ -101,9 +107,11 @@ def _orders(sum_of_ranks: int, num_old: int, num_new: int) -> int:
 
 
 def compare_machines(old: Record, new: Record) -> Machine:
-    """By the rates that both runs measured of what they ran on: their median, if that is worth a
-    correction, and the median distance from it, or how far apart two looks at the rates were
-    within a run."""
+    """Return how much faster the machine was, by the rates that both runs measured.
+
+    That is the median of the rates' changes, or 1 if it is too small to correct for. The doubt is
+    the median distance from it, or how far two measurements of the rates within a run were apart.
+    """
     both = old.get("rates", {}), new.get("rates", {})
     names = GPU_RATES if new.get("device") == "cuda" else RATES
     changes = [math.log(both[1][r] / both[0][r]) for r in names if r in both[0] and r in both[1]]
@@ -117,7 +125,8 @@ def compare_machines(old: Record, new: Record) -> Machine:
 
 
 def compare_results(old: Record, new: Record, machine: Machine, least: float) -> list[Change]:
-    """Seconds of what both measured; the new ones as the old machine would have had them."""
+    """Return the changes of the seconds in both runs, after correcting the new ones for the
+    machine."""
     least = max(least, machine.doubt)
     changes = []
     for before, after in _in_both(_by_name(old), _by_name(new)):
@@ -132,8 +141,11 @@ def compare_results(old: Record, new: Record, machine: Machine, least: float) ->
 
 
 def compare_ratios(old: Record, new: Record, machine: Machine, least: float) -> list[Change]:
-    """Both sides of a ratio ran in one run, so the machine needs no correction; but floors are
-    against its rates, and as doubtful as these."""
+    """Return the changes of the ratios in both runs.
+
+    Both sides of a ratio ran in one run, so they need no correction for the machine. Floors are
+    ratios to the machine's rates, and as doubtful as these.
+    """
     repeats = old.get("ratio_repeats", {}), new.get("ratio_repeats", {})
     changes = []
     for name in (name for name in old["ratios"] if name in new["ratios"]):
@@ -153,7 +165,8 @@ def compare_ratios(old: Record, new: Record, machine: Machine, least: float) -> 
 def judge(
     interval: tuple[float, float] | None, factor: float, least: float, words: tuple[str, str]
 ) -> str:
-    """The first word where it grew, the second where it shrank."""
+    """Return the first word if the figure grew, the second if it shrank, or that neither is
+    certain."""
     if interval is None:
         return TOO_FEW
     if interval[0] > 1 and factor > 1 + least:
@@ -164,7 +177,7 @@ def judge(
 
 
 def describe_differences(old: Record, new: Record, machine: Machine, least: float) -> list[str]:
-    """What a reader has to know before the table."""
+    """Return sentences on differences of machine, versions and rates between the runs."""
     lines = []
     if old.get("benchmark") != new.get("benchmark"):
         lines.append(f"Different benchmarks: {old.get('benchmark')} and {new.get('benchmark')}.")
@@ -190,12 +203,13 @@ def describe_differences(old: Record, new: Record, machine: Machine, least: floa
 
 
 def describe_way(record: Record) -> str:
-    """On what, and with which arguments."""
+    """Return the device and the arguments of a run."""
     given = " ".join(record.get("arguments", []))
     return f"on {record.get('device', 'cpu')} {f'with {given}' if given else 'in full'}"
 
 
 def print_changes(console: Console, title: str, changes: Iterable[Change]) -> None:
+    """Print a table of changes."""
     table = Table(title=title, title_justify="left")
     for column in ("", "old", "new", "change", "99 % interval", "verdict"):
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
@@ -218,7 +232,8 @@ def _in_both(old: dict[str, Record], new: dict[str, Record]) -> list[tuple[Recor
 
 
 def compare(files: tuple[Path, Path], least: float, console: Console) -> bool:
-    """Print what changed; whether anything became slower."""
+    """Print all changes; return whether anything became slower. Raise ValueError if nothing
+    compares."""
     old, new = (read(file) for file in files)
     ways = [describe_way(record) for record in (old, new)]
     if ways[0] != ways[1]:
@@ -244,10 +259,13 @@ def compare(files: tuple[Path, Path], least: float, console: Console) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare two files and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--least", type=float, default=LEAST, help="a smaller change is none")
+    parser.add_argument(
+        "--least", type=float, default=LEAST, help="the smallest change that is reported"
+    )
     given = parser.parse_args(arguments)
     try:
         is_slower = compare(

@@ -1,12 +1,13 @@
-"""python -m benchmarks.discovery [--smoke] [--json FILE] [--run runs/demo] [--device cpu]
+"""Time one discovery with all rows anchors, k = 1, on features of a trained network.
 
-One discovery with all rows anchors, k = 1, on features of a trained network: the published code's
-form, torch.topk in blocks, and ours with faiss Flat, with the fused scan and with an inverted file,
-at several numbers of rows; under recall_ivf stands what share of the nearest the last one finds.
-Equal results are asserted first. Then peak memory beside the bank, the
-time by ranks, what 16-bit banks and approximation change, and what the coordinator does alone.
-The features are those that the network of --run (`make demo`) makes of freshly drawn images. The
-floor is the product of every pair of rows, once, at the machine's own rate.
+    python -m benchmarks.discovery [--smoke] [--json FILE] [--run runs/demo] [--device cpu]
+
+Compared are the published code's form, torch.topk in blocks, and ours with faiss Flat, with the
+fused scan and with an inverted file, at several numbers of rows; recall_ivf is the share of nearest
+neighbours that the inverted file finds. Equal results are asserted first. Then follow peak memory
+beside the bank, the time by ranks, the effect of 16-bit banks and of approximation, and the work of
+the coordinator alone. The features are those that the network of --run (`make demo`) computes of
+newly drawn images. The floor is one product of every pair of rows, at the machine's own rate.
 """
 
 from __future__ import annotations
@@ -50,14 +51,17 @@ RANKS = (1, 2, 4)
 ROWS_BY_RANKS = 20_000
 IMAGENET = 1_281_167
 MOST_PUBLISHED = 100_000
-"""Rows that the forms of others are given: their time grows with the square."""
+"""The most rows for the forms of others, whose time grows with the square."""
 
 Case = Callable[[], tuple[Tensor, Tensor]]
 
 
 def published(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The 2019 program's steps in dense form: blocks of its batch, softmax, then log; then again
-    all similarities for the neighbours."""
+    """Return entropies [N] and neighbours [N, 1] in the published code's dense form.
+
+    It takes blocks of its batch size, softmax, then log, and multiplies all pairs again for
+    neighbours.
+    """
     entropies, neighbours = [], []
     for block_QD in bank_ND.split(100):
         p_QN = (block_QD @ bank_ND.T / TEMPERATURE).softmax(dim=1)
@@ -71,7 +75,7 @@ def published(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def topk_in_blocks(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """What one would write today: 1,024 rows at a time, one product for both."""
+    """Return entropies [N] and neighbours [N, 1] by torch.topk, with one product for 1,024 rows."""
     entropies, neighbours = [], []
     for at, block_QD in enumerate(bank_ND.split(1024)):
         similarity_QN = block_QD @ bank_ND.T
@@ -86,6 +90,7 @@ def topk_in_blocks(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
+    """Return the neighbourhoods that discover() finds with all rows as anchors."""
     start, stop = shard_range(len(bank_ND), world.rank, world.size)
     bank = MemoryBank(bank_ND[start:stop], start, len(bank_ND), 0.5)
     return discover(
@@ -94,7 +99,7 @@ def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
 
 
 def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
-    """Index and search without the entropies, to see how each grows."""
+    """Return nearest rows [N, 1] without entropies, to see how the search alone grows."""
     sample_QD = gather_sample(bank_ND, world)
     approximate = None if search == "Flat" else Approximate(search, RECALL, sample_QD)
     shard = ShardSearch(bank_ND, 0, 1, MEMORY_BYTES, approximate)
@@ -104,12 +109,12 @@ def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
 
 
 def inverted_file(num_rows: int) -> str:
-    """Four square roots of cells, to a power of two."""
+    """Return the faiss index of about 4 sqrt(N) cells, rounded to a power of two."""
     return f"IVF{2 ** round(math.log2(4 * math.sqrt(num_rows)))},Flat"
 
 
 def assert_equal(bank_ND: Tensor, world: World) -> dict[str, float]:
-    """All exact forms agree, with each other and with float64; figures of how closely."""
+    """Assert that all exact forms agree with each other and with float64; return how closely."""
     flat, fused = ours(bank_ND, world, "Flat"), ours(bank_ND, world, "fused")
     assert torch.equal(flat.neighbours_NK, fused.neighbours_NK)
     assert torch.equal(flat.anchors_A, fused.anchors_A)
@@ -137,6 +142,7 @@ def assert_equal(bank_ND: Tensor, world: World) -> dict[str, float]:
 def measure_sizes(
     benchmark: Benchmark, features_ND: Tensor, world: World, sizes: tuple[int, ...], repeats: int
 ) -> None:
+    """Measure all forms at each number of rows, and the recall of the inverted file."""
     for size in sizes:
         bank_ND = features_ND[:size].contiguous()
         at, ivf = f"{size // 1000}k", inverted_file(size)
@@ -152,7 +158,9 @@ def measure_sizes(
             f"Flat search alone, {at}": lambda bank=bank_ND: search_alone(bank, world, "Flat"),
             f"IVF search alone, {at}": lambda bank=bank_ND, ivf=ivf: search_alone(bank, world, ivf),
         }
-        if size > 50_000:  # minutes each, so once, if at all, and ours three times
+        if (
+            size > 50_000
+        ):  # others take minutes each, so they run at most once, and ours three times
             slow = {name: cases.pop(name) for name in list(cases)[:2]}
             if size <= MOST_PUBLISHED:
                 benchmark.measure(slow, 1, dict.fromkeys(slow, size), "rows", warm_up=0)
@@ -166,6 +174,8 @@ def measure_sizes(
 
 
 def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
+    """Add ratios, floors, and the exponents with which times grow."""
+
     def seconds(name: str, size: int) -> float:
         return benchmark.result(f"{name}, {size // 1000}k").median_s
 
@@ -187,7 +197,7 @@ def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
 
 
 def add_floors(benchmark: Benchmark, size: int) -> None:
-    """Every pair of rows is multiplied once at least."""
+    """Add the ratios to the least time, in which every pair of rows is multiplied once."""
     gflop = 1e-9 * size**2 * DIM
     on = "gpu_" if benchmark.device == "cuda" else ""
     rate = benchmark.rates[f"{on}matrix_fp32_gflops"]
@@ -197,14 +207,14 @@ def add_floors(benchmark: Benchmark, size: int) -> None:
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Of the least-squares line."""
+    """Return the slope of the least-squares line."""
     mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
     above = sum((x - mean_x) * (y - mean_y) for x, y in points)
     return above / sum((x - mean_x) ** 2 for x, _ in points)
 
 
 def measure_16_bits(benchmark: Benchmark, bank_ND: Tensor, world: World) -> None:
-    """What storing the bank in 16 bits does to the anchors of round 2 and to the neighbours."""
+    """Note how a bank in 16 bits changes the anchors of round 2 and the neighbours."""
     exact = ours(bank_ND, world, "fused")
     half = len(bank_ND) // 2
     for dtype in (torch.float16, torch.bfloat16):
@@ -218,7 +228,7 @@ def measure_16_bits(benchmark: Benchmark, bank_ND: Tensor, world: World) -> None
 
 
 def measure_coordinator(benchmark: Benchmark) -> None:
-    """Everything that the others wait for at ImageNet's size."""
+    """Measure the coordinator's own work at ImageNet's size, for which all other ranks wait."""
     entropy_N = torch.rand(IMAGENET, dtype=torch.float64)
     table_NK = torch.arange(1, IMAGENET + 1)[:, None] % IMAGENET
 
@@ -232,7 +242,7 @@ def measure_coordinator(benchmark: Benchmark) -> None:
 def in_processes(
     benchmark: Benchmark, features_ND: Tensor, sizes: tuple[int, ...], ranks: tuple[int, ...]
 ) -> None:
-    """Peak memory of each search in a process of its own, and the time by ranks."""
+    """Measure the peak memory of each search in a process of its own, and the time by ranks."""
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             file = Path(folder) / f"{size}.pt"
@@ -256,7 +266,7 @@ def in_processes(
 
 
 def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, Any]:
-    """What rank 0 of so many workers reports."""
+    """Return the figures that rank 0 of `ranks` workers reports."""
     command = [
         sys.executable,
         "-m",
@@ -276,7 +286,7 @@ def run_workers(file: Path, search: str, ranks: int, threads: int) -> dict[str, 
 
 
 def work(file: str, search: str, threads: int) -> None:
-    """One rank: a small discovery to load everything, then the real one five times."""
+    """Run as one rank: a small discovery to load everything, then the real one five times."""
     with open_world("cpu", threads) as world:
         bank_ND = torch.load(file, mmap=True)
         start, stop = shard_range(len(bank_ND), world.rank, world.size)
@@ -306,12 +316,14 @@ def work(file: str, search: str, threads: int) -> None:
 
 
 def build_features(run: Path | None, is_smoke: bool, count: int) -> Tensor:
+    """Return [count, D] features of a trained run's network, or drawn rows for a smoke test."""
     if is_smoke and run is None:
         return draw_classes(count, DIM, 10, torch.Generator().manual_seed(0))[0]
     return draw_features(run or Path("runs/demo"), count)
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument(

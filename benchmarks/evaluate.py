@@ -1,10 +1,14 @@
-"""python -m benchmarks.evaluate [--smoke] [--json FILE]
+"""Measure the time and memory of evaluation: kNN, linear classifiers and features.
 
-What evaluation costs: weighted kNN over the bank, against one matrix of all similarities, its top K
-and one-hot votes; a pass of the linear classifiers over the images, against a pass for every layer;
-features of the test images, against torchvision in a DataLoader. Equal results are asserted first.
-The floors are operations over the machine's own rate of matrix products, and images over its rate
-of decoding, one after the other, since both take the same cores.
+    python -m benchmarks.evaluate [--smoke] [--json FILE]
+
+Weighted kNN over the bank is compared with one matrix of all similarities, its top-k and one-hot
+votes; a pass of the linear classifiers over the images, with a pass for every layer; features of
+the test images, with torchvision in a DataLoader. Equal results are asserted first. The floors are
+operations over the machine's own rate of matrix products plus images over its rate of decoding,
+since both take the same cores.
+
+L layers, F features of a layer.
 """
 
 from __future__ import annotations
@@ -42,24 +46,26 @@ from benchmarks.common.peers import TorchvisionImages, open_loader, test_transfo
 
 DIM, NEIGHBOURS, TEMPERATURE = 128, 200, 0.07
 SIZES = ((50_000, 10_000, 10), (1_281_167, 1_000, 1000))
-"""Rows, queries, classes: CIFAR10's, and a part of ImageNet's test images at ImageNet's rows."""
+"""Rows, queries and classes: those of CIFAR10, and ImageNet's rows with a part of its test
+images."""
 SMOKE_SIZES = ((10_000, 500, 10), (50_000, 100, 1000))
 ENCODER, CLASSES, BATCH = "alexnet", 1000, 64
 PUBLISHED_BATCH = 100
 COMPARED = 100
-"""Queries whose votes are compared with those of float64."""
+"""The number of queries whose votes are compared with those in float64."""
 
 
 class Data(NamedTuple):
-    """What kNN is given."""
+    """Hold the features and labels of rows and queries."""
 
     features_ND: Tensor
     labels_N: Tensor
-    queries_MD: Tensor
-    labels_M: Tensor
+    queries_QD: Tensor
+    labels_Q: Tensor
 
 
 def draw(rows: int, queries: int, classes: int) -> Data:
+    """Return random rows and queries around the same classes."""
     generator = torch.Generator().manual_seed(1)
     return Data(
         *draw_classes(rows, DIM, classes, generator),
@@ -68,12 +74,13 @@ def draw(rows: int, queries: int, classes: int) -> Data:
 
 
 def ours(data: Data, world: World) -> Tensor:
+    """Return the rank of each query's class among its votes, [Q], by our kNN."""
     return knn_places(
         data.features_ND,
         0,
         data.labels_N,
-        data.queries_MD,
-        data.labels_M,
+        data.queries_QD,
+        data.labels_Q,
         world,
         NEIGHBOURS,
         TEMPERATURE,
@@ -81,11 +88,13 @@ def ours(data: Data, world: World) -> Tensor:
 
 
 def dense(data: Data) -> Tensor:
-    """The evaluation of the published code, in its batches: all similarities, top K, a one-hot
-    vector a vote."""
+    """Return the same by the published code's evaluation, in its batches.
+
+    It computes all similarities, their top-k, and a one-hot vector for each vote.
+    """
     num_classes, places = int(data.labels_N.max()) + 1, []
     for queries_QD, labels_Q in zip(
-        data.queries_MD.split(PUBLISHED_BATCH), data.labels_M.split(PUBLISHED_BATCH), strict=True
+        data.queries_QD.split(PUBLISHED_BATCH), data.labels_Q.split(PUBLISHED_BATCH), strict=True
     ):
         similarity_QK, rows_QK = (queries_QD @ data.features_ND.T).topk(NEIGHBOURS, dim=1)
         votes_QKC = functional.one_hot(data.labels_N[rows_QK], num_classes)
@@ -97,19 +106,20 @@ def dense(data: Data) -> Tensor:
 
 
 def measure_knn(benchmark: Benchmark, sizes: Sequence[tuple[int, int, int]], repeats: int) -> None:
+    """Assert equal results, then measure both forms of kNN at each size."""
     with open_world("cpu", os.cpu_count()) as world:
         for rows, queries, classes in sizes:
             data, at = draw(rows, queries, classes), f"{rows / 1000:,.0f}k rows"
             few = data._replace(
-                queries_MD=data.queries_MD[:COMPARED], labels_M=data.labels_M[:COMPARED]
+                queries_QD=data.queries_QD[:COMPARED], labels_Q=data.labels_Q[:COMPARED]
             )
             wide = few._replace(
-                features_ND=few.features_ND.double(), queries_MD=few.queries_MD.double()
+                features_ND=few.features_ND.double(), queries_QD=few.queries_QD.double()
             )
-            places_M = ours(few, world)
-            assert torch.equal(places_M, dense(wide))
+            places_Q = ours(few, world)
+            assert torch.equal(places_Q, dense(wide))
             del wide
-            benchmark.facts[f"kNN right, {at}"] = f"{(places_M == 0).double().mean():.0%}"
+            benchmark.facts[f"kNN right, {at}"] = f"{(places_Q == 0).double().mean():.0%}"
             cases = {
                 f"kNN, {at}": partial(ours, data, world),
                 f"dense kNN, {at}": partial(dense, data),
@@ -124,15 +134,12 @@ def measure_knn(benchmark: Benchmark, sizes: Sequence[tuple[int, int, int]], rep
             benchmark.floor(name, f"kNN, {at}", floor, f"{gflop:,.0f} GFLOP of one product")
 
 
-# Linear classifiers.
-
-
 class Enough(Exception):
-    """The layer that was wanted has said what it has to say."""
+    """Stop a forward pass after the layer that was asked for."""
 
 
 def one_layer(encoder: Encoder, name: str, images_BCHW: Tensor) -> Tensor:
-    """Pooled features of one layer; nothing behind it is computed."""
+    """Return the pooled features of one layer, [B, F]; later layers are not computed."""
     heard: list[Tensor] = []
 
     def listen(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -151,9 +158,10 @@ def one_layer(encoder: Encoder, name: str, images_BCHW: Tensor) -> Tensor:
 
 
 class ProbeTraining:
-    """Both ways to train a classifier on every layer, from the same weights on."""
+    """Train a classifier on every layer in both ways, from the same initial weights."""
 
     def __init__(self, encoder: Encoder, classes: int, images: Callable[[], Iterator[Tensor]]):
+        """Build the classifiers and optimisers of both ways."""
         self.encoder, self.layers, self.images = encoder.eval(), list(stages(encoder)), images
         self.frozen = FrozenLayers(encoder, self.layers)
         widths = {n: f.shape[1] for n, f in self.frozen(next(images())).items()}
@@ -165,7 +173,7 @@ class ProbeTraining:
         self.labels_B = torch.arange(10**6) % classes
 
     def one_pass(self) -> Tensor:
-        """All layers of every batch: ours, the trainer's own steps. The last losses, [L]."""
+        """Train all layers on each batch, as the trainer does; return the last losses, [L]."""
         for images_BCHW in self.images():
             labels_B = self.labels_B[: len(images_BCHW)]
             sums_L = losses_of(self.joint(self.frozen(images_BCHW)), labels_B)
@@ -176,7 +184,7 @@ class ProbeTraining:
         return loss_L.detach()
 
     def pass_a_layer(self) -> Tensor:
-        """The images again for every layer."""
+        """Train one layer at a time, each over all images; return the last losses, [L]."""
         losses = []
         for name, optimiser in self.optimisers.items():
             for images_BCHW in self.images():
@@ -191,7 +199,7 @@ class ProbeTraining:
 
 
 def gflop_of(case: Callable[[], object]) -> float:
-    """Operations of its convolutions and matrix products."""
+    """Return the operations of a case's convolutions and matrix products, in 10^9."""
     with FlopCounterMode(display=False) as counter:
         case()
     return 1e-9 * counter.get_total_flops()
@@ -200,6 +208,7 @@ def gflop_of(case: Callable[[], object]) -> float:
 def measure_probes(
     benchmark: Benchmark, index: ImageIndex, encoder: Encoder, data: DataConfig, repeats: int
 ) -> None:
+    """Assert equal losses, then measure both ways to train the classifiers."""
     with open_world("cpu", os.cpu_count()) as world:
         order = Order(len(index), BATCH, 0)
         loader = TrainingLoader(index, data, order, world, BadImages(index, "stop"))
@@ -224,6 +233,7 @@ def measure_probes(
 
 
 def add_image_floor(benchmark: Benchmark, name: str, ours: str, gflop: float, images: int) -> None:
+    """Add the ratio to the time that multiplying and decoding alone take."""
     rates = benchmark.rates
     multiply = gflop / rates["matrix_fp32_gflops"]
     decode = images / rates["decode_images_s"]
@@ -231,12 +241,10 @@ def add_image_floor(benchmark: Benchmark, name: str, ours: str, gflop: float, im
     benchmark.floor(name, ours, multiply + decode, why)
 
 
-# Features.
-
-
 def measure_features(
     benchmark: Benchmark, photos: Path, encoder: Encoder, data: DataConfig, repeats: int
 ) -> None:
+    """Assert that features agree, then measure ours and those by torchvision."""
     index = index_folder(photos).index
     torch.set_num_threads(os.cpu_count() or 1)
     loader = FeatureLoader(index, data, BATCH, torch.device("cpu"), BadImages(index, "stop"))
@@ -264,6 +272,7 @@ def measure_features(
 
 
 def main() -> None:
+    """Run the benchmark."""
     given = parse_arguments(__doc__ or "")
     benchmark = Benchmark("evaluate")
     sizes, count = (SMOKE_SIZES, 16) if given.smoke else (SIZES, 256)

@@ -1,8 +1,10 @@
-"""python -m benchmarks.hardware [--smoke] [--json FILE] [--device cpu|cuda] [--keep]
+"""Measure the figures of this machine that `and-dist plan` predicts from.
 
-What `and-dist plan` needs to know of this machine: encoders, the partition, the optimiser, a step's
-overhead, discovery, the loader, memory of a rank that holds nothing, and the collectives of 2 and 4
-ranks. FILE is what its --gpu takes; --keep makes it what it calls cpu.
+    python -m benchmarks.hardware [--smoke] [--json FILE] [--device cpu|cuda] [--keep]
+
+These are the times of encoders, the partition, the optimiser, a step's overhead, discovery, the
+loader and the collectives of 2 and 4 ranks, and the memory of a rank that holds nothing. --gpu of
+`and-dist plan` takes FILE; --keep makes the figures those of its `cpu`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ from benchmarks.loader import Silent
 from benchmarks.plan import STEPS, TOGETHER, framework_bytes, waits_of
 
 LARGE = "alexnet"
-"""Encoders that are not measured themselves are taken to be as fast for their operations."""
+"""The encoder whose rate of operations is assumed for encoders that are not measured."""
 WANTED = RunSpec(
     images={"tiny": (16, 64, 256), "small": (16, 64, 256), LARGE: (8, 32)},
     queries=(32, 128, 512),
@@ -70,13 +72,17 @@ SMOKE = RunSpec(
 LINK_IMAGES = (8, 32, 128)
 DISCOVERED_ROWS = 16_384
 PHOTOS, TIMES = 128, 24
-"""So many, each so often, and a batch of some."""
+"""The number of JPEGs, and how often each is repeated."""
 PHOTOS_OF_A_BATCH = 32
+"""The number of images in a batch of the loader."""
 MEMORY_BYTES = 200_000_000
 
 
 def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Seconds:
-    """The scan of all pairs, and an exact search for every row, of a bank that is all here."""
+    """Return the seconds of the scan of all pairs, and of an exact search for every row of a bank.
+
+    The whole bank is on this rank.
+    """
     torch.set_num_threads(threads)
     alone = World(0, 1, 0, 1, world.device, world.group, world.side_group)
     rows_SD = unit_rows(rows, world.device)
@@ -93,7 +99,10 @@ def discovery_here(world: World, rows: int, threads: int, repeats: int) -> Secon
 
 
 def halves_here(world: World, count: int, threads: int, repeats: int) -> Seconds:
-    """The large encoder in 16 bits; of a few images rounding the weights would be most."""
+    """Return the seconds of the large encoder in 16 bits.
+
+    `count` has to be large: with few images most of the time would be that of rounding the weights.
+    """
     torch.set_num_threads(threads)
     cases = encoder_cases({LARGE: [count]}, world.device, torch.bfloat16)
     found = least_seconds(world, cases, repeats)
@@ -103,7 +112,7 @@ def halves_here(world: World, count: int, threads: int, repeats: int) -> Seconds
 def photos_here(
     world: World, indexes: dict[str, ImageIndex], count: int, threads: int, repeats: int
 ) -> Seconds:
-    """Images of 224 pixels, by how they lie on the disk."""
+    """Return the seconds of a core for a batch of 224-pixel images, by how they are stored."""
     return {
         f"loader/{kind}/{count * 224**2}": loader_seconds(
             world, index, 224, count, threads, repeats
@@ -113,7 +122,8 @@ def photos_here(
 
 
 def write_images(folder: Path, count: int) -> dict[str, ImageIndex]:
-    """JPEGs of 500 x 375, and the same as raw pixels of 256, each many times over."""
+    """Write JPEGs of 500 x 375 and the same images as raw pixels of 256; return indexes repeating
+    them."""
     write_photos(folder / "photos", count)
     job = Job(folder / "photos", folder / "raw", PackOptions(raw=256), "stop", 2, Silent())
     encoded = index_folder(folder / "photos").index
@@ -128,7 +138,8 @@ def _again(index: ImageIndex) -> ImageIndex:
 
 
 def measure_cpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
-    """The plain form of and_dist.planning.hardware.Hardware."""
+    """Measure this machine without a GPU; return the plain form of
+    and_dist.planning.hardware.Hardware."""
     cores = num_cores()
     pool, rates, loaded = RankPool(), {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +160,7 @@ def measure_cpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str
         found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
         links[str(world)] = curves(found)
         note_all(benchmark, found, f"{world} ranks of {threads} thread(s)")
-    threads = max(1, cores // 2)  # so that two ranks have a core for each thread, and four share
+    threads = max(1, cores // 2)  # two ranks have a core for each thread, four ranks share cores
     for world in (2, 4):
         with tempfile.TemporaryDirectory() as root:
             steps[world] = max(pool.run(world, seconds_here, TOGETHER, root, threads, STEPS))
@@ -173,6 +184,7 @@ def measure_cpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str
 def measure_parts(
     pool: RankPool, busy: int, wanted: RunSpec, threads: int, repeats: int
 ) -> Seconds:
+    """Return the seconds of each part, of the slowest among `busy` ranks."""
     found = slowest(pool.run(busy, rates_here, wanted, threads, repeats))
     found |= slowest(pool.run(1, overhead_here, wanted.queries, threads, 4 * repeats))
     found |= slowest(pool.run(busy, discovery_here, DISCOVERED_ROWS, threads, repeats))
@@ -181,7 +193,10 @@ def measure_parts(
 
 
 def measure_gpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str, Any]:
-    """Of one; what connects many is taken from the data sheet of its kind, or of an A100."""
+    """Measure one GPU; return the plain form of and_dist.planning.hardware.Hardware.
+
+    The links between GPUs are taken from the data sheet of its kind, or of an A100.
+    """
     with open_world("cuda") as world, tempfile.TemporaryDirectory() as folder:
         found = rates_here(world, wanted, 1, repeats)
         found |= overhead_here(world, wanted.queries, 1, 4 * repeats)
@@ -206,7 +221,10 @@ def measure_gpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str
 
 
 def as_rates(found: Seconds, rows: int) -> dict[str, Any]:
-    """Both passes of a discovery multiply every pair, the scan once for both of its rows."""
+    """Return the plain form of and_dist.planning.hardware.Rates.
+
+    Scan and search both multiply every pair of rows, but the scan does it once for both rows.
+    """
     pairs = DISCOVERED_ROWS**2 * DIM
     large = [name for name in found if name.startswith(f"encoder/{LARGE}/")]
     known = [name for name in found if not name.startswith(("loader/", "scan/", "search/"))]
@@ -223,29 +241,32 @@ def as_rates(found: Seconds, rows: int) -> dict[str, Any]:
 
 
 def operations_per_s(found: Seconds, name: str) -> float:
-    """Of encoder/NAME/IMAGES."""
+    """Return the rate of operations of a measured encoder, whose part is encoder/NAME/IMAGES."""
     encoder, images = name.split("/")[1:3]
     cost = cost_of(encoder)
     return rounded(int(images) * cost.operations(cost.side) / found[name])
 
 
 def rounded(number: float) -> float:
+    """Return a number rounded to four digits."""
     return float(f"{number:.4g}")
 
 
 def note_all(benchmark: Benchmark, found: Seconds, where: str) -> None:
+    """Add the seconds of all parts as results."""
     for name, seconds in found.items():
         benchmark.add(f"{name}, {where}", [seconds])
 
 
 def main() -> None:
+    """Run the benchmark, and keep its figures where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--keep", action="store_true", help="make it what and-dist plan calls cpu")
+    parser.add_argument("--keep", action="store_true", help="make it the cpu of and-dist plan")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        print("no NVIDIA GPU here: nothing of one is measured")
+        print("no NVIDIA GPU here: nothing is measured")
         return
     benchmark = Benchmark("hardware", given.device)
     wanted, repeats = (SMOKE, 1) if given.smoke else (WANTED, given.repeats)

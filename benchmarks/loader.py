@@ -1,11 +1,13 @@
-"""python -m benchmarks.loader [--smoke] [--json FILE]
+"""Measure the training images per second that the loader brings from files, packs and caches.
 
-Training images per second from JPEG files of 500 x 375 to 224 x 224, antialiased, with the whole
-ImageNet augmentation: DALI fed by our own parameters, against torchvision v2 in a DataLoader at
-its best number of workers, on the same files. And what packs, raw pixels and the cache add, which
-operator takes what share, and how far it is from decoding alone: the floor is the machine's own
-rate of decoding whole JPEGs, for packs by their bytes. Where there is an NVIDIA GPU, the same with
-decoding and all the rest on it.
+    python -m benchmarks.loader [--smoke] [--json FILE]
+
+Images come from JPEG files of 500 x 375 and leave at 224 x 224, antialiased, with the whole
+ImageNet augmentation: by DALI with our own parameters, and by torchvision v2 in a DataLoader with
+its best number of workers, from the same files. Packs, raw pixels and the cache are measured too,
+and DALI's graph up to each of its operators. The floor is the machine's own rate of decoding whole
+JPEGs, for packs by their bytes. With an NVIDIA GPU the same is measured with decoding and all later
+operators on it.
 """
 
 from __future__ import annotations
@@ -47,12 +49,17 @@ CONFIG = DataConfig(image_size=224, flip=True, grayscale_first=True)
 
 
 class Silent:
-    def start(self, what: str, total: int) -> None: ...
+    """Show no progress."""
 
-    def advance(self, count: int) -> None: ...
+    def start(self, what: str, total: int) -> None:
+        """Ignore the start of some work."""
+
+    def advance(self, count: int) -> None:
+        """Ignore its progress."""
 
 
 def torchvision_case(paths: list[Path], on_tensors: bool, workers: int) -> Callable[[], None]:
+    """Return a case that loads all files once by torchvision."""
     images = TorchvisionImages(paths, training_transform(CONFIG), on_tensors)
     loader = open_loader(images, BATCH, workers, shuffle=True)
 
@@ -65,17 +72,15 @@ def torchvision_case(paths: list[Path], on_tensors: bool, workers: int) -> Calla
 
 
 def numbers_of_workers() -> list[int]:
-    """Which of them serves torchvision best is tried."""
+    """Return the numbers of workers that are tried for torchvision."""
     cores = os.cpu_count() or 1
     return sorted({max(1, cores // 2), cores, cores + 1})
 
 
-# Ours.
-
-
 def our_case(index: ImageIndex, world: World) -> Callable[[], None]:
+    """Return a case that loads one epoch by our loader."""
     cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)  # as many as the pipeline takes now
+    torch.set_num_threads(cores)  # the loader's pipeline takes as many as are set when it is built
     bad = BadImages(index, "stop")
     loader = TrainingLoader(index, CONFIG, Order(len(index), BATCH, 0), world, bad)
     epochs = iter(range(10**6))
@@ -89,7 +94,11 @@ def our_case(index: ImageIndex, world: World) -> Callable[[], None]:
 
 
 def assert_equal_crops(index: ImageIndex, world: World) -> float:
-    """Our images are torchvision's for the same crops, but for resampling; the mean difference."""
+    """Assert that our images are torchvision's for the same crops; return the largest mean
+    difference.
+
+    The difference is that of resampling, in levels of 255.
+    """
     plain = CONFIG.model_copy(update={"jitter": 0.0, "hue": 0.0, "grayscale": 0.0})
     order = Order(len(index), BATCH, 0)
     loader = TrainingLoader(index, plain, order, world, BadImages(index, "stop"))
@@ -109,14 +118,11 @@ def assert_equal_crops(index: ImageIndex, world: World) -> float:
     return max(differences)
 
 
-# Where the time goes.
-
-
 STAGES = ("decode whole", "decode box", "resize", "normalise")
 
 
 def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
-    """A bare DALI graph up to a stage, fed the same crops over and over."""
+    """Return a case that runs a bare DALI graph up to one stage, on the same crops in every run."""
     encoded = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
     rows = np.arange(len(paths))
     sizes = np.full(len(paths), 375, np.int32), np.full(len(paths), 500, np.int32)
@@ -157,12 +163,12 @@ def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
     return run
 
 
-# What is known to differ.
-
-
 def hue_differences(paths: list[Path]) -> tuple[float, float]:
-    """Mean levels between our rotation of YIQ and torchvision's of HSV over shifts in +-0.4,
-    and for scale, what torchvision's own shift moves."""
+    """Return the mean levels between our rotation of YIQ and torchvision's of HSV, over shifts in
+    +-0.4.
+
+    For scale the mean levels that torchvision's own shift changes are returned too.
+    """
     apart, moved = [], []
     for path in paths:
         picture = tv.resize(decode_image(read_file(str(path)), ImageReadMode.RGB), [64, 64])
@@ -178,7 +184,8 @@ def hue_differences(paths: list[Path]) -> tuple[float, float]:
 def build_cases(
     benchmark: Benchmark, base: Path, count: int, world: World
 ) -> dict[str, Callable[[], object]]:
-    """Ours by how images are stored, torchvision's by how many workers, DALI's graph by stage."""
+    """Return the cases: ours by storage, torchvision's by number of workers, DALI's graph by
+    stage."""
     photos = base / "photos"
     write_photos(photos, count)
     paths, index = sorted(photos.iterdir()), index_folder(photos).index
@@ -218,7 +225,8 @@ def build_cases(
 
 
 def unpack(packed: ImageIndex, folder: Path) -> list[Path]:
-    """The files of a pack on their own, for those who cannot read packs."""
+    """Write the files of a pack on their own and return their paths; torchvision cannot read
+    packs."""
     assert isinstance(packed.store, ArchiveStore)
     folder.mkdir()
     paths = [folder / f"{row:05}.jpg" for row in range(len(packed))]
@@ -228,6 +236,7 @@ def unpack(packed: ImageIndex, folder: Path) -> list[Path]:
 
 
 def add_ratios(benchmark: Benchmark, count: int) -> None:
+    """Add the ratios to torchvision's best, and the floors."""
     names = [result.name for result in benchmark.results]
     peers = [name for name in names if name.startswith("torchvision")]
     best = min((n for n in peers if SMALL_FILES not in n), key=benchmark.seconds_per_unit)
@@ -253,6 +262,7 @@ def add_ratios(benchmark: Benchmark, count: int) -> None:
 
 
 def main() -> None:
+    """Run the benchmark."""
     arguments = parse_arguments(__doc__ or "")
     count = 128 if arguments.smoke else 512
     benchmark = Benchmark("loader")

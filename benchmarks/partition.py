@@ -1,10 +1,11 @@
-"""python -m benchmarks.partition [--smoke] [--json FILE] [--device cpu]
+"""Time loss and gradient of one batch of instances over a whole bank of ImageNet's size.
 
-Loss and gradient of one batch of instances over a whole bank of ImageNet's size: the published
-code's form, what one would write today, the same compiled, Cut Cross-Entropy where it is installed,
-and ours, in 32 and in 16 bits; against two bare matrix products, the least there is. Then on two
-ranks with half the bank each, against materialised logits sharded as Partial-FC shards a
-classifier. Equal results are asserted first.
+    python -m benchmarks.partition [--smoke] [--json FILE] [--device cpu]
+
+Compared are the published code's form, F.cross_entropy, the same compiled, Cut Cross-Entropy where
+it is installed, and ours, in 32 and in 16 bits; the floor is two bare matrix products. Then two
+ranks with half the bank each are compared with materialised logits that are sharded as Partial-FC
+shards a classifier. Equal results are asserted first.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.peers import TEMPERATURE, Step, differentiate, eager, published
 
 QUERIES, DIM = 256, 128
-IMAGENET, SMOKE = 1_281_167, 100_001  # odd: shards of two ranks differ
+IMAGENET, SMOKE = 1_281_167, 100_001  # odd, so that the shards of two ranks differ in length
 ROWS_COMPARED = 50_000
 CUT = "Cut Cross-Entropy"
 
 
 def cut(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
-    """Cut Cross-Entropy, where that package is installed: its form for CPUs, or its kernel."""
+    """Return the loss by Cut Cross-Entropy, if it is installed: its form for CPUs, or its GPU
+    kernel."""
     from cut_cross_entropy import linear_cross_entropy
 
     form = "torch_compile" if bank_ND.device.type == "cpu" else "cce"
@@ -53,13 +55,15 @@ def cut(features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor) -> Tensor:
 def ours(
     features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor, *, world: World, products: torch.dtype
 ) -> Tensor:
+    """Return the loss by our partition over a bank on one rank."""
     bank = MemoryBank(bank_ND, 0, len(bank_ND), 0.5, products=products)
     none_B1 = torch.full((len(rows_B), 1), -1, device=rows_B.device)
     return neighbourhood_nll(features_BD, rows_B, none_B1, bank, world, TEMPERATURE)
 
 
 def two_products(features_BD: Tensor, bank_ND: Tensor) -> Tensor:
-    """The floor: similarities, and as many operations again for the gradient, block by block."""
+    """Compute the floor: the similarities, and as many operations again for the gradient, by
+    blocks."""
     features_BD = features_BD.to(bank_ND.dtype)
     sum_BD = torch.zeros_like(features_BD)
     for block_TD in bank_ND.split(ROWS_PER_BLOCK):
@@ -68,7 +72,7 @@ def two_products(features_BD: Tensor, bank_ND: Tensor) -> Tensor:
 
 
 def make_scene(num_rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Features near rows of their own, as while training."""
+    """Return features near rows of their own, as in training, with these rows' ids and the bank."""
     random = torch.Generator(device).manual_seed(0)
     draw = partial(torch.randn, generator=random, device=device)
     bank_ND = functional.normalize(draw(num_rows, DIM), dim=1)
@@ -78,7 +82,8 @@ def make_scene(num_rows: int, device: torch.device) -> tuple[Tensor, Tensor, Ten
 
 
 def assert_equal(steps: dict[str, Step], scene: tuple[Tensor, Tensor, Tensor]) -> dict[str, str]:
-    """All forms give the loss and gradient of float64, as nearly as their type allows."""
+    """Assert that all forms agree with float64, as far as their type allows; return their
+    errors."""
     features_BD, rows_B, bank_ND = scene
     exact = differentiate(eager, features_BD.double(), rows_B, bank_ND.double())
     errors = {}
@@ -94,6 +99,7 @@ def assert_equal(steps: dict[str, Step], scene: tuple[Tensor, Tensor, Tensor]) -
 
 
 def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> None:
+    """Assert equal results, then measure all forms on one rank."""
     scene = features_BD, rows_B, bank_ND = make_scene(num_rows, world.device)
     in_fp32 = partial(ours, world=world, products=torch.float32)
     in_bf16 = partial(ours, world=world, products=torch.bfloat16)
@@ -114,7 +120,7 @@ def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> 
         benchmark.facts["Cut Cross-Entropy"] = "not installed: `pip install cut-cross-entropy`"
     elif world.device.type == "cpu":
         steps[CUT] = cut
-    else:  # its kernel takes 16 bits alone
+    else:  # its GPU kernel takes 16-bit types only
         steps[f"{CUT}, 16 bits"] = partial(stored, cut)
     few = (features_BD, rows_B % ROWS_COMPARED, bank_ND[:ROWS_COMPARED])
     benchmark.facts |= assert_equal(steps, few)
@@ -130,6 +136,7 @@ def measure(benchmark: Benchmark, num_rows: int, repeats: int, world: World) -> 
 
 
 def extra_gpu_peak_mb(case: Callable[[], object]) -> float:
+    """Return the most GPU memory that a case allocates above the memory in use before it."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     case()
@@ -137,6 +144,7 @@ def extra_gpu_peak_mb(case: Callable[[], object]) -> float:
 
 
 def add_ratios(benchmark: Benchmark, num_rows: int) -> None:
+    """Add the ratios of all forms to ours, and the floors."""
     compare = partial(compare_fastest, benchmark)
     narrow = min(
         ("ours, rounded to 16 bits", "ours, stored in 16 bits"),
@@ -163,20 +171,20 @@ def add_ratios(benchmark: Benchmark, num_rows: int) -> None:
 
 
 def compare_fastest(benchmark: Benchmark, name: str, theirs: str, ours: str) -> None:
-    """Of the fastest repeats: they are interleaved, and whatever else runs only adds."""
+    """Add the ratio of the fastest repeats: repeats are interleaved, and other load only adds
+    time."""
     benchmark.ratio(name, theirs, ours)
     benchmark.ratios[name] = benchmark.result(theirs).min_s / benchmark.result(ours).min_s
-
-
-# Two ranks.
 
 
 def partial_fc(
     features_BD: Tensor, rows_B: Tensor, shard_SD: Tensor, start: int, world: World
 ) -> Tensor:
-    """[B, 1 + D] of this rank's queries: logits of everyone's queries over the shard, whose first
-    row is `start`, and collectives for their maximum, their sum, the logit of the instance and
-    the gradient."""
+    """Return loss and gradient, [B, 1 + D], of this rank's queries in Partial-FC's form.
+
+    Each rank computes the logits of all ranks' queries over its shard, whose first row is `start`.
+    Collectives combine their maximum, their sum, the logit of the instance, and the gradient.
+    """
     features_GD, rows_G = gather_batch(world, [features_BD, rows_B])
     logits_GS = (features_GD @ shard_SD.T).div_(TEMPERATURE)
     largest_G = logits_GS.amax(dim=1)
@@ -199,7 +207,7 @@ def partial_fc(
 
 
 def work(num_rows: int, repeats: int) -> None:
-    """One rank of two: half the bank, half the queries, both forms by turns."""
+    """Run as one rank of two, with half the bank and half the queries, all forms in turn."""
     with open_world("cpu", threads=1) as world:
         features_GD, rows_G, bank_ND = make_scene(num_rows, world.device)
         start, stop = shard_range(num_rows, world.rank, world.size)
@@ -239,6 +247,7 @@ def work(num_rows: int, repeats: int) -> None:
 
 
 def measure_two_ranks(benchmark: Benchmark, num_rows: int, repeats: int) -> None:
+    """Measure all forms on two ranks in processes of their own."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command = [*launcher, "-m", "benchmarks.partition", "--worker", str(num_rows), str(repeats)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -256,6 +265,7 @@ def measure_two_ranks(benchmark: Benchmark, num_rows: int, repeats: int) -> None
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -1,8 +1,10 @@
-"""python -m benchmarks.plan [--smoke] [--json FILE]
+"""Compare memory and step times that `and-dist plan` predicts with those of real ranks.
 
-Memory and seconds of a step as `and-dist plan` predicts them, beside what real ranks take, at three
-sizes of job and worlds of 1, 2 and 4 on this machine. What the prediction knows of the machine is
-measured between the steps that it is compared with; of both the least of all looks counts.
+    python -m benchmarks.plan [--smoke] [--json FILE]
+
+There are three sizes of job and worlds of 1, 2 and 4 ranks on this machine. The rates behind the
+prediction are measured between the steps that it is compared with. Of rates and steps the least of
+all measurements counts.
 """
 
 from __future__ import annotations
@@ -51,42 +53,43 @@ HELD = (
     Scene("small", 500_000, 128),
 )
 EMPTY = Scene("tiny", 1_000, 64)
-"""Holds next to nothing but programs."""
+"""A job whose ranks hold next to nothing but programs."""
 TOGETHER = Scene("tiny", 10_000, 128)
-"""Whose steps say what ranks take to wait for each other, and to share a core."""
+"""A job whose steps show how long ranks wait for each other and for a shared core."""
 STEPS = 24
-"""Of which the fastest counts."""
+"""The number of steps, of which the fastest counts."""
 COPY = ("checkpoint: copy of all", "checkpoint: bytes being written")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Bytes of a rank or seconds of a step."""
+    """Hold the predicted and measured bytes of a rank, or seconds of a step."""
 
     predicted: float
     measured: float
 
     @property
     def error(self) -> float:
+        """Return the relative error of the prediction."""
         return self.predicted / self.measured - 1
 
 
 @dataclass
 class Looks:
-    """At the machine and at real steps, in turns."""
+    """Measure the machine's rates and real steps in turn, and keep the least of each."""
 
     scenes: Sequence[Scene]
     worlds: Sequence[int]
     rates: dict[int, Seconds] = field(default_factory=dict)
-    """By ranks that are busy at once: memory and caches are shared."""
+    """Seconds by the number of ranks that are busy at once, as they share memory and caches."""
     links: dict[int, Seconds] = field(default_factory=dict)
     steps: dict[tuple[Scene, int], float] = field(default_factory=dict)
 
     disturbed: float = 0.0
-    """Share of the cores that others took during the last look."""
+    """The share of the cores that other processes took during the last look."""
 
     def look(self, pool: RankPool, repeats: int = 4) -> None:
-        """Once more at everything."""
+        """Measure rates and steps once more."""
         began, busy, ours = time.monotonic(), busy_seconds(), cpu_seconds_of(pool)
         self._look_at_parts(pool, repeats)
         self._look_at_steps(pool)
@@ -119,7 +122,8 @@ class Looks:
             self.steps[scene, world] = min(took, self.steps.get((scene, world), took))
 
     def hardware(self, world: int) -> Hardware:
-        """With what its ranks wait for each other."""
+        """Return the rates as Hardware, with the time that ranks of such a world wait for each
+        other."""
         found = self._without_waits(world)
         steps = {size: self.steps[TOGETHER, size] for size in self.worlds if 1 < size <= world}
         return found.model_copy(update=waits_of(found, steps))
@@ -144,6 +148,7 @@ class Looks:
         return build(Hardware, plain)
 
     def compare(self) -> dict[tuple[Scene, int], Compared]:
+        """Return predicted and measured seconds of a step, by job and number of ranks."""
         compared = {}
         for world, scene in itertools.product(self.worlds, self.scenes):
             predicted = step_seconds(job_of(scene, world, self.hardware(world)))
@@ -152,7 +157,7 @@ class Looks:
 
 
 def waits_of(hardware: Hardware, steps: Mapping[int, float], threads: int = 1) -> dict[str, float]:
-    """Of Hardware: seconds that steps of TOGETHER took, by ranks, beyond what is predicted."""
+    """Return the waits of Hardware: seconds beyond the prediction that TOGETHER's steps took."""
     waits: dict[str, float] = {}
     for ranks, measured in sorted(steps.items()):
         job = job_of(TOGETHER, ranks, hardware, threads)
@@ -165,18 +170,19 @@ def waits_of(hardware: Hardware, steps: Mapping[int, float], threads: int = 1) -
 
 
 def step_seconds(job: Job) -> float:
+    """Return the predicted seconds of a step."""
     pace = pace_of(job)
     assert pace is not None
     return pace.step
 
 
 def cpu_seconds_of(pool: RankPool) -> float:
-    """Of its ranks and this process."""
+    """Return the CPU seconds of the pool's ranks and of this process."""
     return time.process_time() + sum(pool.run(max(WORLDS), cpu_seconds_here))
 
 
 def busy_ranks(world: int) -> int:
-    """At once; others wait for a core."""
+    """Return how many ranks run at once; others wait for a core."""
     return min(world, num_cores())
 
 
@@ -185,10 +191,11 @@ UNUSED = {
     "scan_operations_per_s": 1.0,
     "search_operations_per_s": 1.0,
 }
-"""Of no matter for steps of encoders that were measured."""
+"""Rates that predictions do not use here, since all encoders are measured."""
 
 
 def job_of(scene: Scene, world: int, hardware: Hardware | None = None, threads: int = 1) -> Job:
+    """Return the job as the prediction takes it."""
     config = scene.config("nowhere", threads)
     return Job(config, scene.num_rows, Size(1, world, num_cores()), hardware, "pixels")
 
@@ -196,7 +203,10 @@ def job_of(scene: Scene, world: int, hardware: Hardware | None = None, threads: 
 def compare_memory(
     scenes: Sequence[Scene], worlds: Sequence[int]
 ) -> dict[tuple[Scene, int, str], Compared]:
-    """Before the first checkpoint, and while one is written; of the rank that holds most."""
+    """Return predicted and measured bytes before the first checkpoint, and while one is written.
+
+    Measured is the rank that holds most.
+    """
     compared = {}
     for world in worlds:
         framework = framework_bytes(world)
@@ -208,12 +218,13 @@ def compare_memory(
 
 
 def framework_bytes(world: int) -> float:
-    """What a rank holds that holds nothing."""
+    """Return the bytes of a rank that holds nothing but programs."""
     return _most_held(EMPTY, world)[0] - _predicted(EMPTY, world)[0]
 
 
 def _most_held(scene: Scene, world: int) -> tuple[float, float]:
-    """By ranks that have done nothing before."""
+    """Return the most bytes while training, and with a checkpoint, of ranks that are newly
+    started."""
     pool = RankPool()
     try:
         with tempfile.TemporaryDirectory() as root:
@@ -224,7 +235,7 @@ def _most_held(scene: Scene, world: int) -> tuple[float, float]:
 
 
 def _predicted(scene: Scene, world: int) -> tuple[float, float]:
-    """Without the framework."""
+    """Return the same as it is predicted, without the framework's memory."""
     footprint = footprint_of(job_of(scene, world))
     copies = sum(map(footprint.bytes_of, COPY))
     start, training = (footprint.total(footprint.phase(name)) for name in ("start", "training"))
@@ -234,6 +245,7 @@ def _predicted(scene: Scene, world: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     given = parser.parse_args()

@@ -1,9 +1,10 @@
-"""python -m benchmarks.prepare [--smoke] [--json FILE] [--folder DIR]
+"""Measure how long a manifest of 1.3 million files takes to build, to open and to hold.
 
-A manifest of 1.3 million files, each a file of its own: seconds and memory to build it from a warm
-folder, against listing and opening the files alone; seconds to open it, and what a rank pays for
-holding it. The files are small JPEGs under ImageNet's names (about 6 GB on disk); a folder that is
-named with --folder keeps them for the next time.
+    python -m benchmarks.prepare [--smoke] [--json FILE] [--folder DIR]
+
+Building, from a folder in the page cache, is compared with listing and opening the files alone.
+The files are small JPEGs under ImageNet's names (about 6 GB on disk); a folder that is given by
+--folder keeps them for the next run.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ print(opened, resident_mb() - before, len(os.listdir("/proc/self/fd")), rows)
 
 
 def write_files(folder: Path, count: int) -> None:
-    """`count` JPEGs of 64 sizes over 1,000 class folders; those that are there stay."""
+    """Write `count` JPEGs of 64 sizes into 1,000 class folders; existing files are kept."""
     for name in range(CLASSES):
         (folder / f"n{name:08}").mkdir(parents=True, exist_ok=True)
     starts = range(0, count, FILES_PER_TASK)
@@ -55,6 +56,7 @@ def write_files(folder: Path, count: int) -> None:
 
 
 def write_some(folder: Path, start: int, count: int) -> None:
+    """Write the files of one task."""
     contents = []
     for number in range(64):
         file = io.BytesIO()
@@ -69,12 +71,14 @@ def write_some(folder: Path, start: int, count: int) -> None:
 
 
 def look_at_files(folder: Path) -> int:
-    """What any listing costs at least, on all cores: the names, and one read of each file."""
+    """List all files and read each once, on all cores; return their number. No listing costs
+    less."""
     with open_processes() as executor:
         return sum(executor.map(look_at_class, [entry.path for entry in os.scandir(folder)]))
 
 
 def look_at_class(folder: str) -> int:
+    """List the files of one folder and read each once; return their number."""
     count = 0
     for file in os.scandir(folder):
         descriptor = os.open(file.path, os.O_RDONLY)
@@ -85,7 +89,7 @@ def look_at_class(folder: str) -> int:
 
 
 def build(source: Path, out: Path) -> tuple[float, float]:
-    """(seconds, MB) of `and-dist prepare`."""
+    """Run `and-dist prepare` and return its seconds and its peak memory in MB."""
     command = [sys.executable, "-m", "and_dist", "prepare", str(source), "--out", str(out)]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -95,9 +99,10 @@ def build(source: Path, out: Path) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--folder", type=Path, help="where the files are, or will be, and stay")
+    parser.add_argument("--folder", type=Path, help="where the files are kept")
     arguments = parser.parse_args()
     rows = 20_000 if arguments.smoke else ROWS
     benchmark = Benchmark("prepare")

@@ -1,10 +1,12 @@
-"""python -m benchmarks.report [--smoke] [--json FILE]
+"""Time the report of a finished run at ImageNet's size.
 
-The page of a finished run at ImageNet's size: 1,281,167 rows, AlexNet, four rounds of discovery, a
-quarter of a million lines of metrics. The run is made up, the files are as training writes them;
-`and-dist report` is a process of its own; its memory is the most that it and its children were seen
-to hold, ten times a second. Its floor is reading
-and summing the bytes of the checkpoints, which every command does before it trusts them.
+    python -m benchmarks.report [--smoke] [--json FILE]
+
+The run has 1,281,167 rows, AlexNet, four rounds of discovery and a quarter of a million lines of
+metrics. It was not trained, but its files are as training writes them. `and-dist report` runs in a
+process of its own; its memory is the most that it and its children hold in looks ten times a
+second. The floor is reading and summing the bytes of the checkpoints, which every command does
+before it uses them.
 """
 
 from __future__ import annotations
@@ -42,13 +44,14 @@ from benchmarks.common.memory import FamilyWatch
 
 ROWS, TEST_ROWS, CLASSES = 1_281_167, 50_000, 1000
 DISTINCT = 2000
-"""Different pictures, which the rows take turns to be."""
+"""The number of different pictures, which the rows repeat."""
 LOOKS_PER_EPOCH = 250
 OURS, FLOOR = "and-dist report", "read and sum checkpoints"
 
 
 def make_images(folder: Path, count: int, seed: int) -> Path:
-    """A prepared set of JPEGs of 500 x 375, as large as ImageNet's are on average."""
+    """Write a prepared set of JPEGs of 500 x 375, as large as ImageNet's on average; return its
+    manifest."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     spans, content = [], bytearray()
@@ -71,7 +74,7 @@ def make_images(folder: Path, count: int, seed: int) -> Path:
 
 
 def make_run(root: Path, rows: int, world: World) -> Config:
-    """As a finished run of configs/paper/imagenet-alexnet.yaml leaves it."""
+    """Write a run folder as a finished run of configs/paper/imagenet-alexnet.yaml leaves it."""
     train = make_images(root / "train", rows, 0)
     test = make_images(root / "test", max(CLASSES, rows * TEST_ROWS // ROWS), 1)
     config = load_config(
@@ -113,7 +116,8 @@ def make_run(root: Path, rows: int, world: World) -> Config:
 def make_neighbourhoods(
     rows: int, round_index: int, config: Config, generator: torch.Generator
 ) -> Neighbourhoods:
-    """A row's neighbour lies within two thousand rows of it: of its class, more often than not."""
+    """Return neighbourhoods in which a row's neighbour lies within 2,000 rows, mostly in its
+    class."""
     entropy_N = 8 + torch.randn(rows, generator=generator, dtype=torch.float64)
     anchors_A = select_anchors(entropy_N, num_anchors(rows, round_index, config.last_round))
     shift_N = torch.randint(1, min(2000, rows), (rows,), generator=generator)
@@ -123,7 +127,7 @@ def make_neighbourhoods(
 
 
 def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -> None:
-    """A line for each look at the loss, as a run of a thousand epochs has them."""
+    """Write a line of metrics for each logged step, as a run of a thousand epochs has them."""
     per_epoch = -(-rows // config.optim.batch_size)
     epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
     schedule, when = Schedule(epochs, per_epoch), time.time() - 1e6
@@ -166,7 +170,8 @@ def write_metrics(config: Config, rows: int, found: dict[int, dict[str, Any]]) -
 
 
 def report(run: Path) -> tuple[float, float]:
-    """Seconds, and the most megabytes that the process and its children held at once."""
+    """Run `and-dist report`; return its seconds, and the most megabytes that it and its children
+    hold."""
     started = time.perf_counter()
     with subprocess.Popen([sys.executable, "-m", "and_dist", "report", str(run)]) as process:
         watch = FamilyWatch(process.pid)
@@ -175,7 +180,8 @@ def report(run: Path) -> tuple[float, float]:
 
 
 def read_and_sum(run: Path) -> tuple[float, float]:
-    """What any reader of all checkpoints has to do."""
+    """Return the seconds to read and sum all checkpoints, which any reader has to do, and
+    megabytes."""
     started, size = time.perf_counter(), 0
     for file in sorted(run.glob("checkpoints/*/*.safetensors")):
         with file.open("rb") as content:
@@ -185,6 +191,7 @@ def read_and_sum(run: Path) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     given = parse_arguments(__doc__ or "")
     benchmark = Benchmark("report")
     rows, repeats = (20_000, 1) if given.smoke else (ROWS, given.repeats)

@@ -1,10 +1,13 @@
-"""python -m benchmarks.scaling [--smoke] [--json FILE]
+"""Measure how the cost of a training step grows with rows and with ranks.
 
-How the cost of a training step grows: with the rows of the bank on one rank, against the published
-form; with the ranks, for the same work and for work that grows with them; and on one rank of 64,
-256 and 1,024 that torch's fake process group simulates, where memory is looked at part by part. A
-step is what the trainer does but for reading images and updating weights; its bank is multiplied in
-float32. Equal results are asserted first.
+    python -m benchmarks.scaling [--smoke] [--json FILE]
+
+The rows grow on one rank, beside the published form. The ranks grow with the same work in all, and
+with the same work a rank. One rank of 64, 256 and 1,024 is simulated by torch's fake process group,
+and its memory is measured part by part. A step is the trainer's without reading images and updating
+weights; its bank is multiplied in float32. Equal results are asserted first.
+
+X = 1 + D, the loss and the gradient.
 """
 
 from __future__ import annotations
@@ -45,20 +48,23 @@ QUERIES = 256
 WORLDS = (1, 2, 4)
 SIMULATED_WORLDS = (64, 256, 1024)
 QUERIES_OF_A_RANK = 4
-"""Of a simulated one: few, since it answers those of all."""
+"""The queries of a simulated rank: few, since it answers those of all ranks."""
 STEPS_OF_A_SIMULATED_RANK = 3
 ROWS_OF_A_RANK = {"simulate_scan": 512, "simulate_search": 2048}
-"""In a simulated discovery: a block of the scan, and one of the search."""
+"""The rows of a rank in a simulated discovery: a block of the scan, and a block of the search."""
 OURS, WHOLE, PUBLISHED = "the objective", "with `small`, 32 px", "published form"
 SPARE_MB = 1500
-"""For the program itself and one step."""
+"""The memory left for the program itself and one step."""
 NOISE_MB = 16
+"""The largest difference of memory that is taken for noise."""
 
 
 class Sizes(NamedTuple):
+    """Hold the numbers of rows that are measured."""
+
     rows: tuple[int, ...]
     most_published: int
-    """Rows for which the published form fits: 4 matrices of queries by rows."""
+    """The most rows for which the published form fits: it takes 4 matrices of queries by rows."""
     rows_by_worlds: int
     simulated_rows: tuple[int, ...]
     coordinator_rows: int
@@ -74,18 +80,15 @@ FULL = Sizes(
 SMOKE = Sizes((10_000, 30_000, 100_000), 100_000, 20_000, (1_281_167, 10_000_000), 1_000_000)
 
 
-# By rows, on one rank.
-
-
 def measure_rows(num_rows: int, with_published: bool, repeats: int) -> dict[str, Any]:
-    """Seconds and memory of each case at one size."""
+    """Return seconds and memory of each case at one number of rows."""
     with open_world("cpu", threads=os.cpu_count()) as world:
         rank = rank_of_world(world, num_rows, QUERIES)
         whole = rank_of_world(world, num_rows, QUERIES, "small", rank.bank)
         cases: dict[str, Callable[[], object]] = {OURS: rank.step, WHOLE: whole.step}
         if with_published:
             inputs = published_inputs(rank)
-            theirs_BX = differentiate(published, *inputs)  # before the bank is updated
+            theirs_BX = differentiate(published, *inputs)  # before a step updates the bank
             assert_same(result_of_step(rank), theirs_BX)
             cases[PUBLISHED] = partial(differentiate, published, *inputs)
         seconds = Benchmark("rows").repeat(cases, repeats)
@@ -94,6 +97,8 @@ def measure_rows(num_rows: int, with_published: bool, repeats: int) -> dict[str,
 
 
 def add_rows(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
+    """Add the results by rows on one rank; assert that a step's extra memory does not grow with
+    rows."""
     medians: dict[str, list[tuple[int, float]]] = {OURS: [], WHOLE: [], PUBLISHED: []}
     peaks = []
     for num_rows in sizes.rows:
@@ -117,7 +122,8 @@ def add_rows(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
 
 
 def describe_growth(points: list[tuple[int, float]]) -> str:
-    """The line a + b N that is nearest in relation to each time, and the exponents between."""
+    """Describe growth by the line a + b N with the least relative errors, and the exponents between
+    sizes."""
     rows, seconds = np.array(points, dtype=float).T
     design = np.stack([1 / seconds, rows / seconds], axis=1)
     (constant, per_row), *_ = np.linalg.lstsq(design, np.ones(len(points)), rcond=None)
@@ -132,11 +138,12 @@ def describe_growth(points: list[tuple[int, float]]) -> str:
     )
 
 
-# By ranks, which share the cores of this machine.
-
-
 def add_worlds(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
-    """The same work for all worlds, then rows and queries that grow with the world."""
+    """Add the results by ranks, with the same work in all worlds, then with work that grows with
+    them.
+
+    The ranks share the cores of this machine.
+    """
     pool, most = RankPool(), max(WORLDS)
     try:
         for growth in ("strong", "weak"):
@@ -162,6 +169,7 @@ def add_world(
     work: tuple[int, int],
     repeats: int,
 ) -> None:
+    """Add the results of one world; assert equal results and the expected traffic."""
     num_rows, batch = work
     (expected_GX,) = pool.run(1, expected_step, num_rows, batch)
     for name, encoder in ((OURS, ""), (WHOLE, "small")):
@@ -182,10 +190,9 @@ def add_world(
         )
 
 
-# By ranks that are simulated.
-
-
 def add_simulated(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
+    """Add the results of simulated ranks; assert that their memory does not grow with rows or
+    world."""
     made: list[float] = []
     for size in SIMULATED_WORLDS:
         rests = []
@@ -217,7 +224,7 @@ def add_simulated(benchmark: Benchmark, sizes: Sizes, repeats: int) -> None:
 
 
 def add_discovery(benchmark: Benchmark, sizes: Sizes) -> None:
-    """What grows with the ranks streams past a shard; what grows with the rows is the table."""
+    """Note the memory of a simulated discovery: blocks by ranks, and the tensors of N rows."""
     for function, rows in ROWS_OF_A_RANK.items():
         peaks = [in_process(function, size, rows)["rest_mb"] for size in SIMULATED_WORLDS]
         of_worlds = zip(SIMULATED_WORLDS, peaks, strict=True)
@@ -231,7 +238,8 @@ def add_discovery(benchmark: Benchmark, sizes: Sizes) -> None:
 
 
 def choose_dtype(name: str, elements: int) -> str | None:
-    """The widest that this machine has memory for; None, in a sentence, if there is none."""
+    """Return the widest type that this machine has memory for; print a message and return None if
+    none."""
     for dtype, width in (("float32", 4), ("float16", 2)):
         if width * elements / 1e6 + SPARE_MB < available_mb():
             return dtype
@@ -240,6 +248,7 @@ def choose_dtype(name: str, elements: int) -> str | None:
 
 
 def is_too_large(name: str, num_bytes: int) -> bool:
+    """Return whether the machine has too little memory for a case, and print a message if so."""
     needed = num_bytes / 1e6 + SPARE_MB
     if needed < available_mb():
         return False
@@ -263,7 +272,7 @@ WORKS: dict[str, Callable[..., Any]] = {
 
 
 def in_process(work: str, *arguments: Any) -> Any:
-    """One of WORKS in a process of its own, which nothing before has left memory in."""
+    """Run one of WORKS in a new process, so that no memory of an earlier case is left in it."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--worker", work, json.dumps(arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -272,6 +281,7 @@ def in_process(work: str, *arguments: Any) -> Any:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)

@@ -1,10 +1,11 @@
-"""python -m benchmarks.step [--smoke] [--json FILE] [--options]
+"""Time one whole training step with images in memory, in one process with all cores.
 
-One whole training step, images in memory, one process with all cores: AlexNet at 224 pixels over
-a bank of ImageNet's size, and the small network over 200,000 rows. Ours is Trainer.train_step;
-beside it the published code's step, and lightly's memory bank where that package is installed;
-and ours with a network of 16 bits.
---options measures the settings of a step instead, which is what their defaults come from.
+    python -m benchmarks.step [--smoke] [--json FILE] [--options]
+
+AlexNet at 224 pixels trains over a bank of ImageNet's size, and the small network over 200,000
+rows. Ours is Trainer.train_step, in float32 and with a network of 16 bits. Compared are the
+published code's step, and lightly's memory bank where that package is installed. --options measures
+the settings of a step instead, from which their defaults are chosen.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from benchmarks.common.harness import Benchmark, add_arguments
 TEMPERATURE = 0.07
 NARROW = ("encoder.precision=bfloat16",)
 MOST_OFF_IN_16_BITS = 0.1
-"""Of a first loss of ten and more."""
+"""The largest difference of the first loss, which is ten or more."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is trained: a network, images of a side, a bank of so many rows, a batch."""
+    """Hold a network, the side of its images, the rows of the bank and the batch."""
 
     network: str
     side: int
@@ -54,6 +55,7 @@ class Scene:
     batch: int
 
     def config(self, folder: Path, *options: str) -> Config:
+        """Return the config of a run in `folder` that trains this."""
         return load_config(
             [],
             [
@@ -81,7 +83,7 @@ SMOKE = {
 
 
 def index_of(scene: Scene) -> ImageIndex:
-    """As many rows as wanted, all of one image, which no step of this benchmark reads."""
+    """Return an index of `scene.rows` rows of one image; no step of this benchmark reads it."""
     sides_N = np.full(scene.rows, scene.side, np.int32)
     pixels = np.zeros(3 * scene.side**2, np.uint8)
     store = MemoryStore(pixels, np.zeros(scene.rows, np.int64), sides_N, sides_N, "benchmark")
@@ -89,6 +91,7 @@ def index_of(scene: Scene) -> ImageIndex:
 
 
 def build_trainer(scene: Scene, world: World, folder: Path, *options: str) -> Trainer:
+    """Return a trainer with its run folder open."""
     config = scene.config(folder, *options)
     open_run_folder(config, world.size, world.device.type)
     images = LabelledImages(index_of(scene))
@@ -96,6 +99,7 @@ def build_trainer(scene: Scene, world: World, folder: Path, *options: str) -> Tr
 
 
 def make_batch(scene: Scene) -> Batch:
+    """Return a batch of random images and rows."""
     random = torch.Generator().manual_seed(0)
     rows_B = torch.randperm(scene.rows, generator=random)[: scene.batch]
     shape = (scene.batch, 3, scene.side, scene.side)
@@ -103,17 +107,22 @@ def make_batch(scene: Scene) -> Batch:
 
 
 class PublishedMemory(torch.autograd.Function):
-    """The 2019 program's non-parametric classifier: all similarities forward; backward the
-    gradient in the features, and the new rows of the memory."""
+    """Compute the published code's non-parametric classifier over the whole memory.
+
+    Forward returns all similarities. Backward returns the gradient in the features, and writes the
+    new rows of the memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, features_BD: Tensor, rows_B: Tensor, memory_ND: Tensor) -> Tensor:
+        """Return all similarities over the temperature, [B, N]."""
         ctx.save_for_backward(features_BD, rows_B)
         ctx.memory_ND = memory_ND
         return (features_BD @ memory_ND.T).div_(TEMPERATURE)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient in the features, [B, D], and update the batch's rows."""
         features_BD, rows_B = ctx.saved_tensors
         memory_ND = ctx.memory_ND
         gradient_BD = gradients[0].div(TEMPERATURE) @ memory_ND
@@ -123,9 +132,10 @@ class PublishedMemory(torch.autograd.Function):
 
 
 class Published:
-    """Its step in one process: DataParallel, softmax, the logarithm, SGD with momentum."""
+    """Run the published code's step: DataParallel, softmax, the logarithm, SGD with momentum."""
 
     def __init__(self, scene: Scene, config: Config) -> None:
+        """Build the network, the memory and the optimiser."""
         self.network = nn.DataParallel(build_encoder(config.encoder, config.seed))
         self.memory_ND = draw_uniform_rows(0, scene.rows, 128, config.seed)
         self.optimiser = torch.optim.SGD(
@@ -133,6 +143,7 @@ class Published:
         )
 
     def step(self, batch: Batch) -> Tensor:
+        """Train one step and return the loss."""
         features_BD = self.network(batch.images_BCHW)
         logits_BN = PublishedMemory.apply(features_BD, batch.rows_B, self.memory_ND)
         p_BN = logits_BN.softmax(dim=1)
@@ -144,8 +155,11 @@ class Published:
 
 
 def lightly_step(scene: Scene, config: Config) -> Callable[[Batch], Tensor]:
-    """lightly's NTXentLoss with a memory bank of as many rows. The second view of each image, which
-    its MoCo takes from another network without gradients, is given for nothing."""
+    """Return a step with lightly's NTXentLoss and a memory bank of as many rows.
+
+    The second view of each image, which MoCo takes from another network without gradients, is drawn
+    once and costs nothing.
+    """
     from lightly.loss import NTXentLoss
 
     network = build_encoder(config.encoder, config.seed)
@@ -166,6 +180,7 @@ def lightly_step(scene: Scene, config: Config) -> Callable[[Batch], Tensor]:
 
 
 def measure(benchmark: Benchmark, scene: Scene, repeats: int, world: World) -> None:
+    """Assert equal steps, then measure all steps of one scene."""
     network, batch = scene.network, make_batch(scene)
     direction_BD = torch.randn(scene.batch, 128)
     with tempfile.TemporaryDirectory() as folder:
@@ -198,8 +213,10 @@ def measure(benchmark: Benchmark, scene: Scene, repeats: int, world: World) -> N
 
 
 def assert_equal_steps(trainer: Trainer, published: Published, batch: Batch) -> Tensor:
-    """Loss, which is returned, bank rows and weights after one step; in 16 bits as nearly as these
-    allow."""
+    """Assert that loss, bank rows and weights agree after one step; return the loss.
+
+    In 16 bits they have to agree as closely as these allow.
+    """
     is_narrow = products_of(trainer).itemsize < 4
     ours, loss = trainer.train_step(batch), published.step(batch)
     assert (ours - loss).abs() < (1e-2 if is_narrow else 1e-3), f"losses: {ours}, {loss}"
@@ -218,14 +235,16 @@ def assert_equal_steps(trainer: Trainer, published: Published, batch: Batch) -> 
 
 
 def products_of(trainer: Trainer) -> torch.dtype:
-    """In what queries and bank are multiplied."""
+    """Return the type in which queries and bank are multiplied."""
     bank = trainer.state.bank
     return bank.products or bank.features_SD.dtype
 
 
 def add_ratios(benchmark: Benchmark, scene: Scene, names: list[str], products: torch.dtype) -> None:
-    """By medians; the floor is the least that all operations of a step take at the machine's own
-    rates of matrix products."""
+    """Add the ratios of medians, and the floor.
+
+    The floor is the time of all operations of a step at the machine's own rates of matrix products.
+    """
     network = scene.network
     ours = f"{network}, ours"
     for name, key in (
@@ -256,7 +275,8 @@ OPTIONS = {
 
 
 def measure_options(benchmark: Benchmark, scene: Scene, repeats: int, world: World) -> None:
-    """Each alone, against all defaults; small banks, so that the network is seen."""
+    """Measure each setting alone beside the defaults, over a small bank so that the network
+    dominates."""
     cases: dict[str, Callable[[], object]] = {}
     batch = make_batch(scene)
     with tempfile.TemporaryDirectory() as folder:
@@ -279,9 +299,10 @@ OPTION_SCENES = (
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--options", action="store_true", help="the settings of a step instead")
+    parser.add_argument("--options", action="store_true", help="measure the settings of a step")
     given = parser.parse_args()
     benchmark = Benchmark("step options" if given.options else "step")
     with open_world("cpu", threads=os.cpu_count()) as world:

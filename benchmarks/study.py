@@ -1,8 +1,8 @@
-"""What the runs of a sweep say of the paper's expectations, seed by seed; and their curves, kept.
+"""Compare the runs of a sweep with the paper's expectations, seed by seed, and keep their curves.
 
 python -m benchmarks.study runs/fashion+runs/fashion-ablations runs/fashion-long --json FILE
 
-FILE grows: runs that it has and that are not here any more stay in it and are part of what is said.
+Runs in FILE that are no longer on this machine are kept in it, and take part in the comparison.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from and_dist.runs.metrics_file import read_metrics
 from benchmarks.common.harness import describe_machine
 
 Values = dict[int, float]
-"""By seed."""
+"""Figures by seed."""
 AND = {
     "method": "and",
     "curriculum.neighbours": 1,
@@ -42,21 +42,27 @@ DISCOVERY_KEYS = (
     "kept",
 )
 Record = dict[str, Any]
-"""What is kept of a run: config, revisions, ranks, top-1 figures, losses, rounds, discoveries."""
+"""The kept record of a run: config, revisions, ranks, top-1 figures, losses, rounds,
+discoveries."""
+DEPTH_OF_RUNS = 4
+"""The nesting of a run in the file: studies, a study, its runs, the run."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """The paper expects the first to be larger than the second, whatever the seed."""
+    """State that the paper expects the first figure to be larger than the second, whatever the
+    seed."""
 
     says: str
     larger: Values
     smaller: Values
 
     def differences(self) -> Values:
+        """Return larger - smaller for the seeds that both have."""
         return {s: self.larger[s] - self.smaller[s] for s in self.larger if s in self.smaller}
 
     def in_one_line(self) -> str:
+        """Return the mean difference, those of all seeds, and how many seeds agree."""
         found = self.differences()
         held = sum(value > 0 for value in found.values())
         mean = statistics.fmean(found.values())
@@ -65,14 +71,14 @@ class Expectation:
 
 
 def expectations(runs: Sequence[Record]) -> list[Expectation]:
-    """Those that the runs can tell of."""
+    """Return the expectations that the runs have figures for."""
     names = dict.fromkeys(name for run in runs for name in run["top1"])
     found = [e for name in names for e in _of_accuracy(runs, name)] + _of_consistency(runs)
     return [expectation for expectation in found if expectation.differences()]
 
 
 def _of_accuracy(runs: Sequence[Record], name: str) -> list[Expectation]:
-    """By one of the figures of a run."""
+    """Return the expectations on one of the runs' accuracies."""
 
     def of(**changed: Any) -> Values:
         return _by_seed(runs, lambda run: run["top1"].get(name), **changed)
@@ -118,7 +124,8 @@ def _of_consistency(runs: Sequence[Record]) -> list[Expectation]:
 def _by_seed(
     runs: Sequence[Record], figure: Callable[[Record], float | None], **changed: Any
 ) -> Values:
-    """Of AND's runs, or of those with some keys changed (dots written as __)."""
+    """Return a figure by seed, of AND's runs, or of those with some keys changed (dots written as
+    __)."""
     wanted = AND | {key.replace("__", "."): value for key, value in changed.items()}
     chosen = [run for run in runs if _is_like(run["config"], wanted)]
     found = {run["config"]["seed"]: figure(run) for run in chosen}
@@ -137,13 +144,14 @@ def _consistency(run: Record, at: int) -> float | None:
 
 
 def _by_entropy(run: Record, part: slice) -> float | None:
-    """Of the last round, where all rows are anchors."""
+    """Return the mean consistency of a part of the last round, in which all rows are anchors, in
+    percent."""
     found = run["discoveries"]
     return 100 * statistics.fmean(found[-1]["consistency_by_entropy"][part]) if found else None
 
 
 def record_of(run: Run) -> Record:
-    """What is to be kept of one run: all settings, losses, rounds, discoveries."""
+    """Return the record of one run: settings, losses, rounds, discoveries."""
     metrics = run.folder / "metrics.jsonl"
     rounds, found = read_metrics(metrics, "round"), read_metrics(metrics, "discovery")
     starts = read_starts(run.folder)
@@ -160,7 +168,8 @@ def record_of(run: Run) -> Record:
 
 
 def read_study(folders: Sequence[Path], kept: Mapping[str, Record]) -> dict[str, Record]:
-    """By FOLDER/RUN: those kept from earlier, and over them those that are finished here."""
+    """Return records by FOLDER/RUN: the kept ones, replaced by those of runs that are finished
+    here."""
     found = dict(kept)
     for folder in find_runs(folders)[0]:
         run = read_run(folder)
@@ -169,10 +178,21 @@ def read_study(folders: Sequence[Path], kept: Mapping[str, Record]) -> dict[str,
     return dict(sorted(found.items()))
 
 
+def with_a_line_each(value: Any, levels: int = DEPTH_OF_RUNS) -> str:
+    """Return JSON in which each run is one line, so that a new run is one line of a diff."""
+    if levels == 0 or not isinstance(value, (dict, list)):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(k)}: {with_a_line_each(v, levels - 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(with_a_line_each(entry, levels - 1) for entry in value) + "\n]"
+
+
 def main() -> None:
+    """Print the tables and expectations of all studies, and write the file if one is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweeps", nargs="+", help="folder of a sweep; FOLDER+FOLDER are one study")
-    parser.add_argument("--json", type=Path, help="file to go on with")
+    parser.add_argument("--json", type=Path, help="file to read and extend")
     arguments = parser.parse_args()
     console = Console(width=130, highlight=False)
     file: Path | None = arguments.json
@@ -198,7 +218,7 @@ def main() -> None:
         }
     if file is not None:
         record = {"machine": describe_machine(), "studies": before | studies}
-        file.write_text(json.dumps(record, indent=1) + "\n")
+        file.write_text(with_a_line_each(record) + "\n")
         console.print(f"written to {file}")
 
 

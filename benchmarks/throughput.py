@@ -1,11 +1,13 @@
-"""python -m benchmarks.throughput [--smoke] [--json FILE] [--device auto]
+"""Measure the images per second of whole training runs, by number of ranks.
 
-Training from end to end, images per second by number of ranks: `torchrun -m and_dist train`, from
-JPEG files and from packed pixels, with the same global batch and with the same batch on every rank,
-as metrics.jsonl tells it, a repeat being the steps between two of its records. Beside it a plain
-loop of one process: torchvision in a DataLoader, the same encoder, a dense softmax over the bank.
-The floor is what the encoder alone takes for the same images, on all cores together or on each for
-itself, whichever is less. Losses are compared first.
+    python -m benchmarks.throughput [--smoke] [--json FILE] [--device auto]
+
+`torchrun -m and_dist train` runs from JPEG files and from packed pixels, with the same global
+batch and with the same batch on every rank. The rates are those in metrics.jsonl; a repeat is the
+steps between two of its records. The baseline is a plain loop of one process: torchvision in a
+DataLoader, the same encoder, a dense softmax over the bank. The floor is the time of the encoder
+alone for the same images, on all cores together or on each core by itself, whichever is less.
+Losses are compared first.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ ENCODER_ALONE = "what the encoder alone takes on all cores or GPUs, together or 
 
 
 class Case(NamedTuple):
-    """What is trained on what; a window is the steps between two records."""
+    """Hold one kind of training; a window is the steps between two records."""
 
     name: str
     encoder: str
@@ -70,19 +72,22 @@ SMOKE_CASES = (
 
 
 Scaled = dict[str, tuple[int, int]]
-"""Name -> ranks and global batch."""
+"""Ranks and global batch, by name."""
 
 
 class Size(NamedTuple):
-    """How often everything is trained anew, and how many windows are timed of each time."""
+    """Hold how often everything is trained anew, and how many windows of each run are timed."""
 
     turns: int
     windows: int
 
 
 class Run(NamedTuple):
-    """Seconds of each window, the median share that waited for images, and the most that all its
-    processes held together."""
+    """Hold the seconds of each window, the median share that waited for images, and the peak
+    memory.
+
+    The memory is that of all processes of the run together.
+    """
 
     seconds: list[float]
     data_wait: float
@@ -90,6 +95,7 @@ class Run(NamedTuple):
 
 
 def configure(case: Case, folder: Path, device: str, batch: int, name: str) -> Config:
+    """Return the config of one run."""
     flip = str(case.side > 32).lower()
     return load_config(
         [],
@@ -115,8 +121,11 @@ def configure(case: Case, folder: Path, device: str, batch: int, name: str) -> C
 
 
 def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
-    """Real workers, told to end once they have said enough; the first window warms up, and in the
-    last their memory is looked at, which slows them down."""
+    """Train by real workers, which are told to end once they have logged enough steps.
+
+    The first window warms up. Memory is looked at after the timed windows, since looking slows the
+    workers down.
+    """
     config.folder.mkdir(parents=True)
     given = config.folder.with_suffix(".json")
     given.write_text(config.model_dump_json())
@@ -142,7 +151,7 @@ def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
             wait_for_steps(process, config, windows + 3, log)
             peak_mb = watch.finish()
         finally:
-            process.terminate()  # the workers save, and end
+            process.terminate()  # SIGTERM: the workers save and end
             process.wait()
     images = config.optim.batch_size * case.window
     return Run(
@@ -155,12 +164,14 @@ def train(case: Case, config: Config, ranks: int, windows: int) -> Run:
 def wait_for_steps(
     process: subprocess.Popen[bytes], config: Config, count: int, log: Path
 ) -> list[dict[str, Any]]:
+    """Return the "step" records of a run once there are `count`; exit with its log if it ends
+    before."""
     started, metrics = time.monotonic(), config.folder / "metrics.jsonl"
     steps: list[dict[str, Any]] = []
     while len(steps) < count:
         is_over = process.poll() is not None
         if is_over or (not steps and time.monotonic() - started > SECONDS_TO_START):
-            raise SystemExit(f"training said too little:\n{log.read_text()}")
+            raise SystemExit(f"training logged too few steps:\n{log.read_text()}")
         time.sleep(0.2)
         steps = read_metrics(metrics, "step") if metrics.exists() else []
     return steps
@@ -169,6 +180,7 @@ def wait_for_steps(
 def train_the_plain_way(
     case: Case, config: Config, sources: list[Any], device: torch.device, windows: int
 ) -> Run:
+    """Train by the plain loop of one process."""
     encoder = build_encoder(config.encoder, 0).to(device)
     dense = DenseBank(case.rows, config.encoder.feature_dim, config.objective.temperature, device)
     images = TorchvisionImages(sources, training_transform(config.data), on_tensors=False)
@@ -184,7 +196,7 @@ def train_the_plain_way(
 def train_the_encoder_alone(
     case: Case, config: Config, device: torch.device, windows: int, threads: int
 ) -> Run:
-    """Forward, backward and optimiser on batches as large, that lie in memory."""
+    """Train the encoder alone, on a batch that is in memory: forward, backward and optimiser."""
     torch.set_num_threads(threads)
     encoder = build_encoder(config.encoder, 0).to(device)
     optimiser = build_optimiser([encoder], config.optim)
@@ -201,7 +213,7 @@ def train_the_encoder_alone(
 def measure_case(
     benchmark: Benchmark, case: Case, worlds: tuple[int, ...], device: torch.device, size: Size
 ) -> None:
-    """All once, then again: a slow minute of the machine hits all alike."""
+    """Train in every way in turn, so that a slow minute of the machine affects all alike."""
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base, case.name)
         prepare = prepare_shapes if case.is_packed else prepare_files
@@ -228,6 +240,7 @@ def measure_case(
 
 
 def add_runs(benchmark: Benchmark, case: Case, scaled: Scaled, runs: dict[str, list[Run]]) -> None:
+    """Add the results of all runs."""
     for name, turns in runs.items():
         _, batch = scaled.get(name, (1, case.batch))
         held = [run.peak_mb for run in turns if run.peak_mb is not None]
@@ -239,6 +252,7 @@ def add_runs(benchmark: Benchmark, case: Case, scaled: Scaled, runs: dict[str, l
 
 
 def add_ratios(benchmark: Benchmark, case: Case, scaled: Scaled, device: torch.device) -> None:
+    """Add the ratios to the plain loop and to one rank, and the floors."""
     one, choices = f"{case.name}, 1 rank", threads_alone(device)
     benchmark.ratio(f"plain_{case.name}", f"{case.name}, plain loop", one)
     least = min(
@@ -257,17 +271,18 @@ def add_ratios(benchmark: Benchmark, case: Case, scaled: Scaled, device: torch.d
 
 
 def threads_alone(device: torch.device) -> list[int]:
-    """How many threads the encoder is tried with; on a GPU they make no difference."""
+    """Return the numbers of threads that the encoder alone is tried with; on a GPU only one."""
     cores = os.cpu_count() or 1
     return [cores] if device.type == "cuda" or cores == 1 else [1, cores]
 
 
 def encoder_alone(case: Case, threads: int) -> str:
+    """Return the name of the encoder's own result."""
     return f"{case.name}, the encoder alone, {threads} thread{'s' * (threads > 1)}"
 
 
 def scalings(case: Case, worlds: tuple[int, ...]) -> Scaled:
-    """One rank, then the others both ways."""
+    """Return ranks and global batch by name: one rank, then the others with each kind of batch."""
     found = {f"{case.name}, 1 rank": (1, case.batch)}
     for ranks in worlds[1:]:
         found[f"{case.name}, {ranks} ranks, same batch in all"] = ranks, case.batch
@@ -276,6 +291,7 @@ def scalings(case: Case, worlds: tuple[int, ...]) -> Scaled:
 
 
 def choose_device(wanted: str) -> torch.device:
+    """Return the device; exit with a message if a GPU is asked for and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda needs an NVIDIA GPU, and there is none here; leave it out")
     has_gpu = wanted != "cpu" and torch.cuda.is_available()
@@ -283,6 +299,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -1,4 +1,4 @@
-"""and-launch: from a config to a job on many nodes, followed until it is done.
+"""Submit a config as a job on many nodes, and follow it until it ends: `and-launch`.
 
 A login node needs neither torch nor faiss nor DALI for it.
 """

@@ -1,3 +1,5 @@
+"""Run `and-launch` by `python -m launcher`."""
+
 from launcher.cli import main
 
 main()

@@ -1,11 +1,13 @@
-"""`and-launch`: submit, sweep, local, status, logs, cancel, requeue, doctor.
+"""Define `and-launch`: submit, sweep, local, status, logs, cancel, requeue, doctor.
 
-Exit status 2 and a sentence for what a user gave, 1 and a sentence for what the machine did or
-how a run failed, 75 for one that was stopped and goes on when started again.
+An invalid config, option or profile fails with an error message and exit code 2; an error of the
+machine or a failed run with exit code 1. Exit code 75 means that a run was stopped and resumes when
+it is started again.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Annotated
 
 import typer
 
+from and_dist.commands.options import LogLevel
 from and_dist.distributed.watchdog import TRY_AGAIN
+from and_dist.utils.logs import set_up_logging
 from launcher import submit as submission
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.request import Size
@@ -26,9 +30,11 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Take a config to many nodes, and see it through to its end.",
+    help="Submit a config as a job on many nodes, and follow it to its end.",
 )
+log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
+"""The time between two looks at a job that is followed."""
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -38,15 +44,22 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as for a
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster profile, such as slurm/example.yaml.")
 ]
-Nodes = Annotated[int, typer.Option(min=1, help="Nodes.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes.")]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs of a node, a rank on each; 0 trains on CPUs.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Ranks of a node, where that is not its number of GPUs.")
+    int | None, typer.Option(min=1, help="Ranks of a node, if not its number of GPUs.")
 ]
 TimeLimit = Annotated[
-    str, typer.Option("--time", help="Limit of one start: 2d, 36h, 90m, or as SLURM writes it.")
+    str,
+    typer.Option("--time", help="Time limit of a start: 2d, 36h, 90m, or as SLURM writes it."),
 ]
 Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
+
+
+@app.callback()
+def about(log_level: LogLevel = "warning") -> None:
+    """Every command is a verb; `and-launch VERB --help` says more."""
+    set_up_logging("and-launch", log_level)
 
 
 @app.command()
@@ -58,11 +71,11 @@ def submit(
     gpus: Gpus = 0,
     workers: Workers = None,
     limit: TimeLimit = "1d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and submit nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; submit nothing.")] = False,
     after: Annotated[str | None, typer.Option(help="Start when this job has ended.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log until it ends.")] = False,
 ) -> None:
-    """Submit a run to SLURM. It goes on by itself until it is trained to its end."""
+    """Submit a run to SLURM. The job requeues itself until the run is trained to its end."""
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
     wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
     if dry_run:
@@ -73,7 +86,7 @@ def submit(
     active = is_active(wanted.config.folder)
     if active is not None:
         raise ValueError(
-            f"{wanted.config.folder} is in the hands of job {active}; and-launch cancel it first"
+            f"{wanted.config.folder} is in use by job {active}; and-launch cancel it first"
         )
     for line in submission.describe(wanted):
         typer.echo(line)
@@ -96,9 +109,9 @@ def local(
     gpus: Gpus = 0,
     workers: Workers = None,
     limit: TimeLimit = "1d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; start nothing.")] = False,
 ) -> None:
-    """Run the same on this machine; every node is a process here."""
+    """Run a job on this machine, with a process for each node."""
     from launcher.local import run_here
 
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
@@ -119,7 +132,7 @@ def local(
 def status(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a sweep.")],
 ) -> None:
-    """State, nodes, place in the queue, progress, restarts, and why it ended."""
+    """Show state, nodes, place in the queue, progress, restarts, and why a run ended."""
     from launcher.sweep import is_sweep, table_of
 
     for run in runs:
@@ -133,11 +146,11 @@ def status(
 @app.command()
 def logs(
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
-    rank: Annotated[int, typer.Option(help="Whose.")] = 0,
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    rank: Annotated[int, typer.Option(help="The rank.")] = 0,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
 ) -> None:
-    """What a rank said; after a failure, first the traceback of the rank that failed."""
+    """Show the log of a rank; after a failure, first the traceback of the rank that failed."""
     found, ranks = look_at(run), list_ranks(run)
     if found.request is not None and not 0 <= rank < found.request.world_size:
         raise ValueError(
@@ -148,7 +161,7 @@ def logs(
         _say_failure(run, found.end.rank)
     log = log_of(run, rank)
     text = read_tail(log, lines) if ranks else _said_before_ranks(found)
-    for line in text or [f"rank {rank} has said nothing yet"]:
+    for line in text or [f"rank {rank} has written no log yet"]:
         typer.echo(line)
     if follow:
         sys.exit(_follow(run, rank))
@@ -156,7 +169,7 @@ def logs(
 
 @app.command()
 def cancel(run: Run) -> None:
-    """End a run's job. What is not saved goes on from the last checkpoint."""
+    """Cancel the job of a run. Submitted again, it resumes from the last checkpoint."""
     job_id = _active_job(run)
     client.cancel(job_id)
     typer.echo(f"job {job_id} is cancelled; the same and-launch submit goes on")
@@ -164,15 +177,15 @@ def cancel(run: Run) -> None:
 
 @app.command()
 def requeue(run: Run) -> None:
-    """Let a running job save, end and start again, or start one again that is over."""
+    """Tell a running job to save and restart, or queue a job again that is over."""
     found = look_at(run)
     job_id, known = found.job_id, found.slurm
     if job_id is None or known is None:
-        raise ValueError(f"SLURM knows no job of {run}; and-launch submit it again, it goes on")
+        raise ValueError(f"SLURM knows no job of {run}; and-launch submit resumes it")
     if found.state == "finished":
-        raise ValueError(f"{run} is trained to its end; there is nothing to go on with")
+        raise ValueError(f"{run} is trained to its end; there is nothing to resume")
     if known.state == "PENDING":
-        raise ValueError(f"job {job_id} waits already ({known.reason})")
+        raise ValueError(f"job {job_id} is waiting already ({known.reason})")
     if found.request is not None and not found.request.profile.requeues:
         raise ValueError(
             f"job {job_id} would not start again, its cluster profile says requeues: false; "
@@ -194,11 +207,11 @@ def sweep(
     gpus: Gpus = 0,
     workers: Workers = None,
     limit: TimeLimit = "1d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and submit nothing.")] = False,
-    here: Annotated[bool, typer.Option("--local", help="One after the other, here.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; submit nothing.")] = False,
+    here: Annotated[bool, typer.Option("--local", help="One by one on this machine.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Wait, and show the table.")] = False,
 ) -> None:
-    """Submit a grid or list of overrides as one job array; again, for what is missing."""
+    """Submit a grid or list of overrides as one job array, without runs that are done or active."""
     from launcher.sweep import run_sweep
 
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
@@ -211,12 +224,10 @@ def doctor(
     cluster: ClusterFile = None,
     nodes: Nodes = 2,
     gpus: Gpus = 0,
-    folder: Annotated[Path, typer.Option(help="A shared folder, where runs will lie.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[Path, typer.Option(help="A shared folder, as for runs.")] = Path("runs"),
     patience: Annotated[int, typer.Option(help="Seconds to wait for the job to start.")] = 600,
 ) -> None:
-    """Try a cluster profile with a job of a minute that sums numbers over its nodes."""
+    """Test a cluster profile with a job of a minute that sums a number over all ranks."""
     from launcher.doctor import examine
 
     size = Size(nodes=nodes, gpus=gpus, time="1m")
@@ -237,21 +248,22 @@ def _active_job(run: Path) -> str:
 def _say_failure(run: Path, rank: int | None) -> None:
     if rank is None:
         return
-    typer.echo(f"rank {rank} said last ({log_of(run, rank)}):")
+    typer.echo(f"last lines of rank {rank} ({log_of(run, rank)}):")
     for line in read_failure(log_of(run, rank)):
         typer.echo(f"  {line}")
 
 
 def _said_before_ranks(found: Status) -> list[str]:
-    """What the batch script, srun and torchrun said."""
+    """Return the last lines of the batch script, srun and torchrun, for a run without rank logs."""
     files = sorted((found.run / "logs").glob("node-*.log"))
-    if found.request is not None:  # an array's lies in the folder of the sweep
+    if found.request is not None:  # the batch log of an array lies in the folder of the sweep
         files = sorted(Path(found.request.code).parent.glob(f"{found.job_id}_*_log.out")) + files
     return [f"{file.name}: {line}" for file in files for line in read_tail(file, 20)]
 
 
 def _follow(run: Path, rank: int) -> int:
-    """Until the run's job is over; 0 if it is finished."""
+    """Show a rank's log until the job is over; return exit code 0 if the run is finished, else
+    1."""
     follower = Follower(log_of(run, rank))
     said = ""
     while True:
@@ -268,11 +280,13 @@ def _follow(run: Path, rank: int) -> int:
 
 
 def main() -> None:
+    """Run the command line; log errors as a message and exit with code 2 or 1."""
+    set_up_logging("and-launch", "warning")
     try:
         app()
     except ValueError as error:
-        print(f"and-launch: {error}", file=sys.stderr)
+        log.error("%s", error)
         sys.exit(2)
     except (RuntimeError, OSError) as error:
-        print(f"and-launch: {error}", file=sys.stderr)
+        log.error("%s", error)
         sys.exit(1)

@@ -1,7 +1,8 @@
-"""`and-launch doctor`: tries a cluster profile with a short job, and says what is wrong with it.
+"""Test a cluster profile with a short job and report its faults: `and-launch doctor`.
 
-The job goes the way of every other: through sbatch, submitit, torchrun and a meeting of all ranks.
-Only what the ranks run is another thing, and each node looks around first.
+The job takes the way of every other job, through sbatch, submitit, torchrun and the rendezvous of
+all ranks. It differs in two things: the ranks run launcher.node.allreduce_check, and each node
+first writes down its Python, packages, network interfaces and GPUs.
 """
 
 from __future__ import annotations
@@ -38,26 +39,33 @@ from launcher.slurm.task import run_node
 from launcher.submit import all_or_nothing, pythons_of, refuse_what_never_starts
 
 SECONDS = 120.0
+"""The time limit of the job."""
 SIGNAL_LEAD = 20
+"""The signal lead of the job: the least that a profile may set."""
 POLL_SECONDS = 1.0
 SECONDS_TO_SEE = 20.0
-"""A file of another node on a shared file system."""
+"""The longest time in which a file of another node shows up on a shared file system."""
 WRITTEN = Named(r"node-\d+\.json|sum-\d+|seen-by-batch-script|logs/.*|jobs/.*")
+"""The files that a doctor's job leaves in its run folder."""
 is_findings = is_json_with("name", "packages")
 MODULES = ("torch", "nvidia.dali", "faiss", "pydantic", "submitit")
+"""The modules that a node has to be able to import."""
 
 
 class Report:
-    """Findings as they come; the job of a sick profile ends at the first that matters."""
+    """Print findings as they come, and remember whether one was a fault."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
+        """Start without a fault."""
         self._say = say
         self.is_healthy = True
 
     def well(self, what: str) -> None:
+        """Print a finding that is as it should be."""
         self._say(f"  ok     {what}")
 
     def ill(self, what: str) -> None:
+        """Print a fault."""
         self.is_healthy = False
         self._say(f"  WRONG  {what}")
 
@@ -65,7 +73,7 @@ class Report:
 def examine(
     profile: Profile, size: Size, folder: Path, patience: float, say: Callable[[str], None]
 ) -> int:
-    """0 for a profile that works."""
+    """Test a profile with a job; return exit code 0 if it works, else 1."""
     client.check_slurm()
     check_writable(folder)
     report = Report(say)
@@ -115,7 +123,8 @@ def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
 
 
 def run_probe(folder: str) -> None:
-    """On each node, by submitit: look around, then do what every job does."""
+    """Examine the node, then run its share of the job unless it has a fault; submitit calls this on
+    every node."""
     job = Path(folder)
     run, node = job.parents[1], int(os.environ["SLURM_NODEID"])
     names = [run / f"node-{n}.json" for n in range(int(os.environ["SLURM_JOB_NUM_NODES"]))]
@@ -150,7 +159,7 @@ def _can_be_found(module: str) -> bool:
 
 
 def _count_gpus() -> int:
-    """As torch will see them."""
+    """Return how many GPUs torch finds; 0 without torch."""
     try:
         import torch
     except ImportError:
@@ -159,7 +168,8 @@ def _count_gpus() -> int:
 
 
 def _wait(job_id: str, patience: float, report: Report) -> bool:
-    """Until it has ended; False if it never began."""
+    """Wait until the job has ended; return False if it has not started within `patience`
+    seconds."""
     deadline = time.monotonic() + patience
     while True:
         known = client.find_job(job_id)
@@ -213,7 +223,7 @@ def _problems(
 
 
 def _look_at_sums(run: Path, job: Path, size: Size, report: Report) -> None:
-    """Whether all ranks met."""
+    """Report whether the ranks of all nodes met and have the right sum."""
     wanted = size.nodes * size.ranks_of_a_node
     sums = [path.read_text() for path in run.glob("sum-*")]
     if len(sums) == wanted and set(sums) == {str(wanted)}:
@@ -223,12 +233,13 @@ def _look_at_sums(run: Path, job: Path, size: Size, report: Report) -> None:
     problems = [end.problem for end in read_node_ends(job, 0).values() if end.problem]
     ranks = [rank for rank in list_ranks(run) if not (run / f"sum-{rank}").exists()]
     words = problems or [read_failure(log_of(run, rank))[-1] for rank in ranks[:1]]
-    words = words or read_tail(run / "logs" / "node-0.log", 1) or ["they never came up"]
-    report.ill(f"the ranks did not meet: {words[0]}")
+    words = words or read_tail(run / "logs" / "node-0.log", 1) or ["they did not start"]
+    report.ill(f"the ranks did not connect: {words[0]}")
 
 
 def _look_at_end(job: Path, report: Report) -> None:
-    """Whether the batch script could say so; no other start would ever be requeued."""
+    """Report whether the batch script decided how the start ended; without that no job is
+    requeued."""
     end = read_end(job, 0)
     if end is not None and end.state == "finished":
         report.well("the batch script decided what comes next")

@@ -1,7 +1,8 @@
-"""The same job on this machine: every node is a process here, and requeueing is a loop."""
+"""Run a job on this machine: each node is a process, and a loop restarts the job."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -28,9 +29,12 @@ from launcher.node.placement import HOST, NodePlacement
 from launcher.node.rank import log_of
 from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen
 
+log = logging.getLogger(__name__)
+
 
 def run_here(job: Path) -> StartOutcome:
-    """Start it, and again while it goes on; what its first rank says is shown."""
+    """Run a job, and start it again while it goes on; print the log of rank 0 and return the
+    outcome."""
     request = read_request(job)
     follower = Follower(log_of(request.folder, 0))
     for start in count():
@@ -48,12 +52,12 @@ def run_here(job: Path) -> StartOutcome:
         write_end(job, start, end)
         if end.state != "goes on":
             return end
-        print(f"and-launch: start {start} of {job}: {end.why}; once more", flush=True)
+        log.warning("start %d of %s: %s; starting again", start, job, end.why)
     raise AssertionError
 
 
 def _run_start(job: Path, start: int, follower: Follower) -> bool:
-    """Whether it was this process that was told to end."""
+    """Run one start on all nodes; return whether this process was told to end."""
     request = read_request(job)
     with socket.socket() as free:
         free.bind((HOST, 0))
@@ -65,7 +69,8 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
         subprocess.Popen(
             [sys.executable, "-m", "launcher.local", str(job), str(start), str(node), meeting],
             env={**environment, **gpus_of(node, request, environment)},
-            start_new_session=True,  # the terminal's Ctrl-C is passed on once
+            # In a session of their own the nodes get Ctrl-C only from pass_on, and so only once.
+            start_new_session=True,
         )
         for node in range(request.nodes)
     ]
@@ -73,7 +78,7 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         heard.append(number)
-        if number == signal.SIGHUP:  # there is no terminal any more to speak to
+        if number == signal.SIGHUP:  # the terminal is gone, and output to it would fail
             number = signal.SIGTERM
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
@@ -93,7 +98,8 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
 
 
 def gpus_of(node: int, request: Request, environment: Mapping[str, str]) -> dict[str, str]:
-    """Every node has its own, as on a cluster, of those that there are to choose from."""
+    """Return the CUDA_VISIBLE_DEVICES of a node, so that no two nodes share a GPU, as on a
+    cluster."""
     if request.nodes == 1 or not request.gpus:
         return {}
     first, last = node * request.gpus, (node + 1) * request.gpus
@@ -103,7 +109,7 @@ def gpus_of(node: int, request: Request, environment: Mapping[str, str]) -> dict
 
 
 def main() -> None:
-    """One node: python -m launcher.local JOB START NODE MEETING."""
+    """Run one node: python -m launcher.local JOB START NODE MEETING."""
     job, start, node, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     request = read_request(job)
     place = NodePlacement(

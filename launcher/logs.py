@@ -1,4 +1,4 @@
-"""What ranks said: RUN/logs/rank-R.log, one file a rank, appended over starts."""
+"""Read the logs of ranks, RUN/logs/rank-R.log: one file a rank, appended to by every start."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import TextIO
 
 MARK = "--- "
+"""The beginning of the line that opens each start in a log."""
 TRACEBACK = "Traceback (most recent call last):"
 LAST_LINES = 20
+"""The number of lines that are shown of a failure without a traceback."""
 LOST_ANOTHER = re.compile(
     r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket|gloo|Dist\w+Error"
 )
+"""Words in the last lines of a rank that failed because another rank ended first."""
 
 
 class Follower:
-    """A file shown as it grows, from where it ended when this began."""
+    """Print a file as it grows, from its end at the time of construction."""
 
     def __init__(self, path: Path, out: TextIO = sys.stdout) -> None:
+        """Remember where the file ends now."""
         self._path, self._out = path, out
         self._at = path.stat().st_size if path.exists() else 0
 
     def show_more(self) -> None:
-        """Whole lines only."""
+        """Print the whole lines that were added since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -38,7 +42,7 @@ class Follower:
 
 
 def read_last_start(log: Path) -> list[str]:
-    """What a rank has said since its last start; nothing of a rank that never came up."""
+    """Return the lines that a rank has written since its last start; none if it has no log."""
     if not log.exists():
         return []
     lines = log.read_text(errors="replace").splitlines()
@@ -47,15 +51,18 @@ def read_last_start(log: Path) -> list[str]:
 
 
 def read_failure(log: Path) -> list[str]:
-    """The last traceback of a rank's last start, or the last lines it wrote."""
+    """Return the last traceback of a rank's last start, or else the last lines it wrote."""
     lines = read_last_start(log)
     found = [at for at, line in enumerate(lines) if TRACEBACK in line]
     return lines[found[-1] :] if found else lines[-LAST_LINES:]
 
 
 def failure_priority(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
-    """A key that puts first, of ranks that failed, the one that did so by itself: the others
-    lost their connection to it, which is what the key begins with."""
+    """Return a sort key that puts the rank first that failed by itself.
+
+    The other ranks fail because they lose their connection to it; whether a rank did is the first
+    item of its key.
+    """
 
     def key(rank: int) -> tuple[bool, bool, int]:
         lines = read_failure(run / "logs" / f"rank-{rank}.log")
@@ -66,10 +73,11 @@ def failure_priority(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
 
 
 def read_tail(log: Path, num_lines: int) -> list[str]:
+    """Return the last lines of a log; none if it does not exist."""
     return log.read_text(errors="replace").splitlines()[-num_lines:] if log.exists() else []
 
 
 def list_ranks(run: Path) -> list[int]:
-    """Those that have a log."""
+    """Return the ranks that have a log."""
     names = [re.fullmatch(r"rank-(\d+)\.log", path.name) for path in (run / "logs").glob("*.log")]
     return sorted(int(name.group(1)) for name in names if name)

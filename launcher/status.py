@@ -1,4 +1,4 @@
-"""What is known of a run: from SLURM while it remembers, from the run folder ever after."""
+"""Read the status of a run, from SLURM while it knows the job, and from the run folder."""
 
 from __future__ import annotations
 
@@ -20,31 +20,38 @@ from launcher.jobs.request import Request
 from launcher.slurm import client
 
 FORGOTTEN = "forgotten by SLURM"
+"""The state of a job that SLURM no longer knows."""
 
 
 @dataclass(frozen=True)
 class Status:
+    """Hold the status of a run, its job and its training."""
+
     run: Path
     state: str
-    """not submitted, PENDING and other words of SLURM's, finished, stopped, failed, cancelled."""
+    """"not submitted", "finished", "stopped", "failed", "cancelled", or a state of SLURM's such as
+    PENDING."""
     job_id: str | None = None
     slurm: client.SlurmJob | None = None
     request: Request | None = None
     queue: tuple[int, int] | None = None
     num_starts: int = 0
     end: StartOutcome | None = None
-    """Of the newest start, if it has ended and was judged."""
+    """Outcome of the newest start, if it has ended and one was decided."""
     last_end: StartOutcome | None = None
-    """Of the newest start that was judged."""
+    """Outcome of the newest start that has one."""
     training: dict[str, Any] = field(default_factory=dict)
-    """The last step, and the last of the rounds that are done."""
+    """The last step, and the last finished round, as in metrics.jsonl."""
     goodput: float | None = None
-    """Steps that count, of all that were trained."""
+    """The share of the trained steps that did not have to be repeated."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it waits or runs. SLURM's word counts; where it gives none, and for
-        a run on this machine, what the newest start left."""
+        """Return whether the run's job neither waits nor runs.
+
+        SLURM's state counts. Where it gives none, and for a run on this machine, the outcome of the
+        newest start does.
+        """
         if self.slurm is not None:
             return self.slurm.is_over
         is_judged = self.end is not None and self.end.state != "goes on"
@@ -52,7 +59,7 @@ class Status:
 
 
 def look_at(run: Path) -> Status:
-    """ValueError for a folder that holds no run of ours."""
+    """Return the status of a run; raise ValueError for a folder that holds no run."""
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} holds no run: it has no config.yaml")
     jobs = job_folders(run)
@@ -69,7 +76,7 @@ def look_at(run: Path) -> Status:
         state = _state(job_id, slurm, end)
         if slurm is not None and slurm.state == "PENDING":
             queue = client.place_in_queue(slurm)
-    except RuntimeError as error:  # logs and figures are worth showing all the same
+    except RuntimeError as error:  # without SLURM, logs and figures are still worth showing
         slurm, state = None, f"unknown, {error}"
     return Status(
         run,
@@ -95,11 +102,11 @@ def _state(job_id: str | None, slurm: client.SlurmJob | None, end: StartOutcome 
         return slurm.state
     if job_id is None:
         return "runs on this machine, or was ended there"
-    return f"{FORGOTTEN}; the last start {'went on' if end else 'left no word'}"
+    return f"{FORGOTTEN}; the last start {'went on' if end else 'left no record'}"
 
 
 def is_active(run: Path) -> str | None:
-    """Id of the run's job that waits or runs."""
+    """Return the id of the run's job that waits or runs, or None."""
     for job in reversed(job_folders(run)):
         job_id = read_id(job)
         known = client.find_job(job_id) if job_id else None
@@ -109,7 +116,8 @@ def is_active(run: Path) -> str | None:
 
 
 def read_training(run: Path) -> dict[str, Any]:
-    """From a file that someone may be writing."""
+    """Return the last "step" and "round" records of metrics.jsonl, which may be growing
+    meanwhile."""
     found: dict[str, Any] = {}
     path = run / "metrics.jsonl"
     if not path.exists():
@@ -123,13 +131,15 @@ def read_training(run: Path) -> dict[str, Any]:
 
 
 def goodput(run: Path, training: dict[str, Any]) -> float | None:
+    """Return the share of the trained steps that did not have to be repeated; None before the
+    first."""
     steps = training.get("step", {}).get("step", 0)
     again = sum(start.get("steps_again", 0) for start in read_starts(run))
     return steps / (steps + again) if steps else None
 
 
 def as_lines(status: Status) -> list[str]:
-    """For people."""
+    """Return the status as lines of text."""
     lines = [f"{status.run}: {status.state}" + (f", job {status.job_id}" if status.job_id else "")]
     slurm, request, step = status.slurm, status.request, status.training.get("step")
     if slurm is not None and slurm.state == "PENDING":

@@ -1,4 +1,4 @@
-"""From what a user asks for to a job: check everything, then write it down, then submit."""
+"""Check a run, write down its job and submit it, in this order."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ from launcher.slurm import client, sbatch
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run that can be submitted."""
+    """Hold a checked run that can be submitted."""
 
     config: Config
     profile: Profile
     size: Size
     plan: Plan | None
-    """None where the images are not to be seen from here."""
+    """Predicted time and memory; None where the images cannot be read from here."""
 
     def request(self, job: Path, code: Path) -> Request:
+        """Return the request for a job in the folder `job` that runs the packages in `code`."""
         size = self.size
         return Request(
             run=str(self.config.folder.absolute()),
@@ -59,7 +60,8 @@ class RunSpec:
 
 
 def pythons_of(profile: Profile) -> dict[str, str]:
-    """On a node, and in its batch script, which no container holds."""
+    """Return the commands that run Python on a node and, outside any container, in the batch
+    script."""
     ours = shlex.quote(sys.executable)
     return {"python": profile.python or ours, "host_python": profile.host_python or ours}
 
@@ -67,7 +69,7 @@ def pythons_of(profile: Profile) -> dict[str, str]:
 def prepare(
     files: Sequence[str | Path], overrides: Sequence[str], profile: Profile, size: Size
 ) -> RunSpec:
-    """ValueError for anything that is known to go wrong; nothing is written."""
+    """Return a run after all checks; raise ValueError if it cannot work. Nothing is written."""
     size.check(profile)
     config = load_run(files, overrides)
     for log in (config.folder / "logs").glob("*.log"):
@@ -87,6 +89,7 @@ def prepare(
 
 
 def describe(wanted: RunSpec) -> list[str]:
+    """Return lines on a run's size, images and predicted time and memory."""
     size, plan, config = wanted.size, wanted.plan, wanted.config
     images = "unknown images" if plan is None else f"{plan.job.num_rows:,} images"
     lines = [
@@ -95,15 +98,16 @@ def describe(wanted: RunSpec) -> list[str]:
         f"{config.num_epochs} epochs of training in {config.last_round + 1} round(s)",
     ]
     if plan is None:
-        unseen = f"data.train={config.data.train} is not to be seen from here"
-        return [*lines, f"  nothing predicted: {unseen}"]
+        unseen = f"data.train={config.data.train} cannot be read from here"
+        return [*lines, f"  no prediction: {unseen}"]
     return [*lines, *map("  {}".format, in_short(plan))]
 
 
 def write_down(
     wanted: RunSpec, has_time_limit: bool = False, made: list[Path] | None = None
 ) -> Path:
-    """The job's folder, with everything its nodes need; it is added to `made` first of all."""
+    """Write the job's folder with everything its nodes need; add it to `made` first, and return
+    it."""
     config = wanted.config
     write_config(config, config.folder)
     job = new_job_folder(config.folder.absolute(), made)
@@ -113,10 +117,11 @@ def write_down(
 
 
 def fill(job: Path, wanted: RunSpec, code: Path, has_time_limit: bool = False) -> None:
+    """Write a job's config and request into its folder."""
     config = wanted.config
     # A container or sbatch may give the ranks another working directory.
     update = {"root": str(Path(config.run.root).absolute())}
-    if has_time_limit and config.run.time_limit is None:  # nobody else ends it in time
+    if has_time_limit and config.run.time_limit is None:  # here no SLURM enforces the limit
         update["time_limit"] = wanted.size.time
     run = config.run.model_copy(update=update)
     write_config(config.model_copy(update={"run": run}), job)
@@ -124,7 +129,7 @@ def fill(job: Path, wanted: RunSpec, code: Path, has_time_limit: bool = False) -
 
 
 def submit(wanted: RunSpec, after: str | None) -> str:
-    """The job's id."""
+    """Submit a run and return the id of its job; after an error nothing is left behind."""
     with all_or_nothing(wanted.config.folder) as made:
         job = write_down(wanted, made=made)
         request = wanted.request(job, job / "code")
@@ -135,8 +140,11 @@ def submit(wanted: RunSpec, after: str | None) -> str:
 
 @contextmanager
 def all_or_nothing(*runs: Path) -> Iterator[list[Path]]:
-    """Around a submission, whose job folders are to be added to the list that this gives: whatever
-    ends it, SLURM keeps no job, and nothing that it wrote is left behind."""
+    """Yield a list for the job folders of a submission, and undo the submission if it fails.
+
+    Whatever exception ends the block, the jobs of these folders are cancelled, and the folders and
+    the new files of `runs` are removed.
+    """
     new_runs, made = [run for run in runs if not os.path.lexists(run)], list[Path]()
     try:
         yield made
@@ -150,7 +158,7 @@ def all_or_nothing(*runs: Path) -> Iterator[list[Path]]:
 
 
 def refuse_what_never_starts(job_id: str, request: Request) -> None:
-    """ValueError: SLURM queues some jobs that it would never start."""
+    """Raise ValueError if SLURM has queued a job that it would never start."""
     known = client.find_scheduled_job(job_id)
     if known is None:
         return
@@ -165,7 +173,7 @@ def refuse_what_never_starts(job_id: str, request: Request) -> None:
 
 
 def describe_dry(wanted: RunSpec, after: str | None) -> list[str]:
-    """What would be submitted; nothing is written."""
+    """Return lines that show what would be submitted; nothing is written."""
     job = wanted.config.folder.absolute() / "jobs" / "NEXT"
     request = wanted.request(job, job / "code")
     script = dry_script([job], request, wanted.config.name, after)
@@ -175,12 +183,14 @@ def describe_dry(wanted: RunSpec, after: str | None) -> list[str]:
 def dry_script(
     jobs: Sequence[Path], request: Request, name: str, after: str | None = None, parallel: int = 1
 ) -> str:
-    with scratch_folder() as folder:  # submitit makes its folder at once
+    """Return the sbatch script of jobs that are not submitted."""
+    with scratch_folder() as folder:  # submitit creates its folder in the constructor
         script = sbatch.script_of(folder, jobs, request, name, after, parallel)
         return script.replace(str(folder), str(Path(request.code).parent))
 
 
 def command_of_one_node(wanted: RunSpec) -> str:
+    """Return the command that the first node would run."""
     job = wanted.config.folder.absolute() / "jobs" / "NEXT"
     place = NodePlacement("JOB", 0, 0, wanted.size.nodes, "NODE", "NODE", "FIRST_NODE:PORT")
     command = command_of(job, wanted.request(job, job / "code"), place)

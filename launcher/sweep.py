@@ -1,14 +1,14 @@
-"""Many runs of one kind: a grid or a list of overrides as one job array, and a table at its end.
+"""Run a grid or a list of overrides as one job array, and show its runs in a table.
 
     name: neighbours
     config: [configs/demo.yaml]
-    overrides: [run.save_minutes=5]       # of all
+    overrides: [run.save_minutes=5]       # of every run
     grid: {curriculum.neighbours: [1, 10], seed: [0, 1, 2]}
     runs: [{}, {curriculum.rounds: 1}]    # each of them at every point of the grid
     parallel: 4
 
-Every run lives in ROOT/NAME/, named by what makes it differ. Submitted again, only those that are
-missing are.
+Each run lies in ROOT/NAME/ under a name made of its varied keys and values. A second submission
+takes only the runs that are missing.
 """
 
 from __future__ import annotations
@@ -42,24 +42,28 @@ from launcher.submit import RunSpec
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
 LIST = "sweep.json"
+"""The file in a sweep's folder that lists its runs."""
 NOT_NAMED = ("paper",)
-"""Says what a run is, not how it differs."""
+"""Keys that are left out of a run's name: they describe the run, not its difference from others."""
 
 
 class Sweep(Section):
+    """Hold the content of a sweep file."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     config: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    """key=value for every run."""
+    """key=value settings of every run."""
     grid: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
-    """All combinations of these."""
+    """Values by key; every combination of them is run."""
     runs: tuple[dict[str, Value], ...] = ()
-    """Each of these for every combination of the grid."""
+    """Settings by key, each of which is run at every combination of the grid."""
     parallel: PositiveInt = 4
-    """So many at once."""
+    """The largest number of runs at once."""
 
     @property
     def members(self) -> list[dict[str, Value]]:
+        """Return the varied settings of every run."""
         if not (self.grid or self.runs):
             return []
         points = [dict(zip(self.grid, p, strict=True)) for p in product(*self.grid.values())]
@@ -67,6 +71,7 @@ class Sweep(Section):
 
 
 def load_sweep(path: Path) -> Sweep:
+    """Return the sweep in a file; raise ValueError if it names no runs."""
     loaded = build(Sweep, read_yaml(path), f"{path}: ")
     if not loaded.members:
         raise ValueError(f"{path} names no runs: give grid or runs")
@@ -74,7 +79,8 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def name_of(member: Mapping[str, Value]) -> str:
-    """neighbours-10_seed-0: the last parts of the keys, and the values."""
+    """Return a run's name from the last parts of its keys and its values, like
+    neighbours-10_seed-0."""
     parts = [
         f"{key.rpartition('.')[2]}-{_in_a_name(value)}"
         for key, value in member.items()
@@ -88,7 +94,8 @@ def _in_a_name(value: Value) -> str:
 
 
 def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[RunSpec]:
-    """Every run, checked; ValueError names the run that will not do."""
+    """Return every run after all checks; raise ValueError with the name of a run that fails
+    them."""
     names = [name_of(member) for member in sweep.members]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -122,7 +129,11 @@ def run_sweep(
     follow: bool,
     say: Callable[[str], None],
 ) -> int:
-    """0 if all that is known of is well."""
+    """Submit, run or only show the missing runs of a sweep; return exit code 0 if nothing failed.
+
+    `way` is "slurm", "here" or "dry". With `follow` or "here", exit code 1 means that a run is not
+    finished.
+    """
     sweep = load_sweep(file)
     members = load_members(sweep, profile, size)
     folder = _root(sweep) / sweep.name
@@ -166,12 +177,13 @@ def _not_on_its_way(run: RunSpec) -> bool:
 def _may_be_active(run: RunSpec) -> bool:
     try:
         return is_active(run.config.folder) is not None
-    except RuntimeError:  # SLURM does not answer just now
+    except RuntimeError:  # SLURM does not answer at the moment
         return True
 
 
 def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
-    """What the table is made from; runs of earlier versions of the file stay in it."""
+    """Write the list of runs for the table; runs of earlier versions of the sweep file stay in
+    it."""
     folder.mkdir(parents=True, exist_ok=True)
     known = read_list(folder) if (folder / LIST).exists() else {}
     names = [run.config.name for run in members]
@@ -213,11 +225,12 @@ def _run_all_here(missing: Sequence[RunSpec], say: Callable[[str], None]) -> Non
 
 
 def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is that of a sweep."""
     return is_list(folder / LIST)
 
 
 def is_list(path: Path) -> bool:
-    """Recognise the list of a sweep: every run stands under the name that its values give."""
+    """Recognise the list of a sweep: every run has the name that its settings give."""
     found = read_json(path)
     return isinstance(found, dict) and all(
         isinstance(member, dict) and name == name_of(member) for name, member in found.items()
@@ -225,12 +238,12 @@ def is_list(path: Path) -> bool:
 
 
 def read_list(folder: Path) -> dict[str, dict[str, Value]]:
-    """Return what is varied in each run of a sweep."""
+    """Return the varied settings of each run of a sweep, by its name."""
     return dict(json.loads((folder / LIST).read_text()))
 
 
 def table_of(folder: Path) -> str:
-    """What was varied, state and last kNN of every run."""
+    """Return a table of all runs: varied settings, state, last kNN accuracies and minutes."""
     members = read_list(folder)
     keys = list(dict.fromkeys(key for member in members.values() for key in member))
     table = Table(title=folder.name, title_justify="left")

@@ -1,0 +1,1 @@
+"""Share what several benchmarks use: timing, memory, rates, images, features, baselines, ranks."""

@@ -1,4 +1,4 @@
-"""Features for benchmarks: what `make demo` learned, of newly drawn images; or drawn themselves."""
+"""Make features for benchmarks: drawn around classes, or computed by the network of `make demo`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ IMAGES_AT_ONCE = 1000
 def draw_classes(
     count: int, dim: int, classes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """[N, D] unit rows around the directions of their classes, and [N] which; of no network."""
+    """Return [N, D] unit rows that are drawn around one direction for each class, and [N] classes.
+
+    No network is involved.
+    """
     centres_CD = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
     labels_N = torch.randint(classes, (count,), generator=generator)
     noise_ND = torch.randn(count, dim, generator=generator)
@@ -29,7 +32,12 @@ def draw_classes(
 
 
 def draw_features(run: Path, count: int) -> Tensor:
-    """[N, D] unit rows; of a training set's kind, but no image twice. Kept in the run's folder."""
+    """Return [N, D] unit rows: features that a trained run's network computes of newly drawn
+    images.
+
+    No image comes twice. The features are saved in the run's folder for the next call. Exit with a
+    message if the folder holds no trained run.
+    """
     found = read_latest(run / "checkpoints")
     if found is None:
         raise SystemExit(f"{run} holds no trained run; `make demo` makes runs/demo")

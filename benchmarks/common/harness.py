@@ -1,4 +1,4 @@
-"""One language for all benchmarks: interleaved repeats, one table, one JSON."""
+"""Measure cases in interleaved repeats, print one table and write one JSON file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from benchmarks.common.rates import Rates, machine_rates
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
 PEER_PACKAGES = ("lightly", "cut-cross-entropy")
-"""Not needed, compared with where they are installed."""
+"""Packages that are optional, and are compared with where they are installed."""
 NOT_A_SIZE = ("--json", "--repeats")
-"""Arguments, each with a value, that do not change what is measured."""
+"""Arguments with a value that do not change what is measured."""
 
 
 @dataclass
 class Result:
-    """Seconds of one thing measured; `work` is how many units of it those seconds did."""
+    """Hold the seconds of one case; `work` is the number of units that it does in that time."""
 
     name: str
     median_s: float
@@ -43,42 +43,44 @@ class Result:
     work: float = 0
     unit: str = ""
     peak_mb: float | None = None
-    """The most memory it held above what was there before."""
+    """The most memory that the case held above the memory in use before it."""
     notes: str = ""
     seconds: list[float] = field(default_factory=list)
-    """Of every repeat, in their order."""
+    """Seconds of every repeat, in their order."""
 
 
 @dataclass
 class Benchmark:
-    """Collects results and ratios, prints them and writes them down."""
+    """Collect results and ratios, print them and write them to a file."""
 
     name: str
     device: str = "cpu"
-    """What it measures: `cpu`, or `cuda`."""
+    """The device that is measured: `cpu`, or `cuda`."""
     results: list[Result] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
-    """Baseline / ours, and under floor_* ours / the least that the machine allows."""
+    """Baseline / ours; under floor_* ours / the least time that the machine allows."""
     facts: dict[str, Any] = field(default_factory=dict)
+    """Other figures and remarks, by name."""
     ratio_repeats: dict[str, list[float]] = field(default_factory=dict)
-    """What each ratio was in every repeat, where both sides have as many."""
+    """Each ratio in every repeat, where both sides have the same number of repeats."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     arguments: list[str] = field(default_factory=lambda: what_is_measured(sys.argv[1:]))
 
     @cached_property
     def rates_before(self) -> Rates:
+        """Measure the machine's rates on first use, which has to be before the first repeat."""
         return machine_rates(self.threads)
 
     @cached_property
     def rates(self) -> Rates:
-        """The machine's own: the better of two looks, one before the first repeat and one when they
-        are asked for, at the latest in finish()."""
+        """Return the machine's rates: the better of two measurements, before the first repeat and
+        now."""
         before, after = self.rates_before, machine_rates(self.threads)
         return {name: max(before[name], after[name]) for name in before}
 
     @property
     def doubt(self) -> float:
-        """How far both looks were apart, of the rate that changed most."""
+        """Return how far both measurements were apart, for the rate that changed most."""
         return max(self.rates[name] / rate - 1 for name, rate in self.rates_before.items())
 
     def add(
@@ -90,7 +92,7 @@ class Benchmark:
         peak_mb: float | None = None,
         notes: str = "",
     ) -> Result:
-        """A result of some repeats."""
+        """Add a result from the seconds of some repeats, and return it."""
         median = statistics.median(seconds)
         spread = (max(seconds) - min(seconds)) / median
         result = Result(
@@ -108,7 +110,8 @@ class Benchmark:
         warm_up: int = 1,
         measure_memory: bool = False,
     ) -> None:
-        """Results of interleaved repeats; memory is looked at in one more run of each case."""
+        """Add the results of interleaved repeats; memory is measured in one additional run of each
+        case."""
         _ = self.rates_before
         times = self.repeat(cases, repeats, warm_up)
         for name, case in cases.items():
@@ -118,8 +121,11 @@ class Benchmark:
     def repeat(
         self, cases: dict[str, Callable[[], object]], repeats: int, warm_up: int = 1
     ) -> dict[str, list[float]]:
-        """Every case once, then again, and so on: a slow minute of the machine hits all alike.
-        What a GPU was given is done when its time is taken."""
+        """Return the seconds of cases that run in turn, once each, again and again.
+
+        So a slow minute of the machine affects all cases alike. On a GPU a case ends when its work
+        is done.
+        """
         times: dict[str, list[float]] = {name: [] for name in cases}
         for repeat in range(warm_up + repeats):
             for name, case in cases.items():
@@ -135,15 +141,16 @@ class Benchmark:
         return times
 
     def result(self, name: str) -> Result:
-        """KeyError for what was not measured."""
+        """Return a result by its name; raise KeyError if it was not measured."""
         return {result.name: result for result in self.results}[name]
 
     def seconds_per_unit(self, name: str) -> float:
+        """Return the median seconds for one unit of work."""
         result = self.result(name)
         return result.median_s / (result.work or 1)
 
     def ratio(self, name: str, baseline: str, ours: str) -> None:
-        """How often ours goes into the baseline, both by unit of work."""
+        """Add the ratio of two results, baseline / ours, by unit of work."""
         self.ratios[name] = self.seconds_per_unit(baseline) / self.seconds_per_unit(ours)
         above, below = self.result(baseline), self.result(ours)
         if len(above.seconds) == len(below.seconds):
@@ -153,13 +160,14 @@ class Benchmark:
             ]
 
     def floor(self, name: str, ours: str, least_s: float, why: str) -> None:
-        """How far the best repeat of ours is from the least seconds that the machine allows."""
+        """Add the ratio of our fastest repeat to the least seconds that the machine allows."""
         result = self.result(ours)
         self.ratios[f"floor_{name}"] = result.min_s / least_s
         self.ratio_repeats[f"floor_{name}"] = [second / least_s for second in result.seconds]
         self.facts[f"floor_{name}"] = f"{ours}: {result.min_s:.4g} s over {least_s:.4g} s, {why}"
 
     def finish(self, file: Path | None) -> None:
+        """Print everything, and write it to a file if one is given."""
         console = Console(width=130, highlight=False)
         console.print(self._as_table())
         for name, ratio in self.ratios.items():
@@ -183,6 +191,7 @@ class Benchmark:
         return table
 
     def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values, with machine and versions."""
         return {
             "benchmark": self.name,
             "device": self.device,
@@ -199,7 +208,7 @@ class Benchmark:
 
 
 def what_is_measured(given: Sequence[str]) -> list[str]:
-    """The arguments of the command but for those that change nothing of it."""
+    """Return the command's arguments without those that do not change what is measured."""
     found, rest = [], iter(given)
     for argument in rest:
         if argument in NOT_A_SIZE:
@@ -210,6 +219,7 @@ def what_is_measured(given: Sequence[str]) -> list[str]:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of the packages that are measured, as far as they are installed."""
     found = {name: metadata.version(name) for name in PACKAGES}
     for name in PEER_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -218,6 +228,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
+    """Return the machine's processors, memory, GPUs, system and Python."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     gpus = {torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())}
@@ -232,13 +243,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int = 5) -> None:
-    """What every benchmark understands."""
+    """Add the arguments that every benchmark takes."""
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--repeats", type=at_least_one, default=repeats)
 
 
 def at_least_one(text: str) -> int:
+    """Return an argument as a number; raise ArgumentTypeError if it is less than 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} will not do: 1 or more")
@@ -246,6 +258,7 @@ def at_least_one(text: str) -> int:
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
+    """Return the arguments of a benchmark that takes no others."""
     parser = argparse.ArgumentParser(description=description)
     add_arguments(parser)
     return parser.parse_args()

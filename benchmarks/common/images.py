@@ -1,4 +1,4 @@
-"""Pictures with the detail of photographs: JPEGs of 500 x 375 and about 80 kB, like ImageNet's."""
+"""Draw images with the detail of photographs: JPEGs of 500 x 375, about 80 kB, like ImageNet's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from and_dist.data.stores import ArchiveStore, MemoryStore, Names
 
 
 def photos(count: int) -> list[bytes]:
-    """JPEG files, the same in every run."""
+    """Return the content of JPEG files, the same in every run."""
     random = np.random.default_rng(0)
     return [_photo(random) for _ in range(count)]
 
 
 def write_photos(folder: Path, count: int) -> None:
+    """Write JPEG files into a new folder."""
     folder.mkdir(parents=True)
     for number, content in enumerate(photos(count)):
         (folder / f"{number:05}.jpg").write_bytes(content)
@@ -39,7 +40,8 @@ HEIGHT, WIDTH = 375, 500
 
 
 def prepare_files(folder: Path, rows: int, distinct: int) -> list[Path]:
-    """A manifest of JPEG files below `folder`; and the files, by row."""
+    """Write JPEG files and a manifest of `rows` rows that repeat them; return the file of each
+    row."""
     write_photos(folder / "photos", distinct)
     paths = sorted((folder / "photos").iterdir())
     chosen = [paths[row % distinct] for row in range(rows)]
@@ -52,7 +54,10 @@ def prepare_files(folder: Path, rows: int, distinct: int) -> list[Path]:
 
 
 def prepare_shapes(folder: Path, rows: int, distinct: int) -> list[np.ndarray]:
-    """A manifest of drawn shapes, packed as raw pixels; and the images, by row."""
+    """Write drawn shapes as raw pixels with a manifest of `rows` rows that repeat them.
+
+    Return the image of each row.
+    """
     folder.mkdir(parents=True)
     store = draw_shapes("train", distinct).index.store
     assert isinstance(store, MemoryStore)

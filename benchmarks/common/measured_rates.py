@@ -1,8 +1,8 @@
-"""How long each part of a step takes on this machine, by how much there is to do. `and-dist plan`
-reckons with it; for benchmarks.hardware, benchmarks.plan and their test.
+"""Measure how long each part of a step takes on this machine, by the amount of work.
 
-Parts have names such as encoder/small/64: the curve and the amount, which is images, queries,
-parameters, or bytes that a rank receives.
+`and-dist plan` predicts steps from these times. Parts have names such as encoder/small/64: the
+curve and the amount, which is the number of images, queries, parameters, or bytes that a rank
+receives.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from benchmarks.common.measured_runs import Scene, build_trainer, few_images
 DIM = 128
 TEMPERATURE = 0.1
 STEP_ROWS = 1_000
-"""Of the bank where a step's overhead is measured."""
+"""Rows of the bank with which the overhead of a step is measured."""
 LOADED = 8
-"""Batches that the loader is timed on."""
+"""The number of batches that the loader is timed on."""
 Case = Callable[[], object]
 Seconds = dict[str, float]
 
 
 class RunSpec(NamedTuple):
-    """Which points of which curves."""
+    """Say which points of which curves are measured."""
 
     images: Mapping[str, Sequence[int]]
-    """By encoder."""
+    """Numbers of images by encoder."""
     queries: Sequence[int]
     loaded: Sequence[int]
-    """Images of a batch."""
+    """Sizes of batches for the loader."""
     rows: int = 100_000
     dtypes: Sequence[str] = ("float32",)
 
 
 def merge_least(found: Iterable[Seconds]) -> Seconds:
-    """The least seconds of each part."""
+    """Return the least seconds of each part."""
     least: Seconds = {}
     for seconds in found:
         for name, value in seconds.items():
@@ -62,12 +62,15 @@ def merge_least(found: Iterable[Seconds]) -> Seconds:
 
 
 def slowest(found: Sequence[Seconds]) -> Seconds:
-    """Of all ranks' seconds."""
+    """Return for each part the seconds of the slowest rank."""
     return {name: max(seconds[name] for seconds in found) for name in found[0]}
 
 
 def least_seconds(world: World, cases: Mapping[str, Case], repeats: int) -> Seconds:
-    """On this rank, of interleaved repeats after one to warm up. All ranks begin together."""
+    """Return the least seconds of each case on this rank, in interleaved repeats.
+
+    All ranks begin each case together; the first repeat warms up.
+    """
     best = dict.fromkeys(cases, float("inf"))
     for repeat in range(repeats + 1):
         for name, case in cases.items():
@@ -82,7 +85,11 @@ def least_seconds(world: World, cases: Mapping[str, Case], repeats: int) -> Seco
 
 
 def rates_here(world: World, wanted: RunSpec, threads: int, repeats: int) -> Seconds:
-    """Of ranks that have nothing to say to each other, but are as busy at the same time."""
+    """Measure encoders, partition, optimiser and loader on this rank, while other ranks do the
+    same.
+
+    The ranks do not communicate, but they share the machine's cores, memory and caches.
+    """
     torch.set_num_threads(threads)
     cases = {
         **encoder_cases(wanted.images, world.device),
@@ -101,7 +108,8 @@ def encoder_cases(
     device: torch.device,
     precision: torch.dtype = torch.float32,
 ) -> dict[str, Case]:
-    """Forward and backward, gradients forgotten as the optimiser does."""
+    """Return cases that run encoders forward and backward, and clear the gradients as the optimiser
+    does."""
     cases: dict[str, Case] = {}
     for name, counts in images.items():
         encoder = ENCODERS[name](DIM).to(device)
@@ -123,6 +131,7 @@ def _pass(encoder: Encoder, images_BCHW: Tensor, slope_BD: Tensor) -> Case:
 
 
 def partition_cases(wanted: RunSpec, device: torch.device) -> dict[str, Case]:
+    """Return cases that compute the partition of queries, by type and number of queries."""
     cases: dict[str, Case] = {}
     for dtype in wanted.dtypes:
         rows_SD = unit_rows(wanted.rows, device).to(getattr(torch, dtype))
@@ -137,10 +146,12 @@ def _stream(queries_GD: Tensor, rows_SD: Tensor) -> Case:
 
 
 def unit_rows(count: int, device: torch.device) -> Tensor:
+    """Return [count, D] random rows of norm 1."""
     return functional.normalize(torch.randn(count, DIM, device=device), dim=1)
 
 
 def optimiser_cases(encoders: Iterable[str], device: torch.device) -> dict[str, Case]:
+    """Return cases that update the weights of each encoder."""
     modules = [ENCODERS[name](DIM).to(device) for name in encoders]
     return {
         f"optimiser/{sum(p.numel() for p in module.parameters())}": _update(module)
@@ -149,7 +160,8 @@ def optimiser_cases(encoders: Iterable[str], device: torch.device) -> dict[str, 
 
 
 def _update(module: nn.Module) -> Case:
-    """With the look at the norms that a step takes."""
+    """Return a case that updates weights, and checks the norms of their gradients as a step
+    does."""
     optimiser = build_optimiser([module], OptimConfig())
     gradients = [torch.full_like(parameter, 1e-3) for parameter in module.parameters()]
     for parameter, gradient in zip(module.parameters(), gradients, strict=True):
@@ -165,7 +177,7 @@ def _update(module: nn.Module) -> Case:
 def loader_seconds(
     world: World, index: ImageIndex, side: int, count: int, threads: int, repeats: int
 ) -> float:
-    """Of one core for a batch of images, taken as fast as they come."""
+    """Return the seconds of one core that a batch of images takes, loaded as fast as possible."""
     torch.set_num_threads(threads)
     order = Order(len(index), count, 0)
     bad, data = BadImages(index, "stop", print), DataConfig(image_size=side)
@@ -181,12 +193,15 @@ def loader_seconds(
 
 
 def _alone(world: World) -> World:
-    """The same device, in a world of one."""
+    """Return the same device in a world of one."""
     return World(0, 1, 0, 1, world.device, world.group, world.side_group)
 
 
 def overhead_here(world: World, queries: Sequence[int], threads: int, repeats: int) -> Seconds:
-    """A step of the smallest network and bank, less what is named of it; in a world of one."""
+    """Return the seconds of a small step beyond those of its encoder, partition and optimiser.
+
+    The step is that of the smallest network and bank, in a world of one.
+    """
     found: Seconds = {}
     with tempfile.TemporaryDirectory() as root:
         for count in queries:
@@ -206,7 +221,8 @@ def overhead_here(world: World, queries: Sequence[int], threads: int, repeats: i
 
 
 def _train(trainer: Trainer) -> Case:
-    """The same images again and again, so that none has to be waited for."""
+    """Return a case that trains on the same batch again and again, so that no step waits for
+    images."""
     batches = trainer.components.loader.batches(0)
     batch = next(batches)
     batch = Batch(batch.images_BCHW.clone(), batch.rows_B)
@@ -217,8 +233,11 @@ def _train(trainer: Trainer) -> Case:
 def links_here(
     world: World, images: Sequence[int], parameters: Sequence[int], threads: int, repeats: int
 ) -> Seconds:
-    """The collectives of a step as it calls them, of so many images a rank; and sums of as many
-    numbers as a network has parameters."""
+    """Return the seconds of a step's collectives, for numbers of images a rank, and of sums of
+    tensors.
+
+    The sums are over as many numbers as a network has parameters.
+    """
     torch.set_num_threads(threads)
     cases: dict[str, Case] = {}
     others = world.size - 1
@@ -249,8 +268,11 @@ def _reduce(world: World, numbers: Tensor) -> Case:
 
 
 def curves(seconds: Seconds, per: float = 1.0) -> dict[str, Any]:
-    """{"encoder/small/64": 0.1} -> {"encoder/small": {"points": [[64, 0.1]]}}, the plain form of
-    and_dist.planning.hardware.Curve; of collectives, of Links."""
+    """Return points by curve: {"encoder/small/64": 0.1} -> {"encoder/small": {"points": [[64,
+    0.1]]}}.
+
+    This is the plain form of and_dist.planning.hardware.Curve and, for collectives, of Links.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for name, value in seconds.items():
         curve, _, amount = name.rpartition("/")
@@ -259,7 +281,10 @@ def curves(seconds: Seconds, per: float = 1.0) -> dict[str, Any]:
 
 
 def _rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """By amount. More work never takes less time: what was measured so was disturbed."""
+    """Return the points by amount, with seconds that never fall.
+
+    More work never takes less time: a longer time at a smaller amount was disturbed.
+    """
     rising: list[tuple[float, float]] = []
     for amount, seconds in sorted(points, reverse=True):
         rising.append((amount, min([seconds, *(later for _, later in rising)])))
@@ -267,7 +292,7 @@ def _rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def rates_of(seconds: Seconds, rows: int) -> dict[str, Any]:
-    """The plain form of and_dist.planning.hardware.Rates, as far as steps need it."""
+    """Return the plain form of and_dist.planning.hardware.Rates, as far as steps need it."""
     found = curves(seconds)
     per_million = {
         name: value * 1e6 / (rows * DIM)

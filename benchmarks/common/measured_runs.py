@@ -1,6 +1,7 @@
-"""Real training on the ranks of a pool, of any number of rows, and what it takes.
+"""Train on the ranks of a pool, with any number of rows, and measure time and memory.
 
-For benchmarks.plan and its test, which compare that with what `and-dist plan` says."""
+benchmarks.plan and its test compare the figures with the predictions of `and-dist plan`.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +30,11 @@ from benchmarks.common.memory import forget_peak, give_back_memory, peak_mb
 
 DRAWN = 512
 WARM_UP = 4
-"""Steps, as many as the loader has batches ready."""
+"""The number of steps before timing starts: as many as the loader has batches ready."""
 
 
 class Scene(NamedTuple):
-    """A size of job, small enough for this machine."""
+    """Describe a job that is small enough for this machine."""
 
     encoder: str
     num_rows: int
@@ -41,9 +42,11 @@ class Scene(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Return a name for tables."""
         return f"{self.encoder}, {self.num_rows // 1000:,}k rows, batch {self.batch_size}"
 
     def config(self, root: str, threads: int = 1) -> Config:
+        """Return the config of a run that trains this job."""
         overrides = [
             f"run.root={root}",
             f"encoder.name={self.encoder}",
@@ -57,7 +60,7 @@ class Scene(NamedTuple):
 
 
 def few_images(num_rows: int) -> LabelledImages:
-    """So many rows that show a few drawn images again and again, and take next to no memory."""
+    """Return `num_rows` rows that repeat a few drawn images, and so take next to no memory."""
     drawn = draw_shapes("train", DRAWN).index.store
     assert isinstance(drawn, MemoryStore)
     offset_N = np.resize(drawn.offset_N, num_rows)
@@ -67,10 +70,12 @@ def few_images(num_rows: int) -> LabelledImages:
 
 
 def num_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def build_trainer(world: World, scene: Scene, root: str, threads: int = 1) -> Trainer:
+    """Return a trainer of the job; the coordinator opens the run folder."""
     torch.set_num_threads(threads)
     config = scene.config(root, threads)
     if world.is_coordinator:
@@ -81,7 +86,8 @@ def build_trainer(world: World, scene: Scene, root: str, threads: int = 1) -> Tr
 
 
 def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float, float]:
-    """Most bytes of this process while it trains, and until a checkpoint is written beside it."""
+    """Return the most bytes that this process holds while it trains, and until a checkpoint is
+    written."""
     give_back_memory()
     forget_peak()
     trainer = build_trainer(world, scene, root)
@@ -90,7 +96,7 @@ def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float,
         if step == steps:
             trained = 1e6 * peak_mb()
             trainer.advance_progress(is_begun=True)
-            trainer.save()  # a thread writes, while training goes on
+            trainer.save()  # a thread writes while training continues
         if step > steps and not is_saving_somewhere(world):
             break
     with trainer.checkpoint_manager:
@@ -102,13 +108,15 @@ def peak_here(world: World, scene: Scene, root: str, steps: int) -> tuple[float,
 
 
 def is_saving_somewhere(world: World) -> bool:
-    """Whether a rank's thread still writes; alike on all ranks, so that all do as many steps."""
+    """Return whether a thread of any rank still writes; the same on all ranks, so they do equal
+    steps."""
     here = any(thread.name == "saver" for thread in threading.enumerate())
     return reduce_sum(world, torch.tensor(int(here))).item() > 0
 
 
 def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int) -> float:
-    """Of a step with its wait for images: the least of some, after as many as are queued."""
+    """Return the least seconds of a step, with its wait for images, after the batches that were
+    ready."""
     trainer = build_trainer(world, scene, root, threads)
     batches = trainer.components.loader.batches(0)
     best = float("inf")
@@ -124,11 +132,13 @@ def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int
 
 
 def cpu_seconds_here(world: World) -> float:  # noqa: ARG001 - every function of a pool takes one
+    """Return the CPU seconds of this process."""
     return time.process_time()
 
 
 def busy_seconds() -> float:
-    """Of all cores, whoever took them, but for those that are nice."""
+    """Return the CPU seconds of all processes on this machine without those with a lower priority
+    (nice)."""
     user, _, system, _, _, irq, soft_irq, stolen = map(
         int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
     )

@@ -1,4 +1,4 @@
-"""What a process holds, what it held at most, and the same of a whole family of processes."""
+"""Measure the memory of a process, now and at its peak, and of a process with its descendants."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ MB = 1e6
 STATUS = Path("/proc/self/status")
 SECONDS_BETWEEN_LOOKS = 0.1
 IDLE_TIMES = 10
-"""As long as a look: it walks all pages, and whoever maps new ones meanwhile waits."""
+"""The least pause between two looks, in durations of a look. A look walks all pages of a process,
+which waits meanwhile if it maps new ones."""
 
 
 def memory_mb() -> float:
-    """Resident memory of this process."""
+    """Return the resident memory of this process."""
     return _of_file(STATUS, "VmRSS")
 
 
 def peak_mb() -> float:
-    """The most resident memory since the process started, or since forget_peak()."""
+    """Return the most resident memory since the process started, or since forget_peak()."""
     return _of_file(STATUS, "VmHWM")
 
 
 def forget_peak() -> None:
+    """Reset the peak of the resident memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def available_mb() -> float:
-    """What the machine has left for anyone."""
+    """Return the memory that the machine has available for new processes."""
     return _of_file(Path("/proc/meminfo"), "MemAvailable")
 
 
 def give_back_memory() -> None:
-    """What is free goes back to the system: kept, it would serve what comes next unseen."""
+    """Return free memory to the system: the next case would use it, and so hide what it needs
+    itself."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def extra_peak_mb(case: Callable[[], object]) -> float:
-    """The most that a case holds above what was there before it."""
+    """Return the most memory that a case holds above the memory in use before it."""
     give_back_memory()
     forget_peak()
     before = memory_mb()
@@ -58,7 +61,8 @@ def _of_file(file: Path, field: str) -> float:
 
 
 def extra_family_peak_mb(case: Callable[[], object]) -> float:
-    """The same with all processes that it starts, as far as looks now and then can tell."""
+    """Return the same for this process and all that the case starts, as far as periodic looks can
+    tell."""
     before = _family_mb(os.getpid())
     watch = FamilyWatch(os.getpid())
     case()
@@ -66,9 +70,10 @@ def extra_family_peak_mb(case: Callable[[], object]) -> float:
 
 
 class FamilyWatch:
-    """The most that a process and all that it started hold at once, looked at now and then."""
+    """Record the most memory that a process and its descendants hold at once, in periodic looks."""
 
     def __init__(self, pid: int) -> None:
+        """Start to look in a thread."""
         self.peak_mb = 0.0
         self._pid = pid
         self._is_over = threading.Event()
@@ -76,6 +81,7 @@ class FamilyWatch:
         self._thread.start()
 
     def finish(self) -> float:
+        """Stop looking and return the peak."""
         self._is_over.set()
         self._thread.join()
         return self.peak_mb
@@ -101,7 +107,8 @@ def _family_of(pid: int) -> list[int]:
 
 
 def _share_mb(pid: int) -> float:
-    """Pages that several processes share count by this one's share (PSS)."""
+    """Return the proportional share of memory (PSS): pages that processes share are divided among
+    them."""
     with suppress(OSError):
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return int(text.partition("\nPss:")[2].split()[0]) * 1024 / MB

@@ -1,6 +1,7 @@
-"""What trains on one rank, without loader and optimiser; and the published form of the same.
+"""Run a step of training on one rank without loader and optimiser, and its published form.
 
-B local batch, G global batch, S rows of this shard, N all rows, P positives, D feature, X any.
+B local batch, G global batch, S rows of this shard, N all rows, P the row and its neighbours,
+D feature, X any further dimensions.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from benchmarks.common.watch import Watch
 
 DIM, UPDATE_RATE = 128, 0.5
 SIDE = 32
-"""Pixels of the images that an encoder is shown."""
+"""Height and width, in pixels, of the images that an encoder is shown."""
 ROWS_DRAWN = 1 << 16
 
 
 class Rank:
-    """A batch, its neighbours, and what a step of training does with them."""
+    """Hold a batch, its neighbours and a shard of the bank, and run steps of training with them."""
 
     def __init__(
         self,
@@ -43,11 +44,12 @@ class Rank:
         inputs_BX: Tensor,
         encoder: str = "",
     ) -> None:
+        """Build the neighbour table, and the encoder if one is named."""
         self.world = world
         self.bank = bank
         self.rows_B = rows_B
         self.inputs_BX = inputs_BX
-        # Memory is taken for the entries of this batch alone, so any N fits.
+        # torch.empty touches no pages: only the entries of this batch take memory, so any N fits.
         self.neighbours_NK = torch.empty(bank.num_rows, 1, dtype=torch.int64)
         self.neighbours_NK[rows_B, 0] = neighbours_B
         self.network: nn.Module = nn.Identity()
@@ -58,7 +60,8 @@ class Rank:
             inputs_BX.requires_grad_()
 
     def step(self) -> Tensor:
-        """The trainer's, but for what reads images and updates weights; gradients stay."""
+        """Run the trainer's step without loading images and updating weights; gradients are
+        kept."""
         self.inputs_BX.grad = None
         self.network.zero_grad()
         features_BD = self.network(self.inputs_BX)
@@ -71,7 +74,7 @@ class Rank:
 
 
 def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32) -> MemoryBank:
-    """This rank's rows of a bank in which the same 65,536 rows come again and again."""
+    """Return this rank's shard of a bank that repeats the same 65,536 rows."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     drawn_XD = draw_uniform_rows(0, min(ROWS_DRAWN, num_rows), DIM, seed=0).to(dtype)
     features_SD = torch.empty(stop - start, DIM, dtype=dtype)
@@ -83,6 +86,7 @@ def build_shard(world: World, num_rows: int, dtype: torch.dtype = torch.float32)
 
 
 def unit_features(count: int) -> Tensor:
+    """Return [count, D] rows of norm 1, the same in every run."""
     random = torch.Generator().manual_seed(2)
     return functional.normalize(torch.randn(count, DIM, generator=random), dim=1)
 
@@ -94,7 +98,7 @@ def rank_of_world(
     encoder: str = "",
     bank: MemoryBank | None = None,
 ) -> Rank:
-    """Its part of a batch and a bank that are the same at any world size."""
+    """Return this rank's part of a batch and a bank that are the same at any world size."""
     bank = bank or build_shard(world, num_rows)
     order = Order(num_rows, global_batch, seed=0)
     rows_B = torch.from_numpy(order.local_rows(0, 0, world.rank, world.size).rows_B)
@@ -106,19 +110,22 @@ def rank_of_world(
 
 
 def expected_step(world: World, num_rows: int, global_batch: int) -> Tensor:
-    """What the published form gives for the same, [G, 1 + D], in a world of one."""
+    """Return loss and gradient, [G, 1 + D], of the same step by the published form, in a world of
+    one."""
     inputs = published_inputs(rank_of_world(world, num_rows, global_batch))
     return differentiate(published, *inputs)
 
 
 def published_inputs(rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features, positives and bank, as the published form takes them."""
     rows_B = rank.rows_B
     positives_BP = torch.stack([rows_B, rank.neighbours_NK[rows_B, 0]], dim=1)
     return rank.inputs_BX, positives_BP, rank.bank.features_SD
 
 
 def result_of_step(rank: Rank) -> Tensor:
-    """[B, 1 + D] as differentiate() gives it, of a rank without an encoder."""
+    """Return loss and gradient, [B, 1 + D], of a rank without an encoder, as differentiate()
+    does."""
     loss = rank.step()
     assert rank.inputs_BX.grad is not None
     mean_BD = rank.inputs_BX.grad / rank.world.size  # DDP averages
@@ -126,13 +133,14 @@ def result_of_step(rank: Rank) -> Tensor:
 
 
 def assert_same(ours_GX: Tensor, theirs_GX: Tensor) -> None:
+    """Assert that losses and gradients agree."""
     torch.testing.assert_close(ours_GX, theirs_GX, rtol=1e-3, atol=1e-5)
 
 
 def measure_rank(
     world: World, num_rows: int, global_batch: int, encoder: str, repeats: int
 ) -> dict[str, Any]:
-    """Figures of one rank: what its first step gave, then seconds, memory and traffic."""
+    """Return the figures of one rank: its first step's result, then seconds, memory and traffic."""
     rank = rank_of_world(world, num_rows, global_batch, encoder)
     found: dict[str, Any] = {"result_BX": None if encoder else result_of_step(rank)}
     with Watch(world.size) as watch:
@@ -151,8 +159,11 @@ def measure_rank(
 
 
 def bytes_expected(size: int, global_batch: int) -> int:
-    """What a step without an encoder brings a rank from the others: everyone's feature, row,
-    neighbour and request; two partitions of its queries from each rank; the sum of the losses."""
+    """Return the bytes that a rank receives from the others in a step without an encoder.
+
+    They are the feature, row, neighbour and stop request of every query; two partitions of the
+    rank's own queries from each other rank; and the sum of the losses.
+    """
     gathered = 4 * DIM + 8 + 8 + 1
     partitions = 2 * 4 * (DIM + 1)
     share = (size - 1) / size
@@ -162,6 +173,7 @@ def bytes_expected(size: int, global_batch: int) -> int:
 
 
 def bytes_over_loopback() -> int:
-    """What the ranks of one machine have sent each other, and whoever else speaks to itself."""
+    """Return the bytes that processes of this machine have sent over loopback, the ranks' among
+    them."""
     lines = Path("/proc/net/dev").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.strip().startswith("lo:"))

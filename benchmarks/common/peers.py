@@ -1,4 +1,7 @@
-"""Other ways to compute the same, which benchmarks compare ours with."""
+"""Compute the same results in other ways, which benchmarks compare ours with.
+
+X any further dimensions.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,16 @@ TEMPERATURE = 0.07
 
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(features, which rows are right, bank) -> loss, through which backward() goes."""
+"""(features, positive rows, bank) -> loss, which backward() can differentiate."""
 
 
 def published(
     features_BD: Tensor, positives_BP: Tensor, bank_ND: Tensor, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """The 2019 program's: all similarities, their softmax, the logarithm of its sum over the
-    positives."""
+    """Return the loss in the published code's form.
+
+    All similarities, their softmax, and the logarithm of its sum over the positives.
+    """
     p_BN = (features_BD @ bank_ND.T).div_(temperature).softmax(dim=1)
     return -p_BN.gather(1, positives_BP).sum(dim=1).log().mean()
 
@@ -42,12 +47,12 @@ def published(
 def eager(
     features_BD: Tensor, rows_B: Tensor, bank_ND: Tensor, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """What one would write today, of instances."""
+    """Return the loss of instances by torch's cross-entropy over all logits."""
     return functional.cross_entropy((features_BD / temperature) @ bank_ND.T, rows_B)
 
 
 def differentiate(step: Step, features_BD: Tensor, right_BX: Tensor, bank_ND: Tensor) -> Tensor:
-    """[B, 1 + D]: the loss beside its gradient."""
+    """Return [B, 1 + D]: the loss beside its gradient in the features."""
     features_BD = features_BD.detach().clone().requires_grad_()
     loss = step(features_BD, right_BX, bank_ND)
     loss.backward()
@@ -59,25 +64,29 @@ UPDATE_RATE = 0.5
 
 
 class DenseBank:
-    """Logits of every row, cross-entropy by autograd, then Eq. 8 on the rows of the batch."""
+    """Hold a bank in one tensor: loss by cross-entropy over all logits, then Eq. 8 on the batch's
+    rows."""
 
     def __init__(self, rows: int, dim: int, temperature: float, device: torch.device) -> None:
+        """Draw [N, D] rows of norm 1."""
         generator = torch.Generator().manual_seed(0)
         bank_ND = functional.normalize(torch.randn(rows, dim, generator=generator), dim=1)
         self.bank_ND = bank_ND.to(device)
         self.temperature = temperature
 
     def loss(self, features_BD: Tensor, rows_B: Tensor) -> Tensor:
+        """Return the loss of the batch as instances."""
         return eager(features_BD, rows_B, self.bank_ND, self.temperature)
 
     @torch.no_grad()
     def update(self, features_BD: Tensor, rows_B: Tensor) -> None:
+        """Mix the features into their rows (Eq. 8)."""
         mixed_BD = (1 - UPDATE_RATE) * self.bank_ND[rows_B] + UPDATE_RATE * features_BD
         self.bank_ND[rows_B] = functional.normalize(mixed_BD, dim=1)
 
 
 def assert_equal_to_ours(dense: DenseBank, world: World) -> None:
-    """One loss and one gradient, both ways."""
+    """Assert that one loss and its gradient are the same by the dense bank and by ours."""
     count, dim = dense.bank_ND.shape
     rows_B = torch.arange(0, count, max(1, count // 32), device=world.device)[:32]
     start_BD = functional.normalize(torch.randn(len(rows_B), dim), dim=1).to(world.device)
@@ -99,7 +108,7 @@ def train_plainly(
     optimiser: torch.optim.SGD,
     steps_per_window: int,
 ) -> Iterator[tuple[float, float]]:
-    """Seconds of every so many steps, and the share of them that waited for images."""
+    """Yield the seconds of each window of steps, and the share of them that waited for images."""
     device = dense.bank_ND.device
     encoder.train()
     started, waited = time.perf_counter(), 0.0
@@ -123,6 +132,7 @@ def train_once(
     dense: DenseBank,
     optimiser: torch.optim.SGD,
 ) -> None:
+    """Train one step, and update the bank."""
     features_BD = encoder(images_BCHW)
     dense.loss(features_BD, rows_B).backward()
     optimiser.step()
@@ -131,7 +141,7 @@ def train_once(
 
 
 def train_encoder_alone(encoder: Encoder, images_BCHW: Tensor, optimiser: torch.optim.SGD) -> None:
-    """Forward, backward and a step of the optimiser, whatever the loss."""
+    """Run forward, backward and a step of the optimiser, with no loss of the method."""
     encoder(images_BCHW)[:, 0].sum().backward()
     optimiser.step()
     optimiser.zero_grad()
@@ -139,6 +149,7 @@ def train_encoder_alone(encoder: Encoder, images_BCHW: Tensor, optimiser: torch.
 
 
 def wait_for(device: torch.device) -> None:
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -147,15 +158,19 @@ Source = Path | NDArray[np.uint8]
 
 
 class TorchvisionImages(Dataset[tuple[torch.Tensor, int]]):
-    """(image, row); of PIL images, or of uint8 tensors decoded by torchvision's own libjpeg."""
+    """Give (image, row), from PIL images or from uint8 tensors that torchvision's libjpeg
+    decodes."""
 
     def __init__(self, sources: Sequence[Source], transform: v2.Compose, on_tensors: bool) -> None:
+        """Keep the sources and the transform."""
         self.sources, self.transform, self.on_tensors = sources, transform, on_tensors
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.sources)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        """Return the transformed image of a row, and the row."""
         source = self.sources[row]
         image: Any
         if not isinstance(source, Path):
@@ -168,6 +183,7 @@ class TorchvisionImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 def training_transform(config: DataConfig) -> v2.Compose:
+    """Return torchvision's transform for the same training augmentation as ours."""
     gray, jitter = config.grayscale, config.jitter
     return v2.Compose(
         [
@@ -181,6 +197,7 @@ def training_transform(config: DataConfig) -> v2.Compose:
 
 
 def test_transform(config: DataConfig) -> v2.Compose:
+    """Return torchvision's transform for test images."""
     assert config.test_resize is not None
     return v2.Compose(
         [
@@ -192,6 +209,7 @@ def test_transform(config: DataConfig) -> v2.Compose:
 
 
 def to_normal(config: DataConfig) -> list[v2.Transform]:
+    """Return the transforms that turn pixels into normalised float32 tensors."""
     to_float = v2.ToDtype(torch.float32, scale=True)
     return [v2.ToImage(), to_float, v2.Normalize(config.mean, config.std)]
 
@@ -199,7 +217,7 @@ def to_normal(config: DataConfig) -> list[v2.Transform]:
 def open_loader(
     images: TorchvisionImages, batch_size: int, workers: int, shuffle: bool
 ) -> DataLoader[tuple[torch.Tensor, int]]:
-    """Its memory is pinned where there is a GPU to copy to."""
+    """Return a DataLoader, with pinned memory where there is a GPU to copy to."""
     return DataLoader(
         images,
         batch_size,

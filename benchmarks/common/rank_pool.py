@@ -1,7 +1,7 @@
-"""Four gloo processes that live as long as the test session; a world of W is the first W of them.
+"""Keep four gloo processes alive for a whole test session; a world of W is the first W of them.
 
-A test hands over a function of (world, *arguments), found by its module and name; every rank runs
-it, and the test gets all ranks' results. What a rank raises is raised in the test.
+A test passes a function of (world, *arguments), found by its module and name. Every rank runs it,
+and the test gets the results of all ranks. An exception of a rank is raised in the test.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from and_dist.distributed.world import World
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 300
 PRELOAD = ["and_dist.method.discovery", "and_dist.training.trainer"]
+"""Modules that the fork server loads once, so that no rank has to."""
 
 
 class RankError(AssertionError):
-    """What went wrong on the ranks of one call, by rank."""
+    """Report the exceptions of one call, by rank."""
 
     def __init__(self, errors: dict[int, BaseException], text: str) -> None:
+        """Keep the exceptions beside the message."""
         super().__init__(text)
         self.errors = errors
 
 
 class RankPool:
+    """Run functions on the ranks of a world."""
+
     def __init__(self) -> None:
+        """Start the processes."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         port = free_port()
@@ -48,7 +53,10 @@ class RankPool:
             self._processes.append(process)
 
     def run(self, size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """function(world, *arguments) on ranks 0..size-1; the list of what they return."""
+        """Run function(world, *arguments) on ranks 0..size-1 and return their results in a list.
+
+        Raise RankError if a rank raises, and TimeoutError if one does not answer.
+        """
         for pipe in self._pipes[:size]:
             pipe.send((size, pickle.dumps((function, arguments))))
         answers = []
@@ -64,6 +72,7 @@ class RankPool:
         return [pickle.loads(answer[1]) for answer in answers]
 
     def close(self) -> None:
+        """Kill the processes."""
         for process in self._processes:
             process.kill()
 
@@ -89,11 +98,12 @@ def _serve(rank: int, port: int, pipe: Connection) -> None:
         try:
             function, arguments = pickle.loads(call)
             pipe.send((True, pickle.dumps(function(world, *arguments))))
-        except BaseException as error:
+        except BaseException as error:  # whatever a rank raises, its test has to see it
             pipe.send((False, (error, "\n" + traceback.format_exc())))
 
 
 def free_port() -> int:
+    """Return a TCP port that is free on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What the machine itself can do: multiply, copy, decode, write. Floors follow from that."""
+"""Measure the machine's rates: to multiply, copy, decode, write. Floors are computed from them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from nvidia.dali.pipeline import Pipeline
 from benchmarks.common.images import photos
 
 SIDE = 1536
-"""Of the matrices on a CPU; a GPU needs larger ones to be at its best."""
+"""Side of the square matrices on a CPU; a GPU needs larger ones to reach its full rate."""
 GPU_SIDE = 8192
 COPY_BYTES = 256_000_000
 DISTINCT, IMAGES = 16, 64
 SECONDS = 0.4
-"""For each rate, after one run to warm up."""
+"""The least time that a rate is measured for, after one run to warm up."""
 FEWEST, MOST = 3, 50
 
 Rates = dict[str, float]
 
 
 def machine_rates(threads: int) -> Rates:
-    """The best of some repeats, on so many threads; and a GPU's, where there is one.
+    """Return the machine's best rates over some repeats on `threads` threads; and a GPU's if there
+    is one.
 
     GFLOP are 10^9 operations, two for each product of a matrix product; GB of a copy are read once
     and written once; decoding is of JPEGs of 500 x 375.
@@ -54,7 +55,7 @@ def machine_rates(threads: int) -> Rates:
 
 
 def matrix_rate(dtype: torch.dtype, device: str) -> float:
-    """GFLOP/s of a large square product."""
+    """Return the GFLOP/s of a large square matrix product."""
     side = GPU_SIDE if device == "cuda" else SIDE
     left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
@@ -62,14 +63,15 @@ def matrix_rate(dtype: torch.dtype, device: str) -> float:
 
 
 def copy_rate(device: str) -> float:
-    """GB/s of a copy from memory to memory, which no cache holds."""
+    """Return the GB/s of a copy from memory to memory, too large for any cache."""
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 1e-9 * COPY_BYTES / least_seconds(lambda: target.copy_(source), device)
 
 
 def decode_rates(threads: int) -> Rates:
-    """Whole JPEGs by DALI on a CPU, from memory; the MB are of the files."""
+    """Return images/s and MB/s (of files) at which DALI decodes whole JPEGs from memory on a
+    CPU."""
     files = [np.frombuffer(content, np.uint8) for content in photos(DISTINCT)]
     batch = files * (IMAGES // DISTINCT)
     pipeline = Pipeline(IMAGES, threads, None, prefetch_queue_depth=3)
@@ -83,7 +85,8 @@ def decode_rates(threads: int) -> Rates:
 
 
 def write_rate(folder: Path, size: int) -> tuple[float, float]:
-    """MB/s of a file of `size` bytes to the page cache, and until it is on the disk."""
+    """Return the MB/s at which a file of `size` bytes is written to the page cache, and to the
+    disk."""
     path, cached, flushed = folder / "rate", [], []
     for _ in range(FEWEST):
         started = time.perf_counter()
@@ -97,7 +100,7 @@ def write_rate(folder: Path, size: int) -> tuple[float, float]:
 
 
 def read_rate(folder: Path, size: int) -> float:
-    """MB/s of a file that the page cache has."""
+    """Return the MB/s at which a file is read from the page cache."""
     path, target, seconds = folder / "rate", bytearray(size), []
     with path.open("wb", buffering=0) as file:
         _write_noise(file, size)
@@ -111,7 +114,7 @@ def read_rate(folder: Path, size: int) -> float:
 
 
 def _write_noise(file: RawIOBase, size: int) -> None:
-    """No disk can make it smaller; drawn once."""
+    """Write random bytes, which no file system can compress; they are drawn once."""
     noise = _draw_noise()
     for start in range(0, size, len(noise)):
         file.write(noise[: size - start])
@@ -123,7 +126,8 @@ def _draw_noise() -> bytes:
 
 
 def least_seconds(case: Callable[[], object], device: str) -> float:
-    """Of as many repeats as fit; what a GPU was given has to be done."""
+    """Return the least seconds of as many repeats as fit into SECONDS; a GPU's work is waited
+    for."""
 
     def run() -> float:
         started = time.perf_counter()

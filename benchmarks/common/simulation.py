@@ -1,7 +1,8 @@
-"""One rank of a world that is not there: what its training step and its discovery take.
+"""Simulate one rank of a large world, and measure its training step and its discovery.
 
-torch's fake process group stands for the other ranks, each of which sends what this one does. So
-shapes and memory are those of a real rank, and the loss is known: that of this rank alone.
+torch's fake process group takes the place of the other ranks, each of which sends the same as this
+one does. So shapes and memory are those of a real rank, and the loss is known: that of this rank
+alone.
 
 B local batch, G global batch, S rows of this shard, N all rows, K neighbours, D feature.
 """
@@ -35,7 +36,7 @@ NEIGHBOURS = 1
 
 @contextmanager
 def open_simulated_world(rank: int, size: int) -> Iterator[World]:
-    """Whatever this rank sends, all others send too."""
+    """Open a world in which all other ranks send the same as this one."""
     options = FakeProcessGroup.Options()
     options.simulate_uniform_ranks = True
     dist.init_process_group(
@@ -50,7 +51,7 @@ def open_simulated_world(rank: int, size: int) -> Iterator[World]:
 
 
 def simulated_rank(world: World, num_rows: int, batch: int, dtype: torch.dtype) -> Rank:
-    """Its queries and their neighbours are rows of its shard, spread over it."""
+    """Return a rank whose queries and neighbours are rows of its own shard, spread over it."""
     bank = build_shard(world, num_rows, dtype)
     length = len(bank.features_SD)
     places_B = torch.arange(batch) * (length // batch)
@@ -58,13 +59,11 @@ def simulated_rank(world: World, num_rows: int, batch: int, dtype: torch.dtype) 
     return Rank(world, bank, bank.start + places_B, neighbours_B, unit_features(batch))
 
 
-# Training.
-
-
 def simulate_training(
     size: int, num_rows: int, batch: int, dtype: str, repeats: int
 ) -> dict[str, Any]:
-    """Memory of a rank by part, and steps of a global batch of size * batch."""
+    """Return a rank's memory by part, and the seconds of steps with a global batch of size *
+    batch."""
     with open_simulated_world(0, size) as world:
         rank = simulated_rank(world, num_rows, batch, getattr(torch, dtype))
         alone = loss_alone(rank)
@@ -85,7 +84,7 @@ def simulate_training(
 
 
 def loss_alone(rank: Rank) -> float:
-    """Of this rank's batch over its shard, in a world of one."""
+    """Return the loss of this rank's batch over its shard, in a world of one."""
     world = replace(rank.world, rank=0, size=1)
     features_BD, rows_B = rank.inputs_BX.detach(), rank.rows_B
     batch = gather_global_batch(features_BD, rows_B, rank.neighbours_NK[rows_B], world)
@@ -93,29 +92,29 @@ def loss_alone(rank: Rank) -> float:
 
 
 def check_largest(largest: Made, global_batch: int) -> None:
-    """Nothing takes more than a few features for each of everyone's queries: not B x N, not W x W
-    where a rank has one query."""
+    """Assert that no tensor takes more than a few features for each query of the global batch.
+
+    So none grows with B x N, or with W x W where a rank has one query.
+    """
     partitions = 2 * 4 * (1 + DIM)  # log z and mean, over all rows and over the positives
     positives = 4 * (1 + NEIGHBOURS) * DIM
     assert largest.num_bytes <= global_batch * max(partitions, positives), str(largest)
 
 
 def table_bytes(num_rows: int) -> int:
-    """What every rank keeps of the last round's discovery, counted on the meta device."""
+    """Return the bytes of the last round's discovery on every rank, counted on the meta device."""
     table = all_instances(num_rows, NEIGHBOURS, torch.device("meta"))
     anchors = 8 * num_anchors(num_rows, 1, 1)
     return table.neighbours_NK.nbytes + table.entropy_N.nbytes + anchors
 
 
-# Discovery.
-
-
 class _EnoughError(Exception):
-    """One block has streamed past the shard; the others take as much memory."""
+    """Stop a scan after its first block; the other blocks take as much memory."""
 
 
 def simulate_scan(size: int, rows_per_rank: int) -> dict[str, float]:
-    """The most that the scan of all pairs holds above the shard, until its first block is done."""
+    """Return the most memory that the scan of all pairs holds above the shard in its first
+    block."""
 
     def stop(_: float) -> None:
         raise _EnoughError
@@ -132,7 +131,8 @@ def simulate_scan(size: int, rows_per_rank: int) -> dict[str, float]:
 
 
 def simulate_search(size: int, rows_per_rank: int) -> dict[str, float]:
-    """The most that a search for one block of everyone's anchors holds above the shard."""
+    """Return the most memory that a search for one block of all ranks' anchors holds above the
+    shard."""
 
     def search_one_block() -> None:
         rows_Q = torch.arange(min(ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS // size, rows_per_rank))
@@ -145,10 +145,10 @@ def simulate_search(size: int, rows_per_rank: int) -> dict[str, float]:
 
 
 def lines_that_grow_with_rows(sizes: tuple[int, int], rows_per_rank: int) -> dict[str, int]:
-    """Lines of a discovery on rank 0 that make tensors of N rows, and the bytes of a row.
+    """Return the lines of a discovery on rank 0 that make tensors of N rows, and their bytes a row.
 
-    A shard is as long in both worlds, and longer than a block: what has N rows in both has them
-    because of N, not because of S or G.
+    A shard has the same length in both worlds, and is longer than a block: a tensor that has N rows
+    in both worlds has them because of N, not because of S or G.
     """
     found: list[dict[str, int]] = []
     for size in sizes:
@@ -163,8 +163,10 @@ def lines_that_grow_with_rows(sizes: tuple[int, int], rows_per_rank: int) -> dic
 
 
 def simulate_coordinator(num_rows: int) -> dict[str, float]:
-    """Bytes a row that rank 0 holds at most while it chooses anchors and checks neighbours, beside
-    entropies and table."""
+    """Return the most bytes a row that rank 0 holds while it selects anchors and checks neighbours.
+
+    Entropies and the table themselves are not counted.
+    """
     entropy_N = torch.rand(num_rows, dtype=torch.float64)
     table_NK = torch.arange(1, num_rows + 1)[:, None] % num_rows
     choosing = extra_peak_mb(lambda: select_anchors(entropy_N, num_rows))

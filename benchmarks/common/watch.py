@@ -1,4 +1,4 @@
-"""Watch: every tensor that torch makes meanwhile, from which line, and what collectives bring."""
+"""Record the tensors that torch makes, with their lines of code, and the bytes of collectives."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ NOT_THE_CALLER = ("/torch/", __file__)
 
 
 class Made(NamedTuple):
-    """A tensor with memory of its own."""
+    """Describe a tensor with memory of its own."""
 
     num_bytes: int
     num_elements: int
     shape: tuple[int, ...]
     operator: str
     where: str
-    """File and line of who called torch."""
+    """File and line of the code that called torch."""
 
     def __str__(self) -> str:
+        """Return a description for error messages."""
         return f"{self.operator} {list(self.shape)} in {self.where}, {self.num_bytes:,} bytes"
 
 
 class Watch(TorchDispatchMode):
-    """Sees what operators return, not what they hold while they run: VmHWM knows that.
+    """Record the results of operators. Memory inside an operator is not seen; VmHWM includes it.
 
-    It keeps no tensor. Views, and what is written in place, are nothing new.
+    No tensor is kept. Views and tensors that are written in place are not counted.
     """
 
     def __init__(self, world_size: int) -> None:
+        """Start with no tensors and no bytes."""
         super().__init__()
         self.made: list[Made] = []
         self.received: Counter[str] = Counter()
-        """Bytes that come from other ranks, by operator; of an all-reduce, what a ring brings."""
+        """Bytes that come from other ranks, by operator; for an all-reduce those of a ring."""
         self._world_size = world_size
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Run an operator, and record the tensors that are new in its result."""
         known = {_address(tensor) for tensor in _tensors_in((args, kwargs))}
         result = operator(*args, **(kwargs or {}))
         name = str(operator).removesuffix(".default")
@@ -56,9 +59,11 @@ class Watch(TorchDispatchMode):
         return result
 
     def largest(self) -> Made:
+        """Return the largest tensor."""
         return max(self.made)
 
     def bytes_made(self) -> int:
+        """Return the sum of all tensors' bytes."""
         return sum(made.num_bytes for made in self.made)
 
     def _bytes_from_others(self, name: str, tensors: list[Tensor]) -> int:
@@ -66,12 +71,12 @@ class Watch(TorchDispatchMode):
         share = (self._world_size - 1) / self._world_size
         match name:
             case "c10d._allgather_base_" | "c10d.alltoall_base_":
-                return round(share * first)  # what is received comes first
+                return round(share * first)  # the first tensor is the received one
             case "c10d.allreduce_":
                 return round(2 * share * sum(tensor.nbytes for tensor in tensors))
             case "c10d.broadcast_" | "c10d.gather_":
                 return first
-        raise AssertionError(f"nobody has said what {name} brings")
+        raise AssertionError(f"the bytes that {name} receives are not known")
 
 
 def _tensors_in(values: Any) -> list[Tensor]:
@@ -86,4 +91,4 @@ def _caller() -> str:
     frame = sys._getframe(1)
     while frame.f_back and any(part in frame.f_code.co_filename for part in NOT_THE_CALLER):
         frame = frame.f_back
-    return f"{'/'.join(frame.f_code.co_filename.split('/')[-2:])}:{frame.f_lineno}"
+    return f"{'/'.join(frame.f_code.co_filename.split('/')[-3:])}:{frame.f_lineno}"

@@ -1,0 +1,1 @@
+"""Hold checks and benchmarks that are sized for a few minutes on one GPU."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.device.compare_losses RUN RUN [--steps N] [--most 0.05]
 
-The command ends with status 1 if the runs have different numbers of steps, or if a loss of the
-first N steps differs by more than is allowed. After a discovery runs may part for good, because one
-neighbour more or less is another loss; the first round is what can be compared.
+The command ends with exit code 1 if the runs have different numbers of steps, or if a loss of the
+first N steps differs by more than --most. After a discovery two runs may diverge for good, because
+one different neighbour changes the loss; so only the first round can be compared.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ def losses_of(run: Path) -> list[float]:
 
 
 def main() -> int:
-    """Print how far two runs are apart and return the exit status."""
+    """Print how far two runs are apart and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN")
-    parser.add_argument("--steps", type=int, help="that are compared; without it all")
-    parser.add_argument("--most", type=float, default=float("inf"), help="that is allowed")
+    parser.add_argument("--steps", type=int, help="steps that are compared; default all")
+    parser.add_argument(
+        "--most", type=float, default=float("inf"), help="largest difference that is allowed"
+    )
     given = parser.parse_args()
     first, second = (losses_of(run) for run in given.runs)
     if len(first) != len(second) or not first:

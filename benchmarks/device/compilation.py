@@ -1,4 +1,4 @@
-"""Compile Triton kernels for GPUs that need not be there, and report what each takes."""
+"""Compile Triton kernels for GPUs that need not be there, and report the memory of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
-"""The shared memory that one block may take, for each compute capability times ten."""
+"""The shared memory that one block may take, by ten times the compute capability."""
 
 
 class Tiles(NamedTuple):
@@ -27,13 +27,13 @@ class Tiles(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return a name that serves for a line of a log and for a file."""
+        """Return a name for log lines and files."""
         return f"{self.queries}x{self.rows}-warps{self.warps}-stages{self.stages}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Describe one compilation of a kernel: its parameters' types, its constants, its options."""
+    """Describe one compilation of a kernel: types of its parameters, constants and options."""
 
     name: str
     kernel: Any
@@ -43,11 +43,12 @@ class Variant:
     options: Mapping[str, int]
 
     def source(self) -> ASTSource:
-        """Return what triton.compile takes, as if torch's tensors had been handed over.
+        """Return the source for triton.compile, with the alignment that torch's tensors have.
 
-        torch aligns what it allocates to 16 bytes at least, and a launch tells the compiler so. It
-        has to be said here too: without it, every load is of one element, no copy is asynchronous
-        and half of the shared memory is gone, so that the kernel is not the one of a launch.
+        torch aligns its allocations to 16 bytes or more, and a launch passes that on to the
+        compiler. It has to be stated here too: without it every load is of one element, no copy is
+        asynchronous and half of the shared memory is gone, so that the kernel is not the one of a
+        launch.
         """
         names = self.kernel.arg_names
         pointers = [name for name, kind in self.types.items() if kind.startswith("*")]
@@ -65,7 +66,7 @@ def compile_variant(variant: Variant, architecture: int, cubins: Path | None) ->
     target = GPUTarget("cuda", architecture, 32)
     try:
         kernel = triton.compile(variant.source(), target=target, options=dict(variant.options))
-    except Exception as error:  # The compiler raises many kinds; the other variants are tried too.
+    except Exception as error:  # the compiler raises many kinds
         print(f"{name}: FAILS {type(error).__name__} {str(error)[:200]}", flush=True)
         return False
     ptx, cubin = kernel.asm["ptx"], kernel.asm["cubin"]
@@ -104,9 +105,11 @@ def parse_kernel_arguments(description: str | None, rows: int) -> argparse.Names
         "--architectures", type=int, nargs="+", choices=sorted(SHARED_BYTES), default=[90]
     )
     compiling.add_argument("--cubins", type=Path, help="write the machine code to this folder")
-    commands.add_parser("check", help="compare with float64 on a CPU; wants TRITON_INTERPRET=1")
+    commands.add_parser("check", help="compare with float64 on a CPU; needs TRITON_INTERPRET=1")
     timing = commands.add_parser("time", help="time it on a GPU")
-    timing.add_argument("--rows", type=int, default=rows, help=f"of the bank; {rows:,} unless said")
+    timing.add_argument(
+        "--rows", type=int, default=rows, help=f"rows of the bank; default {rows:,}"
+    )
     given = parser.parse_args()
     # Triton decides at import whether a kernel is compiled or interpreted, for the whole process.
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,9 +1,9 @@
-"""Time the parts of discovery on a GPU and tell from them what all of ImageNet takes.
+"""Time the parts of discovery on a GPU and extrapolate them to all of ImageNet.
 
     python -m benchmarks.device.discovery_times [--rows N]
 
 The scan of all pairs is timed over a part of the bank with several sizes of blocks, then bare
-matrix products in three arithmetics, which are the least a scan takes, then faiss's exact search,
+matrix products in three arithmetics, which are the floor of a scan, then faiss's exact search,
 which is left out where faiss is not installed.
 """
 
@@ -45,7 +45,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def time_scan(bank_ND: Tensor, world: World, memory_bytes: int, candidates: int) -> None:
-    """Time the scan of the first rows, which grows with the square of their number."""
+    """Time the scan of the first rows, and extrapolate by the square of their number."""
     few_ND = bank_ND[:ROWS_SCANNED]
     bank = MemoryBank(few_ND, 0, len(few_ND), 0.5)
 
@@ -64,17 +64,17 @@ def time_scan(bank_ND: Tensor, world: World, memory_bytes: int, candidates: int)
 
 
 def time_products(bank_ND: Tensor, dtype: torch.dtype, is_tf32: bool = False) -> None:
-    """Time one large tile of logits and tell what the tiles of all pairs take, each pair once."""
+    """Time one large tile of logits, and extrapolate to the tiles of all pairs, each pair once."""
     left_SD, right_SD = bank_ND[:SIDE].to(dtype), bank_ND[SIDE : 2 * SIDE].to(dtype)
 
     def multiply() -> None:
-        """Compute the tile some times."""
+        """Compute the tile REPEATS times."""
         for _ in range(REPEATS):
             torch.mm(left_SD, right_SD.T)
 
     torch.backends.cuda.matmul.allow_tf32 = is_tf32
     tile_s = seconds_of(multiply) / REPEATS
-    torch.backends.cuda.matmul.allow_tf32 = False  # as torch has it unless told
+    torch.backends.cuda.matmul.allow_tf32 = False  # torch's default
     num_pairs, pairs_of_tile = len(bank_ND) ** 2 / 2, len(left_SD) * len(right_SD)
     print(
         f"a product of {len(left_SD):,} by {len(right_SD):,} in {'TF32' if is_tf32 else dtype}: "
@@ -85,7 +85,7 @@ def time_products(bank_ND: Tensor, dtype: torch.dtype, is_tf32: bool = False) ->
 
 def time_search(bank_ND: Tensor, memory_bytes: int) -> None:
     """Time the exact search for the nearest row of some rows."""
-    from and_dist.method.neighbour_search import ShardSearch  # it imports faiss
+    from and_dist.method.neighbour_search import ShardSearch  # imports faiss, which may be missing
 
     shard = ShardSearch(bank_ND, 0, 1, memory_bytes)
     blocks = torch.arange(BLOCKS_OF_QUERIES * QUERIES, device=bank_ND.device).split(QUERIES)
@@ -106,7 +106,7 @@ def time_search(bank_ND: Tensor, memory_bytes: int) -> None:
 def main() -> None:
     """Time all parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=IMAGENET, help="of the bank")
+    parser.add_argument("--rows", type=int, default=IMAGENET, help="rows of the bank")
     given = parser.parse_args()
     require_gpu()
     with open_world("cuda") as world:

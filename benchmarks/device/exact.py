@@ -1,4 +1,4 @@
-"""Compute in float64 what the kernels have to find, dense and with none of their code.
+"""Compute the expected results of the kernels in float64, dense and with none of their code.
 
 G queries, S rows, N all rows, D feature, W blocks of rows.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional
 from and_dist.method.partition_merge import Partition
 
 ROWS_PER_BLOCK = 2**16
-"""The logits of 4,096 queries past so many rows are 2 GB in float64."""
+"""The number of rows whose logits with 4,096 queries take 2 GB in float64."""
 
 
 def unit_rows(count: int, dim: int, dtype: torch.dtype, random: torch.Generator) -> Tensor:
@@ -49,6 +49,6 @@ def exact_entropy(bank_ND: Tensor, temperature: float) -> Tensor:
 
 
 def exact_nearest(bank_ND: Tensor) -> Tensor:
-    """Return for each of some unit rows the nearest other row (Eq. 1)."""
+    """Return for each of [N, D] unit rows the nearest other row (Eq. 1), [N]."""
     similarity_NN = bank_ND.double() @ bank_ND.double().T
     return similarity_NN.fill_diagonal_(-2.0).argmax(dim=1)

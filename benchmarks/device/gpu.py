@@ -1,10 +1,12 @@
-"""python -m benchmarks.device.gpu [--smoke] [--json FILE]
+"""Time whole steps and the partition on one NVIDIA GPU, with images that are drawn there.
 
-On one NVIDIA GPU, images made there: AlexNet and ResNet18 at 224 pixels over banks of 1.28 and of
-10 million rows, with the share of a step that the partition takes, the share of the GPU's own
-matrix rate that is used, and memory; and the partition alone, at 256 and 4,096 queries, against
-the dense form and against the least there is. What feeds a GPU is measured by `python -m
-benchmarks.loader` and `benchmarks.throughput`, discovery by `benchmarks.discovery --device cuda`.
+    python -m benchmarks.device.gpu [--smoke] [--json FILE]
+
+AlexNet and ResNet18 train at 224 pixels over banks of 1.28 and of 10 million rows; printed are the
+partition's share of a step, the share of the GPU's own matrix rate that is used, and memory. The
+partition alone is timed at 256 and 4,096 queries beside the dense form and the floor of two matrix
+products. benchmarks.loader and benchmarks.throughput measure what feeds a GPU, and
+`benchmarks.discovery --device cuda` discovery.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from benchmarks.step import Scene, build_trainer, make_batch
 
 BATCH, MANY = 256, 4096
 OPERATIONS = 6
-"""Of a step for each multiplication of a forward pass."""
+"""Operations of a step for each multiplication of a forward pass."""
 GPU = ("run.device=cuda", "encoder.precision=bfloat16", "bank.dtype=bfloat16")
 
 
 def measure_step(
     benchmark: Benchmark, scene: Scene, world: World, repeats: int, operations_per_s: float
 ) -> None:
+    """Measure a step and its partition, and note its share of the GPU's matrix rate."""
     name = f"{scene.network}, {scene.rows / 1e6:.3g}M rows"
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(scene, world, Path(folder), *GPU)
@@ -62,12 +65,13 @@ def measure_step(
 def measure_partition(
     benchmark: Benchmark, queries: int, rows: int, repeats: int, operations_per_s: float
 ) -> None:
-    """16 bits; ours / floor is against two products at the rate that the card shows."""
+    """Measure the partition in 16 bits; its floor is two products at the GPU's measured rate."""
     draw = partial(torch.randn, device="cuda")
     queries_GD = functional.normalize(draw(queries, DIM), dim=1).bfloat16()
     rows_SD = functional.normalize(draw(rows, DIM), dim=1).bfloat16()
 
     def dense() -> Partition:
+        """Compute the partition from the whole matrix of logits."""
         logits_GS = (queries_GD / TEMPERATURE) @ rows_SD.T
         log_z_G = logits_GS.logsumexp(dim=1)
         return Partition(log_z_G, logits_GS.sub_(log_z_G[:, None]).exp_() @ rows_SD)
@@ -95,13 +99,12 @@ def measure_partition(
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, repeats=20)
     given = parser.parse_args()
     if not torch.cuda.is_available():
-        print(
-            "no NVIDIA GPU here; `python -m benchmarks.device.gpu` is to be run where there is one"
-        )
+        print("no NVIDIA GPU here; `python -m benchmarks.device.gpu` needs one")
         return
     benchmark = Benchmark("gpu", "cuda")
     operations_per_s = 1e9 * benchmark.rates_before["gpu_matrix_bf16_gflops"]

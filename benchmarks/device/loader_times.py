@@ -31,7 +31,8 @@ from benchmarks.device.requirements import require_gpu
 BATCH = 256
 DISTINCT = 64
 EPOCHS = 3
-"""The last is timed: the first makes DALI's buffers, the second sees them all in use."""
+"""The number of epochs, of which the last is timed: in the first DALI allocates its buffers, and
+only from the second on are all of them in use."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "JPEGs, mixed decoding": {},
     "the same, hardware_decoder=0": {"hardware_decoder": 0.0},
@@ -71,7 +72,7 @@ def time_loader(name: str, index: ImageIndex, options: dict[str, Any], world: Wo
 def main() -> None:
     """Time the loader in all settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4096, help="of an epoch")
+    parser.add_argument("--images", type=int, default=4096, help="images of an epoch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     given = parser.parse_args()
     if given.device == "cuda":

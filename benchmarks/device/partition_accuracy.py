@@ -2,8 +2,9 @@
 
     python -m benchmarks.device.partition_accuracy [--device cpu]
 
-Neither DALI nor faiss is needed. The command ends with status 1 if a result is too far off; what
-the operators refuse, such as more features than they have a kernel for, is counted by itself.
+Neither DALI nor faiss is needed. The command ends with exit code 1 if a result is too far off.
+Shapes that the operators refuse, such as more features than they have a kernel for, are counted
+apart.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SHAPES = (
     (33, 9000, 512),
     (48, 4097, 100),
 )
-"""Queries, rows and features."""
+"""Numbers of queries, rows and features."""
 
 
 def judge(shape: tuple[int, int, int], dtype: torch.dtype, random: torch.Generator) -> str:
@@ -56,7 +57,7 @@ def judge(shape: tuple[int, int, int], dtype: torch.dtype, random: torch.Generat
 
 
 def main() -> int:
-    """Compare all shapes in all types and return the exit status."""
+    """Compare all shapes in all types and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     device = parser.parse_args().device

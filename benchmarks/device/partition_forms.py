@@ -21,7 +21,7 @@ from benchmarks.device.exact import partition_errors
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold what is timed: queries past rows, in bfloat16, and the exact partition of them."""
+    """Hold the inputs that are timed, queries and rows in bfloat16, and their exact partition."""
 
     queries_GD: Tensor
     rows_SD: Tensor
@@ -39,7 +39,7 @@ class Scene:
             if isinstance(found, Partition):
                 off = "off {:.1e} {:.1e}".format(*partition_errors(found, self.exact))
             milliseconds = triton.testing.do_bench(form, warmup=25, rep=100, return_mode="median")
-        except Exception as error:  # What this GPU or torch refuses must not end the other forms.
+        except Exception as error:  # a form that is refused must not end the others
             reason = str(error).partition("\n")[0][:150]
             print(f"G {num_queries} {name:60} FAILS {type(error).__name__} {reason}", flush=True)
             return
@@ -55,13 +55,13 @@ def forms_by_heads(
 ) -> dict[str, Callable[[], object]]:
     """Return forms by name: flash attention with its merge, then two operators without.
 
-    Rows that are left over when they are cut into heads are left out, fewer than there are heads.
-    In the error of flash attention they count.
+    Rows that remain when they are cut into heads, fewer than there are heads, are left out. They
+    count in the error of flash attention.
     """
     per_head = len(rows_SD) // heads
     rows_1HSD = rows_SD[: per_head * heads].view(1, heads, per_head, -1)
     queries_1HGD = queries_GD.expand(1, heads, -1, -1)
-    # Expanded queries have a stride of 0 along the heads, which is not relied on with cuDNN.
+    # Expanded queries have a stride of 0 along the heads, on which cuDNN's form does not rely.
     whole_queries_1HGD = queries_1HGD.contiguous()
     scale = 1 / temperature
 
@@ -81,7 +81,7 @@ def forms_by_heads(
         return Partition(log_z_G, torch.einsum("hg,hgd->gd", weights_HG, mean_HGD.float()))
 
     def cudnn_kernel() -> object:
-        """Return what cuDNN's operator gives, mean and log Z of every head among it."""
+        """Return the outputs of cuDNN's operator, among them mean and log Z of every head."""
         return torch.ops.aten._scaled_dot_product_cudnn_attention(
             whole_queries_1HGD, rows_1HSD, rows_1HSD, None, True, 0.0, False, False, scale=scale
         )

@@ -4,9 +4,9 @@
     TRITON_INTERPRET=1 python -m benchmarks.device.partition_kernel check
     python -m benchmarks.device.partition_kernel time [--rows N]
 
-`compile` needs no GPU and ends with status 1 if a variant does not compile. `check` compares with
-float64 on a CPU. `time` needs a GPU and times the kernel beside log_partition and torch's attention
-operators. The kernel is a prototype: nothing in and_dist uses it.
+`compile` needs no GPU and ends with exit code 1 if a variant does not compile. `check` compares
+with float64 on a CPU. `time` needs a GPU and times the kernel beside log_partition and torch's
+attention operators. The kernel is a prototype: nothing in and_dist uses it.
 
 Each program takes one block of queries past one of W shares of the rows, so that few queries still
 fill the GPU; a second kernel merges the shares. G queries, S rows, D feature, W shares; in a tile
@@ -41,7 +41,7 @@ IMAGENET = 1_281_167
 DIM = 128
 TEMPERATURE = 0.07
 FEW, MANY = 256, 4096
-"""The queries of one GPU's batch, and of the batches of sixteen."""
+"""The queries of the batch of one GPU, and of the batches of sixteen GPUs."""
 TILES = (
     Tiles(128, 128, 8, 3),
     Tiles(128, 64, 4, 3),
@@ -51,7 +51,7 @@ TILES = (
     Tiles(256, 64, 8, 3),
 )
 MOST_SHARES_AT_ONCE = 16
-"""The merge reads means of so many shares at a time: 16 of 128 features fit registers."""
+"""The number of shares whose means the merge reads at a time: 16 of 128 features fit registers."""
 LN_2 = tl.constexpr(math.log(2))
 
 
@@ -101,8 +101,8 @@ def attend_to_share(
         logits_TU = tl.where(row_U[None, :] < last, logits_TU, -float("inf"))
         new_highest_T = tl.maximum(highest_T, tl.max(logits_TU, 1))
         p_TU = tl.exp2(logits_TU - new_highest_T[:, None])
-        # What was summed so far is relative to the old maximum. No share is empty, so after the
-        # first tile the maximum is finite, and tiles wholly past the end add exact zeros.
+        # The sums so far are relative to the old maximum. No share is empty, so after the first
+        # tile the maximum is finite, and tiles wholly past the end add exact zeros.
         shrink_T = tl.exp2(highest_T - new_highest_T)
         total_T = total_T * shrink_T + tl.sum(p_TU, 1)
         sum_TD = sum_TD * shrink_T[:, None]
@@ -169,10 +169,10 @@ def partition(
     waves: int = 1,
     processors: int | None = None,
 ) -> Partition:
-    """Return what log_partition returns, in float32.
+    """Return the partition, [G] and [G, D] in float32, as log_partition does.
 
     Each of the GPU's processors gets about `waves` pairs of a block of queries and a share of rows.
-    D is a power of 2, and there are rows: an empty share would have no maximum.
+    D has to be a power of 2 and there has to be a row: an empty share would have no maximum.
     """
     (num_queries, dim), device = queries_GD.shape, queries_GD.device
     if processors is None:
@@ -201,7 +201,7 @@ def partition(
 
 
 def _rows_per_share(num_rows: int, most_shares: int, tile_rows: int) -> int:
-    """Return the length of a share, whole tiles of which the last share alone may lack some."""
+    """Return the length of a share in whole tiles; only the last share may be shorter."""
     shares = max(1, min(most_shares, triton.cdiv(num_rows, tile_rows)))
     return triton.cdiv(triton.cdiv(num_rows, shares), tile_rows) * tile_rows
 
@@ -248,7 +248,8 @@ MERGE_TYPES = {
 
 
 def variants() -> Iterator[Variant]:
-    """Yield what is compiled: the kernel with every shape of tile, in bfloat16, and the merge."""
+    """Yield the variants to compile: the kernel with every shape of tile, in bfloat16, and the
+    merge."""
     for tiles in TILES:
         yield Variant(
             f"partition {tiles.name}",
@@ -316,7 +317,7 @@ def time_forms(num_queries: int, num_rows: int) -> None:
 
 
 def main() -> int:
-    """Run one subcommand and return its exit status."""
+    """Run one subcommand and return its exit code."""
     given = parse_kernel_arguments(__doc__, IMAGENET)
     if given.command == "compile":
         return int(compile_variants(variants(), given.architectures, given.cubins) > 0)

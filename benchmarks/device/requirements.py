@@ -1,4 +1,7 @@
-"""End a command with one sentence where the machine lacks what it needs; part 1 imports this."""
+"""End a command with an error message where the machine lacks a GPU.
+
+The module imports torch alone, since part 1 of battery.sh runs without the kit.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,6 @@ import torch
 
 
 def require_gpu() -> None:
-    """Exit with status 1 and a message if torch sees no NVIDIA GPU."""
+    """Exit with code 1 and a message if torch finds no NVIDIA GPU."""
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no NVIDIA GPU on this machine, and this command is for one")

@@ -4,8 +4,8 @@
     TRITON_INTERPRET=1 python -m benchmarks.device.scan_kernel check
     python -m benchmarks.device.scan_kernel time [--rows N]
 
-`compile` needs no GPU and ends with status 1 if a variant does not compile. `check` compares with
-float64 on a CPU. `time` needs a GPU. The kernel is a prototype: nothing in and_dist uses it, where
+`compile` needs no GPU and ends with exit code 1 if a variant does not compile. `check` compares
+with float64 on a CPU. `time` needs a GPU. The kernel is a prototype: nothing in and_dist uses it;
 and_dist.method.entropy does the same by matrix products.
 
 Each program holds T rows and streams all others past them, in one of W shares. It keeps for each of
@@ -102,8 +102,8 @@ def scan_share(
             mask=other_U[:, None] < last,
             other=0.0,
         )
-        # Unit rows have no logit above scale_log2. Less this fixed maximum all exponents are at
-        # most 0, so no running maximum is kept and nothing is ever scaled again. Opposite rows have
+        # Unit rows have no logit above scale_log2. Minus this fixed maximum all exponents are at
+        # most 0, so no running maximum is kept and nothing is rescaled. Opposite rows have
         # 2^(-2 scale_log2), which float32 holds from temperature 0.05 on.
         products_TU = tl.dot(rows_TD, tl.trans(others_UD), input_precision=PRECISION)
         logits_TU = products_TU * scale_log2 - scale_log2
@@ -112,10 +112,11 @@ def scan_share(
         logits_TU = tl.where(is_other_1U, logits_TU, -float("inf"))
         p_TU = tl.exp2(logits_TU)
         z_T += tl.sum(p_TU, 1)
-        # 0 * -inf is NaN, so what is past the end is left out here once more.
+        # 0 * -inf is NaN, so others past the end are masked again here.
         zl_T += tl.sum(tl.where(is_other_1U, p_TU * logits_TU, 0.0), 1)
         if SEARCH:
-            # A row is no neighbour of itself, and is told by its number, not by its similarity.
+            # A row is no neighbour of itself. It is recognised by its id, since a duplicate has
+            # the same similarity.
             is_own_TU = other_U[None, :] == row_T[:, None] + first_row
             candidates_TU = tl.where(is_own_TU, -float("inf"), logits_TU)
             is_better_TU = candidates_TU > best_TU
@@ -134,7 +135,7 @@ class Scan(NamedTuple):
     """Hold the entropy of every row and its nearest others, best first; C is 0 without search."""
 
     entropy_N: Tensor
-    """In float64."""
+    """Entropies in float64."""
     similarity_NC: Tensor
     rows_NC: Tensor
 
@@ -145,7 +146,8 @@ class Launch:
 
     tiles: Tiles = TILES[0]
     precision: str = "tf32"
-    """Of products in float32: `tf32`, `tf32x3` for three of them, `ieee` under the interpreter."""
+    """Precision of products in float32: `tf32`, `tf32x3` for three of them, `ieee` under the
+    interpreter."""
     shares: int = 1
     is_search: bool = True
     rows_at_once: int = 2**17
@@ -171,7 +173,9 @@ def _scan_rows(bank_ND: Tensor, first_row: int, temperature: float, launch: Laun
     others_per_share = triton.cdiv(triton.cdiv(num_others, shares), tiles.rows) * tiles.rows
     z_WQ = torch.empty(shares, num_rows, device=device)
     zl_WQ = torch.empty(shares, num_rows, device=device)
-    pieces = (shares, num_rows, tiles.rows) if launch.is_search else (0,)  # nothing is written
+    pieces = (
+        (shares, num_rows, tiles.rows) if launch.is_search else (0,)
+    )  # without the search the kernel does not write them
     best_WQU = torch.empty(pieces, device=device)
     best_row_WQU = torch.empty(pieces, device=device, dtype=torch.int32)
     scan_share[(triton.cdiv(num_rows, tiles.queries), shares)](
@@ -231,7 +235,7 @@ def types_of(kind: str) -> dict[str, str]:
 
 
 def variants() -> Iterator[Variant]:
-    """Yield what is compiled: every shape of tile in three arithmetics, with the search."""
+    """Yield the variants to compile: every shape of tile in three arithmetics, with the search."""
     for tiles in TILES:
         for kind, precision in (("fp32", "tf32"), ("fp32", "tf32x3"), ("bf16", "tf32")):
             shape = {"D": DIM, "TILE_ROWS": tiles.queries, "TILE_OTHERS": tiles.rows}
@@ -269,11 +273,12 @@ TIMED = (
     (Tiles(64, 64, 4, 3), torch.float32, "tf32"),
     (Tiles(128, 128, 8, 3), torch.bfloat16, "tf32"),
 )
-"""Those whose shared memory fits an H100."""
+"""The launches that are timed, whose shared memory fits an H100."""
 
 
 def time_scans(num_rows: int) -> None:
-    """Print for each launch its time, that of ImageNet by the square, and how right it is."""
+    """Print for each launch its time, the time extrapolated to ImageNet by the square, and its
+    errors."""
     bank_ND = unit_rows(num_rows, DIM, torch.float32, torch.Generator("cuda").manual_seed(0))
     few_ND = bank_ND[:ROWS_COMPARED]
     entropy_N, nearest_N = exact_entropy(few_ND, TEMPERATURE), exact_nearest(few_ND)
@@ -288,7 +293,7 @@ def time_scans(num_rows: int) -> None:
                 rep=200,
                 return_mode="median",
             )
-        except Exception as error:  # What this GPU refuses must not end the other launches.
+        except Exception as error:  # a launch that this GPU refuses must not end the others
             reason = str(error).partition("\n")[0][:150]
             print(f"{name} FAILS {type(error).__name__} {reason}", flush=True)
             continue
@@ -303,7 +308,7 @@ def time_scans(num_rows: int) -> None:
 
 
 def main() -> int:
-    """Run one subcommand and return its exit status."""
+    """Run one subcommand and return its exit code."""
     given = parse_kernel_arguments(__doc__, ROWS_TIMED)
     if given.command == "compile":
         return int(compile_variants(variants(), given.architectures, given.cubins) > 0)

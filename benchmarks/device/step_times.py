@@ -1,4 +1,4 @@
-"""Time a whole training step on a GPU, and see what in it makes the host wait.
+"""Time a whole training step on a GPU, and find the places where the host waits for the GPU.
 
     python -m benchmarks.device.step_times [alexnet] [--rows N] [--steps N]
 
@@ -43,7 +43,7 @@ class Setting:
     name: str
     options: tuple[str, ...]
     is_cudnn_searching: bool = False
-    """Whether cuDNN tries its algorithms for each shape and keeps the fastest."""
+    """True if cuDNN tries its algorithms for each shape and keeps the fastest."""
     is_examined: bool = False
 
 
@@ -56,7 +56,7 @@ SETTINGS = (
 
 
 def scene_of(network: str, rows: int) -> Scene:
-    """Return the images and the batch that a network is made for."""
+    """Return the size of images and batch that a network is made for."""
     is_small = network in ("small", "tiny") or network.startswith("cifar")
     return Scene(network, 32, rows, 128) if is_small else Scene(network, 224, rows, 256)
 
@@ -72,7 +72,7 @@ def draw_normal_rows(start: int, stop: int, dim: int, seed: int) -> Tensor:
 
 
 def time_steps(name: str, step: Callable[[], object], batch_size: int, count: int) -> None:
-    """Print the mean time of a step, and when the CPU had queued it."""
+    """Print the mean time of a step, and the time after which the CPU had queued it."""
     for _ in range(WARM_UP):
         step()
     torch.cuda.synchronize()
@@ -116,7 +116,7 @@ def show_kernels(step: Callable[[], object]) -> None:
 
 
 def time_setting(scene: Scene, setting: Setting, world: World, folder: Path, count: int) -> None:
-    """Time a step in one setting, and examine it where that is asked for."""
+    """Time a step in one setting, and examine it if the setting says so."""
     torch.backends.cudnn.benchmark = setting.is_cudnn_searching
     trainer = build_trainer(scene, world, folder, "run.device=cuda", *setting.options)
     images_BCHW, cpu_rows_B = make_batch(scene)
@@ -161,8 +161,8 @@ def main() -> None:
     """Time one network in all settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", nargs="?", choices=sorted(ENCODERS), default="alexnet")
-    parser.add_argument("--rows", type=int, default=IMAGENET, help="of the bank")
-    parser.add_argument("--steps", type=int, default=30, help="that each figure is the mean of")
+    parser.add_argument("--rows", type=int, default=IMAGENET, help="rows of the bank")
+    parser.add_argument("--steps", type=int, default=30, help="steps that are timed")
     given = parser.parse_args()
     require_gpu()
     scene = scene_of(given.network, given.rows)
@@ -173,7 +173,7 @@ def main() -> None:
     ):
         for number, setting in enumerate(SETTINGS):
             time_setting(scene, setting, world, Path(folder) / str(number), given.steps)
-            # What the next setting allocates would else be laid around this one's blocks.
+            # The next setting's tensors would otherwise be fitted around this one's cached blocks.
             torch.cuda.empty_cache()
         print("most memory, MB:", torch.cuda.max_memory_allocated() // 10**6)
 

@@ -3,8 +3,8 @@
     torchrun --nproc-per-node=2 -m benchmarks.device.two_ranks gloo train --config FILE ...
 
 The ranks communicate by `gloo`, which takes CUDA tensors, or by `nccl`. NCCL refuses two ranks on
-one GPU, unless it is new enough and NCCL_MULTI_RANK_GPU_ENABLE=1 allows it. All else is and-dist
-as it is; with run.device=cpu, all of it.
+one GPU, unless it is new enough and NCCL_MULTI_RANK_GPU_ENABLE=1 allows it. Nothing else of
+and-dist is changed; with run.device=cpu only the backend is.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ init_process_group = dist.init_process_group
 
 
 def choose_the_one_gpu(wanted: Literal["auto", "cpu", "cuda"], layout: LaunchEnv) -> torch.device:
-    """Return the GPU that all ranks share, where the project would want one for each."""
+    """Return the GPU that all ranks share, where and-dist requires one for each."""
     if wanted == "cpu":
         return choose_device(wanted, layout)
     return torch.device("cuda", 0)
 
 
 def init_by_gloo(_backend: str, **options: Any) -> None:
-    """Start the process group by gloo alone, whatever is asked for."""
+    """Start the process group by gloo alone, whichever backend is asked for."""
     init_process_group("gloo", **options)
 
 
 def main() -> None:
-    """Run the rest of the command line as and-dist would, on the one GPU."""
+    """Run the rest of the command line as and-dist does, on the one GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backend", choices=("gloo", "nccl"))
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="of and-dist")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command of and-dist")
     given = parser.parse_args()
     start = init_by_gloo if given.backend == "gloo" else init_process_group
     with (

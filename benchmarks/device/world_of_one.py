@@ -6,7 +6,7 @@ A world of one takes a short cut past its process groups wherever it asks `world
 the size denies that, and is 1 in every sum. So all collectives, DDP with its hooks and the
 checkpoints go through the process groups, which on a GPU are NCCL's and gloo's. Each collective
 runs by itself on all types; then runs of configs/debug.yaml have to have the losses of a world with
-the short cut, or the command ends with status 1. X anything.
+the short cut, or the command ends with exit code 1. X any number of elements.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 
 MOST_APART = 0.02
-"""On CPUs losses are equal, but for gradients in float16, which are 2e-4 apart; a GPU's kernels add
-in an order of their own."""
+"""The largest difference of a loss. On CPUs losses are equal, except with gradients in float16,
+which differ by 2e-4; a GPU's kernels sum in an order of their own."""
 
 
 class CommunicatingSize(int):
@@ -91,7 +91,7 @@ def sample_tensors(device: torch.device) -> list[Tensor]:
 
 
 def check_collectives(world: World) -> None:
-    """Assert that every collective gives a lone rank what it sent."""
+    """Assert that every collective returns to a lone rank the tensors that it sent."""
     tensors, numbers_X = sample_tensors(world.device), torch.arange(12, device=world.device)
     for found, sent in zip(collectives.gather_batch(world, tensors), tensors, strict=True):
         assert torch.equal(found, sent), (found, sent)

@@ -1,0 +1,1 @@
+"""Hold the request of a job, its folder, its cluster profile and the outcome of its starts."""

@@ -1,4 +1,7 @@
-"""A cluster profile, slurm/*.yaml: what this cluster wants of every job. No site's defaults."""
+"""Load a cluster profile, slurm/*.yaml: the settings that a cluster needs in every job.
+
+The defaults fit no site in particular.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +20,52 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Profile(Section):
-    """What is left out is left to SLURM."""
+    """Hold the settings of a cluster; SLURM decides about those that are left out."""
 
     partition: Line | None = None
     account: Line | None = None
     qos: Line | None = None
     constraint: Line | None = None
-    """Such as a100|h100."""
+    """Features that a node must have, such as a100|h100."""
     exclusive: bool = False
-    """Whole nodes, shared with nobody."""
+    """True if a job takes whole nodes, shared with no other job."""
     memory_gb: PositiveInt | None = None
-    """Of a node."""
+    """Memory of a node, in GB."""
     cpus_per_gpu: PositiveInt | None = None
     cpus_per_node: PositiveInt | None = None
-    """Wins over cpus_per_gpu, and is what CPU-only nodes take."""
+    """CPU cores of a node; overrides cpus_per_gpu, and is the setting for CPU-only nodes."""
     gpu: Line | None = None
-    """Which GPUs these are, for predictions: a name of and_dist.planning.hardware.GPUS, or a file
-    of benchmarks.hardware."""
+    """Model of the GPUs, for predictions: a name in and_dist.planning.hardware.GPUS, or a file that
+    benchmarks.hardware wrote."""
     signal_lead: Annotated[int, Field(ge=20, le=3600)] = 120
     """Seconds between SLURM's signal and the time limit: enough to save a checkpoint."""
     requeues: bool = True
-    """Whether this cluster lets a job requeue itself."""
+    """True if this cluster lets a job requeue itself."""
     most_ends_without_progress: PositiveInt = 3
-    """A job that ends so often in a row without a new checkpoint is given up."""
+    """The number of starts in a row without a new checkpoint after which a job has failed."""
     interface: Line | None = None
-    """Network interface between nodes, such as ib0; none lets gloo and NCCL find one."""
+    """Network interface between nodes, such as ib0; gloo and NCCL find one themselves if it is left
+    out."""
     python: Line | None = None
-    """Command that is Python on a node, such as `apptainer exec --nv img.sif python`; none takes
-    the one that submits."""
+    """Command that runs Python on a node, such as `apptainer exec --nv img.sif python`; the default
+    is the Python that submits."""
     host_python: Line | None = None
-    """Command that is Python on the first node outside any container, and speaks to SLURM when all
-    ranks have ended; none takes the one that submits."""
+    """Command that runs Python on the first node outside any container, where it calls SLURM's
+    programs when all ranks have ended; the default is the Python that submits."""
     setup: tuple[Line, ...] = ()
-    """Shell lines before anything starts, such as `module load cuda`; what they export reaches
-    every node."""
+    """Shell lines of the batch script before anything starts, such as `module load cuda`; variables
+    that they export reach every node."""
     srun: tuple[Line, ...] = ()
-    """More arguments of srun, such as --container-image=..."""
+    """Additional arguments of srun, such as --container-image=..."""
     environment: dict[Variable, str] = Field(default_factory=dict)
-    """Variables of every process."""
+    """Environment variables of every process."""
     sbatch: dict[Line, str | int | bool] = Field(default_factory=dict)
-    """More options of sbatch, by their long names: mail-type: END."""
+    """Additional options of sbatch, by their long names, such as mail-type: END."""
 
     @pydantic.field_validator("python", "host_python")
     @classmethod
     def check_python(cls, command: str | None) -> str | None:
+        """Raise ValueError unless the command can be split as a shell splits it."""
         try:
             shlex.split(command or "")
         except ValueError as error:
@@ -69,5 +74,6 @@ class Profile(Section):
 
 
 def load_profile(path: Path) -> Profile:
-    """ValueError says what would have been right."""
+    """Return the profile in a YAML file; raise ValueError with the allowed keys and values
+    otherwise."""
     return build(Profile, read_yaml(path), f"{path}: ")

@@ -1,12 +1,12 @@
-"""RUN/jobs/001, 002, ...: one folder a submission, and what its nodes leave in it.
+"""Read and write the folders of a run's jobs, RUN/jobs/001, 002, ...: one for each submission.
 
-request.json          what was asked for
-config.yaml           the config, resolved
-code/                 the packages as they were
-job.json              its id, once SLURM has taken it
-start-0/checkpoint    the newest there was when a start began
-start-0/node-1.json   how the ranks of a node ended in one start
-start-0/end.json      how the start ended, and what comes next
+request.json          the request of the user
+config.yaml           the resolved config
+code/                 a copy of the packages at submission
+job.json              SLURM's id of the job
+start-0/checkpoint    the newest checkpoint when a start began
+start-0/node-1.json   how the ranks of a node ended in a start
+start-0/end.json      how a start ended, and whether the job goes on
 """
 
 from __future__ import annotations
@@ -29,45 +29,51 @@ from and_dist.utils.owned_folders import Named, copy_tree, remove_tree
 from launcher.jobs.request import Request
 
 PACKAGES = ("and_dist", "launcher")
+"""The packages that are copied into a job's folder."""
 WRITTEN = Named(
     r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
     r"[0-9a-f]{32}\.pkl|\d+(_\d+)*_(submission\.sh|(submitted|result)\.pkl|log\.(out|err))"
 )
-"""Names what this program and submitit write in a job's folder, by its path in it."""
+"""The files that this program and submitit write in a job's folder, by their paths in it."""
 is_request = is_json_with("run", "command", "nodes")
 is_node_end = is_json_with("node", "exit_codes")
 is_end = is_json_with("state", "why")
 is_log = starts_with("--- ")
-"""Recognise what a rank or a node has said, which begins with a mark of its first start."""
+"""Recognise the log of a rank or a node, which begins with the mark of its first start."""
 
 
 class NodeEnd(Section):
-    """How a node's ranks ended in one start."""
+    """Record how a node's ranks ended in one start."""
 
     node: str
     exit_codes: dict[int, int] = Field(default_factory=dict)
-    """Of the ranks that failed by themselves; minus the number of a signal that killed one."""
+    """Exit codes by rank, of those that failed by themselves; the negative number of a signal that
+    killed one."""
     launcher: int | None = None
-    """torchrun's own; None where it never came to that."""
+    """Exit code of torchrun; None where torchrun was not started."""
     heard: tuple[str, ...] = ()
-    """Signals that asked the node to end."""
+    """Names of the signals that asked the node to end."""
     problem: str = ""
-    """What kept it from starting torchrun."""
+    """Reason why torchrun was not started, or empty."""
 
 
 class StartOutcome(Section):
-    """How one start ended, and what comes next."""
+    """Record how one start ended, and whether the job goes on."""
 
     state: str
-    """finished, goes on, stopped (would go on, but is not requeued), failed or cancelled."""
+    """"finished", "goes on", "stopped" (would go on, but is not requeued), "failed" or
+    "cancelled"."""
     why: str
     rank: int | None = None
-    """Whose log says more."""
+    """The rank whose log explains the end."""
     when: float = 0.0
 
 
 def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
-    """Taken by making it, so two submissions never share one."""
+    """Create the next free job folder of a run, add it to `made` and return it.
+
+    A number is taken by creating its folder, so two submissions never share one.
+    """
     taken = [path.name for path in (run / "jobs").glob("[0-9]*")]
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
@@ -85,7 +91,7 @@ def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
 
 
 def job_folders(run: Path) -> list[Path]:
-    """Oldest first; what a user keeps beside them is none."""
+    """Return the job folders of a run, oldest first, without folders that hold no job."""
     found = (run / "jobs").glob("[0-9]*")
     return sorted(path for path in found if path.name.isdecimal() and _is_job(path))
 
@@ -109,21 +115,24 @@ def take_snapshot(code: Path) -> None:
 
 
 def write_request(job: Path, request: Request) -> None:
+    """Write request.json."""
     write_file(job / "request.json", request.model_dump_json(indent=1), is_request)
 
 
 def read_request(job: Path) -> Request:
+    """Return the request of a job."""
     return Request.model_validate_json((job / "request.json").read_text())
 
 
 def write_id(job: Path, job_id: str) -> None:
+    """Write the id that SLURM gave the job, and the time."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %z")
     content = json.dumps({"id": job_id, "submitted": when})
     write_file(job / "job.json", content, is_json_with("id", "submitted"))
 
 
 def read_id(job: Path) -> str | None:
-    """None before SLURM has taken the job, or for one that ran on this machine."""
+    """Return SLURM's id of the job; None if SLURM has not accepted it or it ran on this machine."""
     try:
         return str(json.loads((job / "job.json").read_text())["id"])
     except FileNotFoundError:
@@ -131,22 +140,28 @@ def read_id(job: Path) -> str | None:
 
 
 def start_folder(job: Path, start: int) -> Path:
+    """Return the folder of one start."""
     return job / f"start-{start}"
 
 
 def starts(job: Path) -> list[int]:
+    """Return the numbers of the job's starts, in order."""
     return sorted(int(path.name.removeprefix("start-")) for path in job.glob("start-*"))
 
 
 def note_beginning(job: Path, start: int) -> None:
+    """Write down which checkpoint is the newest as a start begins."""
     folder = start_folder(job, start)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "checkpoint", newest_checkpoint(job.parents[1]), is_pointer)
 
 
 def starts_without_progress(job: Path, last: int) -> int:
-    """How many in a row, up to this one, left no newer checkpoint than there was as they began. One
-    that was lost before it could say is one of them."""
+    """Return how many starts in a row, up to `last`, left no newer checkpoint than there was
+    before.
+
+    A start that was lost before it wrote down its checkpoint is one of them.
+    """
     newest = newest_checkpoint(job.parents[1])
     for start in range(last, -1, -1):
         noted = start_folder(job, start) / "checkpoint"
@@ -156,11 +171,12 @@ def starts_without_progress(job: Path, last: int) -> int:
 
 
 def write_node_end(job: Path, start: int, node: int, end: NodeEnd) -> None:
+    """Write how the ranks of a node ended."""
     _write(start_folder(job, start) / f"node-{node}.json", end, is_node_end)
 
 
 def read_node_ends(job: Path, start: int) -> dict[int, NodeEnd]:
-    """By the number of the node; those that were lost are not among them."""
+    """Return the ends of the nodes by their number; a node that was lost has none."""
     return {
         int(path.stem.removeprefix("node-")): NodeEnd.model_validate_json(path.read_text())
         for path in sorted(start_folder(job, start).glob("node-*.json"))
@@ -168,30 +184,32 @@ def read_node_ends(job: Path, start: int) -> dict[int, NodeEnd]:
 
 
 def claim_end(job: Path, start: int) -> bool:
-    """Whether it is this process that decides how the start ended: the first to ask does."""
+    """Return whether this process decides how the start ended: the first process to ask does."""
     folder = start_folder(job, start)
     folder.mkdir(parents=True, exist_ok=True)
     return create_file(folder / "decided", "")
 
 
 def write_end(job: Path, start: int, end: StartOutcome) -> None:
+    """Write how a start ended."""
     _write(start_folder(job, start) / "end.json", end, is_end)
 
 
 def read_end(job: Path, start: int) -> StartOutcome | None:
+    """Return how a start ended; None if nothing was decided."""
     path = start_folder(job, start) / "end.json"
     return StartOutcome.model_validate_json(path.read_text()) if path.exists() else None
 
 
 def read_ends(job: Path) -> Iterator[StartOutcome]:
-    """Oldest first; starts that were lost with their node left none."""
+    """Yield the outcomes of a job's starts, oldest first; a start lost with its node has none."""
     for start in starts(job):
         if (end := read_end(job, start)) is not None:
             yield end
 
 
 def newest_checkpoint(run: Path) -> str:
-    """What RUN/checkpoints/latest names; nothing where there is none."""
+    """Return the name in RUN/checkpoints/latest; an empty string if there is none."""
     try:
         return (run / "checkpoints" / "latest").read_text().strip()
     except OSError:
@@ -199,7 +217,7 @@ def newest_checkpoint(run: Path) -> str:
 
 
 def is_pointer(path: Path) -> bool:
-    """Recognise what newest_checkpoint gives."""
+    """Recognise a file that holds the name of a checkpoint, or nothing."""
     return re.fullmatch(r"[A-Za-z0-9_-]*", path.read_text(errors="replace")) is not None
 
 
@@ -209,4 +227,5 @@ def _write(path: Path, value: Section, is_ours: IsOurs) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text())

@@ -1,17 +1,17 @@
-"""How a start ended, judged from what its nodes left, and what comes next.
+"""Decide how a start ended, from the records of its nodes, and whether the job goes on.
 
 | a start ends because | the job |
 |---|---|
-| it is done | is finished |
+| training is done | is finished |
 | it was cancelled | is over (SLURM says so, not the nodes) |
-| a rank refused what it was given (status 2) | fails |
-| it was asked to end, and saved (status 75) | goes on |
+| a rank refused its config or data (exit code 2) | fails |
+| it was asked to end, and saved (exit code 75) | goes on |
 | SLURM ended it | goes on |
 | a rank, torchrun or a node was killed or lost | goes on |
-| the launcher itself met an error | goes on |
+| the launcher itself failed | goes on |
 | a rank failed with an error of its own | goes on if a checkpoint is new since its beginning |
 
-and one that goes on, but has so often in a row left no new checkpoint, fails.
+A job that would go on fails if too many starts in a row left no new checkpoint.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from and_dist.distributed.watchdog import TRY_AGAIN
 from launcher.jobs.job_folder import NodeEnd, StartOutcome
 
 REFUSED = 2
+"""The exit code of a rank that refuses its config or data."""
 TERMINATED = -signal.SIGTERM
-"""How torchrun ends the ranks beside one that failed: no cause."""
+"""The exit code of ranks that torchrun ends because another one failed: never the cause."""
 FailurePriority = Callable[[int], tuple[bool, bool, int]]
-"""Puts the rank first that failed first. Begins with whether it only lost another."""
+"""A sort key of ranks that puts the one first that failed first. Its first item is whether the rank
+failed only because it lost the connection to another."""
 
 
 def decide_outcome(
@@ -37,8 +39,11 @@ def decide_outcome(
     failure_priority: FailurePriority = lambda rank: (False, False, rank),
     told: str = "",
 ) -> StartOutcome:
-    """`idle` counts the starts in a row, up to this one, that left no new checkpoint. `told` is why
-    SLURM ended it, where the nodes had no time to write down how they ended."""
+    """Return how a start ended, and whether the job goes on.
+
+    `idle` counts the starts in a row, up to this one, that left no new checkpoint. `told` is the
+    reason why SLURM ended the start, where the nodes had no time to record how they ended.
+    """
     state, why, rank = _look_at(nodes, num_nodes, idle == 0, failure_priority)
     if told and state != "finished":
         state, why, rank = "goes on", told, None
@@ -55,7 +60,7 @@ def decide_outcome(
 def _look_at(
     nodes: Mapping[int, NodeEnd], num_nodes: int, is_new: bool, failure_priority: FailurePriority
 ) -> tuple[str, str, int | None]:
-    """State, reason, and the rank whose log says more."""
+    """Return the state, the reason, and the rank whose log says more."""
     for number, node in nodes.items():
         if node.problem:
             return "goes on", f"node {number} ({node.node}) {node.problem}", None
@@ -65,7 +70,7 @@ def _look_at(
     places = {rank: node.node for node in nodes.values() for rank in node.exit_codes}
     refused = [rank for rank, code in codes.items() if code == REFUSED]
     if refused:
-        return "failed", f"rank {refused[0]} refused what it was given", refused[0]
+        return "failed", f"rank {refused[0]} refused its config or data", refused[0]
     first = _who_was_first(codes, failure_priority)
     if first is not None and codes[first] < 0:
         why = f"rank {first} on {places[first]} was killed by {_name(-codes[first])}"
@@ -83,13 +88,16 @@ def _look_at(
     if heard:
         return "goes on", f"it was told to end by {' and '.join(heard)}", None
     if early:
-        return "goes on", f"rank {early[0]} ended early, to go on", early[0]
+        return "goes on", f"rank {early[0]} saved and ended early", early[0]
     return "goes on", "torchrun failed, no rank says why: see RUN/logs/node-*.log", None
 
 
 def _who_was_first(codes: Mapping[int, int], failure_priority: FailurePriority) -> int | None:
-    """Of the ranks that were killed or failed. Nobody here sends SIGKILL and writes it down, so
-    that is a cause; any other end may be that of a rank that lost another."""
+    """Return the rank that failed or was killed first, or None.
+
+    SIGKILL is always a cause, because the launcher's own SIGKILLs are not recorded; a rank with any
+    other exit code may only have lost its connection to another.
+    """
     ended = [rank for rank, code in codes.items() if code not in (TRY_AGAIN, TERMINATED)]
     killed = [rank for rank in ended if codes[rank] == -signal.SIGKILL]
     return min(killed or ended, key=failure_priority, default=None)

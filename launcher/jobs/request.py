@@ -1,6 +1,6 @@
-"""What a user asks for: a config on so many nodes for so long. Checked before anything is written.
+"""Check a user's request before anything is written: a config, a number of nodes and a time.
 
-It is written down as JOB/request.json, which the nodes read.
+The request is written to JOB/request.json, which the nodes read.
 """
 
 from __future__ import annotations
@@ -20,40 +20,45 @@ from launcher.jobs.cluster_profile import Profile
 
 
 class Request(Section):
+    """Hold everything that the nodes have to know of a job."""
+
     run: str
-    """Folder of the run, absolute."""
+    """Absolute path of the run folder."""
     command: tuple[str, ...]
-    """What each rank runs after `python -m`."""
+    """Module and arguments that each rank runs after `python -m`."""
     nodes: PositiveInt
     workers: PositiveInt
-    """Ranks of a node: one a GPU."""
+    """Number of ranks on a node: one for each GPU."""
     gpus: Annotated[int, Field(ge=0)]
-    """GPUs of a node."""
+    """Number of GPUs of a node."""
     seconds: Annotated[float, Field(ge=60)]
     """Time limit of one start."""
     python: str
-    """Of a node's ranks, as a command."""
+    """Command that runs Python for a node's ranks."""
     host_python: str
-    """Of the batch script."""
+    """Command that runs Python in the batch script."""
     code: str
-    """Folder of the packages as they were at submission."""
+    """Folder with a copy of the packages at submission."""
     profile: Profile
 
     @property
     def world_size(self) -> int:
+        """Return the number of ranks on all nodes."""
         return self.nodes * self.workers
 
     @property
     def folder(self) -> Path:
+        """Return the run folder."""
         return Path(self.run)
 
     @property
     def minutes(self) -> int:
+        """Return the time limit in whole minutes, as SLURM takes it."""
         return max(1, round(self.seconds / 60))
 
 
 class Size(Section):
-    """How much of a cluster."""
+    """Hold how many nodes, GPUs and ranks a job takes, and for how long."""
 
     nodes: PositiveInt = 1
     gpus: Annotated[int, Field(ge=0)] = 0
@@ -62,10 +67,11 @@ class Size(Section):
 
     @property
     def ranks_of_a_node(self) -> int:
+        """Return the number of ranks on each node."""
         return self.workers or self.gpus or 1
 
     def check(self, profile: Profile) -> None:
-        """ValueError for what cannot be."""
+        """Raise ValueError if ranks would share a GPU or the time limit is too short."""
         if self.gpus and self.workers and self.workers > self.gpus:
             raise ValueError(
                 f"--workers {self.workers} on --gpus {self.gpus}: a rank needs a GPU of its own; "
@@ -83,7 +89,8 @@ class Size(Section):
 
 
 def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
-    """The config of one run, which its folder accepts; nothing is written."""
+    """Return the config of one run; raise ValueError if its folder belongs to another. Nothing is
+    written."""
     config = load_config(files, overrides)
     check_run_folder(config)
     check_writable(config.folder)
@@ -91,7 +98,7 @@ def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
 
 
 def check_writable(folder: Path) -> None:
-    """ValueError unless a folder can be made, or written into."""
+    """Raise ValueError unless the folder can be created or written to."""
     try:
         owned_files.check_writable(folder, f"run folder {folder}")
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What each rank of the doctor's job runs: a sum over all ranks.
+"""Sum a number over all ranks; each rank of the doctor's job runs this.
 
 python -m launcher.node.allreduce_check FOLDER
 """
@@ -17,6 +17,7 @@ from and_dist.utils.owned_files import write_file
 
 
 def main() -> None:
+    """Add up a 1 from each rank and write the sum to FOLDER/sum-RANK."""
     folder = Path(sys.argv[1])
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")

@@ -1,15 +1,15 @@
-"""Where one node's share of a start runs: which node of how many, and where they all meet."""
+"""Find a node's place in a start: its number among how many, its address, and the rendezvous."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
-import struct
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import psutil
 
 from and_dist.distributed.launch_env import first_node, port_of
 
@@ -18,23 +18,26 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class NodePlacement:
+    """Hold the place of one node in one start of a job."""
+
     job: str
     start: int
-    """How often the job was started before."""
+    """Number of earlier starts of the job."""
     node: int
     num_nodes: int
     name: str
     address: str
-    """Of this node, for the others."""
+    """Address at which the other nodes reach this one."""
     meeting: str
-    """host:port, on the first node."""
+    """The rendezvous as host:port, on the first node."""
 
 
 def read_placement(environ: Mapping[str, str] = os.environ) -> NodePlacement:
-    """From what SLURM told this task; RuntimeError if the first node cannot be found."""
+    """Return the node's place from SLURM's variables; raise RuntimeError if a node has no
+    address."""
     name = environ.get("SLURMD_NODENAME") or socket.gethostname()
     num_nodes = int(environ["SLURM_JOB_NUM_NODES"])
-    first, address = HOST, HOST  # a node alone may well have no other name
+    first, address = HOST, HOST  # the name of a lone node need not resolve
     if num_nodes > 1:
         first = find_address(first_node(environ["SLURM_JOB_NODELIST"]), name)
         address = find_address(name, name)
@@ -50,15 +53,21 @@ def read_placement(environ: Mapping[str, str] = os.environ) -> NodePlacement:
 
 
 def job_id_of(environ: Mapping[str, str] = os.environ) -> str:
-    """What SLURM calls this job; a member of an array may share its number with the array."""
+    """Return SLURM's id of this job, ARRAY_INDEX for a member of an array.
+
+    One member of an array has the id of the array itself as SLURM_JOB_ID, so that is not enough.
+    """
     if "SLURM_ARRAY_JOB_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ["SLURM_JOB_ID"]
 
 
 def find_address(node: str, here: str) -> str:
-    """The node's name where it resolves to more than this machine itself, else what SLURM calls
-    its address; RuntimeError where neither can be reached."""
+    """Return a name or address of a node at which other nodes reach it.
+
+    The node's name is tried first, then the address that SLURM knows. Raise RuntimeError if neither
+    resolves to more than the machine itself.
+    """
     addresses = []
     for address in (node, _address_of_slurm(node)):
         addresses.append(address)
@@ -71,7 +80,8 @@ def find_address(node: str, here: str) -> str:
 
 
 def resolves(address: str) -> bool:
-    """Not to a loopback address: other nodes are told it."""
+    """Return whether a name resolves to an address that other nodes can use, not a loopback
+    address."""
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -80,18 +90,12 @@ def resolves(address: str) -> bool:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has this IPv4 address, or name of one."""
+    """Return the network interface of this machine that has an IPv4 address or a name of one; or
+    None."""
     number = socket.gethostbyname(address)
-    ask_for_address = 0x8915  # SIOCGIFADDR
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            try:
-                answer = fcntl.ioctl(probe, ask_for_address, request)
-            except OSError:  # it has none
-                continue
-            if socket.inet_ntoa(answer[20:24]) == number:
-                return name
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == number for entry in addresses):
+            return str(name)
     return None
 
 

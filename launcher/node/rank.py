@@ -1,6 +1,6 @@
-"""What torchrun starts for each rank: sends its output to RUN/logs/rank-R.log, then becomes it.
+"""Start a rank: send its output to RUN/logs/rank-R.log, then replace this process by the rank.
 
-The file is the rank's own, so nothing is lost or mixed, whoever dies.
+Each rank has a file of its own, so no line is lost or mixed with another's when a process dies.
 
     python -m launcher.node.rank JOB START and_dist train --config ...
 """
@@ -19,14 +19,17 @@ from launcher.jobs.job_folder import is_log, start_folder
 from launcher.node.placement import job_id_of
 
 STOP = "stop"
-"""A file in the start's folder: ranks that come up after the signal have not heard it."""
+"""The file in a start's folder that tells ranks to end which start after the signal, and so never
+receive it."""
 
 
 def log_of(run: Path, rank: int) -> Path:
+    """Return the path of a rank's log."""
     return run / "logs" / f"rank-{rank}.log"
 
 
 def main() -> None:
+    """Redirect the output, write the start's mark, and execute the rank's command."""
     job, start, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     rank = int(os.environ["RANK"])
     log = log_of(job.parents[1], rank)
@@ -36,12 +39,13 @@ def main() -> None:
     os.dup2(into.fileno(), 2)
     print(mark(job, start, rank), flush=True)
     if (start_folder(job, start) / STOP).exists():
-        print("told to end before it began", flush=True)
+        print("told to end before it started", flush=True)
         sys.exit(TRY_AGAIN)
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
 def mark(job: Path, start: int, rank: int) -> str:
+    """Return the line that opens a start in the log of a rank."""
     environ = os.environ
     return (
         f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {_job_id(job)}, "

@@ -1,8 +1,8 @@
-"""One task a node: starts torchrun for its ranks, hears what SLURM says, writes down how it ended.
+"""Run one node's task: start torchrun for its ranks, handle SLURM's signals, record how it ended.
 
-SLURM's signals reach every process of the step. The ranks save by themselves; torchrun is started
-with these signals held back, which its ranks inherit until they can hear them. So this task has
-only to wait, and to see to it that a start ends as a whole, and in time.
+SLURM's signals reach every process of the step. The ranks save by themselves. torchrun is started
+with these signals blocked, and its ranks inherit the mask until they install their handlers. So
+this task only has to wait, and to see to it that a start ends on all nodes, and in time.
 """
 
 from __future__ import annotations
@@ -39,35 +39,42 @@ from launcher.node.placement import NodePlacement, interface_of, resolves
 from launcher.node.rank import STOP
 
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+"""The signals that ask a job to end."""
 HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that are blocked in torchrun, and in its ranks until they install handlers."""
 LOOK_SECONDS = 0.25
 SECONDS_BETWEEN_LOOKS = 1.0
-"""At what other nodes have left in the shared folder."""
+"""The time between two looks at the records of other nodes in the shared folder."""
 GRACE_SECONDS = 3.0
-"""Ranks of other nodes notice a failure by themselves, mostly: then the log says how."""
+"""The time for ranks of other nodes to notice a failure by themselves, so that their logs say
+how."""
 ORDERLY_SECONDS = 30.0
-"""Ranks that were all told to end save together, and then each takes its time to be gone."""
+"""The time for the ranks of other nodes to end after a node whose ranks saved and ended early: all
+save together, but each takes its own time to exit."""
 LAST_SECONDS = 4.0
+"""The time between SIGTERM and SIGKILL for torchrun."""
 SECONDS_TO_END = SECONDS_BETWEEN_LOOKS + GRACE_SECONDS + LAST_SECONDS + 2.0
-"""Until all nodes have ended, after one has."""
+"""The time in which all nodes have ended after one has."""
 SECONDS_FOR_ORPHANS = 10.0
-"""Ranks that lost their torchrun save and end."""
+"""The time for ranks that lost their torchrun to save and end."""
 
 
 @dataclass
 class Node:
+    """Run the ranks of one node in one start."""
+
     job: Path
     place: NodePlacement
     heard: list[str]
-    """Grows as `listen` hears."""
+    """Names of the signals so far; `listen` appends to it."""
     on_asked: Callable[[str], None]
-    """Told each signal once it was heard."""
+    """Called with the name of each signal, once."""
     passes_on: bool = False
-    """Whether ranks hear of a signal only from here; SLURM tells them itself."""
+    """True if ranks receive signals from this process alone; under SLURM they receive their own."""
     _num_told: int = 0
 
     def run(self) -> NodeEnd:
-        """How its ranks ended, which is written down too."""
+        """Run torchrun until it ends; write down and return how the node's ranks ended."""
         request = read_request(self.job)
         folder = start_folder(self.job, self.place.start)
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +114,7 @@ class Node:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _wait(self, agent: subprocess.Popen[bytes]) -> bool:
-        """Whether it had to be ended because another node failed."""
+        """Wait for torchrun; return whether it had to be ended because another node failed."""
         give_up, next_look = math.inf, 0.0
         while agent.poll() is None:
             time.sleep(LOOK_SECONDS)
@@ -124,17 +131,18 @@ class Node:
         return False
 
     def _tell(self, agent: subprocess.Popen[bytes]) -> None:
-        """Whom it concerns of what was heard since the last time."""
+        """Pass on the signals that have arrived since the last call."""
         for name in self.heard[self._num_told :]:
             self._num_told += 1
-            with contextlib.suppress(OSError):  # a shared folder may be away for a moment
+            with contextlib.suppress(OSError):  # a shared folder may be unavailable for a moment
                 create_file(start_folder(self.job, self.place.start) / STOP, "")
             if self.passes_on:
                 agent.terminate()
             self.on_asked(name)
 
     def _patience(self) -> float:
-        """How long its own ranks may go on, for what has become of the others."""
+        """Return how many more seconds the node's ranks may run, given how other nodes have
+        ended."""
         try:
             ends = read_node_ends(self.job, self.place.start).values()
         except OSError:
@@ -146,7 +154,8 @@ class Node:
 
 
 def listen() -> list[str]:
-    """What asks this process to end, as it comes; from now on, and until it ends."""
+    """Install handlers for the signals that ask to end; return the list that their names are added
+    to."""
     heard: list[str] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
@@ -160,25 +169,28 @@ def listen() -> list[str]:
 
 
 def network_of(place: NodePlacement) -> dict[str, str]:
-    """gloo looks for its interface by the host's name; where that resolves to nothing it is told.
-    A profile's own word wins."""
+    """Return the variable that names gloo's interface, where gloo cannot find one by the host's
+    name.
+
+    A variable that the profile sets takes precedence.
+    """
     interface = None if resolves(platform.node()) else interface_of(place.address)
     return {} if interface is None else {"GLOO_SOCKET_IFNAME": interface}
 
 
 def exit_codes_file(job: Path, place: NodePlacement) -> Path:
-    """Where torchrun writes down how its ranks ended."""
+    """Return the file to which torchrun writes how its ranks ended."""
     return start_folder(job, place.start) / f"ranks-of-node-{place.node}.json"
 
 
 def read_exit_codes(path: Path) -> dict[int, int]:
-    """By rank; none where torchrun had nothing to write down."""
+    """Return the exit codes by rank; none where torchrun wrote no file."""
     codes = read_json(path) if path.exists() else {}
     return {int(rank): int(code) for rank, code in codes.items()}
 
 
 def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:
-    """torchrun's command line on one node."""
+    """Return torchrun's command line on one node."""
     return [
         *shlex.split(request.python),
         "-m",
@@ -201,13 +213,15 @@ def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:
 
 
 def environment_of(request: Request) -> dict[str, str]:
-    """Variables of every process, beside PYTHONPATH, which begins with the submitted code."""
+    """Return the variables of every process except PYTHONPATH, which begins with the submitted
+    code."""
     interface = request.profile.interface
     variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface else ()
     return {
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
-        # torch 2.15's ranks would look for the store of the first start on a node that is gone.
+        # torch 2.15's torchrun keeps one store over all restarts: its ranks would look for the
+        # store of the first start, perhaps on a node that is gone, and wait for ever.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         **{variable: str(interface) for variable in variables},
         **request.profile.environment,
@@ -223,13 +237,13 @@ def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def adopt_orphans() -> None:
-    """Be the parent of those whose parent dies: of the ranks of a killed torchrun."""
-    set_child_subreaper = 36
+    """Make this process the parent of orphaned descendants: of the ranks of a killed torchrun."""
+    set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
 
 
 def end_orphans(seconds: float) -> None:
-    """Ranks that lost their torchrun save and end by themselves, or are ended."""
+    """Wait until ranks without a torchrun have saved and ended; kill those left after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -1,5 +1,6 @@
-"""torchrun (torch.distributed.run) with two things more: it writes down how its ranks ended, and
-ends soon those beside one that failed.
+"""Run torchrun (torch.distributed.run), record how its ranks ended, and shorten its grace period.
+
+The grace period is the time that torchrun gives the ranks beside one that failed.
 
 python -m launcher.node.torchrun FILE [torchrun's arguments]
 """
@@ -17,12 +18,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from and_dist.utils.owned_files import read_json, write_file
 
 SECONDS_TO_END = 4
-"""For ranks beside one that failed. torchrun gives them 30, and has no option for that; those that
-it was itself told to end have their 30 to save in."""
+"""The time for ranks beside one that failed. torchrun's default is 30 s, and no option changes it.
+When torchrun itself is told to end, its ranks keep their 30 s to save."""
 
 
 def main() -> None:
+    """Run torchrun with the arguments after FILE; on a failure write exit codes and exit with code
+    1."""
     ends, arguments = Path(sys.argv[1]), sys.argv[2:]
+    # close(death_sig=None, timeout=30) of torch 2.15: only its default can shorten the period.
     PContext.close.__defaults__ = (None, SECONDS_TO_END)
     try:
         run.main(arguments)
@@ -32,13 +36,14 @@ def main() -> None:
 
 
 def is_exit_codes(path: Path) -> bool:
-    """Recognise what an earlier agent of the same start has written."""
+    """Recognise the exit codes that an earlier agent of the same start has written."""
     codes = read_json(path)
     return isinstance(codes, dict) and all(rank.isdecimal() for rank in codes)
 
 
 def exit_codes(failures: dict[int, ProcessFailure]) -> dict[int, int]:
-    """By rank; without those that had to be killed, for they are no cause."""
+    """Return the exit codes by rank, without ranks that ended only after the grace period and had
+    to be killed: those are not the cause."""
     first = min(failure.timestamp for failure in failures.values())
     return {
         rank: failure.exitcode

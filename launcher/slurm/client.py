@@ -1,4 +1,4 @@
-"""What SLURM knows and does: squeue, scontrol, sinfo, scancel. Works without accounting (sacct)."""
+"""Call SLURM's programs squeue, scontrol, sinfo and scancel. Works without accounting (sacct)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NEVER = {
     "QOSNotAllowed": "the QOS may not be used here",
     "DependencyNeverSatisfied": "what it waits for will never come",
 }
-"""Reasons for which a job would wait for ever."""
+"""Reasons for which a pending job would wait for ever, and their meaning."""
 
 AWAY = re.compile(r"contact|timed out|not answered|[Cc]onnection|Zero Bytes")
-"""What SLURM's programs say when slurmctld is, for a while."""
+"""Words in the error messages of SLURM's programs when slurmctld does not answer for a while."""
 SECONDS_TO_ANSWER = 60
 SECONDS_TO_SCHEDULE = 5.0
 POLL_SECONDS = 2.0
@@ -37,7 +37,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """As slurmctld sees it now."""
+    """Hold the state of a job as slurmctld reports it now."""
 
     id: str
     state: str
@@ -50,6 +50,7 @@ class SlurmJob:
 
     @property
     def is_over(self) -> bool:
+        """Return whether the job neither waits nor runs."""
         return self.state not in {
             "PENDING",
             "RUNNING",
@@ -68,7 +69,7 @@ class SlurmJob:
 
 
 def check_slurm() -> None:
-    """RuntimeError where there is none."""
+    """Raise RuntimeError if SLURM's programs are not on PATH."""
     missing = [program for program in ("sbatch", "squeue", "scontrol") if not shutil.which(program)]
     if missing:
         raise RuntimeError(
@@ -78,8 +79,11 @@ def check_slurm() -> None:
 
 
 def ask(*command: str, patience: float = 0.0) -> str:
-    """What SLURM answers; RuntimeError with its own words where it refuses, or is away for longer
-    than `patience`."""
+    """Return the output of a SLURM program.
+
+    Raise RuntimeError with its error message if it refuses, or does not answer for `patience`
+    seconds.
+    """
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -103,14 +107,15 @@ def _ask(*command: str) -> str:
 
 
 def in_few_words(said: str) -> str:
-    """The last error it names, or the first thing it says, without its name before it."""
+    """Return the last error message in a program's output, or its first line, without the program's
+    name."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it says nothing"]
     errors = [line for line in lines if "error: " in line]
     return re.sub(r"^(\w+: )?(error: )?", "", errors[-1] if errors else lines[0])
 
 
 def find_job(job_id: str, patience: float = 0.0) -> SlurmJob | None:
-    """None for one that slurmctld has forgotten."""
+    """Return a job's state; None for a job that slurmctld has forgotten."""
     try:
         shown = ask("scontrol", "show", "job", job_id, "--oneliner", patience=patience)
     except RuntimeError as error:
@@ -131,7 +136,8 @@ def find_job(job_id: str, patience: float = 0.0) -> SlurmJob | None:
 
 
 def find_scheduled_job(job_id: str) -> SlurmJob | None:
-    """Once slurmctld has looked whether it can start, which takes a moment."""
+    """Return a job's state once slurmctld has tried to schedule it, or after
+    SECONDS_TO_SCHEDULE."""
     deadline = time.monotonic() + SECONDS_TO_SCHEDULE
     while True:
         job = find_job(job_id)
@@ -142,7 +148,10 @@ def find_scheduled_job(job_id: str) -> SlurmJob | None:
 
 
 def place_in_queue(job: SlurmJob) -> tuple[int, int]:
-    """(place from 1, how many wait) among the waiting jobs of its partition, by priority."""
+    """Return (place from 1, number) of a job among the pending jobs of its partition, by priority.
+
+    The place is 0 for a job that is not pending any more.
+    """
     listed = ask(
         "squeue",
         "--noheader",
@@ -156,23 +165,28 @@ def place_in_queue(job: SlurmJob) -> tuple[int, int]:
 
 
 def partitions() -> list[str]:
+    """Return the names of SLURM's partitions."""
     return sorted({name.rstrip("*") for name in ask("sinfo", "--noheader", "--format=%P").split()})
 
 
 def cancel(job_id: str, signal_name: str | None = None) -> None:
+    """Cancel a job, or send it a signal."""
     options = [] if signal_name is None else [f"--signal={signal_name}"]
     ask("scancel", *options, job_id)
 
 
 def cancel_quietly(job_id: str) -> None:
-    """One that may be over."""
+    """Cancel a job that may be over; errors are ignored."""
     with contextlib.suppress(RuntimeError):
         cancel(job_id)
 
 
 def cancel_jobs_of(folder: Path) -> None:
-    """Those whose batch script was written into this folder; submitit tells no id where it fails
-    after sbatch has taken a job."""
+    """Cancel the jobs whose batch script lies in this folder; errors are ignored.
+
+    submitit reports no id where it fails after sbatch has accepted a job, so they are found by
+    path.
+    """
     with contextlib.suppress(RuntimeError):
         listed = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F %o", patience=20)
         ids = {line.split()[0] for line in listed.splitlines() if f" {folder}/" in line}
@@ -181,11 +195,12 @@ def cancel_jobs_of(folder: Path) -> None:
 
 
 def requeue(job_id: str, patience: float = 0.0) -> None:
+    """Queue a job again, under the same id."""
     ask("scontrol", "requeue", job_id, patience=patience)
 
 
 def check_can_start(job: SlurmJob, wanted: Sequence[str]) -> None:
-    """ValueError for a job that would wait for ever."""
+    """Raise ValueError for a pending job that SLURM would never start."""
     words = job.reason.replace("_", " ")
     if job.state == "PENDING" and (job.reason in NEVER or "can't use" in words):
         meaning = f", {NEVER[job.reason]}" if job.reason in NEVER else ""

@@ -1,6 +1,7 @@
-"""The sbatch script of a job, written and submitted by submitit.
+"""Write and submit the sbatch script of a job by submitit.
 
-One task a node (task.NodeTask), then one line that decides what comes next (task.main).
+The script runs one task on each node (task.run_node), then a last line that decides whether the job
+goes on (task.main).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from launcher.slurm.task import run_node
 
 
 class _Executor(SlurmExecutor):
-    """Writes a script where there is no SLURM, too."""
+    """Write a script also where SLURM is not installed."""
 
     @classmethod
     def affinity(cls) -> int:
+        """Return a score above 0, without which submitit takes SLURM to be missing."""
         return 2
 
 
@@ -36,7 +38,7 @@ def script_of(
     after: str | None = None,
     parallel: int = 1,
 ) -> str:
-    """What `submit` or `submit_array` hands to sbatch."""
+    """Return the script that `submit` or `submit_array` passes to sbatch."""
     executor = _make_executor(folder, jobs, request, name, after, parallel)
     if len(jobs) > 1:
         executor.parameters["map_count"] = len(jobs)
@@ -50,7 +52,7 @@ def submit(
     after: str | None = None,
     task: Callable[[str], None] = run_node,
 ) -> str:
-    """The job's id; ValueError with SLURM's words, and what would have been right, if refused."""
+    """Submit a job and return its id; raise ValueError with SLURM's error message if it refuses."""
     (job_id,) = _submit([job], _make_executor(job, [job], request, name, after), task)
     return job_id
 
@@ -58,7 +60,8 @@ def submit(
 def submit_array(
     folder: Path, jobs: Sequence[Path], request: Request, name: str, parallel: int
 ) -> list[str]:
-    """The ids of an array's members; at most so many run at once."""
+    """Submit a job array, of which at most `parallel` members run at once; return the members'
+    ids."""
     return _submit(jobs, _make_executor(folder, jobs, request, name, None, parallel), run_node)
 
 
@@ -128,7 +131,7 @@ def _parameters(
         "signal_delay_s": profile.signal_lead,
         "stderr_to_stdout": True,
         "setup": [*profile.setup, *_exports(request)],
-        # srun of SLURM 22.05 and later does not take this from sbatch.
+        # From SLURM 22.05 on srun does not inherit --cpus-per-task from sbatch.
         "srun_args": ["--kill-on-bad-exit=1", *_cpus_of_srun(cpus), *profile.srun],
         "teardown": [f"{request.host_python} -m launcher.slurm.task {shlex.join(map(str, jobs))}"],
         "additional_parameters": more,

@@ -1,11 +1,12 @@
-"""What submitit runs, one task a node, and what the batch script runs when all have ended.
+"""Run a node's task by submitit, and decide after a start whether its job goes on.
 
-Who decides how a start ended and whether the job goes on: the batch script, after srun. Where
-it cannot, because it was killed or because the time is nearly over, the first node's task does.
+The batch script decides, after srun. Where it cannot, because it was killed or because the time
+limit is near, the first node's task does.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from and_dist.distributed.launch_env import parent_of
 from and_dist.distributed.watchdog import TRY_AGAIN
+from and_dist.utils.logs import set_up_logging
 from launcher.jobs.job_folder import (
     NodeEnd,
     StartOutcome,
@@ -33,18 +35,23 @@ from launcher.node.placement import NodePlacement, job_id_of, read_placement
 from launcher.node.runner import LOOK_SECONDS, SECONDS_TO_END, Node, listen
 from launcher.slurm import client
 
+log = logging.getLogger(__name__)
 SPARE_SECONDS = 10.0
-"""Before the time limit: what is not saved by then goes on from the checkpoint before."""
+"""Seconds before the time limit at which the job is requeued even if ranks have not ended; it then
+resumes from the last checkpoint that was saved."""
 PATIENCE = 60.0
-"""Seconds with a SLURM that does not answer."""
+"""Seconds to wait for a SLURM that does not answer."""
 
 
 def run_node(folder: str) -> None:
-    """Called by submitit on every node."""
-    heard = listen()  # instead of submitit, whose handler would requeue from here
+    """Run a node's task; submitit calls this on every node."""
+    set_up_logging("and-launch", "warning")
+    # These handlers replace submitit's, which would requeue from one task while others still save.
+    heard = listen()
     job, is_over, deciding = Path(folder), threading.Event(), list[threading.Thread]()
 
     def on_asked(name: str) -> None:
+        """Decide in a thread whether the job goes on, so that the node's own wait continues."""
         thread = threading.Thread(target=_see_to_it, args=(job, place, name, is_over))
         thread.start()
         deciding.append(thread)
@@ -54,25 +61,28 @@ def run_node(folder: str) -> None:
         if place.node == 0:
             _begin(job, place.start)
         end = Node(job, place, heard, on_asked).run()
-    except Exception as error:  # whatever it is, who asks for the logs has to see it
+    except Exception as error:  # any error has to reach `and-launch logs`
         _note_problem(job, f"{type(error).__name__}: {error}")
         raise
     finally:
         is_over.set()
-        for thread in deciding:  # it may be the only one that can requeue
+        for thread in deciding:  # this thread may be the only one that can requeue
             thread.join()
     if end.launcher != 0 and set(end.exit_codes.values()) != {TRY_AGAIN}:
-        # srun ends all tasks when one fails; the others are given time to see for themselves.
+        # srun ends all tasks when one fails; the other nodes first get time to record their ends.
         _wait_for_all(job, place)
         sys.exit(1)
 
 
 def _begin(job: Path, start: int) -> None:
-    """RuntimeError if it were in vain once more: SLURM itself requeues without asking anyone."""
+    """Write down the start; raise RuntimeError if too many starts in a row left no new checkpoint.
+
+    SLURM may requeue a job by itself, without the decision of a batch script.
+    """
     note_beginning(job, start)
     idle = starts_without_progress(job, start - 1)
     if idle >= read_request(job).profile.most_ends_without_progress:
-        raise RuntimeError(f"it was not tried again after {idle} starts that left none")
+        raise RuntimeError(f"it was not started again after {idle} starts without a new checkpoint")
 
 
 def _wait_for_all(job: Path, place: NodePlacement) -> None:
@@ -89,8 +99,10 @@ def _note_problem(job: Path, problem: str) -> None:
 
 
 def _see_to_it(job: Path, place: NodePlacement, name: str, is_over: threading.Event) -> None:
-    """On the first node: what was asked to end goes on, if nobody else can see to that. In a
-    container there is no scontrol, and only the batch script can."""
+    """Requeue a job that was asked to end, if nobody else can: on the first node only.
+
+    In a container there is no scontrol, and only the batch script can requeue.
+    """
     if place.node != 0 or shutil.which("scontrol") is None:
         return
     if name == "SIGTERM":
@@ -105,17 +117,22 @@ def _see_to_it(job: Path, place: NodePlacement, name: str, is_over: threading.Ev
 def settle_late(
     job: Path, job_id: str, start: int, seconds: float, is_over: threading.Event
 ) -> None:
-    """SLURM said the time is nearly over. Once the node's ranks have ended, the batch script
-    decides."""
+    """Decide how the start ended if the ranks have not ended within `seconds` of SLURM's signal.
+
+    Otherwise the batch script decides.
+    """
     if not is_over.wait(seconds) and read_end(job, start) is None:
         settle(job, job_id, start, "it was told to end, and had not in time")
 
 
 def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> StartOutcome | None:
-    """None where SLURM has ended nothing: in preemption the batch script lives, and decides."""
+    """Record and return how a start ended that SLURM ended; None if SLURM did not.
+
+    After a preemption the batch script is alive, and decides.
+    """
     try:
         known = client.find_job(job_id, PATIENCE)
-    except RuntimeError:  # then what the nodes say has to do
+    except RuntimeError:  # without SLURM's word the records of the nodes decide
         return None
     if known is None or known.state == "RUNNING":
         return None
@@ -130,7 +147,7 @@ def settle_what_slurm_ended(job: Path, job_id: str, start: int) -> StartOutcome 
 
 
 def _note_end(job: Path, start: int, state: str, why: str) -> StartOutcome:
-    """What SLURM has decided."""
+    """Record and return an outcome that SLURM has decided."""
     end = StartOutcome(state=state, why=why, when=time.time())
     if claim_end(job, start):
         write_end(job, start, end)
@@ -138,7 +155,7 @@ def _note_end(job: Path, start: int, state: str, why: str) -> StartOutcome:
 
 
 def settle(job: Path, job_id: str, start: int, told: str = "") -> StartOutcome:
-    """Decide how a start ended; requeue the job if it goes on."""
+    """Decide how a start ended, and requeue the job if it goes on; return the outcome."""
     request = read_request(job)
     end = decide_outcome(
         read_node_ends(job, start),
@@ -154,10 +171,10 @@ def settle(job: Path, job_id: str, start: int, told: str = "") -> StartOutcome:
     if not claim_end(job, start):
         return read_end(job, start) or end
     write_end(job, start, end)
-    print(f"and-launch: start {start} of job {job_id}: {end.state}, {end.why}", flush=True)
+    log.warning("start %d of job %s: %s, %s", start, job_id, end.state, end.why)
     if end.state == "goes on":
         try:
-            client.requeue(job_id, PATIENCE)  # which ends this process
+            client.requeue(job_id, PATIENCE)  # SLURM ends this process with it
         except RuntimeError as error:
             end = _stopped(end, str(error))
             write_end(job, start, end)
@@ -170,7 +187,7 @@ def _stopped(end: StartOutcome, why_not: str) -> StartOutcome:
 
 
 def _has_lost_slurm() -> bool:
-    """Whether the step daemon over this batch script is gone, so that SLURM hears of no end."""
+    """Return whether this script's slurmstepd is gone, so that SLURM would not notice its end."""
     pid = parent_of(os.getpid())
     while pid is not None and pid > 1:
         if "slurmstepd" in Path(f"/proc/{pid}/comm").read_text():
@@ -180,8 +197,11 @@ def _has_lost_slurm() -> bool:
 
 
 def main() -> int:
-    """The last line of the batch script: python -m launcher.slurm.task JOB, or one JOB for each
-    member of an array."""
+    """Decide how the start ended, as the last line of the batch script; return its exit code.
+
+    The command is python -m launcher.slurm.task JOB, with one JOB for each member of an array.
+    """
+    set_up_logging("and-launch", "warning")
     environ = os.environ
     job_id = job_id_of(environ)
     job = Path(sys.argv[1 + int(environ.get("SLURM_ARRAY_TASK_ID", "0"))])

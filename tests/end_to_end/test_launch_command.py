@@ -105,7 +105,7 @@ def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
     os.kill(ranks_of(run)[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
-    assert "was killed by SIGKILL; once more" in said
+    assert "was killed by SIGKILL; starting again" in said
     followed, _ = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0, followed
     assert "finished, trained to its end" in followed
@@ -183,7 +183,7 @@ def test_a_refusal_of_the_ranks_is_shown_and_not_tried_again(tmp_path: Path) -> 
         "local", *CONFIG, f"run.root={tmp_path}", "name=refused", "data.train=nowhere"
     )
     assert status == 1
-    assert "failed, rank 0 refused what it was given" in said
+    assert "failed, rank 0 refused its config or data" in said
     assert "data.train=nowhere" in said.splitlines()[-1]
     assert len(list(read_ends(tmp_path / "refused" / "jobs" / "001"))) == 1
     first_lines = launch("logs", tmp_path / "refused")[1].splitlines()[:5]

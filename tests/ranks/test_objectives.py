@@ -76,7 +76,7 @@ def objective_of(config: Config, bank: MemoryBank, world: World, features_SD: Te
 def steps_of(
     world: World, scene: Scene, config: Config, num_steps: int
 ) -> tuple[list[float], list[Tensor], dict[str, Tensor]]:
-    """The losses of some equal steps, all gradients of the last, what the objective resumes from."""
+    """Return the losses of equal steps, the last gradients, and what the objective resumes from."""
     network = build_network(DIM, torch.float64)
     parallel = DistributedDataParallel(network, process_group=world.group)
     bank = shard_of(scene.bank_ND, world)

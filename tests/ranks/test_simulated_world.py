@@ -132,4 +132,5 @@ def test_only_the_table_of_a_discovery_grows_with_rows() -> None:
         "and_dist/distributed/collectives.py",
         "and_dist/method/curriculum.py",
         "and_dist/method/discovery.py",
+        "and_dist/method/neighbour_table.py",
     }

@@ -139,7 +139,7 @@ def test_a_cancelled_job_does_not_go_on_until_it_is_submitted_again(whole: Path)
     same = (*CONFIG, "name=cancelled", "--cluster", "cluster.yaml", "--nodes", 2)
     status, said = launch("submit", *same)
     assert status == 2
-    assert f"is in the hands of job {job_id_of(run)}" in said
+    assert f"is in use by job {job_id_of(run)}" in said
     assert launch("cancel", run)[0] == 0
     assert wait_for_end(run).state == "cancelled"
     time.sleep(8)  # longer than a requeue takes here
@@ -228,6 +228,6 @@ def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) ->
     status = wait_for_end(run)
     assert status.state == "failed"
     assert status.last_end is not None
-    assert "not tried again after 2 starts that left none" in status.last_end.why
+    assert "not started again after 2 starts without a new checkpoint" in status.last_end.why
     assert "3 ends in a row left no new checkpoint" in status.last_end.why
     assert "3 ends in a row left no new checkpoint" in launch("status", run)[1]

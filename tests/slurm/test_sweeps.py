@@ -39,7 +39,7 @@ def test_a_sweep_is_one_array_and_fills_in_what_is_missing(home: Path) -> None:
     assert "data.train=images" in launch("logs", runs[2])[1]
     table = launch("status", home / "runs" / "rates")[1]
     assert table.count("finished") == 2
-    assert "rank 0 refused what it was given" in table
+    assert "rank 0 refused its config or data" in table
 
     status, said = launch(*given, "--follow")
     assert status == 1

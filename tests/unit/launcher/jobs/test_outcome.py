@@ -39,7 +39,7 @@ UNHEARD = node(exit_codes={0: 75}, heard=("SIGUSR2",)), node("n2", exit_codes={1
         (SAVED, "goes on", "told to end by SIGUSR2", None),
         (KILLED, "goes on", "rank 0 on n1 was killed by SIGKILL", 0),
         (RAISED, "goes on", "rank 0 on n1 failed with status 1", 0),
-        (REFUSED, "failed", "rank 0 refused what it was given", 0),
+        (REFUSED, "failed", "rank 0 refused its config or data", 0),
         (TORCHRUN, "goes on", "torchrun on n1 was killed by SIGKILL", None),
         (LOST, "goes on", "1 of 2 nodes were lost", None),
         ((), "goes on", "2 of 2 nodes were lost", None),
