@@ -110,8 +110,9 @@ def embed_images(
 ) -> None:
     """Write features [N, D] of all images to an .npy file and their names to a JSON file.
 
-    Every rank writes its own rows. An image that cannot be decoded gets zeros under `skip`, and
-    raises RuntimeError under `stop`. Raise ValueError if the checkpoint is corrupt.
+    Every rank writes its own rows. Under `skip` an image that cannot be decoded gets zeros. Raise
+    RuntimeError for such an image under `stop` and for too many of them under `skip`, and
+    ValueError if the checkpoint is corrupt.
     """
     refuse_corrupt(opened, world)
     config, count = opened.config, len(images.index)

@@ -380,6 +380,6 @@ def _check_labels(
     if len(test.index) < classes:
         raise ValueError(
             f"data.test={data.test} has {len(test.index)} images for {classes} classes; an "
-            f"accuracy takes at least one a class (data.limit_test = {data.limit_test})"
+            f"accuracy needs at least one for each class (data.limit_test = {data.limit_test})"
         )
     return test

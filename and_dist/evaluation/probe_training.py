@@ -140,7 +140,8 @@ class ProbeTraining:
         if diverged:
             raise AllRanksError(
                 f"the loss of the linear classifier on {', '.join(diverged)} is not finite in "
-                f"epoch {epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may help"
+                f"epoch {epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may "
+                "help"
             )
         self.losses.append(list(means.values()))
         text = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
@@ -197,9 +198,8 @@ class ProbeTraining:
         batches = loader.batches(np.arange(start, stop), crops)
         phase = self._display.phase("linear classifiers, test images")
         with torch.no_grad(), stoppable_phase(phase, self._watchdog, world, self._stop) as advance:
-            for _ in range(
-                num_blocks
-            ):  # the same number on every rank, so that all can stop together
+            # Every rank runs the same number of blocks, so that all ranks can stop together.
+            for _ in range(num_blocks):
                 block = list(islice(_copies(batches), len(crops)))
                 if block:
                     at_B, views = whole_views(block, is_ten_crop)
