@@ -135,7 +135,7 @@ def _previous_anchors(options: DiscoverOptions, world: World) -> Tensor:
 
 
 def _labels(options: DiscoverOptions, display: Display) -> Tensor | None:
-    """Return the labels [N] of the training images, or None if they are missing or have changed."""
+    """Return the training labels [N], or None if they are missing or the images have changed."""
     images = find_images(options.opened, "labels", display.say)
     return None if images is None or images.labels_N is None else torch.tensor(images.labels_N)
 

@@ -37,7 +37,7 @@ def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
 
 
 def gather(history: History, world: World, phase: Phase) -> Findings | None:
-    """Return what the run's checkpoints show, or None if there is no checkpoint yet.
+    """Return the findings from the run's checkpoints, or None if there is no checkpoint yet.
 
     Raise ValueError, OSError or AllRanksError if the checkpoints cannot be read.
     """

@@ -74,7 +74,7 @@ class History:
     records: tuple[Record, ...]
     """All lines of metrics.jsonl except those of steps."""
     steps: dict[str, F64]
-    """A key of STEP_KEYS -> its values at all logged steps, NaN where a line lacks the key. They are
+    """A key of STEP_KEYS -> its values at all logged steps, NaN if a line lacks the key. They are
     arrays, because a run of days logs a quarter of a million steps."""
     starts: tuple[Start, ...]
     incidents: tuple[Incident, ...]

@@ -108,7 +108,7 @@ class Collection:
 def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs in the given folders and arrange them in tables.
 
-    Raise ValueError if no run has finished and if two runs are the same.
+    Raise ValueError if no run has finished or two runs are the same.
     """
     found, notes = find_runs(folders)
     runs: list[Run] = []
