@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from and_dist.config.schema import DataConfig, EncoderConfig, LinearConfig
+from and_dist.config.schema import DataConfig, EncoderConfig, EvaluationConfig, LinearConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader, TrainingLoader
@@ -34,7 +34,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.accuracy import rank_of_true_class
 from and_dist.evaluation.features import extract_features
-from and_dist.evaluation.knn import knn_places
+from and_dist.evaluation.knn import Voters, knn_places
 from and_dist.evaluation.probe import FrozenLayers, Probes, losses_of, pool
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.models.optim import build_optimiser
@@ -45,6 +45,7 @@ from benchmarks.common.images import write_photos
 from benchmarks.common.peers import TorchvisionImages, open_loader, test_transform
 
 DIM, NEIGHBOURS, TEMPERATURE = 128, 200, 0.07
+SETTINGS = EvaluationConfig(knn=NEIGHBOURS, knn_temperature=TEMPERATURE)
 SIZES = ((50_000, 10_000, 10), (1_281_167, 1_000, 1000))
 """Rows, queries and classes: those of CIFAR10, and ImageNet's rows with a part of its test
 images."""
@@ -76,14 +77,7 @@ def draw(rows: int, queries: int, classes: int) -> Data:
 def ours(data: Data, world: World) -> Tensor:
     """Return the rank of each query's class among its votes, [Q], by our kNN."""
     return knn_places(
-        data.features_ND,
-        0,
-        data.labels_N,
-        data.queries_QD,
-        data.labels_Q,
-        world,
-        NEIGHBOURS,
-        TEMPERATURE,
+        Voters(data.features_ND, 0, data.labels_N), data.queries_QD, data.labels_Q, world, SETTINGS
     )
 
 
@@ -245,30 +239,30 @@ def measure_features(
     benchmark: Benchmark, photos: Path, encoder: Encoder, data: DataConfig, repeats: int
 ) -> None:
     """Assert that features agree, then measure ours and those by torchvision."""
-    index = index_folder(photos).index
-    torch.set_num_threads(os.cpu_count() or 1)
-    loader = FeatureLoader(index, data, BATCH, torch.device("cpu"), BadImages(index, "stop"))
-    images = TorchvisionImages(sorted(photos.iterdir()), test_transform(data), True)
-    theirs = open_loader(images, BATCH, os.cpu_count() or 1, shuffle=False)
+    with open_world("cpu", os.cpu_count()) as world:
+        index = index_folder(photos).index
+        loader = FeatureLoader(index, data, BATCH, torch.device("cpu"), BadImages(index, "stop"))
+        images = TorchvisionImages(sorted(photos.iterdir()), test_transform(data), True)
+        theirs = open_loader(images, BATCH, os.cpu_count() or 1, shuffle=False)
 
-    def our_features() -> Tensor:
-        return extract_features(encoder, loader, 0, len(index), DIM, len(index), silently)
+        def our_features() -> Tensor:
+            return extract_features(encoder, loader, len(index), DIM, world, silently)
 
-    @torch.no_grad()
-    def their_features() -> Tensor:
-        return torch.cat([encoder(images_BCHW) for images_BCHW, _ in theirs])
+        @torch.no_grad()
+        def their_features() -> Tensor:
+            return torch.cat([encoder(images_BCHW) for images_BCHW, _ in theirs])
 
-    encoder.eval()
-    cosine_N = (our_features() * their_features()).sum(dim=1)
-    assert cosine_N.min() > 0.99, cosine_N.min()
-    benchmark.facts["least cosine of features with torchvision's"] = f"{cosine_N.min():.4f}"
-    cases = {"features": our_features, "features by torchvision": their_features}
-    benchmark.measure(cases, repeats, dict.fromkeys(cases, len(index)), "images")
-    benchmark.ratio("features", "features by torchvision", "features")
-    side = data.image_size
-    with torch.no_grad():
-        gflop = len(index) * gflop_of(lambda: encoder(torch.zeros(1, 3, side, side)))
-    add_image_floor(benchmark, "features", "features", gflop, len(index))
+        encoder.eval()
+        cosine_N = (our_features() * their_features()).sum(dim=1)
+        assert cosine_N.min() > 0.99, cosine_N.min()
+        benchmark.facts["least cosine of features with torchvision's"] = f"{cosine_N.min():.4f}"
+        cases = {"features": our_features, "features by torchvision": their_features}
+        benchmark.measure(cases, repeats, dict.fromkeys(cases, len(index)), "images")
+        benchmark.ratio("features", "features by torchvision", "features")
+        side = data.image_size
+        with torch.no_grad():
+            gflop = len(index) * gflop_of(lambda: encoder(torch.zeros(1, 3, side, side)))
+        add_image_floor(benchmark, "features", "features", gflop, len(index))
 
 
 def main() -> None:

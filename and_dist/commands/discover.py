@@ -21,12 +21,14 @@ def discover(
     force: Force = False,
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
+    from and_dist.checkpoint.reader import open_checkpoint
     from and_dist.distributed.launch_env import read_launch_env
     from and_dist.distributed.world import open_world
-    from and_dist.evaluation.discover_run import plan_discovery, run_discovery
+    from and_dist.evaluation.discover_run import MAY_CHANGE, plan_discovery, run_discovery
     from and_dist.runs.console import Display
 
     size = read_launch_env().size
-    options = plan_discovery(run, checkpoint, round_index, out, overrides or [], size, force)
+    opened = open_checkpoint(run, checkpoint, overrides or [], MAY_CHANGE)
+    options = plan_discovery(opened, round_index, out, size, force)
     with open_world(options.config.run.device, options.config.run.threads) as world:
         run_discovery(options, world, Display(is_shown=world.is_coordinator))

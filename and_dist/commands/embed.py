@@ -22,16 +22,16 @@ def embed(
     from and_dist.checkpoint.reader import open_checkpoint
     from and_dist.data.datasets import load_images
     from and_dist.distributed.world import open_world
-    from and_dist.evaluation.embed_images import check_features_file, embed_images
+    from and_dist.evaluation.embed_images import Output, embed_images
     from and_dist.runs.console import Display
     from and_dist.utils.owned_files import recognise_output
 
     policy = parse_bad_images(bad_images)
-    may_replace = recognise_output(force, is_named=True)
-    check_features_file(out, may_replace)
+    output = Output(out, recognise_output(force, is_named=True))
+    output.check()
     opened = open_checkpoint(run, checkpoint)
     images = load_images(str(folder), None, "FOLDER", bad_images)
     settings = opened.config.run
     with open_world(settings.device, settings.threads) as world:
         display = Display(is_shown=world.is_coordinator)
-        embed_images(opened, images, policy, out, may_replace, world, display)
+        embed_images(opened, images, policy, output, world, display)

@@ -31,11 +31,12 @@ def evaluate(
     from and_dist.distributed.collectives import raise_on_all_ranks
     from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
     from and_dist.distributed.world import open_world
-    from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
+    from and_dist.evaluation.evaluate_run import Request, plan_evaluation, run_evaluation
     from and_dist.runs.console import Display
     from and_dist.runs.lock import hold_lock
 
-    options = plan_evaluation(run, checkpoint, overrides or [], knn, linear, layers, ten_crop)
+    request = Request(knn, linear, layers, ten_crop)
+    options = plan_evaluation(run, checkpoint, overrides or [], request)
     settings = options.config.run
     timeout = timedelta(seconds=settings.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:

@@ -1,1 +1,1 @@
-"""What a representation is worth, by labels training never saw."""
+"""Measure what an encoder has learned, by labels that training never sees."""

@@ -1,4 +1,4 @@
-"""`and-dist discover RUN`: one discovery from a checkpoint, alone, written down for study."""
+"""Run one discovery from a checkpoint and write its tables (`and-dist discover RUN`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from and_dist.checkpoint.reader import (
     OpenedCheckpoint,
     find_images,
     load_bank,
-    open_checkpoint,
     refuse_corrupt,
 )
 from and_dist.checkpoint.storage import load_tensors
@@ -33,47 +32,51 @@ from and_dist.utils.output_folders import check_results, names_with_sums, publis
 from and_dist.utils.owned_files import IsOurs, always, never, read_json, sum_of, write_file
 
 MAY_CHANGE = ("discovery", "curriculum", "objective")
-"""Sections a study may change, besides those a resumed run may."""
+"""The config sections that overrides may change, besides those that a resumed run may change."""
 SUMMARY, TABLES = "summary.json", ("neighbours.npy", "entropies.npy", "anchors.npy")
 FILES = (SUMMARY, *TABLES)
+"""The names of all files that a discovery writes."""
 
 
 def names_of_discovery(folder: Path) -> Container[str] | None:
-    """Return the names of an earlier discovery's files; None where no summary of one lies."""
+    """Return the names of an earlier discovery's files, or None if the folder holds no summary."""
     summary = read_json(folder / SUMMARY)
     if not isinstance(summary, dict) or not {"run", "checkpoint", "round", "rows"} <= set(summary):
         return None
-    if "files" not in summary:  # as it was written before it named them
+    if "files" not in summary:  # earlier revisions did not list them
         return FILES
     return {SUMMARY, *names_with_sums(folder, summary["files"])}
 
 
 @dataclass(frozen=True)
 class DiscoverOptions:
-    """What is to be discovered again, all of it checked."""
+    """Hold the checked inputs of one discovery."""
 
     opened: OpenedCheckpoint
     round_index: int
     out: Path
     may_replace: IsOurs | None
-    """Says which files in `out` may be replaced; None replaces it whole, if it is all ours."""
+    """A test for files in `out` that may be replaced; with None, `out` is replaced as a whole, and
+    only if this program wrote all of it."""
 
     @property
     def config(self) -> Config:
+        """Return the run's config with the overrides applied."""
         return self.opened.config
 
 
 def plan_discovery(
-    run: Path,
-    checkpoint: str | None,
+    opened: OpenedCheckpoint,
     round_index: int | None,
     out: Path | None,
-    overrides: list[str],
     world_size: int,
     force: bool = False,
 ) -> DiscoverOptions:
-    """ValueError for what cannot be; nothing is written."""
-    opened = open_checkpoint(run, checkpoint, overrides, MAY_CHANGE)
+    """Check the inputs of a discovery and return them; write nothing.
+
+    Without `round_index` the round after the checkpoint's is discovered. Raise ValueError for a
+    round, search, memory limit or output folder that is impossible.
+    """
     config, name = opened.config, opened.checkpoint.name
     rounds = config.curriculum.rounds
     if round_index is None:
@@ -88,13 +91,16 @@ def plan_discovery(
         config.discovery.memory_bytes,
     )
     may_replace = always if force else never if out else None
-    folder = out or run / f"discovery/{name}-round{round_index}"
+    folder = out or opened.run / f"discovery/{name}-round{round_index}"
     check_results(folder, FILES, may_replace, names_of_discovery)
     return DiscoverOptions(opened, round_index, folder, may_replace)
 
 
 def run_discovery(options: DiscoverOptions, world: World, display: Display) -> None:
-    """The same discovery as inside training, at any number of ranks."""
+    """Run the discovery of training on any number of ranks; the coordinator writes the results.
+
+    Raise ValueError if the checkpoint is corrupt.
+    """
     config = options.config
     refuse_corrupt(options.opened, world)
     bank, previous_A = load_bank(options.opened, world), _previous_anchors(options, world)
@@ -121,19 +127,20 @@ def run_discovery(options: DiscoverOptions, world: World, display: Display) -> N
 
 
 def _previous_anchors(options: DiscoverOptions, world: World) -> Tensor:
-    """Of the round the checkpoint was saved in."""
+    """Return the anchors [A] of the round in which the checkpoint was saved."""
     anchors_A = torch.empty(options.opened.state["num_anchors"], dtype=torch.int64)
     load_tensors(options.opened.checkpoint, {"anchors": anchors_A}, world)
     return anchors_A
 
 
 def _labels(options: DiscoverOptions, display: Display) -> Tensor | None:
-    """Of the images the run was trained on, if they are still there."""
+    """Return the training labels [N], or None if they are missing or the images have changed."""
     images = find_images(options.opened, "labels", display.say)
     return None if images is None or images.labels_N is None else torch.tensor(images.labels_N)
 
 
 def _write(options: DiscoverOptions, found: Neighbourhoods, figures: dict[str, Any]) -> None:
+    """Write the summary and the three tables to the output folder."""
     config = options.config
     summary = {
         "run": config.name,

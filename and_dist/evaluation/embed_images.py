@@ -1,6 +1,6 @@
-"""Write the features of any images, and the images' names beside them.
+"""Write the features of any images to a file, and their names to a second one.
 
-N images, M of this rank, D feature.
+N images, M images of this rank, D feature.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,27 +24,40 @@ from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.image_reader import short_name
-from and_dist.method.memory_bank import all_shards, shard_range
+from and_dist.method.memory_bank import shard_range
 from and_dist.runs.console import Display
 from and_dist.utils.owned_files import IsOurs, NewFile, check_output, open_shared, write_file
 
 IMAGES_PER_BATCH = 256
-
-
 Policy = Literal["stop", "skip"]
+"""The reaction to an image that cannot be decoded: raise an error, or write a feature of zeros."""
 
 
-def check_features_file(out: Path, may_replace: IsOurs) -> None:
-    if out.suffix != ".npy":
-        raise ValueError(f"--out {out}: right is a name that ends in .npy")
-    for file in (out, names_file(out)):
-        check_output(file, "--out", may_replace)
+@dataclass(frozen=True)
+class Output:
+    """Name the file of features, and the existing files that it may replace."""
+
+    features: Path
+    may_replace: IsOurs
+
+    @property
+    def names(self) -> Path:
+        """Return the path of the JSON file with the images' names."""
+        return self.features.with_suffix(".json")
+
+    def check(self) -> None:
+        """Raise ValueError unless both files have valid names and may be written."""
+        if self.features.suffix != ".npy":
+            raise ValueError(f"--out {self.features}: the name has to end in .npy")
+        for file in (self.features, self.names):
+            check_output(file, "--out", self.may_replace)
 
 
 class FeaturesFile:
-    """An .npy file that all ranks write to; it has its name once it is whole."""
+    """Write an .npy file together with all ranks; it takes its name once it is complete."""
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
+        """Prepare the header of float32 features [count, dim]; create no file."""
         self.path = path
         self._bytes_per_row = 4 * dim
         buffer = io.BytesIO()
@@ -54,7 +68,10 @@ class FeaturesFile:
 
     @contextmanager
     def begin(self, world: World, may_replace: IsOurs) -> Iterator[Path]:
-        """Begin the file, on every rank, and give the name that it has until it is whole."""
+        """Create the file on the coordinator and yield its temporary name on every rank.
+
+        If the block raises, the coordinator removes the file.
+        """
         name = Path()
         with raise_on_all_ranks(world, f"making {self.path}"):
             if world.is_coordinator:
@@ -71,13 +88,14 @@ class FeaturesFile:
             raise
 
     def write(self, temporary: Path, start: int, features_MD: Tensor) -> None:
-        """Not by a map into memory, which ends the process where a disk is full."""
+        """Write this rank's features [M, D] from row `start` on."""
+        # A memory map would end the process on a full disk, where a write raises OSError.
         with open_shared(temporary) as file:
             file.seek(len(self._header) + start * self._bytes_per_row)
             file.write(features_MD.cpu().numpy().astype("<f4").data)
 
     def finish(self) -> None:
-        """Give the file its name, on the coordinator, once all have written."""
+        """Give the file its name; only the coordinator calls this, once all ranks have written."""
         assert self._new is not None
         self._new.publish()
 
@@ -86,47 +104,45 @@ def embed_images(
     opened: OpenedCheckpoint,
     images: LabelledImages,
     policy: Policy,
-    out: Path,
-    may_replace: IsOurs,
+    output: Output,
     world: World,
     display: Display,
 ) -> None:
-    """Features [N, D] of all images into an .npy file, and their names beside it; under `skip`
-    zeros for what cannot be decoded. Every rank writes its own rows."""
+    """Write features [N, D] of all images to an .npy file and their names to a JSON file.
+
+    Every rank writes its own rows. Under `skip` an image that cannot be decoded gets zeros. Raise
+    RuntimeError for such an image under `stop` and for too many of them under `skip`, and
+    ValueError if the checkpoint is corrupt.
+    """
     refuse_corrupt(opened, world)
     config, count = opened.config, len(images.index)
     dim = config.encoder.feature_dim
     bad = BadImages(images.index, policy, display.say)
     loader = FeatureLoader(images.index, config.data, IMAGES_PER_BATCH, world.device, bad)
-    start, stop = shard_range(count, world.rank, world.size)
-    (_, longest), *_ = all_shards(count, world.size)
-    file = FeaturesFile(out, count, dim)
-    with file.begin(world, may_replace) as temporary:
+    file = FeaturesFile(output.features, count, dim)
+    with file.begin(world, output.may_replace) as temporary:
         with display.phase("features") as advance:
-            features_MD = extract_features(
-                load_encoder(opened, world), loader, start, stop, dim, longest, advance
-            )
-        with raise_on_all_ranks(world, f"writing {out}"):
+            encoder = load_encoder(opened, world)
+            features_MD = extract_features(encoder, loader, count, dim, world, advance)
+        with raise_on_all_ranks(world, f"writing {output.features}"):
+            start, _ = shard_range(count, world.rank, world.size)
             file.write(temporary, start, features_MD)
         reasons = {
             row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
         }
-        with raise_on_all_ranks(world, f"writing {names_file(out)}"):
+        with raise_on_all_ranks(world, f"writing {output.names}"):
             if world.is_coordinator:
                 about = _describe_names(opened, images, reasons)
-                write_file(names_file(out), json.dumps(about, indent=0) + "\n", may_replace)
+                write_file(output.names, json.dumps(about, indent=0) + "\n", output.may_replace)
                 file.finish()
     zeros = f", {len(reasons)} of zeros" if reasons else ""
-    display.say(f"{count:,} features in {out}{zeros}, names in {names_file(out)}")
-
-
-def names_file(out: Path) -> Path:
-    return out.with_suffix(".json")
+    display.say(f"{count:,} features in {output.features}{zeros}, names in {output.names}")
 
 
 def _describe_names(
     opened: OpenedCheckpoint, images: LabelledImages, reasons: dict[int, str]
 ) -> dict[str, Any]:
+    """Return the content of the names file, in the order of the rows."""
     return {
         "run": opened.config.name,
         "checkpoint": opened.checkpoint.name,

@@ -1,7 +1,9 @@
-"""`and-dist evaluate RUN`: what a checkpoint is worth, by kNN and by linear classifiers.
+"""Evaluate a checkpoint by kNN and by linear classifiers (`and-dist evaluate RUN`).
 
-RUN/evaluation/CHECKPOINT/knn.json, linear.json, linear-ten-crop.json    figures, and by what
-protocol; bad_images.txt, bad_test_images.txt       what could not be read
+Write RUN/evaluation/CHECKPOINT/knn.json, linear.json and linear-ten-crop.json with the figures and
+their protocol, and bad_images.txt and bad_test_images.txt with the images that cannot be read.
+
+M test images of this rank, L layers.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from and_dist.distributed.watchdog import Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import score
 from and_dist.evaluation.evaluator import Evaluator
+from and_dist.evaluation.probe import FrozenLayers
 from and_dist.evaluation.probe_training import ProbeTraining
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
@@ -51,46 +54,59 @@ MAY_CHANGE = (
     "data.bad_images",
     "data.hardware_decoder",
 )
+"""The config keys that overrides may change, besides those that a resumed run may change."""
 MOST_CLASSES_SHOWN = 20
+"""The largest number of classes that the table of classes shows in full."""
 is_figures = is_json_with("run", "checkpoint", "of")
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Request:
+    """Hold the user's choice of what to evaluate, not checked yet."""
+
+    with_knn: bool = False
+    with_linear: bool = False
+    layers: str | None = None
+    """Names of layers for the linear classifiers, separated by commas; None means all layers."""
+    is_ten_crop: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
-    """What is to be evaluated, all of it checked."""
+    """Hold the checked inputs of one evaluation."""
 
     opened: OpenedCheckpoint
     train: LabelledImages
     test: LabelledImages
     with_knn: bool
     layers: tuple[str, ...]
-    """Of the linear classifiers; none without them."""
+    """The layers that get a linear classifier; empty means no linear evaluation."""
     is_ten_crop: bool
 
     @property
     def config(self) -> Config:
+        """Return the run's config with the overrides applied."""
         return self.opened.config
 
     @property
     def folder(self) -> Path:
+        """Return the folder that the evaluation of this checkpoint is written to."""
         return self.opened.evaluation
 
 
 def plan_evaluation(
-    run: Path,
-    checkpoint: str | None,
-    overrides: Sequence[str],
-    with_knn: bool,
-    with_linear: bool,
-    layers: str | None,
-    is_ten_crop: bool,
+    run: Path, checkpoint: str | None, overrides: Sequence[str], request: Request
 ) -> EvaluateOptions:
-    """ValueError for what cannot be; nothing is written."""
-    if not (with_knn or with_linear):
+    """Check the inputs of an evaluation and return them; write nothing.
+
+    Raise ValueError for options that contradict each other or the run, for images without labels,
+    and for output files that this program did not write.
+    """
+    if not (request.with_knn or request.with_linear):
         raise ValueError("say what to evaluate by: --knn, --linear or both")
-    if layers is not None and not with_linear:
-        raise ValueError("--layers is of --linear; kNN looks at the features alone")
+    if request.layers is not None and not request.with_linear:
+        raise ValueError("--layers needs --linear; kNN uses the features alone")
     opened = open_checkpoint(run, checkpoint, overrides, MAY_CHANGE)
     config = opened.config
     train, test = load_train_and_test(config.data)
@@ -98,23 +114,25 @@ def plan_evaluation(
         raise ValueError(
             f"{run} was trained on other images than data.train={config.data.train} holds now"
         )
-    chosen = _choose_layers(config, layers) if with_linear else ()
-    if is_ten_crop:
-        _check_ten_crop(config, with_linear)
-    if with_knn and config.evaluation.knn > opened.num_rows:
+    layers = _choose_layers(config, request.layers) if request.with_linear else ()
+    if request.is_ten_crop:
+        _check_ten_crop(config, request.with_linear)
+    if request.with_knn and config.evaluation.knn > opened.num_rows:
         raise ValueError(
             f"evaluation.knn = {config.evaluation.knn} neighbours are more than the "
             f"{opened.num_rows} images of data.train={config.data.train}; give "
             f"evaluation.knn={opened.num_rows} or fewer"
         )
     labelled = _check_labels(config, train, test)
-    options = EvaluateOptions(opened, train, labelled, with_knn, chosen, is_ten_crop)
+    options = EvaluateOptions(
+        opened, train, labelled, request.with_knn, layers, request.is_ten_crop
+    )
     _check_files(options)
     return options
 
 
 def _check_files(options: EvaluateOptions) -> None:
-    """Raise ValueError where what is going to be written would meet a file of somebody else's."""
+    """Raise ValueError if an output file exists that this program did not write."""
     folder = options.folder
     check_writable(folder, str(folder))
     for kind in ("knn", "linear", "linear-ten-crop"):
@@ -127,6 +145,10 @@ def _check_files(options: EvaluateOptions) -> None:
 def run_evaluation(
     options: EvaluateOptions, world: World, display: Display, watchdog: Watchdog
 ) -> None:
+    """Evaluate the checkpoint by kNN, linear classifiers or both; write and show the figures.
+
+    Raise ValueError if the checkpoint is corrupt, and Stopped if a rank is asked to stop.
+    """
     opened, run = options.opened, options.config.run
     watchdog.watch(opened.run, run.stall_seconds, run.time_limit_seconds)
     refuse_corrupt(opened, world)
@@ -140,16 +162,17 @@ def run_evaluation(
 def _evaluate_knn(
     options: EvaluateOptions, encoder: Encoder, world: World, display: Display, watchdog: Watchdog
 ) -> None:
+    """Evaluate by kNN, with the bank and with newly computed features."""
     config, settings = options.config, options.config.evaluation
     protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
     file = FigureFile(options, "knn", {"protocol": protocol}, world, display)
     if before := file.read():
         file.show(before)
-        display.say(f"as found before: {file.path}")
+        display.say(f"evaluated before: {file.path}")
         return
 
     def phase(what: str) -> AbstractContextManager[Advance]:
-        return stoppable_phase(display.phase(what), watchdog, world, _stop)
+        return stoppable_phase(display.phase(what), watchdog, world, _stop_without_result)
 
     bad = known_bad(options.opened, options.train)
     evaluator = Evaluator(config, options.train, options.test, world, bad, phase)
@@ -165,16 +188,17 @@ def _evaluate_knn(
     )
 
 
-def _stop(request: int) -> None:
+def _stop_without_result(request: int) -> None:
+    """Raise Stopped: a kNN evaluation keeps nothing of what it has done so far."""
     raise Stopped(request, "with nothing of kNN kept")
 
 
 def _evaluate_linear(
     options: EvaluateOptions, encoder: Encoder, world: World, display: Display, watchdog: Watchdog
 ) -> None:
-    probing = ProbeTraining(
-        options.opened, encoder, options.train, options.layers, world, display, watchdog
-    )
+    """Train or resume linear classifiers on the chosen layers and evaluate them."""
+    layers = FrozenLayers(encoder, options.layers)
+    probing = ProbeTraining(options.opened, layers, options.train, world, display, watchdog)
     probing.train()
     places_LM = probing.places(options.test, options.is_ten_crop)
     how = "ten crops" if options.is_ten_crop else "one view"
@@ -193,11 +217,12 @@ def _evaluate_linear(
 
 
 class FigureFile:
-    """One of the files; what it holds of other weights, images or another protocol is not ours."""
+    """Read and write one file of figures; ignore those of other weights, images or protocols."""
 
     def __init__(
         self, options: EvaluateOptions, kind: str, about: Figures, world: World, display: Display
     ) -> None:
+        """Describe the evaluation by `about`, which the figures in the file have to match."""
         opened, test = options.opened, options.test
         self.path = options.folder / f"{kind}.json"
         self._world, self._display = world, display
@@ -214,7 +239,10 @@ class FigureFile:
         }
 
     def read(self) -> Figures:
-        """What was found before, on every rank as the coordinator sees it."""
+        """Return the figures of an earlier, equal evaluation, or {}; all ranks call this together.
+
+        Only the coordinator reads, so that all ranks see the same file.
+        """
         found: Figures = {}
         with raise_on_all_ranks(self._world, f"reading {self.path}"):
             if self._world.is_coordinator and self.path.exists():
@@ -224,7 +252,10 @@ class FigureFile:
         return dict(found["of"]) if is_same else {}
 
     def write(self, of: Figures) -> None:
-        """Beside what was found before: of every layer alone, they do not meet."""
+        """Write and show figures; all ranks call this together.
+
+        The figures of other layers stay in the file: the classifiers of two layers are independent.
+        """
         record = {**self._record, "of": self.read() | of}
         with raise_on_all_ranks(self._world, f"writing {self.path}"):
             if self._world.is_coordinator:
@@ -234,6 +265,7 @@ class FigureFile:
         self._display.say(f"written to {self.path}")
 
     def show(self, of: Figures) -> None:
+        """Show the figures as two tables."""
         self._display.show(as_table(of, self._title))
         self._display.show(as_class_table(of))
 
@@ -241,6 +273,7 @@ class FigureFile:
 def _score_all(
     options: EvaluateOptions, places: Sequence[Tensor], world: World
 ) -> list[dict[str, Any]]:
+    """Return the accuracies for each [M] of places; count left-out test images as unreadable."""
     test = options.test
     assert test.labels_N is not None
     start, stop = shard_range(len(test.index), world.rank, world.size)
@@ -252,6 +285,7 @@ def _score_all(
 
 
 def as_table(of: Figures, title: str) -> Table:
+    """Return a table of top-1, its interval, top-5 and the number of images."""
     table = Table(title=title, title_justify="left")
     table.add_column("by")
     for column in ("top-1 %", "95 % interval", "top-5 %", "images"):
@@ -270,7 +304,11 @@ def as_table(of: Figures, title: str) -> Table:
 
 
 def as_class_table(of: Figures) -> Table:
-    """Top-1 of every class; of many, the worst and the best by what is evaluated last."""
+    """Return a table of top-1 by class.
+
+    With more than MOST_CLASSES_SHOWN classes only the worst and the best are shown, sorted by the
+    last of the evaluated kinds.
+    """
     kinds = list(of)
     last = of[kinds[-1]]["per_class"]
     known = sorted((name for name in last if last[name] is not None), key=last.__getitem__)
@@ -287,6 +325,7 @@ def as_class_table(of: Figures) -> Table:
 
 
 def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
+    """Return the named layers once each, or all; raise ValueError for an unknown name."""
     known = list(stages(build_encoder(config.encoder, 0)))
     chosen = known if layers is None else [name.strip() for name in layers.split(",")]
     unknown = [name for name in chosen if name not in known]
@@ -299,9 +338,10 @@ def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
 
 
 def _check_ten_crop(config: Config, with_linear: bool) -> None:
+    """Raise ValueError if ten crops cannot be cut or nothing would use them."""
     data = config.data
     if not with_linear:
-        raise ValueError("--ten-crop is of --linear; kNN looks at one view an image")
+        raise ValueError("--ten-crop needs --linear; kNN uses one view of an image")
     if data.test_resize is None or data.test_resize <= data.image_size:
         raise ValueError(
             f"--ten-crop cuts corners of {data.image_size} pixels out of test images whose "
@@ -313,14 +353,18 @@ def _check_ten_crop(config: Config, with_linear: bool) -> None:
 def _check_labels(
     config: Config, train: LabelledImages, test: LabelledImages | None
 ) -> LabelledImages:
-    """The test images, whose classes are all known."""
+    """Return the test images; raise ValueError unless kNN and classifiers can be tested with them.
+
+    Both sets need labels, training images need to show every class of the test images, and the test
+    set needs at least as many images as there are classes.
+    """
     data = config.data
     if test is None:
         raise ValueError("evaluation needs test images: data.test=FOLDER with class folders")
     for key, source, images in (("train", data.train, train), ("test", data.test, test)):
         if images.labels_N is None:
             raise ValueError(
-                f"evaluation needs labels, and data.{key}={source} has none: right are class "
+                f"evaluation needs labels, and data.{key}={source} has none: use class "
                 "folders, or a prepared set with labels"
             )
     assert train.labels_N is not None
@@ -336,6 +380,6 @@ def _check_labels(
     if len(test.index) < classes:
         raise ValueError(
             f"data.test={data.test} has {len(test.index)} images for {classes} classes; an "
-            f"accuracy takes at least one a class (data.limit_test = {data.limit_test})"
+            f"accuracy needs at least one for each class (data.limit_test = {data.limit_test})"
         )
     return test

@@ -1,4 +1,4 @@
-"""Evaluator: the labels of a run, and every figure they are allowed to give.
+"""Compute every figure of a run that needs labels, which training itself never sees.
 
 N all rows, S rows of this shard, M test images of this rank, D feature.
 """
@@ -20,9 +20,9 @@ from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import UNREADABLE, top1_accuracy
 from and_dist.evaluation.features import RawPixels, extract_features
-from and_dist.evaluation.knn import knn_places
+from and_dist.evaluation.knn import Voters, knn_places
 from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
-from and_dist.method.memory_bank import MemoryBank, all_shards, shard_range
+from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.utils.progress import Phase
 
@@ -30,7 +30,10 @@ IMAGES_PER_BATCH = 256
 
 
 class Evaluator:
-    """Holds what training may not see. Figures are None where labels or test images are missing."""
+    """Hold the labels and test images of a run and evaluate encoders with them.
+
+    Figures are None if labels or test images are missing.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Evaluator:
         bad: BadImages,
         phase: Phase,
     ) -> None:
+        """Open loaders for both sets; `bad` collects the training images that cannot be read."""
         self._config = config
         self._phase = phase
         self._world = world
@@ -57,20 +61,20 @@ class Evaluator:
             self._test_loader = self._loader(test, self._bad_test)
 
     def train_features(self, network: nn.Module, dim: int) -> Tensor:
-        """[S, dim] of this rank's rows."""
+        """Return features [S, dim] of this rank's training images; zeros for unreadable ones."""
         return self._features(
             network, self._train_loader, self._num_rows, dim, "features of the training images"
         )
 
     def knn(self, network: nn.Module) -> float | None:
-        """kNN accuracy with the training images' features computed anew."""
+        """Return kNN accuracy with newly computed features of the training images."""
         dim = self._config.encoder.feature_dim
         if self._test_loader is None:
             return None
         return self._knn(self.train_features(network, dim), self._test_features(network, dim))
 
     def knn_of_bank(self, network: nn.Module, bank: MemoryBank) -> float | None:
-        """kNN accuracy with the bank as the training images' features."""
+        """Return kNN accuracy with the bank's rows as features of the training images."""
         if self._test_loader is None:
             return None
         return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
@@ -78,34 +82,44 @@ class Evaluator:
     def knn_of_both(
         self, network: nn.Module, bank: MemoryBank
     ) -> tuple[float, float] | tuple[None, None]:
-        """As knn_of_bank() and knn(), which look at the test images once."""
+        """Return the results of knn_of_bank() and knn() from one pass over the test images."""
         if self._test_loader is None:
             return None, None
         by_bank_M, anew_M = self.places_of_both(network, bank)
         return top1_accuracy(by_bank_M, self._world), top1_accuracy(anew_M, self._world)
 
     def places_of_both(self, network: nn.Module, bank: MemoryBank) -> tuple[Tensor, Tensor]:
-        """[M] twice, of this rank's test images: how many classes kNN puts before the true one."""
+        """Return two [M]: the places of the true class by the bank and by newly computed features.
+
+        The place of a test image that cannot be read is UNREADABLE.
+        """
         dim = bank.features_SD.shape[1]
-        train_SD = self.train_features(network, dim)  # which shows what cannot be read
+        # This pass comes first: it finds the unreadable images, whose rows must not vote.
+        train_SD = self.train_features(network, dim)
         test_MD = self._test_features(network, dim)
         anew_M = self._places(train_SD, test_MD)
-        del train_SD  # before the bank's rows are brought to float32
+        del train_SD  # frees its memory before the bank's rows are converted to float32
         return self._places(bank.features_SD, test_MD), anew_M
 
     def share_bad_images(self, folder: Path) -> None:
-        """What any rank could not read is written down; RuntimeError where that is too much."""
+        """Write lists of the images that any rank could not read into `folder`.
+
+        Raise RuntimeError on all ranks if too many images cannot be read.
+        """
         self._bad.share(self._world, folder / "bad_images.txt")
         if self._bad_test is not None:
             self._bad_test.share(self._world, folder / "bad_test_images.txt")
 
     @property
     def vote(self) -> str:
-        """K and tau of every kNN figure."""
+        """Return K and tau of every kNN figure as text."""
         return self._config.evaluation.votes_among(self._num_rows)
 
     def baselines(self, untrained: nn.Module) -> dict[str, float | None]:
-        """What the pixels, if they are not too many, and the untrained network are worth."""
+        """Return kNN accuracies of raw pixels and of the untrained network, and the seconds taken.
+
+        Raw pixels are left out (None) if a rank's share takes more than MOST_PIXEL_BYTES.
+        """
         started = time.monotonic()
         pixels = self.knn_of_raw_pixels() if self.pixel_bytes <= MOST_PIXEL_BYTES else None
         random = self.knn(untrained)
@@ -114,29 +128,34 @@ class Evaluator:
 
     @property
     def pixel_bytes(self) -> int:
+        """Return the size in bytes of a rank's training images as float32 pixels."""
         rows = -(-self._num_rows // self._world.size)
         return 4 * rows * 3 * self._config.data.image_size**2
 
     def knn_of_raw_pixels(self) -> float | None:
+        """Return kNN accuracy with the images' own pixels as features."""
         pixels, dim = RawPixels(), 3 * self._config.data.image_size**2
         if self._test_loader is None:
             return None
         return self._knn(self.train_features(pixels, dim), self._test_features(pixels, dim))
 
     def consistency(self, neighbourhoods: Neighbourhoods) -> float | None:
+        """Return the share of (anchor, neighbour) pairs of one class."""
         if self._labels_N is None:
             return None
         return consistency(neighbourhoods, self._labels_N)
 
     def describe(self, neighbourhoods: Neighbourhoods, previous_A: Tensor) -> dict[str, Any]:
-        """Of a discovery, whose last one had the anchors previous_S."""
+        """Return statistics of a discovery; `previous_A` are the anchors of the round before."""
         return describe_neighbourhoods(neighbourhoods, previous_A, self._labels_N)
 
     def _loader(self, images: LabelledImages, bad: BadImages) -> FeatureLoader:
+        """Return a loader of test views that collects unreadable images in `bad`."""
         device = self._world.device
         return FeatureLoader(images.index, self._config.data, IMAGES_PER_BATCH, device, bad)
 
     def _test_features(self, network: nn.Module, dim: int) -> Tensor:
+        """Return features [M, dim] of this rank's test images."""
         assert self._test_loader is not None
         return self._features(
             network, self._test_loader, self._num_test, dim, "features of the test images"
@@ -145,31 +164,26 @@ class Evaluator:
     def _features(
         self, network: nn.Module, loader: FeatureLoader, num_images: int, dim: int, what: str
     ) -> Tensor:
-        """Of this rank's share of the images."""
-        (_, longest), *_ = all_shards(num_images, self._world.size)
-        start, stop = shard_range(num_images, self._world.rank, self._world.size)
+        """Return features [rows, dim] of this rank's share of the images."""
         with self._phase(what) as advance:
-            return extract_features(network, loader, start, stop, dim, longest, advance)
+            return extract_features(network, loader, num_images, dim, self._world, advance)
 
     def _places(self, features_SD: Tensor, queries_MD: Tensor) -> Tensor:
+        """Return [M] the place of each true class, UNREADABLE for a feature of zeros."""
         start, _ = shard_range(self._num_rows, self._world.rank, self._world.size)
-        settings = self._config.evaluation
         with self._phase("kNN") as advance:
             places_M = knn_places(
-                features_SD.float(),
-                start,
-                self._voters(),
+                Voters(features_SD.float(), start, self._labels_of_voters()),
                 queries_MD,
                 self._test_labels_M,
                 self._world,
-                settings.knn,
-                settings.knn_temperature,
+                self._config.evaluation,
                 advance,
             )
         return places_M.where(queries_MD.cpu().any(dim=1), UNREADABLE)
 
-    def _voters(self) -> Tensor:
-        """[N] labels; -1 of rows that a rank could not read, whose features say nothing."""
+    def _labels_of_voters(self) -> Tensor:
+        """Return labels [N], with -1 for rows that any rank could not read: they must not vote."""
         assert self._labels_N is not None
         labels_N = self._labels_N.clone()
         for rows in gather_objects(self._world, [*self._bad.reasons]):
@@ -177,4 +191,5 @@ class Evaluator:
         return labels_N
 
     def _knn(self, features_SD: Tensor, queries_MD: Tensor) -> float:
+        """Return top-1 accuracy of kNN over the test images of all ranks."""
         return top1_accuracy(self._places(features_SD, queries_MD), self._world)

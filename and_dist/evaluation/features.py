@@ -1,4 +1,4 @@
-"""What a network makes of images seen through the test transform. M images of this rank."""
+"""Compute the features of images seen through the test transform. M images of this rank."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.data.loader import FeatureLoader
+from and_dist.distributed.world import World
+from and_dist.method.memory_bank import all_shards, shard_range
 from and_dist.utils.progress import Advance
 
 
@@ -15,17 +17,19 @@ from and_dist.utils.progress import Advance
 def extract_features(
     network: nn.Module,
     loader: FeatureLoader,
-    start: int,
-    stop: int,
+    num_images: int,
     dim: int,
-    most_rows: int,
+    world: World,
     advance: Advance,
 ) -> Tensor:
-    """[M, dim] features of rows [start, stop), in their order; zeros for what cannot be read.
+    """Return features [M, dim] of this rank's share of `num_images` rows, in their order.
 
-    All ranks advance as often as one with `most_rows`.
+    Images that cannot be read have features of zeros. The network is left in the mode it was in.
     """
-    num_batches = -(-most_rows // loader.batch_size)
+    start, stop = shard_range(num_images, world.rank, world.size)
+    (_, longest), *_ = all_shards(num_images, world.size)
+    # `advance` may hold a collective, so every rank calls it as often as the one with most rows.
+    num_batches = -(-longest // loader.batch_size)
     num_done = 0
     was_training = network.training
     network.eval()
@@ -43,7 +47,8 @@ def extract_features(
 
 
 class RawPixels(nn.Module):
-    """The baseline any network should beat: the image's own pixels, as a unit vector."""
+    """Serve as a baseline that any network should beat: the features are the image's own pixels."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Return the pixels of each image as a unit vector [B, C * H * W]."""
         return functional.normalize(images_BCHW.flatten(1), dim=1)

@@ -1,4 +1,7 @@
-"""Images by row as the network sees them, small, inside the page itself. B batch."""
+"""Load images by row as the network sees them, and encode them for a page or a picture.
+
+B images of a batch, Q rows that can be read, D feature.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +24,34 @@ from and_dist.data.unreadable import BadImages
 U8 = NDArray[np.uint8]
 IMAGES_PER_BATCH = 16
 LARGEST = 64
+"""The largest side of a thumbnail in pixels."""
 MOST_BYTES = 7_500_000
-"""Of all small images of a page."""
+"""The largest size of all thumbnails of a page together, as data URIs."""
 SIZES = ((LARGEST, 80), (48, 70), (32, 60), (24, 40))
-"""Side and quality, the best first."""
+"""Pairs of side and WebP quality to try, the best first."""
 
 
 class ImageReader:
-    """The images of one set, seen through the test transform."""
+    """Read the images of one set through the test transform."""
 
     def __init__(self, images: LabelledImages, data: DataConfig, device: torch.device) -> None:
+        """Open the images; those that cannot be read are left out silently."""
         self.images = images
         self._data = data
         bad = BadImages(images.index, "skip", say=lambda _: None, largest_share=1.0)
         self._loader = FeatureLoader(images.index, data, IMAGES_PER_BATCH, device, bad)
-        self._mean_C11 = torch.tensor(data.mean, device=device)[:, None, None]
-        self._std_C11 = torch.tensor(data.std, device=device)[:, None, None]
+        self._mean_311 = torch.tensor(data.mean, device=device)[:, None, None]
+        self._std_311 = torch.tensor(data.std, device=device)[:, None, None]
 
     def batches(self, rows: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """(rows, images [B, 3, H, W]) of those that can be read."""
+        """Yield (rows, images [B, 3, H, W]) of the wanted rows that can be read, each row once."""
         wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
         for batch in self._loader.batches(wanted):
             is_read_B = batch.rows_B >= 0
             yield batch.rows_B[is_read_B].tolist(), batch.images_BCHW[is_read_B]
 
     def load(self, rows: Iterable[int]) -> dict[int, Tensor]:
-        """[3, H, W] of every row that can be read, normalised as the network takes it."""
+        """Return images [3, H, W] by row, normalised as for the network; skip unreadable ones."""
         return {
             row: image_CHW
             for found, images_BCHW in self.batches(rows)
@@ -54,12 +59,12 @@ class ImageReader:
         }
 
     def pixels(self, image_CHW: Tensor) -> U8:
-        """[H, W, 3] of a normalised image."""
-        scaled_CHW = (image_CHW * self._std_C11 + self._mean_C11) * 255
+        """Return a normalised image as pixels [H, W, 3]."""
+        scaled_CHW = (image_CHW * self._std_311 + self._mean_311) * 255
         return scaled_CHW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
     def thumbnails(self, rows: Iterable[int]) -> dict[int, Image.Image]:
-        """At most LARGEST pixels high and wide; small images stay as they are."""
+        """Return pictures by row, at most LARGEST pixels high and wide; skip unreadable ones."""
         return {
             row: shrink(Image.fromarray(self.pixels(image_CHW)), LARGEST)
             for found, images_BCHW in self.batches(rows)
@@ -68,7 +73,7 @@ class ImageReader:
 
     @torch.no_grad()
     def features(self, rows: Iterable[int], network: nn.Module) -> tuple[list[int], Tensor]:
-        """Rows that can be read, and [Q, D] of them."""
+        """Return the rows that can be read and their features [Q, D] on the CPU."""
         found, features = [], [torch.empty(0)]
         for rows_here, images_BCHW in self.batches(rows):
             found += rows_here
@@ -76,33 +81,40 @@ class ImageReader:
         return found, torch.cat(features[1:] or features)
 
     def class_of(self, row: int) -> str | None:
+        """Return the name of the image's class, or None without labels."""
         labels_N = self.images.labels_N
         return None if labels_N is None else self.images.class_names[int(labels_N[row])]
 
     def name_of(self, row: int) -> str:
+        """Return the image's short name."""
         return short_name(self.images.index, row)
 
 
 def short_name(index: ImageIndex, row: int) -> str:
-    """The image's name below its folder; of one in an archive, its row."""
+    """Return an image's path below its folder, or its row number if it lies in an archive."""
     store = index.store
     return store.names[row] if isinstance(store, FileStore) else f"row {row}"
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Return a copy of at most `side` pixels height and width; smaller images keep their size."""
     smaller = image.copy()
     smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
     return smaller
 
 
 def as_uri(image: Image.Image, quality: int = 80) -> str:
+    """Return an image as a data URI in WebP."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def as_uris(images: dict[str, Image.Image]) -> dict[str, str]:
-    """As large and as good as MOST_BYTES allow for all together."""
+    """Return data URIs by key, as large and as good as MOST_BYTES for all of them allows.
+
+    The smallest of SIZES is used even if it takes more.
+    """
     for side, quality in SIZES:
         uris = {key: as_uri(shrink(image, side), quality) for key, image in images.items()}
         if sum(map(len, uris.values())) <= MOST_BYTES:

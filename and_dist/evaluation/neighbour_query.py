@@ -1,6 +1,6 @@
-"""Images of a user's own, seen by a trained network: their nearest training images, their features.
+"""Find the nearest training images of a user's own images (`and-dist neighbours RUN`).
 
-Q such images, K neighbours, D feature.
+Q images of the user, K neighbours, D feature.
 """
 
 from __future__ import annotations
@@ -30,38 +30,40 @@ from and_dist.distributed.world import World
 from and_dist.evaluation.image_reader import U8, ImageReader
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
-from and_dist.utils.owned_files import (
-    IsOurs,
-    check_output,
-    open_new,
-)
+from and_dist.utils.owned_files import IsOurs, check_output, open_new
 
 CELL, CAPTION, MARGIN = 128, 34, 4
-"""Sides of a picture of the sheet, of the words below, and what lies between, in pixels."""
+"""The side of a cell of the sheet, the height of its caption and the margin of its picture, in
+pixels."""
 LETTERS = 20
+"""The largest number of letters of a name in a caption."""
 
 
 @dataclass(frozen=True)
 class NeighbourQuery:
-    """What is asked of which run, all of it checked."""
+    """Hold the checked inputs of one query."""
 
     opened: OpenedCheckpoint
     paths: tuple[Path, ...]
     images: LabelledImages
     count: int
+    """The number of neighbours of each image."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
+    """Describe one training image that is a neighbour."""
+
     row: int
     name: str
     label: str | None
     similarity: float
+    """The cosine of the two features."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image's neighbours, nearest first."""
+    """Hold the neighbours of one of the user's images, nearest first."""
 
     row: int
     name: str
@@ -70,19 +72,21 @@ class Found:
 
 @dataclass(frozen=True)
 class QueryResult:
+    """Hold the neighbours of all images, and readers for their pictures."""
+
     query: NeighbourQuery
     found: tuple[Found, ...]
     own: ImageReader
     known: ImageReader | None
-    """The training images, where they can still be had."""
+    """A reader of the training images, or None if they are missing or have changed."""
 
 
 def check_sheet(sheet: Path | None, may_replace: IsOurs) -> None:
-    """ValueError for a file that no picture can be written to."""
+    """Raise ValueError unless a picture can be written to the file; None passes."""
     if sheet is None:
         return
     if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"--sheet {sheet}: right are names that end in .png, .jpg or .webp")
+        raise ValueError(f"--sheet {sheet}: the name has to end in .png, .jpg or .webp")
     if not sheet.absolute().parent.is_dir():
         raise ValueError(f"--sheet {sheet}: there is no folder {sheet.parent}")
     check_output(sheet, "--sheet", may_replace)
@@ -91,18 +95,24 @@ def check_sheet(sheet: Path | None, may_replace: IsOurs) -> None:
 def plan_query(
     run: Path, checkpoint: str | None, paths: Sequence[Path], count: int
 ) -> NeighbourQuery:
-    """ValueError for what cannot be."""
+    """Check the inputs of a query and return them.
+
+    Raise ValueError for a checkpoint, image file or number of neighbours that is impossible.
+    """
     opened = open_checkpoint(run, checkpoint)
     if not 1 <= count <= opened.num_rows:
         raise ValueError(
-            f"--count {count}: {run} was trained on {opened.num_rows} images; right are "
+            f"--count {count}: {run} was trained on {opened.num_rows} images; choose "
             f"1 to {opened.num_rows}"
         )
     return NeighbourQuery(opened, tuple(paths), index_named(paths), count)
 
 
 def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> QueryResult:
-    """By the bank's rows, as evaluate --knn does."""
+    """Find the nearest rows of the bank for each image, as `evaluate --knn` does.
+
+    Raise ValueError if the checkpoint is corrupt or an image cannot be decoded.
+    """
     opened, data = query.opened, query.opened.config.data
     refuse_corrupt(opened, world)
     images = find_images(opened, "names", display.say)
@@ -130,12 +140,14 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
 
 
 def _neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:
+    """Return a neighbour with its name and class, or with its row number as the only name."""
     if known is None:
         return Neighbour(row, f"row {row}", None, similarity)
     return Neighbour(row, known.name_of(row), known.class_of(row), similarity)
 
 
 def as_table(result: QueryResult) -> Table:
+    """Return a table with a line for each pair of an image and a neighbour."""
     table = Table(title="nearest training images", title_justify="left")
     for column in ("image", "cosine", "class", "neighbour"):
         table.add_column(column, justify="right" if column == "cosine" else "left")
@@ -152,7 +164,10 @@ def as_table(result: QueryResult) -> Table:
 
 
 def as_json(result: QueryResult) -> str:
-    """{"run", "checkpoint", "images": [{"image", "neighbours": [{"row", "name", ...}]}]}"""
+    """Return the result as JSON text.
+
+    Its form is {"run", "checkpoint", "images": [{"image", "neighbours": [{"row", "name", ...}]}]}.
+    """
     opened = result.query.opened
     images = [
         {"image": one.name, "neighbours": [vars(neighbour) for neighbour in one.neighbours]}
@@ -163,9 +178,12 @@ def as_json(result: QueryResult) -> str:
 
 
 def draw_sheet(result: QueryResult) -> Image.Image:
-    """A line for each image: itself, then its neighbours with class and cosine."""
+    """Draw one line for each image: the image, then its neighbours with class and cosine.
+
+    Raise ValueError if the training images are missing or have changed.
+    """
     if result.known is None:
-        raise ValueError("--sheet shows the training images, and they cannot be had any more")
+        raise ValueError("--sheet shows the training images, and they are missing or have changed")
     own = result.own.load(one.row for one in result.found)
     near = result.known.load(n.row for one in result.found for n in one.neighbours)
     size = (CELL * (1 + result.query.count), (CELL + CAPTION) * len(result.found))
@@ -183,12 +201,13 @@ def draw_sheet(result: QueryResult) -> Image.Image:
 
 
 def save_sheet(sheet: Image.Image, path: Path, may_replace: IsOurs) -> None:
-    """Write the picture in the format that its name asks for."""
+    """Write the picture in the format that the file's name ends in."""
     with open_new(path, may_replace) as file:
         sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
 
 
 def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str) -> None:
+    """Draw one picture with its caption into a cell of the sheet."""
     left, top = CELL * column, (CELL + CAPTION) * line
     inner = CELL - 2 * MARGIN
     picture = Image.fromarray(pixels).resize((inner, inner), Image.Resampling.BICUBIC)

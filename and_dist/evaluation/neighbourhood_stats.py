@@ -1,6 +1,6 @@
-"""What a round's neighbourhoods look like, for people; labels go no further than this.
+"""Compute statistics of a round's neighbourhoods for people to read.
 
-N all rows, S anchors, K neighbours.
+Labels serve these statistics alone, never the training. N all rows, A anchors, K neighbours.
 """
 
 from __future__ import annotations
@@ -14,23 +14,29 @@ from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.utils.formatting import format_seconds, percent
 
 BINS = 40
+"""The number of bins of an entropy histogram."""
 HUBS = 10
+"""The number of hubs that are listed, and the last bin of the histogram of in-degrees."""
 TENTHS = 10
+"""The number of parts that the anchors are split into, by entropy."""
 
 
 def describe_neighbourhoods(
-    found: Neighbourhoods, previous_anchors_S: Tensor, labels_N: Tensor | None
+    found: Neighbourhoods, previous_A: Tensor, labels_N: Tensor | None
 ) -> dict[str, Any]:
-    """Plain numbers, for metrics.jsonl; None where there is nothing to say."""
+    """Return statistics as plain numbers for metrics.jsonl.
+
+    Figures that need labels are None without them, and "kept" is None without previous anchors.
+    """
     anchors_A = found.anchors_A.cpu()
-    neighbours_SK = found.neighbours_NK.cpu()[anchors_A]
+    neighbours_AK = found.neighbours_NK.cpu()[anchors_A]
     consistent = None if labels_N is None else count_consistent(found, labels_N)
     return {
         "anchors": len(anchors_A),
         "consistent": consistent,
-        "inconsistent": None if consistent is None else neighbours_SK.numel() - consistent,
+        "inconsistent": None if consistent is None else neighbours_AK.numel() - consistent,
         "consistency_by_entropy": None if labels_N is None else by_entropy(found, labels_N),
-        "kept": _share_kept(anchors_A, previous_anchors_S.cpu()),
+        "kept": _share_kept(anchors_A, previous_A.cpu()),
         "recall": found.recall,
         "entropy": _histogram(found.entropy_N.cpu(), anchors_A),
         "in_degree": _in_degree(found),
@@ -38,31 +44,31 @@ def describe_neighbourhoods(
 
 
 def count_consistent(found: Neighbourhoods, labels_N: Tensor) -> int:
-    """Pairs of an anchor and a neighbour of one class."""
+    """Return the number of (anchor, neighbour) pairs of one class."""
     return int(_is_consistent(found, labels_N).sum())
 
 
 def by_entropy(found: Neighbourhoods, labels_N: Tensor) -> list[float]:
-    """The share of consistent pairs of each tenth of the anchors, the lowest entropies first."""
+    """Return the share of consistent pairs in each tenth of the anchors, lowest entropies first."""
     tenths = _is_consistent(found, labels_N).double().tensor_split(TENTHS)
-    return [tenth_SK.mean().item() for tenth_SK in tenths if len(tenth_SK)]
+    return [tenth_AK.mean().item() for tenth_AK in tenths if len(tenth_AK)]
 
 
 def _is_consistent(found: Neighbourhoods, labels_N: Tensor) -> Tensor:
-    """[S, K], anchors in the order of their entropies."""
+    """Return [A, K] which pairs are of one class, anchors in ascending order of entropy."""
     anchors_A = found.anchors_A.cpu()
-    neighbours_SK = found.neighbours_NK.cpu()[anchors_A]
-    return labels_N[neighbours_SK] == labels_N[anchors_A][:, None]
+    neighbours_AK = found.neighbours_NK.cpu()[anchors_A]
+    return labels_N[neighbours_AK] == labels_N[anchors_A][:, None]
 
 
 def consistency(found: Neighbourhoods, labels_N: Tensor) -> float | None:
-    """Their share of all pairs."""
+    """Return the share of pairs that are of one class, or None without pairs."""
     num_pairs = len(found.anchors_A) * found.neighbours_NK.shape[1]
     return count_consistent(found, labels_N) / num_pairs if num_pairs else None
 
 
 def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> str:
-    """What describe_neighbourhoods found, for the one who waits."""
+    """Return a log line with the main statistics of describe_neighbourhoods."""
     parts = [f"{figures['anchors']:,} anchors"]
     if figures["consistent"] is not None:
         parts.append(f"{figures['consistent']:,} pairs consistent")
@@ -75,14 +81,14 @@ def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> st
 
 
 def _share_kept(anchors_A: Tensor, previous_A: Tensor) -> float | None:
-    """Share of the last round's anchors that are anchors again."""
+    """Return the share of the previous anchors that are anchors again, or None without any."""
     if len(previous_A) == 0:
         return None
     return torch.isin(previous_A, anchors_A).double().mean().item()
 
 
 def _histogram(entropy_N: Tensor, anchors_A: Tensor) -> dict[str, Any]:
-    """Counts of all rows and of the anchors in bins between the lowest and highest entropy."""
+    """Return the entropy histograms of all rows and of the anchors, with range and means."""
     low, high = entropy_N.min().item(), entropy_N.max().item()
     counts = [
         torch.histc(values.float(), BINS, low, high).long().tolist()
@@ -99,14 +105,14 @@ def _histogram(entropy_N: Tensor, anchors_A: Tensor) -> dict[str, Any]:
 
 
 def find_hubs(found: Neighbourhoods) -> list[tuple[int, int]]:
-    """Rows that are neighbours of most anchors, and of how many."""
+    """Return (row, number of anchors) of the rows that most anchors have as a neighbour."""
     named_N = _times_named(found)
     counts, rows = named_N.topk(min(HUBS, len(named_N)))
     return [pair for pair in zip(rows.tolist(), counts.tolist(), strict=True) if pair[1]]
 
 
 def _in_degree(found: Neighbourhoods) -> dict[str, Any]:
-    """How often rows are named as neighbours: few named by many are hubs."""
+    """Return how often rows are neighbours; a row that is one of many anchors is a hub."""
     named_N = _times_named(found)
     return {
         "never_named": int((named_N == 0).sum()),
@@ -116,5 +122,6 @@ def _in_degree(found: Neighbourhoods) -> dict[str, Any]:
 
 
 def _times_named(found: Neighbourhoods) -> Tensor:
-    neighbours_SK = found.neighbours_NK.cpu()[found.anchors_A.cpu()]
-    return neighbours_SK.flatten().bincount(minlength=len(found.entropy_N))
+    """Return [N] how many anchors have each row as a neighbour."""
+    neighbours_AK = found.neighbours_NK.cpu()[found.anchors_A.cpu()]
+    return neighbours_AK.flatten().bincount(minlength=len(found.entropy_N))

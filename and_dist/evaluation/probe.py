@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen layers: what they see, and what they are.
+"""Pool the outputs of frozen layers and classify them linearly.
 
 B local batch, L layers, C classes, F pooled features of a layer.
 """
@@ -19,19 +19,23 @@ from and_dist.models.encoders import Encoder, stages
 from and_dist.utils.counter_random import derive_key
 
 PADDING = -100
+"""The label of images that count in no loss."""
 MOST_FEATURES = 9600
-"""Of a pooled layer: the square of cells that gives no more."""
+"""The largest number of pooled features of a layer: the side of the grid is chosen to keep it."""
 PUBLISHED_POOLING = {
     (96, 55): (6, 6, 3),
     (256, 27): (4, 4, 0),
     (384, 13): (3, 3, 1),
     (256, 13): (2, 2, 0),
 }
-"""Channels and side of AlexNet's layers at 224 pixels -> kernel, stride, padding."""
+"""(channels, side) of AlexNet's layers at 224 pixels -> (kernel, stride, padding)."""
 
 
 def pool(maps: Tensor) -> Tensor:
-    """[B, F] of feature maps [B, channels, side, side], or of vectors as they are."""
+    """Return feature maps [B, channels, height, width] as pooled features [B, F].
+
+    Vectors [B, F] are returned unchanged. AlexNet's layers at 224 pixels are pooled as published.
+    """
     if maps.dim() == 2:
         return maps
     channels, side = maps.shape[1], min(maps.shape[2:])
@@ -43,31 +47,37 @@ def pool(maps: Tensor) -> Tensor:
 
 
 class FrozenLayers:
-    """Images -> pooled features of the chosen layers, without a gradient."""
+    """Compute pooled features of chosen layers of an encoder, without gradients."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[str]) -> None:
-        self._encoder = encoder
+        """Choose layers by their names in `encoders.stages`."""
+        self.encoder = encoder
+        self.names = list(layers)
         self._modules = {name: stages(encoder)[name] for name in layers}
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        self._encoder.eval()
+        """Return features [B, F] by layer; put the encoder into evaluation mode."""
+        self.encoder.eval()
         with self._listening() as heard:
-            self._encoder(images_BCHW)
+            self.encoder(images_BCHW)
         return {name: heard[name] for name in self._modules}
 
     @contextmanager
     def _listening(self) -> Iterator[dict[str, Tensor]]:
-        """What comes out of the layers meanwhile, pooled at once."""
+        """Collect the layers' pooled outputs while the block runs.
+
+        Each output is pooled at once, so that no whole feature map is kept.
+        """
         heard: dict[str, Tensor] = {}
 
-        def listener(name: str) -> Any:
-            def listen(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        def build_hook(name: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
                 heard[name] = pool(output.float())
 
-            return listen
+            return hook
 
-        handles = [m.register_forward_hook(listener(name)) for name, m in self._modules.items()]
+        handles = [m.register_forward_hook(build_hook(name)) for name, m in self._modules.items()]
         try:
             yield heard
         finally:
@@ -76,10 +86,14 @@ class FrozenLayers:
 
 
 class Probes(nn.Module):
-    """A linear classifier a layer, each as it would be alone: their losses add up, their gradients
-    do not meet, and their first weights follow from the seed and the layer's name."""
+    """Hold one linear classifier for each layer, each trained as it would be alone.
+
+    The losses are added up and share no parameters, and the initial weights of a classifier are a
+    function of the seed and the layer's name.
+    """
 
     def __init__(self, widths: dict[str, int], num_classes: int, seed: int) -> None:
+        """Draw the weights for features of the given widths by layer."""
         super().__init__()
         self.linear = nn.ModuleDict()
         for name, width in widths.items():
@@ -88,12 +102,12 @@ class Probes(nn.Module):
                 self.linear[name] = nn.Linear(width, num_classes)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """[L, B, C] logits."""
+        """Return logits [L, B, C] of features [B, F] by layer."""
         return torch.stack([linear(features[name]) for name, linear in self.linear.items()])
 
 
 def losses_of(logits_LBC: Tensor, labels_B: Tensor) -> Tensor:
-    """[L] sums of each layer's cross-entropy over this rank's images; PADDING does not count."""
+    """Return [L] sums of cross-entropy over this rank's images; labels of PADDING do not count."""
     sums = [
         functional.cross_entropy(logits_BC, labels_B, reduction="sum", ignore_index=PADDING)
         for logits_BC in logits_LBC
@@ -102,7 +116,11 @@ def losses_of(logits_LBC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def whole_views(block: Sequence[Batch], is_ten_crop: bool) -> tuple[Tensor, list[Tensor]]:
-    """([B], views): rows of which every crop could be read; a file may be damaged in a corner."""
+    """Return (rows [B], views) of the images of which every crop could be read.
+
+    One batch of the block holds one crop of all images. A damaged file may give some crops and fail
+    for others. With `is_ten_crop` the mirrored crops are added to the views.
+    """
     is_real_B = torch.stack([batch.rows_B >= 0 for batch in block]).all(dim=0)
     views = [batch.images_BCHW[is_real_B] for batch in block]
     mirrored = [view.flip(-1) for view in views] if is_ten_crop else []
@@ -112,6 +130,6 @@ def whole_views(block: Sequence[Batch], is_ten_crop: bool) -> tuple[Tensor, list
 def places_in(
     probes: Probes, layers: FrozenLayers, views: Sequence[Tensor], labels_B: Tensor
 ) -> Tensor:
-    """[L, B] the place of the true class, by the mean probability over the views of an image."""
+    """Return [L, B] the places of the true class by the mean probability over an image's views."""
     probability_LBC = torch.stack([probes(layers(view)).softmax(dim=2) for view in views]).mean(0)
     return torch.stack([rank_of_true_class(of_layer, labels_B) for of_layer in probability_LBC])

@@ -1,4 +1,4 @@
-"""Probing: linear classifiers on frozen layers, trained over all ranks, saved, and gone on with.
+"""Train linear classifiers on frozen layers over all ranks, with checkpoints to resume from.
 
 B local batch, G global batch, M test images of this rank, L layers.
 """
@@ -42,43 +42,44 @@ from and_dist.evaluation.probe import (
     whole_views,
 )
 from and_dist.method.memory_bank import all_shards, shard_range
-from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
 from and_dist.runs.console import Display
 from and_dist.utils.progress import Advance
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
-"""Training images are cropped and mirrored as the encoder's were, and not coloured."""
+"""Augmentation for the classifiers: crops and flips as for the encoder, without colour changes."""
 
 
 class ProbeTraining:
-    """The classifiers of one checkpoint; everything that is saved is built here."""
+    """Train, save, resume and test the linear classifiers of one checkpoint."""
 
     def __init__(
         self,
         opened: OpenedCheckpoint,
-        encoder: Encoder,
+        frozen: FrozenLayers,
         images: LabelledImages,
-        layers: Sequence[str],
         world: World,
         display: Display,
         watchdog: Watchdog,
     ) -> None:
+        """Build the loader, the classifiers and their optimiser; the images need labels."""
         assert images.labels_N is not None
         config = opened.config
         self._config, self._settings = config, config.evaluation.linear
         self._world, self._display, self._watchdog = world, display, watchdog
         self._folder = opened.evaluation
-        self._saved = self._folder / f"probe-{_digest(self._settings, layers, opened.weights)}"
-        self.layers = list(layers)
+        self._saved = (
+            self._folder / f"probe-{_digest(self._settings, frozen.names, opened.weights)}"
+        )
+        self.layers = frozen.names
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
         data = config.data.model_copy(update=NO_COLOURS)
         self._bad = known_bad(opened, images)
         self._loader = TrainingLoader(
-            images.index, data, self._order, world, self._bad, encoder.precision
+            images.index, data, self._order, world, self._bad, frozen.encoder.precision
         )
-        self._frozen = FrozenLayers(encoder, layers)
+        self._frozen = frozen
         side = config.data.image_size
         example = self._frozen(torch.zeros(2, 3, side, side, device=world.device))
         widths = {name: features.shape[1] for name, features in example.items()}
@@ -87,18 +88,22 @@ class ProbeTraining:
         self._network = replicate(self.probes, world, example)
         self._optimiser = build_optimiser([self.probes], self._settings)
         self.losses: list[list[float]] = []
-        """Of every layer, by epoch."""
-        self._sums = torch.zeros(len(layers) + 1, dtype=torch.float64, device=world.device)
-        """Of the epoch under way, of this rank: losses of every layer, and how many images."""
+        """The mean loss of each layer, one list per finished epoch."""
+        self._sums = torch.zeros(len(self.layers) + 1, dtype=torch.float64, device=world.device)
+        """This rank's sums over the epoch so far: each layer's loss, then the number of images."""
         self._stop_consensus = StopConsensus()
         self._steps_done, self._last_save = 0, time.monotonic()
 
     @property
     def _total_steps(self) -> int:
+        """Return the number of steps of all epochs."""
         return self._settings.epochs * self._order.steps_per_epoch
 
     def train(self) -> None:
-        """From where an earlier start was stopped."""
+        """Train all epochs, or those that are left after the newest checkpoint; save at the end.
+
+        Raise Stopped if a rank is asked to stop, and AllRanksError if a loss is not finite.
+        """
         self._resume()
         first = self._steps_done
         with self._display.phase("linear classifiers") as advance:
@@ -109,39 +114,43 @@ class ProbeTraining:
             self._save()
 
     def _train_epoch(self, epoch: int, first: int, advance: Advance) -> None:
+        """Train one epoch from step `first` on."""
         set_learning_rate(self._optimiser, learning_rate(self._settings, epoch))
         for step, batch in enumerate(self._loader.batches(epoch, first), first):
             self._watchdog.beat()
             self._train_step(batch)
             self._steps_done += 1
             advance(1 / self._total_steps)
+            # After the last step the epoch's sums have to be turned into losses before a save.
             if step + 1 < self._order.steps_per_epoch:
                 self._handle_stop_request(self._stop_consensus.latest())
         self._end_epoch(epoch)
 
     def _end_epoch(self, epoch: int) -> None:
+        """Log the epoch's mean losses of all ranks; raise AllRanksError unless all are finite."""
         *sums, count = reduce_sum(self._world, self._sums).tolist()
         self._sums.zero_()
         means = {name: total / count for name, total in zip(self.layers, sums, strict=True)}
-        wild = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if wild:
+        diverged = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if diverged:
             raise AllRanksError(
-                f"the loss of the linear classifier on {', '.join(wild)} is not finite in epoch "
-                f"{epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may help"
+                f"the loss of the linear classifier on {', '.join(diverged)} is not finite in "
+                f"epoch {epoch + 1}; a smaller evaluation.linear.lr than {self._settings.lr} may "
+                "help"
             )
         self.losses.append(list(means.values()))
         text = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         self._display.say(f"linear epoch {epoch + 1}/{self._settings.epochs}  loss {text}")
 
     def _train_step(self, batch: Batch) -> None:
-        """By the mean loss over the images of all ranks that could be read."""
+        """Take one step by the mean loss over the readable images of all ranks."""
         is_real_B = batch.rows_B >= 0
         num_real = is_real_B.sum()
         mine = torch.tensor([[self._request()]], device=self._world.device)
         requests_W, num_real_W = gather_batch(self._world, [mine, num_real[None]])
         labels_B = self._labels_N[batch.rows_B.clamp(min=0)].where(is_real_B, PADDING)
         sums_L = losses_of(self._network(self._frozen(batch.images_BCHW)), labels_B)
-        # DDP averages over the ranks.
+        # DDP averages gradients over the ranks, so the factor `size` turns its mean into a sum.
         share = self._world.size / num_real_W.sum().clamp(min=1)
         (sums_L.sum() * share).backward()
         self._optimiser.step()
@@ -150,13 +159,13 @@ class ProbeTraining:
         self._stop_consensus.record(requests_W)
 
     def _request(self) -> int:
-        """What this rank has been asked to do; the coordinator also looks at the clock."""
+        """Return this rank's request; after save_minutes the coordinator asks for a save."""
         request = self._watchdog.request()
         is_late = time.monotonic() - self._last_save > 60 * self._config.run.save_minutes
         return SAVE if request == NOTHING and self._world.is_coordinator and is_late else request
 
     def _handle_stop_request(self, request: int) -> None:
-        """What all ranks have agreed on."""
+        """Save if all ranks have agreed to save or stop; raise Stopped for a request to stop."""
         if request == NOTHING:
             return
         self._save()
@@ -165,7 +174,11 @@ class ProbeTraining:
             raise Stopped(request, f"after {self._steps_done} of {self._total_steps} steps")
 
     def places(self, test: LabelledImages, is_ten_crop: bool) -> Tensor:
-        """[L, M] the place of the true class of this rank's test images; UNREADABLE for some."""
+        """Return [L, M] the places of the true class of this rank's test images.
+
+        The place of an image that cannot be read is UNREADABLE. Write the list of these images, and
+        raise Stopped if a rank is asked to stop.
+        """
         world, data = self._world, self._config.data
         assert test.labels_N is not None
         start, stop = shard_range(len(test.index), world.rank, world.size)
@@ -180,8 +193,9 @@ class ProbeTraining:
         batches = loader.batches(np.arange(start, stop), crops)
         phase = self._display.phase("linear classifiers, test images")
         with torch.no_grad(), stoppable_phase(phase, self._watchdog, world, self._stop) as advance:
-            for _ in range(num_blocks):  # as many on every rank, so that all can stop
-                block = list(islice(_kept(batches), len(crops)))
+            # Every rank runs the same number of blocks, so that all ranks can stop together.
+            for _ in range(num_blocks):
+                block = list(islice(_copies(batches), len(crops)))
                 if block:
                     at_B, views = whole_views(block, is_ten_crop)
                     at_B -= start
@@ -191,9 +205,11 @@ class ProbeTraining:
         return places_LM
 
     def _stop(self, request: int) -> None:
+        """Raise Stopped: the classifiers are saved already."""
         raise Stopped(request, "the classifiers are trained and saved")
 
     def _tensors(self) -> dict[str, Tensor]:
+        """Return weights and momentum buffers by name, as a checkpoint holds them."""
         state = self._optimiser.state
         named = dict(self.probes.named_parameters())
         momentum = {
@@ -204,11 +220,15 @@ class ProbeTraining:
         return {**{n: p.detach() for n, p in named.items()}, **momentum}
 
     def _take_sums(self, sums: Sequence[float]) -> None:
-        """Of all ranks: they lie with the coordinator from now on."""
+        """Give the coordinator the epoch's sums over all ranks, and the other ranks zeros.
+
+        The sum over the ranks stays the same, for any number of ranks after a resume.
+        """
         taken = torch.tensor(sums, dtype=torch.float64)
         self._sums.copy_(taken if self._world.is_coordinator else torch.zeros_like(taken))
 
     def _save(self) -> None:
+        """Write a checkpoint and delete the one before; all ranks call this together."""
         self._bad.share(self._world, self._folder / "bad_images.txt")
         sums = reduce_sum(self._world, self._sums).tolist()
         self._take_sums(sums)
@@ -226,6 +246,7 @@ class ProbeTraining:
         self._last_save = time.monotonic()
 
     def _resume(self) -> None:
+        """Load the newest valid checkpoint, if any; raise ValueError if all of them are damaged."""
         anew = f"delete {self._saved}"
         found = find_latest_valid(self._saved, self._world, self._display.say, anew)
         if found is None:
@@ -241,11 +262,14 @@ class ProbeTraining:
 
 
 def _digest(settings: LinearConfig, layers: Sequence[str], weights: str) -> str:
-    """What is trained otherwise, or of something else, lies elsewhere."""
+    """Return eight hex digits that differ for other settings, layers or encoder weights.
+
+    They are part of the folder's name, so a resume never finds classifiers trained otherwise.
+    """
     plain = json.dumps([settings.model_dump(mode="json"), list(layers), weights])
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 
-def _kept(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """On a CPU a loader writes each batch over the one before."""
+def _copies(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Copy the images of each batch: on a CPU the loader reuses the memory for the next batch."""
     return (batch._replace(images_BCHW=batch.images_BCHW.clone()) for batch in batches)

@@ -1,1 +1,1 @@
-"""One self-contained HTML page a run: what it did, what it learned, what became of it."""
+"""Report on runs: one self-contained HTML page for a run, and tables that compare runs."""

@@ -1,4 +1,4 @@
-"""`and-dist report RUN`: from run folders to RUN/report.html."""
+"""Build RUN/report.html from run folders (`and-dist report RUN`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from and_dist.utils.owned_files import IsOurs, starts_with, write_file
 from and_dist.utils.progress import Phase
 
 MOST_BYTES = 15_000_000
+"""The largest size of a page that is written."""
 is_report = starts_with(r"(?s)<!doctype html>.*<title>[^<]* - and-dist report</title>")
 
 
 def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
-    """ValueError for what is no run, and for a run beside itself."""
+    """Read a run and the runs to compare it with; runs of one name are named by their folders.
+
+    Raise ValueError for a folder that holds no run and for a folder that is given twice.
+    """
     runs = [run, *others]
     resolved = [path.resolve() for path in runs]
     if twice := [str(path) for path in runs if resolved.count(path.resolve()) > 1]:
@@ -33,8 +37,12 @@ def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
 
 
 def gather(history: History, world: World, phase: Phase) -> Findings | None:
-    """None where there is no checkpoint yet. A run that goes on takes away what is being read:
-    then there is a newer one."""
+    """Return the findings from the run's checkpoints, or None if there is no checkpoint yet.
+
+    Raise ValueError, OSError or AllRanksError if the checkpoints cannot be read.
+    """
+    # A run that is still training may delete a checkpoint while it is read. Then there is a newer
+    # one, and reading starts again.
     newest = history.run / "checkpoints" / "latest"
     while newest.exists():
         name = newest.read_text()
@@ -49,7 +57,7 @@ def gather(history: History, world: World, phase: Phase) -> Findings | None:
 def write_page(
     histories: Sequence[History], findings: Findings | None, out: Path, may_replace: IsOurs
 ) -> int:
-    """Its size in bytes."""
+    """Write the page and return its size in bytes; raise ValueError above MOST_BYTES."""
     page = render(histories, findings, "1", None)
     size = len(page.encode())
     if size > MOST_BYTES:

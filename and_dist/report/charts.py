@@ -1,4 +1,4 @@
-"""A chart: a Plotly figure, what it says in words, and the same as a table. No torch."""
+"""Define a chart: a Plotly figure with a description and a table of its data. No torch."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ COLOURS = (
     "#7B4FB5",
     "#E0507A",
 )
-"""Those of Okabe and Ito first: they stay apart for most eyes, on light and on dark."""
+"""The colours of curves. The first six are of Okabe and Ito's palette: they can be told apart with
+most kinds of colour vision, on a light and on a dark page."""
 CONSISTENT, INCONSISTENT, NEUTRAL = COLOURS[2], COLOURS[1], COLOURS[0]
 MOST_POINTS = 1000
-"""Of one curve; more are averaged."""
+"""The largest number of points of a curve; longer curves are averaged."""
 DIGITS = 5
+"""The number of significant digits of every plotted number."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Which traces are seen together, by a name to choose."""
+    """Name a set of traces and shapes that a reader can choose to see."""
 
     name: str
     traces: tuple[int, ...]
@@ -42,33 +44,37 @@ class View:
 
 @dataclass(frozen=True)
 class Chart:
+    """Hold a figure together with everything that the page shows beside it."""
+
     key: str
+    """The name by which page.html and page.js refer to the chart."""
     title: str
     figure: go.Figure
     alt: str
-    """What the picture says, with its figures."""
+    """A description of the picture, with its most important numbers, for screen readers."""
     note: str = ""
-    """How to read it."""
+    """A caption that explains how to read the picture."""
     views: tuple[View, ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    """The same as a table."""
+    """The data of the figure as the rows of a table."""
 
     def as_json(self) -> dict[str, Any]:
+        """Return the rounded figure and its views, as page.js draws them."""
         views = [{"traces": view.traces, "shapes": view.shapes} for view in self.views]
         drawn = self.figure.to_plotly_json()
-        del drawn["layout"]["template"]  # colours are the page's own
+        del drawn["layout"]["template"]  # page.css and page.js set the colours
         return {**_rounded(drawn), "views": views}
 
     @property
     def shown(self) -> View | None:
-        """The view that the figure begins with."""
+        """Return the view whose traces the figure shows first, or None."""
         visible = {at for at, trace in enumerate(self.figure.data) if trace.visible is not False}
         return next((view for view in self.views if set(view.traces) == visible), None)
 
 
 def _rounded(drawn: Any) -> Any:
-    """To what can be seen."""
+    """Round all floats to DIGITS, which keeps the page small; turn tuples into lists."""
     if isinstance(drawn, float):
         return float(f"{drawn:.{DIGITS}g}")
     if isinstance(drawn, dict):
@@ -77,21 +83,23 @@ def _rounded(drawn: Any) -> Any:
 
 
 def thin(x: F64, y: F64) -> tuple[list[float], list[float]]:
-    """At most MOST_POINTS points, each the mean of as many neighbouring ones."""
+    """Return at most MOST_POINTS points, each the mean of an equal share of neighbouring points."""
     count = max(1, min(len(x), MOST_POINTS))
     means = [[float(part.mean()) for part in np.array_split(v, count)] for v in (x, y)]
     return means[0], means[1]
 
 
 def plain(text: str) -> str:
-    """For Plotly, which takes <b> in a name for bold."""
+    """Escape a text for Plotly, which would show <b> in a name as bold text."""
     return html.escape(text, quote=False)
 
 
 def date_of(when: float) -> str:
+    """Return seconds since 1970 as date and time in UTC."""
     return str(np.datetime64(round(when), "s")).replace("T", " ")
 
 
 def cycle() -> Iterator[str]:
+    """Yield the colours again and again."""
     while True:
         yield from COLOURS

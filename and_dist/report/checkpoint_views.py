@@ -1,4 +1,7 @@
-"""What checkpoints and images add to a run's figures. N all rows, Q some rows, D feature."""
+"""Gather from checkpoints and images all that a page shows beside a run's metrics.
+
+N all rows, Q rows on the map or test images, D feature, B images with their maps.
+"""
 
 from __future__ import annotations
 
@@ -32,54 +35,63 @@ from and_dist.utils.formatting import as_text
 from and_dist.utils.progress import Phase
 
 MAP_POINTS = 1200
+"""The largest number of images on the map of the features."""
 TEST_IMAGES, TEST_PIXELS = 512, 256 * 224 * 224
-"""At most so many are looked at for mistakes."""
+"""The largest numbers of test images, and of their pixels, that are searched for mistakes."""
 ATTENDED = (("low", 3), ("middle", 3), ("high", 2))
-"""Images whose attention is shown, by band of entropy."""
+"""The number of images whose attention is shown, by band of entropy."""
 OVERLAY_SIDE = 112
+"""The side of a picture with its attention, in pixels."""
 
 
 @dataclass(frozen=True)
 class Attended:
-    """One image through the rounds."""
+    """Hold the attention of one image through the rounds."""
 
     row: int
     neighbour: int
     maps: tuple[tuple[str, str, float], ...]
-    """(after what, data URI, cosine with the neighbour's feature)."""
+    """A (training done, data URI, cosine with the neighbour's feature) for each checkpoint."""
 
 
 @dataclass(frozen=True)
 class MapPoints:
+    """Hold the places of some rows in two dimensions."""
+
     rows: tuple[int, ...]
     projections: dict[str, list[tuple[float, float]]]
+    """The name of a method -> one (x, y) for each row."""
 
 
 @dataclass(frozen=True)
 class Findings:
+    """Hold all that a page shows from checkpoints and images."""
+
     checkpoint: str
+    """The name of the newest intact checkpoint."""
     notes: tuple[str, ...]
-    """What cannot be shown, and why."""
+    """Sentences about parts of the page that are missing, and why."""
     rounds: tuple[RoundTable, ...] = ()
     map: MapPoints | None = None
     mistakes: Mistakes | None = None
     attended: tuple[Attended, ...] = ()
     pictures: dict[str, str] = field(default_factory=dict)
-    """`r12` for row 12 of the training images, `t12` for one of the test images -> data URI."""
+    """A key -> data URI; `r12` is training image 12, `t12` is test image 12."""
     names: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """As `pictures` -> name and class."""
+    """A key as in `pictures` -> (name, class)."""
     class_names: tuple[str, ...] = ()
 
 
 class _Search:
-    """Of one run; collects what a page needs of it."""
+    """Read the checkpoints and images of one run; collect notes about all that is missing."""
 
     def __init__(self, run: Path, config: Config, world: World, phase: Phase) -> None:
+        """Open the newest intact checkpoint; raise ValueError if there is none."""
         self.config, self.world, self.phase = config, world, phase
         self.notes: list[str] = []
         self._checked: dict[str, bool] = {}
         self._by_round = checkpoints_of(run, config, self.notes.append)
-        self.opened = self._newest_whole()
+        self.opened = self._newest_intact()
         self.bank = StoredBank(self.opened.checkpoint)
         train, test = self._load_images()
         self.train = None if train is None else ImageReader(train, self.config.data, world.device)
@@ -87,14 +99,15 @@ class _Search:
         labels_N = None if train is None else train.labels_N
         self.labels_N = None if labels_N is None else torch.tensor(labels_N)
 
-    def _newest_whole(self) -> OpenedCheckpoint:
-        found = next(filter(self._is_whole, reversed(self._by_round)), None)
+    def _newest_intact(self) -> OpenedCheckpoint:
+        """Return the newest intact checkpoint; raise ValueError if there is none."""
+        found = next(filter(self._is_intact, reversed(self._by_round)), None)
         if found is None:
             raise ValueError(f"no checkpoint can be shown: {'; '.join(self.notes)}")
         return found
 
-    def _is_whole(self, opened: OpenedCheckpoint) -> bool:
-        """What is not is noted."""
+    def _is_intact(self, opened: OpenedCheckpoint) -> bool:
+        """Return whether a checkpoint's files are as they were written; note any damage once."""
         name = opened.checkpoint.name
         if name not in self._checked:
             damage = find_corruption(opened.checkpoint, self.world)
@@ -104,11 +117,11 @@ class _Search:
 
     @property
     def checkpoints(self) -> list[OpenedCheckpoint]:
-        """The last of every round, where it is whole."""
-        return [opened for opened in self._by_round if self._is_whole(opened)]
+        """Return the last checkpoint of each round, without damaged ones."""
+        return [opened for opened in self._by_round if self._is_intact(opened)]
 
     def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
-        """Without test images where those cannot be had."""
+        """Return training and test images, each None if it cannot be loaded; note why."""
         train = find_images(self.opened, "pictures", self.notes.append)
         if train is None:
             return None, None
@@ -122,9 +135,11 @@ class _Search:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes as printable text, empty without images."""
         return () if self.train is None else tuple(map(as_text, self.train.images.class_names))
 
     def rounds(self) -> tuple[RoundTable, ...]:
+        """Read the neighbourhoods of every round that discovered some."""
         per_band = anchors_per_band(self.config, self.config.last_round)
         found = []
         with self.phase("neighbourhoods") as advance:
@@ -135,7 +150,10 @@ class _Search:
         return tuple(found)
 
     def begin_map(self) -> Callable[[], MapPoints]:
-        """It takes a while, beside everything else; gives what waits for it."""
+        """Start to project a sample of the bank; return a function that waits for the map.
+
+        UMAP takes a while and runs in a process of its own beside the other work.
+        """
         count = min(MAP_POINTS, self.bank.num_rows)
         drawn = np.random.default_rng(0).choice(self.bank.num_rows, count, replace=False)
         rows_Q = torch.from_numpy(np.sort(drawn))
@@ -150,7 +168,7 @@ class _Search:
         return wait
 
     def mistakes(self) -> Mistakes | None:
-        """None where there are no labelled test images."""
+        """Find mistakes of kNN by the bank, or return None without labelled test images."""
         if self.test is None or self.labels_N is None or self.test.images.labels_N is None:
             return None
         count = len(self.test.images.index)
@@ -165,7 +183,7 @@ class _Search:
             )
 
     def attended(self, rounds: Sequence[RoundTable]) -> tuple[Attended, ...]:
-        """The same images and neighbours through all rounds."""
+        """Compute the attention of the same images and neighbours by the encoder of each round."""
         if self.train is None:
             return ()
         pairs = self._pairs(rounds)
@@ -178,24 +196,24 @@ class _Search:
         )
         maps: list[list[tuple[str, str, float]]] = [[] for _ in pairs]
         with self.phase("attention") as advance:
-            trained_ones = [one for one in self.checkpoints if self._after_what(one)]
-            for opened in trained_ones:
+            trained = [opened for opened in self.checkpoints if self._progress_of(opened)]
+            for opened in trained:
                 encoder = load_encoder(opened, self.world)
                 with torch.no_grad():
                     targets_BD = encoder(others_BCHW)
                 maps_BHW, cosines_B = attend(encoder, images_BCHW, targets_BD)
-                when = self._after_what(opened)
+                when = self._progress_of(opened)
                 for at, of_pair in enumerate(maps):
                     shown = self._overlay(images_BCHW[at], maps_BHW[at])
                     of_pair.append((when, shown, float(cosines_B[at])))
-                del encoder  # before the next one comes
-                advance(1 / len(trained_ones))
+                del encoder  # frees its memory before the next one is loaded
+                advance(1 / len(trained))
         return tuple(
             Attended(*pair, tuple(of_pair)) for pair, of_pair in zip(pairs, maps, strict=True)
         )
 
-    def _after_what(self, opened: OpenedCheckpoint) -> str:
-        """`round 1`, or how far into it; nothing for a round that has only begun."""
+    def _progress_of(self, opened: OpenedCheckpoint) -> str:
+        """Return the training done as text, such as `round 1`; "" if no epoch of it is done."""
         at = opened.state["progress"]
         round_index, done = int(at["round_index"]), int(at["epochs"])
         epochs = self.config.epochs_of(round_index)
@@ -204,6 +222,7 @@ class _Search:
         return f"{done} of {epochs} epochs of round {round_index}" if done else ""
 
     def _overlay(self, image_CHW: Tensor, map_HW: Tensor) -> str:
+        """Return an enlarged image under the colours of its map, as a data URI."""
         assert self.train is not None
         size = (OVERLAY_SIDE, OVERLAY_SIDE)
         enlarged = Image.fromarray(self.train.pixels(image_CHW)).resize(
@@ -214,7 +233,10 @@ class _Search:
         return as_uri(overlay(np.asarray(enlarged), smooth_HW))
 
     def _pairs(self, rounds: Sequence[RoundTable]) -> list[tuple[int, int]]:
-        """Anchors of the last round and their neighbours, or any rows and their nearest."""
+        """Return pairs of an anchor of the last round and its nearest neighbour.
+
+        Without a discovery they are evenly spaced rows and their nearest rows of the bank.
+        """
         if rounds:
             examples = rounds[-1].examples
             chosen = [
@@ -231,7 +253,7 @@ class _Search:
     def pictures(
         self, train_rows: Iterable[int], test_rows: Iterable[int]
     ) -> tuple[dict[str, str], dict[str, tuple[str, str | None]]]:
-        """As Findings.pictures and Findings.names."""
+        """Return the pictures and names of the given rows, as Findings holds them."""
         images: dict[str, Image.Image] = {}
         names: dict[str, tuple[str, str | None]] = {}
         with self.phase("pictures") as advance:
@@ -253,17 +275,21 @@ class _Search:
 
 
 def _as_texts(name: str, label: str | None) -> tuple[str, str | None]:
+    """Return a name and a label as printable text."""
     return as_text(name), None if label is None else as_text(label)
 
 
 def gather_findings(run: Path, config: Config, world: World, phase: Phase) -> Findings:
-    """All that needs torch. ValueError where no checkpoint is whole."""
+    """Gather all that a page shows from checkpoints and images; nothing else of a page needs torch.
+
+    Raise ValueError if no checkpoint is intact.
+    """
     search = _Search(run, config, world, phase)
     wait_for_map = search.begin_map()
     rounds = search.rounds()
     attended = search.attended(rounds)
     mistakes = search.mistakes()
-    points = wait_for_map()  # from here on the checkpoints may go
+    points = wait_for_map()  # from here on no checkpoint is read any more
     train_rows, test_rows = _rows_of(rounds, points, mistakes, attended)
     pictures, names = search.pictures(train_rows, test_rows)
     return Findings(
@@ -285,7 +311,7 @@ def _rows_of(
     mistakes: Mistakes | None,
     attended: Sequence[Attended],
 ) -> tuple[set[int], set[int]]:
-    """Of the training and of the test images, all that a page shows."""
+    """Return the rows of all training images and of all test images that a page shows."""
     train, test = set(points.rows), set()
     for table in rounds:
         train |= {row for row, _ in table.hubs}

@@ -1,8 +1,10 @@
-"""Where a network looks: Grad-CAM of an image's similarity to its neighbour (figure 7).
+"""Show where a network looks: Grad-CAM of an image's similarity to its neighbour (figure 7).
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weighs the channels of a convolution by how much each, on
-average over places, raises a target. A network without classes has no class to take for it: the
-target here is the cosine of the image's feature and its neighbour's. B images, C channels.
+average over places, raises a target. This network has no class score to use as the target, so the
+target is the cosine of the image's feature and its neighbour's.
+
+B images, F channels of the convolution, h and w the height and width of its output.
 """
 
 from __future__ import annotations
@@ -18,20 +20,20 @@ from and_dist.models.encoders import Encoder, stages
 
 U8 = NDArray[np.uint8]
 RAMP = np.array([[48, 18, 59], [40, 130, 230], [60, 220, 140], [250, 200, 50], [190, 20, 10]])
-"""Colours from no to most attention."""
+"""The RGB colours from no attention to most attention."""
 LEAST, MOST = 0.15, 0.65
-"""Weight of the colour over the image, from no to most attention."""
+"""The weights of the colour over the image, at no attention and at most attention."""
 
 
 def attend(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """(maps [B, H, W] of the images' size, 1 where they are highest; cosines [B]).
+    """Return (maps [B, H, W] of the images' size, cosines [B]) by the last convolution.
 
-    Of the last convolution that has places; a map of zeros has nothing that raises the cosine.
+    The highest value of a map is 1. A map is all zeros where nothing raises the cosine.
     """
-    activations_BChw, cosines_B = _forward(encoder, images_BCHW, targets_BD)
-    (gradient_BChw,) = torch.autograd.grad(cosines_B.sum(), activations_BChw)
-    weights_BC11 = gradient_BChw.mean(dim=(2, 3), keepdim=True)
-    maps_B1hw = (weights_BC11 * activations_BChw).sum(dim=1, keepdim=True).relu()
+    activations_BFhw, cosines_B = _forward(encoder, images_BCHW, targets_BD)
+    (gradient_BFhw,) = torch.autograd.grad(cosines_B.sum(), activations_BFhw)
+    weights_BF11 = gradient_BFhw.mean(dim=(2, 3), keepdim=True)
+    maps_B1hw = (weights_BF11 * activations_BFhw).sum(dim=1, keepdim=True).relu()
     size = images_BCHW.shape[-2:]
     maps_BHW = functional.interpolate(maps_B1hw, size, mode="bilinear").squeeze(1).detach()
     highest_B11 = maps_BHW.amax(dim=(1, 2), keepdim=True)
@@ -39,7 +41,7 @@ def attend(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[T
 
 
 def _forward(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations of the last convolution, and the cosines that follow from them."""
+    """Return (activations [B, F, h, w] of the last convolution, cosines [B] computed from them)."""
     *convolutions, _ = stages(encoder).values()
     kept: list[Tensor] = []
     hook = convolutions[-1].register_forward_hook(lambda *call: kept.append(call[2]))
@@ -51,7 +53,7 @@ def _forward(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple
 
 
 def overlay(pixels: U8, map_HW: Tensor) -> Image.Image:
-    """The image under the colours of its map."""
+    """Return an image under the colours of its map."""
     heat_HW1 = map_HW.float().cpu().numpy()[..., None]
     stops = np.linspace(0, 1, len(RAMP))
     channels = [np.interp(heat_HW1[..., 0], stops, RAMP[:, channel]) for channel in range(3)]

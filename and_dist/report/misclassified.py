@@ -1,6 +1,6 @@
-"""Where kNN by the bank is wrong: test images that lie close to another class, or far from all.
+"""Find the mistakes of kNN by the bank: test images close to another class, or far from all.
 
-Q test images, K neighbours, D feature.
+N all rows, Q test images, K neighbours, D feature.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from and_dist.config.schema import EvaluationConfig
 from and_dist.evaluation.knn import vote
 
 SHOWN = 12
-"""Mistakes of either kind."""
+"""The number of mistakes of each kind that are shown."""
 NEAREST = 3
-"""Training images shown beside one."""
+"""The number of training images that are shown beside a mistake."""
 
 
 @dataclass(frozen=True)
 class Mistake:
+    """Describe a test image that kNN puts into the wrong class."""
+
     row: int
-    """Of the test images."""
+    """The row of the test image."""
     label: int
     predicted: int
     similarity: float
-    """To the nearest training image."""
+    """The cosine to the nearest training image."""
     nearest: tuple[int, ...]
+    """The rows of the nearest training images."""
 
 
 @dataclass(frozen=True)
 class Mistakes:
+    """Hold the mistakes that a page shows, and how many there are."""
+
     nearest: tuple[Mistake, ...]
-    """Close to what they were taken for."""
+    """The mistakes that are closest to a training image, closest first."""
     farthest: tuple[Mistake, ...]
+    """The mistakes that are farthest from all training images, farthest first."""
     num_wrong: int
     num_images: int
 
@@ -48,7 +54,7 @@ def find_mistakes(
     bank: StoredBank,
     settings: EvaluationConfig,
 ) -> Mistakes:
-    """By the votes of and-dist evaluate --knn."""
+    """Classify test images by the votes of `and-dist evaluate --knn` and return the mistakes."""
     found = search_bank(bank, queries_QD, min(settings.knn, bank.num_rows))
     num_classes = int(torch.cat([train_labels_N, labels_Q]).max()) + 1
     votes_QC = vote(found, train_labels_N, num_classes, settings.knn_temperature)

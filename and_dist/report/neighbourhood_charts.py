@@ -1,4 +1,4 @@
-"""What discovery found, and what the features look like. No torch."""
+"""Draw the charts of discovered neighbourhoods and of the features. No torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from and_dist.utils.formatting import percent
 
 
 def pairs_by_round(history: History) -> Chart | None:
-    """Figure 6 of the paper."""
+    """Draw the numbers of consistent and inconsistent pairs by round (figure 6 of the paper).
+
+    Without labels the numbers of anchors are drawn, and without a discovery None is returned.
+    """
     found = history.of("discovery")
     if not found:
         return None
@@ -57,7 +60,7 @@ def pairs_by_round(history: History) -> Chart | None:
 
 
 def consistency_by_entropy(history: History) -> Chart | None:
-    """The slides' observation: low entropy goes with consistent neighbourhoods."""
+    """Draw the share of consistent pairs by tenths of entropy, or return None without labels."""
     found = [r for r in history.of("discovery") if r.get("consistency_by_entropy")]
     if not found:
         return None
@@ -95,7 +98,10 @@ def consistency_by_entropy(history: History) -> Chart | None:
 
 
 def entropy_histograms(history: History, cuts: dict[int, float]) -> Chart | None:
-    """Of each round, all rows and those that became anchors."""
+    """Draw the entropies of anchors and other images by round, with the cut between them.
+
+    `cuts` holds the highest entropy of an anchor by round. Return None without a discovery.
+    """
     found = history.of("discovery")
     if not found:
         return None
@@ -153,7 +159,7 @@ def feature_map(
     keys: Sequence[str],
     colour_of: dict[str, str],
 ) -> Chart:
-    """Points by group; `keys` are what the page knows the images by."""
+    """Draw points by group, one view for each projection; `keys` are the page's keys of images."""
     figure = go.Figure()
     views: list[View] = []
     names = sorted(set(groups), key=lambda name: (name not in colour_of, name))
@@ -188,6 +194,7 @@ def feature_map(
 
 
 def _cut_line(cut: float) -> dict[str, Any]:
+    """Return a vertical line at the highest entropy of an anchor."""
     return {
         "type": "line",
         "x0": cut,
@@ -200,5 +207,6 @@ def _cut_line(cut: float) -> dict[str, Any]:
 
 
 def _share(record: Record) -> float | None:
+    """Return the share of consistent pairs, or None without pairs."""
     pairs = record["consistent"] + record["inconsistent"]
     return record["consistent"] / pairs if pairs else None

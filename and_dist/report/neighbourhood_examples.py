@@ -1,6 +1,6 @@
-"""What the checkpoints at the ends of rounds say of each round's neighbourhoods.
+"""Choose examples of each round's neighbourhoods from the last checkpoint of the round.
 
-N all rows, S anchors by ascending entropy, K neighbours.
+N all rows, A anchors in ascending order of entropy, K neighbours.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from and_dist.evaluation.neighbourhood_stats import find_hubs
 from and_dist.method.neighbour_table import Neighbourhoods
 
 BANDS = ("low", "middle", "high")
+"""The parts of the range of entropies that examples are chosen from."""
 PER_BAND = 30
-"""Anchors shown of each band of entropies."""
+"""The largest number of anchors that are shown of each band."""
 MOST_NEIGHBOURS = 6
+"""The largest number of neighbours that are shown of an anchor."""
 MOST_PICTURES = 2400
-"""In the neighbourhoods of all rounds."""
+"""The largest number of pictures in the neighbourhoods of all rounds together."""
 WIDTH = 0.1
-"""Share of the anchors that a band is chosen from."""
+"""The share of the anchors that lie in each band."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An anchor to look at."""
+    """Describe an anchor with its nearest neighbours."""
 
     round_index: int
     band: str
@@ -44,20 +46,20 @@ class Example:
 
 @dataclass(frozen=True)
 class RoundTable:
-    """A round's neighbourhoods, from the last checkpoint of that round there is."""
+    """Hold the examples of one round, from its last checkpoint."""
 
     round_index: int
     cut: float
-    """Entropy of the last row that was taken as an anchor."""
+    """The highest entropy of an anchor."""
     examples: tuple[Example, ...]
     hubs: tuple[tuple[int, int], ...]
-    """Rows that most anchors have for a neighbour, and how many."""
+    """Pairs of a row that most anchors have as a neighbour, and the number of these anchors."""
 
 
 def checkpoints_of(
     run: Path, config: Config, note: Callable[[str], None]
 ) -> list[OpenedCheckpoint]:
-    """The last of every round that can be read, in order; why another cannot is noted."""
+    """Return the last readable checkpoint of each round, in order; note why others are not."""
     folder = run / "checkpoints"
     by_round: dict[str, OpenedCheckpoint] = {}
     for name in sorted(list_checkpoints(folder)):
@@ -73,7 +75,7 @@ def checkpoints_of(
 def read_round(
     opened: OpenedCheckpoint, labels_N: Tensor | None, per_band: int, world: World
 ) -> RoundTable | None:
-    """None for a round without discovery."""
+    """Return examples and hubs of a round, or None if the round discovered no neighbourhoods."""
     table = load_neighbourhoods(opened, world)
     if len(table.anchors_A) == 0:
         return None
@@ -84,6 +86,7 @@ def read_round(
 
 
 def load_neighbourhoods(opened: OpenedCheckpoint, world: World) -> Neighbourhoods:
+    """Load the table of neighbourhoods that a checkpoint holds."""
     num_rows, num_neighbours = opened.num_rows, opened.config.curriculum.neighbours
     table = Neighbourhoods(
         torch.empty(num_rows, num_neighbours, dtype=torch.int64),
@@ -101,7 +104,7 @@ def load_neighbourhoods(opened: OpenedCheckpoint, world: World) -> Neighbourhood
 
 
 def anchors_per_band(config: Config, num_rounds: int) -> int:
-    """So that all pictures together stay few enough."""
+    """Return how many anchors to show of each band: at least 3, and about MOST_PICTURES in all."""
     pictures = 1 + min(config.curriculum.neighbours, MOST_NEIGHBOURS)
     return max(3, min(PER_BAND, MOST_PICTURES // (pictures * len(BANDS) * max(num_rounds, 1))))
 
@@ -109,7 +112,7 @@ def anchors_per_band(config: Config, num_rounds: int) -> int:
 def choose_examples(
     table: Neighbourhoods, round_index: int, labels_N: Tensor | None, per_band: int
 ) -> tuple[Example, ...]:
-    """Of each band, as many classes as can be; otherwise evenly."""
+    """Choose anchors of each band: of as many classes as possible, or evenly without labels."""
     anchors = table.anchors_A.tolist()
     width = max(1, round(WIDTH * len(anchors)))
     middle = (len(anchors) - width) // 2
@@ -126,7 +129,10 @@ def choose_examples(
 
 
 def _spread(rows: Sequence[int], labels_N: Tensor | None, count: int) -> list[int]:
-    """The first of every class, then the second, and so on, until there are enough; in order."""
+    """Return `count` rows in order: the first of each class, then the second of each, and so on.
+
+    Without labels the rows are evenly spaced.
+    """
     if labels_N is None:
         places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
         return [rows[at] for at in dict.fromkeys(places.tolist())]

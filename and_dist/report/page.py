@@ -1,4 +1,4 @@
-"""The page itself: one HTML file that needs nothing else, and asks nobody for anything."""
+"""Render a page: one HTML file that contains everything it needs and loads nothing else."""
 
 from __future__ import annotations
 
@@ -31,18 +31,23 @@ from and_dist.report.training_charts import accuracy_by_round, time_line, traini
 from and_dist.utils.formatting import format_seconds, percent
 
 ASSETS = Path(__file__).parent / "assets"
+"""The folder of the page's template, style and script."""
 MOST_COLOURED = len(COLOURS)
-"""Classes with a colour of their own on the map; the others share a grey."""
+"""The number of classes that have their own colour on the map; the others share a grey."""
 NO_CLASS = "all images"
 OTHERS = "other classes"
 Grid = dict[str, Any]
+"""A table of the page: caption, columns and rows."""
 
 
 def render(
     histories: Sequence[History], findings: Findings | None, version: str, follow: float | None
 ) -> str:
-    """Of the first run, the others beside it; `follow` is how often a page looks for a newer one,
-    in seconds."""
+    """Return the page of the first run, compared with the others.
+
+    `version` identifies this state of the page. `follow` is the number of seconds after which the
+    page looks for a newer version, or None for a page that never does.
+    """
     history = histories[0]
     charts = _charts(histories, findings)
     script, plotly = (ASSETS / "page.js").read_text(), get_plotlyjs()
@@ -81,7 +86,10 @@ def render(
 
 
 def _policy(scripts: Iterable[str], may_ask_its_server: bool) -> str:
-    """No script but ours runs, whatever a file name may say, and nothing is loaded."""
+    """Return a content security policy that allows our scripts alone and loads nothing.
+
+    A script that got into the page by a file's or class's name has no listed hash and does not run.
+    """
     sums = (hashlib.sha256(f"{script}".encode()).digest() for script in scripts)
     ours = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in sums)
     policy = f"default-src 'none'; script-src {ours}; style-src 'unsafe-inline'; img-src data:"
@@ -89,12 +97,13 @@ def _policy(scripts: Iterable[str], may_ask_its_server: bool) -> str:
 
 
 def _as_script_text(data: Any) -> str:
-    """JSON in which no text ends a script element or begins a comment."""
+    """Return JSON for a script element; `</script>` and `<!--` in a text are escaped."""
     text = json.dumps(data, cls=PlotlyJSONEncoder, ensure_ascii=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _charts(histories: Sequence[History], findings: Findings | None) -> dict[str, list[Chart]]:
+    """Return the charts of each section that there is data for."""
     history = histories[0]
     cuts = {table.round_index: table.cut for table in findings.rounds} if findings else {}
     found: dict[str, list[Chart | None]] = {
@@ -112,6 +121,7 @@ def _charts(histories: Sequence[History], findings: Findings | None) -> dict[str
 
 
 def _map(findings: Findings | None) -> Chart | None:
+    """Draw the map of the features, coloured by class, or return None without one."""
     if findings is None or findings.map is None:
         return None
     rows, names = findings.map.rows, findings.names
@@ -123,7 +133,7 @@ def _map(findings: Findings | None) -> Chart | None:
 
 
 def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str, Any]:
-    """What page.js works with."""
+    """Return the data that page.js reads."""
     drawn = {chart.key: chart.as_json() for of_section in charts.values() for chart in of_section}
     if findings is None:
         return {"charts": drawn, "pictures": {}, "names": {}, "rounds": []}
@@ -147,6 +157,7 @@ def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str
 
 
 def _subtitle(history: History) -> str:
+    """Return method, encoder, data, seed and ranks as one line."""
     config = history.config
     where = ""
     if history.starts:
@@ -159,6 +170,7 @@ def _subtitle(history: History) -> str:
 
 
 def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list[tuple[str, str]]:
+    """Return (anchor, title) of the sections that the page has."""
     optional = {
         "browser": bool(findings and findings.rounds),
         "attention": bool(findings and findings.attended),
@@ -180,7 +192,7 @@ def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list
 
 
 def _tiles(history: History) -> list[tuple[str, str]]:
-    """The newest figures there are."""
+    """Return (name, value) of the newest figures for the tiles at the top."""
     step, last, found = history.last_step, history.last("round"), history.last("discovery")
     tiles = {"starts": f"{len(history.starts)}"}
     if step:
@@ -198,6 +210,7 @@ def _tiles(history: History) -> list[tuple[str, str]]:
 
 
 def _summary_tables(histories: Sequence[History]) -> list[Grid]:
+    """Return the tables of the summary that have rows."""
     tables = [_table_of_rounds(histories[0])]
     if any(history.evaluations for history in histories):
         tables.append(_table_of_evaluations(histories))
@@ -207,6 +220,7 @@ def _summary_tables(histories: Sequence[History]) -> list[Grid]:
 
 
 def _table_of_rounds(history: History) -> Grid:
+    """Return baselines and accuracies by round."""
     baselines = history.last("baselines")
     names = {"raw_pixels": "raw pixels", "random": "random network"}
     rows = [
@@ -232,6 +246,7 @@ def _table_of_rounds(history: History) -> Grid:
 
 
 def _table_of_evaluations(histories: Sequence[History]) -> Grid:
+    """Return the results of `and-dist evaluate`."""
     rows = [
         (
             history.name,
@@ -261,6 +276,7 @@ def _table_of_evaluations(histories: Sequence[History]) -> Grid:
 
 
 def _table_of_runs(histories: Sequence[History]) -> Grid:
+    """Return the accuracies of all runs after their last rounds."""
     rows = []
     for history in histories:
         last = history.last("round")
@@ -286,7 +302,7 @@ def _table_of_runs(histories: Sequence[History]) -> Grid:
 
 
 def _table_of_differences(histories: Sequence[History]) -> Grid:
-    """What each was trained with otherwise than the first."""
+    """Return the config keys in which other runs differ from the first."""
     first = histories[0].config.model_dump(mode="json")
     rows = []
     for history in histories[1:]:
@@ -298,12 +314,14 @@ def _table_of_differences(histories: Sequence[History]) -> Grid:
 
 
 def _why_no_neighbourhoods(history: History) -> str:
+    """Return the sentence that stands in place of the charts of neighbourhoods."""
     if history.config.method != "and":
         return f"method={history.config.method} discovers no neighbourhoods."
     return "Round 1 will be the first to discover neighbourhoods."
 
 
 def _environment(history: History) -> list[tuple[str, str]]:
+    """Return the environment of the last start, with the versions of packages, as rows."""
     if not history.starts:
         return []
     about = history.starts[-1].about
@@ -316,11 +334,13 @@ def _environment(history: History) -> list[tuple[str, str]]:
 
 
 def _says(findings: Findings, key: str) -> str:
+    """Return class and name of an image, as far as they are known."""
     name, label = findings.names.get(key, (key, None))
     return name if label is None else f"{label}, {name}"
 
 
 def _view_of(findings: Findings) -> dict[str, Any]:
+    """Return the findings as the template reads them."""
     return {
         "checkpoint": findings.checkpoint,
         "attended": [_attended(findings, one) for one in findings.attended],
@@ -328,6 +348,7 @@ def _view_of(findings: Findings) -> dict[str, Any]:
 
 
 def _attended(findings: Findings, one: Attended) -> dict[str, Any]:
+    """Return one image with its attention as the template reads it."""
     key, other = f"r{one.row}", f"r{one.neighbour}"
     (_, label), (_, other_label) = (findings.names.get(k, (k, None)) for k in (key, other))
     marks = {True: ", same class", False: f", {other_label}"}
@@ -351,6 +372,7 @@ def _attended(findings: Findings, one: Attended) -> dict[str, Any]:
 
 
 def _mistakes(findings: Findings | None) -> dict[str, Any] | None:
+    """Return the mistakes as the template reads them, or None if none were searched for."""
     if findings is None or findings.mistakes is None:
         return None
     found = findings.mistakes
@@ -375,6 +397,7 @@ def _mistakes(findings: Findings | None) -> dict[str, Any] | None:
 
 
 def _mistake(findings: Findings, mistake: Mistake) -> dict[str, Any]:
+    """Return one mistake as the template reads it."""
     names, classes, key = findings.names, findings.class_names, f"t{mistake.row}"
     nearest = [f"r{row}" for row in mistake.nearest]
     return {

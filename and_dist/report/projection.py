@@ -1,6 +1,6 @@
-"""Features in two dimensions: their first principal components, and UMAP where it is installed.
+"""Project features to two dimensions: by principal components, and by UMAP if it is installed.
 
-Q points, D feature.
+Q points, D feature, X principal directions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from and_dist.report.umap_points import begin_umap, forget_process, is_installed
 def begin_projections(
     features_QD: Tensor, note: Callable[[str], None]
 ) -> Callable[[], dict[str, Tensor]]:
-    """[Q, 2] by the name of the method, once the function given is called. Why there is no UMAP,
-    though it is installed, is noted."""
+    """Start UMAP; return a function that waits for it and returns points [Q, 2] by method.
+
+    If UMAP is installed and fails, `note` is told why and the result lacks it.
+    """
     by_umap = None
     if is_installed() and len(features_QD) > 3:
         by_umap = begin_umap(features_QD.numpy())
@@ -27,7 +29,7 @@ def begin_projections(
         if by_umap is not None:
             try:
                 found["UMAP"] = torch.from_numpy(by_umap.result()).double()
-            except Exception as error:  # a page without it is a page
+            except Exception as error:  # a page is useful without UMAP
                 note(f"no UMAP: {type(error).__name__}: {error}")
                 forget_process()
         return found
@@ -36,10 +38,12 @@ def begin_projections(
 
 
 def principal_components(features_QD: Tensor) -> Tensor:
-    """Along the two directions of most variance; the largest entry of a direction is positive."""
+    """Return points [Q, 2] along the two directions of most variance; missing ones are zeros."""
     centred_QD = features_QD.double() - features_QD.double().mean(dim=0)
     _, _, directions_XD = torch.linalg.svd(centred_QD, full_matrices=False)
     directions_2D = directions_XD[:2]
+    # The sign of a singular vector is arbitrary. Making its largest entry positive makes the map
+    # the same each time.
     largest_21 = directions_2D.gather(1, directions_2D.abs().argmax(dim=1, keepdim=True))
     points_QX = centred_QD @ (directions_2D * largest_21.sign()).T
     missing = 2 - points_QX.shape[1]

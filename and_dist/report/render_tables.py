@@ -1,4 +1,4 @@
-"""Sheets of figures as Markdown, CSV or LaTeX. No torch."""
+"""Render tables of accuracies as Markdown, CSV or LaTeX. No torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def as_markdown(collection: Collection) -> str:
+    """Return all sheets as Markdown tables, followed by notes and a legend."""
     parts = []
     for sheet in collection.sheets:
         heads = ["", *sheet.columns]
@@ -28,7 +29,7 @@ def as_markdown(collection: Collection) -> str:
 
 
 def as_csv(collection: Collection) -> str:
-    """A line a figure: what other programs read."""
+    """Return one CSV line for each cell, for other programs to read."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", "row", "column", "published", "mean", "deviation", "seeds"])
@@ -40,7 +41,7 @@ def as_csv(collection: Collection) -> str:
 
 
 def as_latex(collection: Collection) -> str:
-    """Tabulars for the booktabs package."""
+    """Return all sheets as LaTeX tables that need the booktabs package."""
     parts = []
     for sheet in collection.sheets:
         rows = [" & ".join(["", *map(_escape, sheet.columns)]) + r" \\", r"\midrule"]
@@ -74,7 +75,7 @@ FORMATS: dict[str, Callable[[Collection], str]] = {
 
 
 def _text(cell: Cell | None, plus_minus: str) -> str:
-    """published / here ± deviation (seeds), as far as known."""
+    """Return a cell as text, "published / here ± deviation (seeds)", without unknown parts."""
     if cell is None:
         return "-"
     here = "-"
@@ -85,6 +86,7 @@ def _text(cell: Cell | None, plus_minus: str) -> str:
 
 
 def _legend(collection: Collection) -> str:
+    """Return the sentences that explain the cells."""
     has_published = any(
         cell.published is not None
         for sheet in collection.sheets
@@ -96,6 +98,7 @@ def _legend(collection: Collection) -> str:
 
 
 def _numbers(here: Figure | None) -> list[float | int | None]:
+    """Return mean, deviation and number of seeds, None for those that are unknown."""
     if here is None:
         return [None, None, 0]
     deviation = None if here.deviation is None else round(here.deviation, 3)
@@ -103,8 +106,10 @@ def _numbers(here: Figure | None) -> list[float | int | None]:
 
 
 def _in_bars(texts: Sequence[str]) -> str:
+    """Return one row of a Markdown table."""
     return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
 
 
 def _escape(text: str) -> str:
+    """Escape the special characters of LaTeX."""
     return "".join(LATEX_SPECIAL.get(c, c) for c in text)

@@ -1,4 +1,4 @@
-"""What a run's folder says of it: figures, starts and ends, incidents. No torch."""
+"""Read a run's history from its folder: metrics, starts and ends, incidents. No torch."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that befell a run."""
+    """Describe an event in a run's life, such as a start or a stall."""
 
     when: float
-    """Seconds since 1970."""
+    """The time in seconds since 1970."""
     kind: str
-    """started, ended, went back, stalled or judged."""
+    """One of: started, ended, went back, stalled, judged."""
     text: str
 
 
 @dataclass(frozen=True)
 class Start:
-    """From one start of the processes to their end, as far as is known."""
+    """Describe one start of the run's processes until they ended."""
 
     began: float
     ended: float
+    """The time of the end, or of the last known line of metrics.jsonl."""
     how: str
+    """The reason for the end; "" while the processes are alive."""
     about: Record
-    """As in environment.json."""
+    """The entry of this start in environment.json."""
 
 
 F64 = NDArray[np.float64]
@@ -58,40 +60,43 @@ STEP_KEYS = (
     "data_wait",
     "memory_mb",
 )
+"""The keys of a step's line in metrics.jsonl that are kept."""
 
 
 @dataclass(frozen=True)
 class History:
+    """Hold the history of one run."""
+
     name: str
-    """Of the run; its folder, where runs beside it have the same name."""
+    """The name of the run, or its folder if a run that it is compared with has the same name."""
     run: Path
     config: Config
     records: tuple[Record, ...]
-    """Lines of metrics.jsonl, but those of steps."""
+    """All lines of metrics.jsonl except those of steps."""
     steps: dict[str, F64]
-    """STEP_KEYS -> the figure of every look at training; a run of days has a quarter of a million
-    of them. Those that were not written down then are nan."""
+    """A key of STEP_KEYS -> its values at all logged steps, NaN if a line lacks the key. They are
+    arrays, because a run of days logs a quarter of a million steps."""
     starts: tuple[Start, ...]
     incidents: tuple[Incident, ...]
     evaluations: tuple[Record, ...]
-    """What `and-dist evaluate` has written, oldest checkpoint first."""
+    """The files that `and-dist evaluate` has written, oldest checkpoint first."""
 
     def of(self, event: str) -> list[Record]:
-        """All lines of metrics.jsonl of one kind, which is not `step`."""
+        """Return all lines of metrics.jsonl with this event, which is not `step`."""
         return [record for record in self.records if record["event"] == event]
 
     def last(self, event: str) -> Record:
-        """The newest one, empty where there is none."""
+        """Return the newest line with this event, or {}."""
         return (self.of(event) or [{}])[-1]
 
     @property
     def last_step(self) -> dict[str, float]:
-        """The newest look at training, empty where there is none."""
+        """Return the newest logged step, or {}."""
         return {key: float(column[-1]) for key, column in self.steps.items() if len(column)}
 
     @property
     def ranks_of_steps(self) -> F64:
-        """How many there were at every look at training."""
+        """Return the number of ranks at every logged step."""
         if not self.starts:
             return np.ones(len(self.steps["time"]))
         began = np.array([start.began for start in self.starts])
@@ -101,7 +106,7 @@ class History:
 
     @property
     def state(self) -> str:
-        """In a few words, such as `finished` or `training, round 2 of 4, epoch 7 of 20`."""
+        """Return the run's state, such as `finished` or `training, round 2 of 4, epoch 7 of 20`."""
         if len(self.of("round")) > self.config.last_round:
             return "finished"
         if not self.last_step:
@@ -116,7 +121,7 @@ class History:
 
 
 def read_history(run: Path) -> History:
-    """ValueError for a folder that holds no run, or one that cannot be read."""
+    """Read the history of a run; raise ValueError if the folder holds no run or is unreadable."""
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
     config = load_config([run / "config.yaml"])
@@ -134,10 +139,12 @@ def read_history(run: Path) -> History:
 
 
 def seconds_of(text: str) -> float:
+    """Return the seconds since 1970 of a time in environment.json."""
     return datetime.strptime(text, TIME).timestamp()
 
 
 def _sort_out(lines: Iterable[Record]) -> tuple[tuple[Record, ...], dict[str, F64]]:
+    """Return (lines other than steps, the steps' values by key)."""
     columns = {key: array("d") for key in STEP_KEYS}
     others = []
     for record in lines:
@@ -150,7 +157,10 @@ def _sort_out(lines: Iterable[Record]) -> tuple[tuple[Record, ...], dict[str, F6
 
 
 def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
-    """A start that was killed ends, for all we know, with the last line before the next one."""
+    """Return the starts in order; `times` are those of all lines of metrics.jsonl.
+
+    A killed start has left no time of its end, so its last line of metrics.jsonl stands for it.
+    """
     abouts = read_starts(run)
     begins = [seconds_of(about["started"]) for about in abouts]
     starts = []
@@ -167,6 +177,7 @@ def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
 
 
 def _of_starts(starts: tuple[Start, ...]) -> list[Incident]:
+    """Return the beginning and the known end of each start as incidents."""
     found = []
     for at, start in enumerate(starts):
         about = start.about
@@ -182,6 +193,7 @@ def _of_starts(starts: tuple[Start, ...]) -> list[Incident]:
 
 
 def _of_metrics(records: tuple[Record, ...]) -> list[Incident]:
+    """Return the steps that were not finite and were rolled back as incidents."""
     return [
         Incident(
             record.get("time", 0.0),
@@ -195,7 +207,10 @@ def _of_metrics(records: tuple[Record, ...]) -> list[Incident]:
 
 
 def _of_stalls(run: Path) -> list[Incident]:
-    """`--- 2026-11-21 10:00:00 +0000: nothing has moved for 600 s`, in a file of each rank."""
+    """Return the stalls that the ranks have written to their files.
+
+    Their line is like `--- 2026-11-21 10:00:00 +0000: nothing has moved for 600 s`.
+    """
     found = []
     for file in sorted((run / "stalls").glob("rank-*.txt")):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -206,7 +221,7 @@ def _of_stalls(run: Path) -> list[Incident]:
 
 
 def _read_verdicts(run: Path) -> list[Incident]:
-    """What and-launch made of the starts it gave."""
+    """Return and-launch's verdicts on the starts of its jobs as incidents."""
     found = []
     for file in sorted((run / "jobs").glob("*/start-*/end.json")):
         end = json.loads(file.read_text())
@@ -216,4 +231,5 @@ def _read_verdicts(run: Path) -> list[Incident]:
 
 
 def _read_evaluations(run: Path) -> list[Record]:
+    """Return the results of `and-dist evaluate`, sorted by checkpoint."""
     return [json.loads(file.read_text()) for file in sorted(run.glob("evaluation/*/*.json"))]

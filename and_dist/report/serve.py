@@ -1,6 +1,7 @@
-"""`and-dist report --follow RUN`: a page that is made again while a run trains, for this machine.
+"""Serve a page that follows a run while it trains (`and-dist report --follow RUN`).
 
-It is served on 127.0.0.1 under a path that nobody can guess, and nothing but the page can be had.
+It is served on 127.0.0.1 alone, under a path that cannot be guessed. Nothing but the page and its
+version is served.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from and_dist.runs.console import Display
 from and_dist.runs.lock import is_held
 
 HOSTS = ("127.0.0.1", "localhost")
-"""Names a browser may have asked for: no other site's name can be made to lead here."""
+"""The host names that a request may have. A site whose name has been pointed to 127.0.0.1 (DNS
+rebinding) sends its own name and is refused."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -34,9 +36,10 @@ HEADERS = {
 
 
 class Pages:
-    """The newest page of a run, and its version."""
+    """Hold the newest page of a run and its version."""
 
     def __init__(self, run: Path, others: Sequence[Path], world: World, display: Display) -> None:
+        """Start without a page; refresh() makes the first one."""
         self._run, self._others = run, others
         self._world, self._display = world, display
         self._findings: Findings | None = None
@@ -44,23 +47,31 @@ class Pages:
         self._seen: tuple[object, ...] = ()
         self._problem = ""
         self.newest = (b"", "")
-        """Page and version; both change at once."""
+        """The page and its version: one tuple, so that a request never sees a page with another's
+        version."""
 
     def refresh(self, every: float, with_pictures: bool = True) -> None:
-        """Make the page again if there is something new."""
+        """Make the page anew if the run's files have changed.
+
+        `every` is the number of seconds after which the page looks for a newer version. Raise
+        ValueError if a run cannot be read.
+        """
         seen = with_pictures, *(_state_of(run) for run in (self._run, *self._others))
         if seen == self._seen:
             return
         histories = read_histories(self._run, self._others)
         if with_pictures:
-            self._look_again(histories[0])
+            self._refresh_findings(histories[0])
         self._seen = seen
         version = secrets.token_hex(8)
         self.newest = render(histories, self._findings, version, every).encode(), version
 
-    def _look_again(self, history: History) -> None:
-        """At the checkpoints, where a round has begun since or all is done: that takes a while,
-        and training wants the cores."""
+    def _refresh_findings(self, history: History) -> None:
+        """Read the checkpoints again if a round has begun since or the run has finished.
+
+        This happens once a round only, because it takes a while and training needs the cores. If
+        the checkpoints cannot be read, log each reason once and keep the earlier findings.
+        """
         newest = self._run / "checkpoints" / "latest"
         round_name = newest.read_text().partition("-")[0] if newest.exists() else ""
         now = f"{round_name} {history.state == 'finished'}"
@@ -69,14 +80,15 @@ class Pages:
         try:
             self._findings = gather(history, self._world, self._display.phase)
             self._looked_at = now
-        except (ValueError, OSError, AllRanksError) as error:  # it was being pruned; next time
+        except (ValueError, OSError, AllRanksError) as error:
+            # The checkpoint was deleted while it was read. The next refresh tries again.
             if str(error) != self._problem:
                 self._problem = str(error)
                 self._display.say(f"no new pictures: {error}")
 
 
 def _state_of(run: Path) -> tuple[object, ...]:
-    """What changes when a run does."""
+    """Return a value that changes whenever the run's files that a page shows change."""
     found: list[object] = []
     for name in ("metrics.jsonl", "environment.json", "checkpoints/latest", "evaluation", "stalls"):
         path = run / name
@@ -87,26 +99,30 @@ def _state_of(run: Path) -> tuple[object, ...]:
 
 
 def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
-    """Answer from a thread; shutdown() ends it."""
+    """Start a server that answers from a thread of its own; shutdown() stops it."""
 
     class Handler(BaseHTTPRequestHandler):
-        """GET and HEAD of two paths; everything else is not there."""
+        """Answer GET and HEAD of two paths; everything else is error 404."""
 
         server_version, sys_version = "and-dist", ""
 
         def do_GET(self) -> None:
+            """Answer with headers and content."""
             self._answer(with_content=True)
 
         def do_HEAD(self) -> None:
+            """Answer with headers only."""
             self._answer(with_content=False)
 
         def _answer(self, with_content: bool) -> None:
+            """Answer with the page or its version, or with error 404."""
             page, version = pages.newest
             contents = {
                 f"/{token}/": ("text/html", page),
                 f"/{token}/version": ("text/plain", version.encode()),
             }
             asked = self.path.encode(errors="replace")
+            # compare_digest takes the same time for every wrong path, so timing tells nothing.
             found = [c for path, c in contents.items() if hmac.compare_digest(path.encode(), asked)]
             host = self.headers.get("Host", "").partition(":")[0]
             if not found or host not in HOSTS:
@@ -126,7 +142,7 @@ def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """A terminal that shows training needs no list of requests."""
+            """Log nothing: a list of requests would fill the terminal."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, name="pages", daemon=True).start()
@@ -134,19 +150,22 @@ def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
 
 
 def follow(pages: Pages, port: int, every: float, say: Callable[[str], None]) -> NoReturn:
-    """Until someone ends it."""
+    """Serve the page and refresh it every `every` seconds until the process is interrupted.
+
+    Raise ValueError if the port is taken.
+    """
     pages.refresh(every, with_pictures=False)
     token = secrets.token_urlsafe(16)
     try:
         server = serve(pages, port, token)
     except OSError as error:
-        raise ValueError(f"--port {port} cannot be had: {error.strerror}; 0 takes any") from None
+        raise ValueError(f"--port {port} is not available: {error.strerror}; 0 takes any") from None
     say(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C ends it)")
     try:
         while True:
             try:
                 pages.refresh(every)
-            except ValueError as error:  # a folder that is being written
+            except ValueError as error:  # the run's folder is being written
                 say(str(error))
             time.sleep(every)
     finally:

@@ -1,4 +1,7 @@
-"""`and-dist table RUN...`: finished runs beside the paper's figures, means over seeds. No torch."""
+"""Collect finished runs into tables beside the paper's figures (`and-dist table RUN...`).
+
+Accuracies are means over seeds. No torch.
+"""
 
 from __future__ import annotations
 
@@ -16,56 +19,63 @@ from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
 
 NOT_OF_A_KIND = (*SPEED_ONLY_KEYS, "paper", "evaluation.every", "evaluation.baselines")
-"""Keys, or sections, in which runs of one kind may differ."""
+"""The keys and sections in which runs of one kind may differ."""
 LABELS = {"knn": "kNN"}
+"""The name of a figure of the paper -> the name of the same figure of a run."""
 BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
+"""A key of summary.json -> the name of the figure."""
 EVALUATIONS = ("knn", "linear", "linear-ten-crop")
-"""Files that `and-dist evaluate` writes."""
+"""The files that `and-dist evaluate` writes, without their suffix."""
 BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
+"""A key of these files -> the name of the figure."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what it was asked for, and its top-1 accuracies in %."""
+    """Hold the config and the top-1 accuracies of a finished run."""
 
     folder: Path
     config: Mapping[str, Any]
-    """Flat: {"optim.lr": 0.03, ...}."""
+    """The flat config, such as {"optim.lr": 0.03, ...}."""
     top1: Mapping[str, float]
+    """The name of a figure -> top-1 accuracy in %."""
     notes: Sequence[str] = ()
-    """Of what was measured and is not of a kind with the rest."""
+    """Sentences about results that are left out."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One accuracy over the seeds of a kind."""
+    """Hold one accuracy of all runs of a kind, one value for each seed."""
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
+        """Return the mean over seeds."""
         return fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
+        """Return the standard deviation over seeds, or None for one seed."""
         return stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Runs that differ in their seeds alone."""
+    """Hold runs that differ only in their seeds."""
 
     folder: Path
-    """Of the first of them."""
+    """The folder of the first run."""
     config: Mapping[str, Any]
+    """The flat config of the first run."""
     paper: Sequence[str]
-    """Figures of the paper that any of them stands for."""
+    """The places in the paper's tables that any of the runs reproduces."""
     figures: Mapping[str, Figure]
 
 
 @dataclass
 class Cell:
-    """What stands at one place of a table: the paper's figure, ours, or both."""
+    """Hold the content of one cell of a table: the paper's figure, ours, or both."""
 
     published: float | None = None
     here: Figure | None = None
@@ -73,13 +83,14 @@ class Cell:
 
 @dataclass
 class Sheet:
-    """Rows by columns; a column is a data set and how it was measured."""
+    """Hold a table; a column is a data set and a way to measure the accuracy."""
 
     title: str
     columns: list[str] = field(default_factory=list)
     rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
 
     def at(self, row: str, column: str) -> Cell:
+        """Return the cell at a row and column, which are added if they are new."""
         if column not in self.columns:
             self.columns.append(column)
         return self.rows.setdefault(row, {}).setdefault(column, Cell())
@@ -87,13 +98,18 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Collection:
+    """Hold all tables and the notes below them."""
+
     sheets: list[Sheet]
     notes: list[str]
-    """In sentences: what was left out, and by what protocol."""
+    """Sentences about runs that are left out and about the protocol."""
 
 
 def collect(folders: Sequence[Path]) -> Collection:
-    """ValueError where no run has come to its end, and for two runs that are the same."""
+    """Read the runs in the given folders and arrange them in tables.
+
+    Raise ValueError if no run has finished or two runs are the same.
+    """
     found, notes = find_runs(folders)
     runs: list[Run] = []
     for folder in found:
@@ -109,7 +125,7 @@ def collect(folders: Sequence[Path]) -> Collection:
 
 
 def arrange(runs: Sequence[Run], notes: Iterable[str] = ()) -> Collection:
-    """Runs as tables; ValueError for two that are the same."""
+    """Arrange runs in tables; raise ValueError if two of them are the same."""
     kinds = group_by_kind(runs)
     protocols = sorted(
         {(k.config["evaluation.knn"], k.config["evaluation.knn_temperature"]) for k in kinds}
@@ -123,7 +139,10 @@ def arrange(runs: Sequence[Run], notes: Iterable[str] = ()) -> Collection:
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """Run folders, those that lie in a sweep's folder among them; sentences of what is neither."""
+    """Return (run folders, notes about folders that hold no run).
+
+    A folder may be a run or the folder of a sweep, whose runs lie in it.
+    """
     found: list[Path] = []
     notes: list[str] = []
     for folder in folders:
@@ -138,7 +157,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def read_run(folder: Path) -> Run | str:
-    """A sentence where the run has not come to its end."""
+    """Read a finished run; return a sentence instead if it has not finished."""
     config = load_config([folder / "config.yaml"])
     summary = _read_json(folder / "summary.json")
     rounds = summary["rounds"] if summary else []
@@ -165,7 +184,10 @@ def read_run(folder: Path) -> Run | str:
 
 
 def _top1_of(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
-    """By what was evaluated, and by what protocol where that is not the one of the run."""
+    """Return top-1 shares by name.
+
+    The name tells each key of the protocol whose value differs from the run's config.
+    """
     protocol = flatten(evaluated["protocol"], "evaluation.")
     otherwise = [
         f"{key.removeprefix('evaluation.').removeprefix('linear.')}={value}"
@@ -180,7 +202,10 @@ def _top1_of(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
 
 
 def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
-    """In the order of the first run of each kind; ValueError where a seed stands twice."""
+    """Group runs that differ only in their seeds, in the order of the first run of each kind.
+
+    Raise ValueError if two runs of a kind have the same seed.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_common(run.config), sort_keys=True), []).append(run)
@@ -202,7 +227,11 @@ def group_by_kind(runs: Sequence[Run]) -> list[Kind]:
 
 
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one kind have in common: data sets of the paper by name, others by path."""
+    """Return the part of a config that is equal for all runs of a kind.
+
+    Data sets of the paper count by their names, since their paths differ between machines. Other
+    data sets count by their paths.
+    """
     common = {key: value for key, value in config.items() if not is_among(key, NOT_OF_A_KIND)}
     if sets := sorted({place.split("/")[2] for place in config["paper"]}):
         common |= dict.fromkeys(PATHS, sets)
@@ -210,7 +239,10 @@ def _common(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
-    """Those of the paper's tables that some run belongs to, with the paper's columns."""
+    """Return the paper's tables that some run belongs to, with the paper's rows and columns.
+
+    Raise ValueError if two kinds stand for the same place of a table.
+    """
     ours: dict[str, Kind] = {}
     for kind in kinds:
         for place in kind.paper:
@@ -242,9 +274,9 @@ def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
 
 
 def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
-    """A table a data set of the runs that have figures which the paper has no place for.
+    """Return a table for each data set of the runs with figures that the paper's tables lack.
 
-    Rows are named by what sets them apart.
+    Rows are named by the keys in which the runs differ.
     """
     own = [kind for kind in kinds if kind.figures.keys() - _names_in_paper(kind)]
     sheets = []
@@ -261,14 +293,14 @@ def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
 
 
 def _names_in_paper(kind: Kind) -> set[str]:
-    """Figures of a run that the paper's tables show it with."""
+    """Return the names of all figures in the paper's tables that a run belongs to."""
     wheres = {place.split("/")[0] for place in kind.paper}
     places = (place for place in FIGURES if place.split("/")[0] in wheres)
     return {LABELS.get(name, name) for place in places for name in FIGURES[place]}
 
 
 def name_rows(kinds: Sequence[Kind]) -> list[str]:
-    """The method, and every other key whose value is not the one that most of its kind have."""
+    """Name each row by its method and by every key whose value is not the most common one."""
     keys = [key for key in kinds[0].config if key != "method" and not is_among(key, NOT_OF_A_KIND)]
     values = {key: [json.dumps(kind.config[key]) for kind in kinds] for key in keys}
     usual = {key: Counter(of).most_common(1)[0][0] for key, of in values.items()}
@@ -280,6 +312,7 @@ def name_rows(kinds: Sequence[Kind]) -> list[str]:
 
 
 def _differing(one: Kind, other: Kind) -> list[str]:
+    """Return the keys in which two kinds differ, with both values."""
     return [
         f"{key} ({value}, {other.config[key]})"
         for key, value in one.config.items()
@@ -288,10 +321,11 @@ def _differing(one: Kind, other: Kind) -> list[str]:
 
 
 def _data_of(kind: Kind) -> str:
+    """Return the training images of a kind and their limit as text."""
     limit = kind.config["data.limit"]
     return str(kind.config["data.train"]) + (f" (first {limit:,})" if limit else "")
 
 
 def _read_json(file: Path) -> Any:
-    """None where there is none."""
+    """Return the content of a JSON file, or None if there is no such file."""
     return json.loads(file.read_text()) if file.exists() else None

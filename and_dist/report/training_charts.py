@@ -1,4 +1,4 @@
-"""How training went: curves over epochs, accuracy by round, and the time line. No torch."""
+"""Draw the charts of training: curves over epochs, accuracy by round and time line. No torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from and_dist.report.run_history import F64, History
 from and_dist.utils.formatting import percent
 
 Points = tuple[F64, F64]
-"""x and y of a curve."""
+"""The x and y of a curve."""
 CurveOf = Callable[[History], Points]
+"""A function that reads one curve of a run."""
 
 
 def epochs_before(history: History) -> list[int]:
-    """Of every round, and of what would come after the last."""
+    """Return the number of epochs before each round and, as the last item, of all rounds."""
     epochs = [history.config.epochs_of(r) for r in range(history.config.last_round + 1)]
     return [0, *np.cumsum(epochs).tolist()]
 
 
 def over_steps(key: str, scale: float = 1.0) -> CurveOf:
-    """A column of the steps, over the epochs that have passed."""
+    """Return a reader of one key of the logged steps, over the epochs that have passed."""
 
     def points(history: History) -> Points:
         return history.steps["epochs"], scale * history.steps[key]
@@ -33,7 +34,7 @@ def over_steps(key: str, scale: float = 1.0) -> CurveOf:
 
 
 def over_epochs(key: str, scale: float = 1.0) -> CurveOf:
-    """A figure of the ends of epochs."""
+    """Return a reader of one key of the ends of epochs, over the epochs that have passed."""
 
     def points(history: History) -> Points:
         before = epochs_before(history)
@@ -45,12 +46,13 @@ def over_epochs(key: str, scale: float = 1.0) -> CurveOf:
 
 
 def images_per_s_of_a_rank(history: History) -> Points:
+    """Return the speed of one rank over the epochs that have passed."""
     x, y = over_steps("images_per_s")(history)
     return x, y / history.ranks_of_steps
 
 
 def round_marks(history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Lines where rounds begin, and their names, for a figure over epochs."""
+    """Return (lines where rounds begin, their names) for a figure over epochs."""
     shapes, texts = [], []
     before, last = epochs_before(history), int(history.last_step.get("round", -1))
     for round_index in range(last + 1):
@@ -92,7 +94,7 @@ def curve(
     note: str = "",
     **axis: Any,
 ) -> Chart | None:
-    """One line a run, with the rounds of the first marked; None where there is nothing."""
+    """Draw one curve for each run and mark the rounds of the first; return None without data."""
     figure, alts, rows = go.Figure(), [], []
     for history, colour in zip(histories, cycle(), strict=False):
         all_x, all_y = points_of(history)
@@ -114,6 +116,7 @@ def curve(
 
 
 def training_curves(histories: Sequence[History]) -> list[Chart]:
+    """Draw all curves of training that there is data for."""
     found = [
         curve(histories, "loss", "Loss", "loss", over_steps("loss")),
         curve(
@@ -141,7 +144,7 @@ def training_curves(histories: Sequence[History]) -> list[Chart]:
             "Throughput",
             "images/s a rank",
             images_per_s_of_a_rank,
-            "Of one rank: times the number of ranks for all of them.",
+            "The speed of one rank; multiply it by the number of ranks for that of all ranks.",
             rangemode="tozero",
         ),
         curve(
@@ -158,7 +161,10 @@ def training_curves(histories: Sequence[History]) -> list[Chart]:
 
 
 def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
-    """Figure 5 of the paper, of these runs."""
+    """Draw kNN accuracy by round with the baselines of the first run (figure 5 of the paper).
+
+    Return None if no run has evaluated a round.
+    """
     figure, rows = go.Figure(), []
     for history, colour in zip(histories, cycle(), strict=False):
         rounds = [r for r in history.of("round") if r["knn"] is not None]
@@ -210,7 +216,7 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
 
 
 def time_line(history: History) -> Chart | None:
-    """Starts as bars, incidents as marks."""
+    """Draw starts as bars and incidents as marks, or return None without a start."""
     if not history.starts:
         return None
     figure = go.Figure()
@@ -252,14 +258,15 @@ _SYMBOLS = {
     "stalled": ("x", COLOURS[1]),
     "judged": ("diamond", COLOURS[3]),
 }
+"""A kind of incident -> its symbol and colour. The bars show the starts."""
 
 
 def _start_of(history: History, when: float) -> int:
-    """The number of the start that was under way."""
+    """Return the number of the start that was running, 1 for the first."""
     return max(1, sum(start.began <= when for start in history.starts))
 
 
 def _some(x: list[float], y: list[float], most: int = 20) -> Iterable[tuple[float, float]]:
-    """Evenly, the last point among them."""
+    """Return at most `most` points, evenly spaced, the first and the last among them."""
     chosen = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int))
     return [(x[at], y[at]) for at in chosen]

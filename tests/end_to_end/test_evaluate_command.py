@@ -146,7 +146,7 @@ def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> N
     marked["of"]["bank"]["top1"] = 0.123
     file.write_text(json.dumps(marked))
     _, second, _ = cli("evaluate", copied, "--knn")
-    assert "as found before" in second
+    assert "evaluated before" in second
     assert "12.3" in second
     file.write_text(json.dumps({**marked, "weights": "of another training"}))
     _, third, _ = cli("evaluate", copied, "--knn")
@@ -265,10 +265,10 @@ def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
         (["--knn", "data.limit=100"], "was trained otherwise: data.limit: 200 -> 100"),
         (["--linear", "--layers", "conv9"], "conv9: encoder.name=tiny has conv1, conv2, conv3, fc"),
         (["--linear", "--ten-crop"], "data.test_resize = None: it has to be larger"),
-        (["--knn", "--ten-crop"], "--ten-crop is of --linear"),
+        (["--knn", "--ten-crop"], "--ten-crop needs --linear"),
         (["--knn", "--checkpoint", "r09-e0001"], "there is no checkpoint"),
         (["--knn", "--checkpoint", "../b/r00-e0003"], "b/r00-e0003 is no name of a checkpoint of"),
-        (["--knn", "--layers", "conv1"], "--layers is of --linear"),
+        (["--knn", "--layers", "conv1"], "--layers needs --linear"),
         (["--linear", "evaluation.linear.epochs=0"], "evaluation.linear.epochs = 0 will not do"),
     ],
 )

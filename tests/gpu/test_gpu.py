@@ -17,7 +17,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.launch_env import LaunchEnv
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import choose_device, open_world
-from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
+from and_dist.evaluation.evaluate_run import Request, plan_evaluation, run_evaluation
 from and_dist.method.discovery import discover
 from and_dist.method.faiss_search import EXACT
 from and_dist.method.memory_bank import MemoryBank
@@ -158,7 +158,8 @@ def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> No
         )
         with Watchdog() as watchdog:
             run_training(config, watchdog)
-            planned = plan_evaluation(config.folder, None, [], True, True, None, False)
+            request = Request(with_knn=True, with_linear=True)
+            planned = plan_evaluation(config.folder, None, [], request)
             with open_world(device) as world:
                 run_evaluation(planned, world, Display(is_shown=False), watchdog)
         found.append(losses_of(config.folder))

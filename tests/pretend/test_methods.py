@@ -11,7 +11,7 @@ import pytest
 from and_dist.config.schema import OBJECTIVES
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
-from and_dist.evaluation.evaluate_run import plan_evaluation, run_evaluation
+from and_dist.evaluation.evaluate_run import Request, plan_evaluation, run_evaluation
 from and_dist.runs.console import Display
 from and_dist.training.session import run_training
 from tests.pretend.device import pretend_gpu
@@ -41,7 +41,7 @@ def overrides_of(method: str) -> tuple[str, ...]:
 
 def assess(run: Path, device: str) -> dict[str, Any]:
     """Evaluate a run by kNN and by linear classifiers; return both files."""
-    planned = plan_evaluation(run, None, LINEAR, True, True, None, False)
+    planned = plan_evaluation(run, None, LINEAR, Request(with_knn=True, with_linear=True))
     with Watchdog() as watchdog, open_world(device, threads=1) as world:
         run_evaluation(planned, world, Display(is_shown=False), watchdog)
     (folder,) = (run / "evaluation").iterdir()

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from and_dist.config.schema import EvaluationConfig
 from and_dist.distributed.collectives import raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import top1_accuracy
-from and_dist.evaluation.knn import knn_places, vote
+from and_dist.evaluation.knn import Voters, knn_places, vote
 from and_dist.method.curriculum import num_anchors
 from and_dist.method.discovery import discover
 from and_dist.method.neighbour_search import ShardSearch, search_shards
@@ -132,14 +133,11 @@ def accuracy_here(
     mine = slice(*_range(len(queries_MD), world))
     labels_M = torch.arange(len(queries_MD)) % (int(labels_N.max()) + 1)
     places_M = knn_places(
-        shard.features_SD,
-        shard.start,
-        labels_N,
+        Voters(shard.features_SD, shard.start, labels_N),
         queries_MD[mine],
         labels_M[mine],
         world,
-        num_neighbours,
-        TEMPERATURE,
+        EvaluationConfig(knn=num_neighbours, knn_temperature=TEMPERATURE),
     )
     return top1_accuracy(places_M, world)
 
@@ -192,7 +190,9 @@ def test_rows_without_a_label_do_not_vote(ranks: RankPool) -> None:
 def places_here(world: World, bank_ND: Tensor, labels_N: Tensor, labels_M: Tensor) -> Tensor:
     shard = shard_of(bank_ND, world)
     queries_MD = bank_ND[: len(labels_M)]
-    return knn_places(shard.features_SD, shard.start, labels_N, queries_MD, labels_M, world, 1, 0.1)
+    voters = Voters(shard.features_SD, shard.start, labels_N)
+    settings = EvaluationConfig(knn=1, knn_temperature=0.1)
+    return knn_places(voters, queries_MD, labels_M, world, settings)
 
 
 def test_a_class_without_a_vote_has_the_last_place(ranks: RankPool) -> None:

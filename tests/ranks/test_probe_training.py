@@ -23,7 +23,7 @@ from and_dist.data.stores import MemoryStore
 from and_dist.distributed.watchdog import SIGNAL, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import gather_ranks_of_true_class, rank_of_true_class
-from and_dist.evaluation.probe import Probes
+from and_dist.evaluation.probe import FrozenLayers, Probes
 from and_dist.evaluation.probe_training import ProbeTraining
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.runs.console import Display
@@ -93,14 +93,14 @@ def probe(
     checkpoint, state = folder / "checkpoint", {"files": weights, "bad_images": {}}
     trained = OpenedCheckpoint(folder, config, checkpoint, state)
     trained.evaluation.mkdir(parents=True, exist_ok=True)
-    probing = ProbeTraining(trained, encoder, train, layers, world, display, watchdog)
+    probing = ProbeTraining(trained, FrozenLayers(encoder, layers), train, world, display, watchdog)
     try:
         probing.train()
         places_LM = probing.places(test, is_ten_crop=False)
     except Stopped:
         return None
-    places_T, _ = gather_ranks_of_true_class(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
-    top1 = float((places_T == 0).mean())
+    places_X, _ = gather_ranks_of_true_class(places_LM[-1], torch.zeros_like(places_LM[-1]), world)
+    top1 = float((places_X == 0).mean())
     return top1, probing.losses, {n: t.detach() for n, t in probing.probes.state_dict().items()}
 
 
@@ -307,7 +307,8 @@ def ten_crops_by_hand(world: World, config: Config, folder: Path) -> tuple[Tenso
         folder, config, folder / "checkpoint", {"files": "", "bad_images": {}}
     )
     display = Display(is_shown=False)
-    probing = ProbeTraining(trained, raw_pixels(), images, ["fc"], world, display, Watchdog())
+    layers = FrozenLayers(raw_pixels(), ["fc"])
+    probing = ProbeTraining(trained, layers, images, world, display, Watchdog())
     with torch.no_grad():
         probing.probes.linear["fc"].weight.normal_(generator=torch.Generator().manual_seed(1))
     ours = probing.places(images, is_ten_crop=True)[0]

@@ -115,4 +115,4 @@ def test_a_port_that_is_taken_is_a_sentence(address: str, training: tuple[Starte
     process = start("report", training[1], "--follow", "--port", port)
     output, _ = process.communicate(PATIENCE)
     assert process.returncode == 2
-    assert f"--port {port} cannot be had: Address already in use; 0 takes any" in output
+    assert f"--port {port} is not available: Address already in use; 0 takes any" in output

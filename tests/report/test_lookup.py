@@ -134,7 +134,7 @@ def test_without_the_training_images_rows_are_named(
     assert "row " in shown
     status, _, said = cli("neighbours", run, own, "--sheet", tmp_path / "s.png")
     assert status == 2
-    assert "cannot be had any more" in said
+    assert "are missing or have changed" in said
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_without_the_training_images_rows_are_named(
         (("neighbours", "nowhere", "IMAGE"), "nowhere is no run folder"),
         (("neighbours", "RUN", "gone.png"), "gone.png: it cannot be read: No such file"),
         (("neighbours", "RUN", "README.md"), "README.md: its header is of no known image format"),
-        (("neighbours", "RUN", "IMAGE", "--count", "65"), "right are 1 to 64"),
-        (("neighbours", "RUN", "IMAGE", "--count", "0"), "right are 1 to 64"),
-        (("neighbours", "RUN", "IMAGE", "--sheet", "s.gif"), "that end in .png, .jpg or .webp"),
+        (("neighbours", "RUN", "IMAGE", "--count", "65"), "choose 1 to 64"),
+        (("neighbours", "RUN", "IMAGE", "--count", "0"), "choose 1 to 64"),
+        (("neighbours", "RUN", "IMAGE", "--sheet", "s.gif"), "has to end in .png, .jpg or .webp"),
         (("neighbours", "RUN", "IMAGE", "--sheet", "no/s.png"), "there is no folder no"),
         (("neighbours", "RUN", "IMAGE", "--checkpoint", "r09-e0001"), "there is no checkpoint"),
         (("embed", "RUN", "nowhere", "--out", "f.npy"), "FOLDER=nowhere"),
-        (("embed", "RUN", "FOLDER", "--out", "f.csv"), "right is a name that ends in .npy"),
+        (("embed", "RUN", "FOLDER", "--out", "f.csv"), "the name has to end in .npy"),
         (("embed", "RUN", "FOLDER", "--out", "f.npy", "--bad-images", "keep"), "stop, skip"),
     ],
 )
