@@ -92,7 +92,7 @@ CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 def plain_views(
     config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
 ) -> Views:
-    """Return views that crop at `place` after a resize to `test_resize`, and change nothing else.
+    """Return views of a crop of the resized image, without colour map or flip.
 
     `place` is the share of the margin that lies above and to the left of the crop: CENTRE or one of
     CORNERS. If `test_resize` is None, the view is the whole image.

@@ -1,0 +1,1 @@
+"""Provide what all packages use: random numbers, text formats, progress, file ownership."""

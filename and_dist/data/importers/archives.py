@@ -182,8 +182,7 @@ def _members_of(archives: list[Path], groups: list[list[Member]]) -> Members:
 
 
 def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
-    """Return (class folder by ILSVRC2012 id, id of each val image) from the devkit or text
-    files."""
+    """Return (class folder by ILSVRC2012 id, id of each val image) from devkit or text files."""
     if (source / DEVKIT).is_file():
         return _read_devkit(source / DEVKIT)
     for name in ("synsets.txt", GROUND_TRUTH):

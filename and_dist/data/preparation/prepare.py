@@ -98,8 +98,7 @@ class Split:
 
 
 Check = Callable[[ImageIndex, I64, Callable[[int], None]], dict[int, str]]
-"""A function that decodes rows of an index, reports progress and returns {row: reason} of
-failures."""
+"""A function that decodes rows, reports its progress and returns {row: reason} of failures."""
 
 
 def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
