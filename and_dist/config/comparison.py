@@ -42,7 +42,7 @@ def is_among(key: str, names: Sequence[str]) -> bool:
 
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     """Return the keys that would train another model, as `key: theirs -> ours`."""
-    # A config of an earlier revision may lack a key: what is its default now held then too.
+    # A config of an earlier revision may lack a key, which then had its present default.
     mine = flatten(ours.model_dump(mode="json"))
     other = flatten(Config().model_dump(mode="json")) | flatten(theirs)
     return [

@@ -47,8 +47,7 @@ class DataConfig(Section):
     grayscale_first: bool = False
     """Apply grayscale before colour jitter (the ImageNet order) instead of after it."""
     flip: bool = False
-    """Mirror each training image with probability 1/2 (ImageNet yes, the published CIFAR code
-    no)."""
+    """Mirror each training image with probability 1/2 (ImageNet yes, published CIFAR code no)."""
     bad_images: Literal["stop", "skip"] = "stop"
     """End the run at an image that cannot be read, or keep the image out of loss and bank."""
     cache_gb: NonNegative = 0.0
@@ -99,9 +98,8 @@ class BankConfig(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type in which rows are stored and compared; sums are in float32 whatever it is."""
     products: Literal["auto", "stored", "bfloat16"] = "auto"
-    """Type in which rows are multiplied; in bfloat16, log Z is within 0.004 / tau. auto takes
-    bfloat16 where it is faster: for 100,000 float32 rows and more, on CPUs with AMX or AVX-512's
-    bfloat16."""
+    """Type of the products of rows; in bfloat16, log Z is within 0.004 / tau. auto takes it where
+    it is faster: for 100,000 float32 rows and more, on CPUs with AMX or AVX-512's bfloat16."""
     update_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """eta of Eq. 8, the weight of the NEW feature."""
     renormalise: bool = True
@@ -138,8 +136,7 @@ class DiscoveryConfig(Section):
     """Flat or fused, which are exact, or a faiss factory string of an approximate index, which
     holds a copy of each shard."""
     recall: Annotated[float, Field(gt=0, le=1)] = 0.98
-    """Share of a sample's nearest rows that an approximate index must find; it searches wider until
-    it does."""
+    """Share of a sample's nearest rows that an approximate index searches wider to find."""
     memory_mb: Annotated[int, Field(ge=64)] = 200
     """Memory of one rank for discovery, beside its shard, the results and an index's copy."""
 
@@ -155,8 +152,7 @@ class InstanceNceConfig(Section):
     negatives: PositiveInt = 4096
     """M, the number of random rows that a query is told from."""
     z: Literal["constant", "estimated"] = "constant"
-    """Normaliser of the probabilities: that of the first step, as published, or anew at every
-    step."""
+    """Normaliser of the probabilities: that of the first step, as published, or of every step."""
 
 
 class DeepClusterConfig(Section):
@@ -196,7 +192,7 @@ class TrainingOptimConfig(OptimConfig):
 
     compression: Literal["none", "float16", "bfloat16", "powersgd"] = "none"
     """Form in which gradients travel between ranks. powersgd sends large layers as products of thin
-    matrices; what it has not sent yet is lost when a run resumes."""
+    matrices; the remainder, which it keeps for later steps, is lost when a run resumes."""
 
 
 class LinearConfig(OptimConfig):

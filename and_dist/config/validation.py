@@ -53,7 +53,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe(error: Any, root: type[Section]) -> str:
-    """Return a sentence about one validation error that lists what would have been right."""
+    """Return a sentence about one validation error that lists the values or keys allowed."""
     *parents, key = [str(part) for part in error["loc"]] or [""]
     path = ".".join([*parents, key])
     if error["type"] == "extra_forbidden":

@@ -17,7 +17,7 @@ from and_dist.data.augment import Views
 
 
 class ColourMaps:
-    """Apply the colour maps of views to normalised images, clamped to what 0..255 can show."""
+    """Apply the colour maps of views to normalised images, clamped to colours in 0..255."""
 
     def __init__(
         self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device

@@ -191,7 +191,7 @@ def check_white(image: Image.Image) -> None:
 
     This is so for floating-point pixels and for signed or 32-bit integers.
     """
-    # Pillow opens a 16-bit PPM in the 32-bit mode "I" too, whose header says that 16 count.
+    # Pillow opens a 16-bit PPM in the 32-bit mode "I" too, but its header says that it has 16.
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
         raise Unreadable(f"its pixels are {kind}, which leaves open what is white; 8 or 16 bits do")

@@ -27,7 +27,7 @@ HEADS = ("linear.", "fc.", "classifier.6.")
 
 
 def load_weights(encoder: Encoder, file: Path) -> str:
-    """Load weights into the encoder, and return a line for the log that says what was loaded.
+    """Load weights into the encoder, and return a line for the log that names their file.
 
     If the file has no head of our shape, ours stays as it is. Raise ValueError if the file cannot
     be read, holds no weights, or holds other names or shapes than the encoder's.

@@ -1,1 +1,1 @@
-"""Provide what all packages use: random numbers, text formats, progress, file ownership."""
+"""Hold code that every package may use: random numbers, formats, progress, file ownership."""

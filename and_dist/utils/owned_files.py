@@ -92,7 +92,7 @@ def sum_of(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """Return file, folder, link or another kind of what is at a path, without following links.
+    """Return file, folder, link or another kind of the entry at a path; links are not followed.
 
     Return "" if nothing is there.
     """

@@ -115,8 +115,8 @@ def entries_of(folder: Path) -> list[str]:
 class NewFolder:
     """Build a folder aside, which then takes its place or that of one of ours.
 
-    `contents` names what may lie in it while it is built. Given a `fingerprint`, the folder is
-    named by it, and the next build with the same fingerprint resumes it; without one, no other
+    `contents` are the names that may lie in it while it is built. Given a `fingerprint`, the folder
+    is named by it, and the next build with the same fingerprint resumes it; without one, no other
     build uses it.
     """
 
@@ -227,7 +227,7 @@ def restore_folder(
     contents: Container[str],
     keeps_resumable: bool = True,
 ) -> None:
-    """Repair what a process left that was killed while it built or replaced a folder.
+    """Repair the folders of a process that was killed while it built or replaced one.
 
     The old folder comes back if there is no new one. An unfinished folder is removed; one that can
     be resumed only if `keeps_resumable` is false. A folder that holds a foreign file, or that a

@@ -3,7 +3,7 @@
 The rows are cut into parts of about PART_BYTES, whatever the number of workers. One process writes
 a part under a temporary name and renames it when it is complete, with its columns beside it. A part
 whose columns exist and belong to the same rows and options is not written again. All parts lie in a
-folder that is named by what is packed (`fingerprint_of`), and that becomes the folder of the
+folder that is named by the pack's hash (`fingerprint_of`), and that becomes the folder of the
 manifest once it is complete.
 
 N all rows of the source, X rows of it that are packed.

@@ -128,7 +128,7 @@ def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
 
 def refuse_overlap(source: Path, out: Path) -> None:
     """Raise NotOursError if OUT is SOURCE, contains it or lies in it, under whatever names."""
-    if not source.exists():  # find_listings says so
+    if not source.exists():  # find_listings reports it
         return
     its_places, places = _identities(source), _identities(out)
     relation = ""

@@ -22,7 +22,7 @@ def find_undecodable(
 ) -> dict[int, str]:
     """Return {row: reason} of the given rows that DALI cannot decode."""
     bad = BadImages(index, "skip", lambda _: None, largest_share=1.0)
-    # The output is thrown away, so that it is small.
+    # The output is thrown away, so a small one saves time.
     config = DataConfig(image_size=16)
     loader = FeatureLoader(index, config, IMAGES_PER_BATCH, torch.device("cpu"), bad)
     with contextlib.suppress(AllBad):
