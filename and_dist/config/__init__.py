@@ -1,0 +1,1 @@
+"""Define, load, check and compare configs, without torch."""

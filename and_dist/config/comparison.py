@@ -9,7 +9,7 @@ from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
 
 RESUMABLE_SECTIONS = ("name", "run", "evaluation", "paper")
-"""Sections a resumed run may change: they do not touch what is trained."""
+"""Sections that a resumed run may change, because they do not affect training."""
 
 
 SPEED_ONLY_KEYS = (
@@ -24,26 +24,25 @@ SPEED_ONLY_KEYS = (
     "encoder.channels_last",
     "encoder.compile",
 )
-"""Keys, or sections, in which two runs of one experiment may differ: they change how fast it runs,
-or the seed."""
+"""Keys and sections that change the speed or the seed of an experiment, and nothing else."""
 
 
 PATHS = ("data.train", "data.test")
-"""Of the images, which every machine has elsewhere."""
+"""Keys that hold paths of images, which differ between machines."""
 
 
 PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
-"""Keys, or sections, that may be set over an experiment of the paper, which still is that one."""
+"""Keys and sections that may be set over an experiment of the paper without changing it."""
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:
-    """Whether it is one of them, or in one of the sections, which end with a dot."""
+    """Return whether a key is one of `names`, or in a section among them (they end with a dot)."""
     return any(key == name or (name[-1] == "." and key.startswith(name)) for name in names)
 
 
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
-    """Keys of two resolved configs that would train another model, as `key: theirs -> ours`."""
-    # A key that was not there yet when theirs was written had what is its default now.
+    """Return the keys that would train another model, as `key: theirs -> ours`."""
+    # A config of an earlier revision may lack a key, which then had its present default.
     mine = flatten(ours.model_dump(mode="json"))
     other = flatten(Config().model_dump(mode="json")) | flatten(theirs)
     return [
@@ -54,4 +53,4 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
 
 
 TEST_KEYS = ("test", "limit_test", "test_resize")
-"""Of config.data: which test images, and how they are seen."""
+"""Keys of config.data that say which test images there are and how they are cropped."""

@@ -1,8 +1,9 @@
-"""Config: all that a run is asked for, typed, frozen, and strict about what it is given.
+"""Load a config: everything that a run is asked for, typed and frozen; unknown keys are errors.
 
 Values are layered: field defaults < `preset` < the YAML files from left to right < `key=value`; a
-YAML file lies over the files its own `base` names.
-This module reaches no torch, so a login node can check a config without it.
+YAML file lies over the files that its own `base` names.
+
+This module imports no torch, so a login node can check a config without it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evaluation": {"knn_temperature": 0.07},
     },
 }
+"""Values in which the published code and the paper differ."""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
-    """Merge YAML files from left to right, then `key=value`; ValueError says what is wrong."""
+    """Return the config of YAML files, merged from left to right, and of `key=value` overrides.
+
+    Raise ValueError if a file cannot be read or a value is wrong.
+    """
     layers = [layer for file in files for layer in read_layers(Path(file))]
     none: dict[str, Any] = {}
     given = reduce(merge, map(parse_override, overrides), none)
     merged: dict[str, Any] = {}
     for layer in [*layers, given]:
+        # Changed training would no longer reproduce the figures that an earlier layer names.
         if "paper" not in layer and _trains_otherwise(merged, layer):
             merged.pop("paper", None)
         merged = merge(merged, layer)
@@ -48,7 +54,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
 
 
 def _trains_otherwise(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
-    """Whether a layer changes what an experiment of the paper is."""
+    """Return whether a layer changes an experiment of the paper into another one."""
     before = flatten(merged)
     return any(
         not is_among(key, PAPER_SAFE_KEYS) and (key not in before or before[key] != value)

@@ -1,4 +1,4 @@
-"""The figures of the paper (Huang, Dong, Gong, Zhu, ICML 2019), top-1 %, by their place in it.
+"""Hold the figures of the paper (Huang, Dong, Gong, Zhu, ICML 2019): top-1 accuracy in %, by place.
 
 `table 1/AND/CIFAR10` -> {"knn": 74.8, "linear conv5": 77.6}: table or figure, row, column.
 """
@@ -16,10 +16,13 @@ TITLES = {
     "figure 5": "Rounds R, CIFAR10, ResNet18",
     "section 4.2": "Epochs of a round, CIFAR10, ResNet18",
 }
+"""Titles of the paper's tables and figures."""
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc")
+"""Layers that table 2 gives linear classifiers for."""
 
 
 def _small_images() -> dict[str, dict[str, float]]:
+    """Return the figures of table 1."""
     columns = ("CIFAR10", "CIFAR100", "SVHN")
     rows = {
         "Split-Brain": ((11.7, 1.3, 19.7), (67.1, 39.0, 77.3)),
@@ -37,6 +40,7 @@ def _small_images() -> dict[str, dict[str, float]]:
 
 
 def _imagenet() -> dict[str, dict[str, float]]:
+    """Return the figures of table 2."""
     linear = {
         "Random": (11.6, 17.1, 16.9, 16.3, 14.1, 12.0),
         "Supervised": (19.3, 36.3, 44.2, 48.3, 50.5, None),
@@ -69,6 +73,7 @@ def _imagenet() -> dict[str, dict[str, float]]:
 
 
 def _by_knn(figures: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return figures that are all kNN accuracies in the form of FIGURES."""
     return {place: {"knn": top1} for place, top1 in figures.items()}
 
 
@@ -104,3 +109,4 @@ FIGURES: dict[str, dict[str, float]] = {
         }
     ),
 }
+"""All figures, by table or figure, row and column."""

@@ -1,4 +1,4 @@
-"""The sections of a config: what can be set, within which bounds, and what for. No torch."""
+"""Define the sections of a config: each key's type, bounds, default and meaning. No torch."""
 
 from __future__ import annotations
 
@@ -12,51 +12,58 @@ from and_dist.config.paper_figures import FIGURES
 from and_dist.config.validation import Section, parse_duration
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A number above 0."""
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A number of at least 0."""
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A number between 0 and 1."""
 Rgb = tuple[Positive, Positive, Positive]
+"""A positive number for each colour channel."""
 
 
 class DataConfig(Section):
+    """Say which images are trained on, and how they are read and augmented."""
+
     train: str = "shapes/train"
     """A folder of images (class folders or flat), or an embedded set: shapes/train, shapes/test."""
     test: str | None = "shapes/test"
-    """As `train`; none switches evaluation on held-out images off."""
+    """Images for evaluation, named like `train`; none switches evaluation on them off."""
     limit: PositiveInt | None = None
-    """Use the first rows of the training set only."""
+    """Number of rows of the training set that are used; none uses all."""
     limit_test: PositiveInt | None = None
-    """Use the first rows of the test set only."""
+    """Number of rows of the test set that are used; none uses all."""
     image_size: Annotated[int, Field(ge=8)] = 32
-    """Side of the square images the encoder sees."""
+    """Side of the square images that the encoder sees."""
     test_resize: PositiveInt | None = None
-    """Test images: shorter side to this, then the centre crop; none takes the whole image."""
+    """Resize test images to this shorter side and crop the centre; none takes the whole image."""
     crop_area: tuple[Share, Share] = (0.2, 1.0)
-    """Share of the image's area a training crop takes, smallest and largest."""
+    """Smallest and largest share of the image's area that a training crop takes."""
     jitter: Share = 0.4
-    """Strength of brightness, contrast and saturation changes; factors in 1 -+ jitter."""
+    """Strength of brightness, contrast and saturation changes; factors are in 1 -+ jitter."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
-    """Largest hue change as a share of the colour circle, either way."""
+    """Largest hue change in either direction, as a share of the colour circle."""
     grayscale: Share = 0.2
-    """Probability of a gray training image."""
+    """Probability that a training image is made gray."""
     grayscale_first: bool = False
-    """Grayscale before colour jitter (the ImageNet order) instead of after it."""
+    """Apply grayscale before colour jitter (the ImageNet order) instead of after it."""
     flip: bool = False
-    """Mirror every other training image (ImageNet yes, the published CIFAR recipe no)."""
+    """Mirror each training image with probability 1/2 (ImageNet yes, published CIFAR code no)."""
     bad_images: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be read does: end the run, or stay out of loss and bank."""
+    """End the run at an image that cannot be read, or keep the image out of loss and bank."""
     cache_gb: NonNegative = 0.0
-    """Hold the decoded training images in the memory of each node, if they fit this many GB."""
+    """Gigabytes of each node's memory for decoded training images; 0 does not cache them."""
     cache_side: PositiveInt | None = None
-    """Shorter side of cached images; none keeps them as large as they are."""
+    """Shorter side of cached images; none keeps their size."""
     hardware_decoder: Share = 0.65
     """Share of a batch's JPEGs that a GPU's hardware decoder takes, where there is one."""
     mean: Rgb = (0.485, 0.456, 0.406)
-    """Channel means of the normalisation, of pixels in 0..1."""
+    """Channel means of the normalisation, for pixels in 0..1."""
     std: Rgb = (0.229, 0.224, 0.225)
-    """Channel deviations of the normalisation, of pixels in 0..1."""
+    """Channel deviations of the normalisation, for pixels in 0..1."""
 
     @pydantic.model_validator(mode="after")
     def check_crop_area(self) -> DataConfig:
+        """Raise ValueError unless the bounds of the crop area are above 0 and in order."""
         low, high = self.crop_area
         if not 0 < low <= high:
             raise ValueError(f"data.crop_area = [{low}, {high}]: the smallest comes first, above 0")
@@ -64,174 +71,197 @@ class DataConfig(Section):
 
 
 class EncoderConfig(Section):
+    """Say which network maps images to features, and how it computes."""
+
     name: str = "cifar_resnet18"
-    """One of and_dist.models.encoders.ENCODERS."""
+    """Name of the encoder, one of and_dist.models.encoders.ENCODERS."""
     feature_dim: PositiveInt = 128
     """D, the length of a feature and of a bank row."""
     weights: str | None = None
-    """Start from these: a safetensors file, or a .pth of torchvision's or of the published code."""
+    """Initial weights: a safetensors file, or a .pth of torchvision's or of the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of images and activations; bfloat16 trains by autocast, its weights stay float32."""
+    """Type of images and activations; bfloat16 trains by autocast with float32 weights."""
     channels_last: bool = True
-    """Activations lie pixel by pixel, on which convolutions are faster."""
+    """Store activations pixel by pixel, on which convolutions are faster."""
     compile: bool = False
-    """Train a network that torch.compile has rewritten; it takes minutes and a C++ compiler."""
+    """Train a network that torch.compile has compiled, which takes minutes and a C++ compiler."""
 
 
 ROWS_WORTH_ROUNDING = 100_000
-"""Below, a partition is a small part of a step, and float32 keeps a run equal on all machines."""
+"""The number of rows from which bank.products=auto may round. With fewer, the partition is a small
+part of a step, and float32 keeps a run equal on all machines."""
 
 
 class BankConfig(Section):
+    """Say how the memory bank is stored, initialised, multiplied and updated."""
+
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """How rows are stored and compared; sums run in float32 all the same."""
+    """Type in which rows are stored and compared; sums are in float32 whatever it is."""
     products: Literal["auto", "stored", "bfloat16"] = "auto"
-    """Type that rows are multiplied in; log Z is within 0.004 / tau in bfloat16. auto takes that
-    where it is faster: 100,000 float32 rows and more, on CPUs with AMX or AVX-512's bfloat16."""
+    """Type of the products of rows; in bfloat16, log Z is within 0.004 / tau. auto takes it where
+    it is faster: for 100,000 float32 rows and more, on CPUs with AMX or AVX-512's bfloat16."""
     update_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """eta of Eq. 8, the weight of the NEW feature."""
     renormalise: bool = True
-    """Bring a row back to unit norm after Eq. 8 (preset code); paper leaves it as it is."""
+    """Scale a row to unit norm after Eq. 8 (preset code), or leave it (preset paper)."""
     init: Literal["uniform", "features"] = "uniform"
-    """First rows: uniform noise (preset code), or a pass of the fresh network over all images."""
+    """First rows: uniform noise (preset code), or features of all images by the fresh network."""
 
 
 class ObjectiveConfig(Section):
+    """Set the loss."""
+
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.1
     """tau of Eq. 2: 0.1 in the published CIFAR code, 0.07 for ImageNet."""
 
 
 class CurriculumConfig(Section):
+    """Set the rounds of discovery and training."""
+
     rounds: Annotated[int, Field(ge=0)] = 4
-    """R, the rounds after round 0; R = 1 is one-off discovery, R = 0 leaves instances."""
+    """R, the rounds after round 0; 1 is one-off discovery, 0 is instance learning alone."""
     epochs: PositiveInt = 200
-    """Epochs of every round, round 0 included."""
+    """Number of epochs of every round, round 0 included."""
     start: Literal["instance", "random"] = "instance"
-    """Round 0: instance learning, or nothing, so that round 1 discovers in a random network's
-    features (the paper's random start; with bank.init=features)."""
+    """Round 0: instance learning, or nothing, so that round 1 discovers neighbourhoods in the
+    features of a random network (the paper's random start, with bank.init=features)."""
     neighbours: Annotated[int, Field(ge=1, le=100)] = 1
-    """k, neighbours of an anchor."""
+    """k, the number of neighbours of an anchor."""
 
 
 class DiscoveryConfig(Section):
+    """Set the search for neighbourhoods between rounds."""
+
     search: str = "Flat"
-    """Flat and fused are exact; else a faiss factory string, an index that copies each shard."""
+    """Flat or fused, which are exact, or a faiss factory string of an approximate index, which
+    holds a copy of each shard."""
     recall: Annotated[float, Field(gt=0, le=1)] = 0.98
-    """An approximate index looks wider until it finds this share of a sample's nearest rows."""
+    """Share of a sample's nearest rows that an approximate index searches wider to find."""
     memory_mb: Annotated[int, Field(ge=64)] = 200
-    """Memory of one rank for discovery, beside its shard, the results and such an index."""
+    """Memory of one rank for discovery, beside its shard, the results and an index's copy."""
 
     @property
     def memory_bytes(self) -> int:
+        """Return the memory of one rank for discovery in bytes."""
         return self.memory_mb * 1_000_000
 
 
 class InstanceNceConfig(Section):
+    """Set the instance discrimination by NCE that AND is compared with."""
+
     negatives: PositiveInt = 4096
-    """M, random rows that a query is told from."""
+    """M, the number of random rows that a query is told from."""
     z: Literal["constant", "estimated"] = "constant"
-    """The normaliser of p: of the first step for ever, as published, or estimated at every step."""
+    """Normaliser of the probabilities: that of the first step, as published, or of every step."""
 
 
 class DeepClusterConfig(Section):
+    """Set DeepCluster, which AND is compared with."""
+
     clusters: Annotated[int, Field(ge=2)] = 10_000
-    """C, ten times the classes of ImageNet."""
+    """C, the number of clusters; 10,000 is ten times the classes of ImageNet."""
     components: PositiveInt = 256
-    """Directions that whitening keeps; more than encoder.feature_dim means all."""
+    """Number of directions that whitening keeps; more than encoder.feature_dim means all."""
     iterations: PositiveInt = 20
-    """Rounds of Lloyd's algorithm before an epoch."""
+    """Number of Lloyd iterations before an epoch."""
 
 
 class OptimConfig(Section):
+    """Set SGD and its learning rate schedule."""
+
     batch_size: PositiveInt = 128
-    """G, images of one step over all ranks."""
+    """G, the number of images of one step over all ranks."""
     lr: Positive = 0.03
     """Learning rate at the start of every round."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """Momentum of SGD."""
     nesterov: bool = True
-    """Nesterov's form of momentum."""
+    """Use Nesterov's form of momentum."""
     weight_decay: NonNegative = 5e-4
-    """On every parameter; 5e-4 for CIFAR and SVHN, 1e-4 for ImageNet."""
+    """Weight decay of every parameter; 5e-4 for CIFAR and SVHN, 1e-4 for ImageNet."""
     milestones: tuple[PositiveInt, ...] = (120, 160)
     """Epochs of a round at which the learning rate falls: code 120, 160; paper 80, 120, 160."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor of each fall."""
+    """Factor of the learning rate at each milestone."""
     fused: bool = True
-    """One pass over weights, gradients and momentum, which is faster; sums round differently."""
+    """Update weights and momentum in one pass, which is faster; sums round differently."""
 
 
 class TrainingOptimConfig(OptimConfig):
-    """Of the encoder, on all ranks."""
+    """Set the training of the encoder on all ranks."""
 
     compression: Literal["none", "float16", "bfloat16", "powersgd"] = "none"
-    """What gradients travel as between ranks; powersgd sends large layers as products of thin
-    matrices, and forgets what it has not sent yet where a run goes on."""
+    """Form in which gradients travel between ranks. powersgd sends large layers as products of thin
+    matrices; the remainder, which it keeps for later steps, is lost when a run resumes."""
 
 
 class LinearConfig(OptimConfig):
-    """The linear classifiers of `and-dist evaluate --linear`."""
+    """Set the training of the linear classifiers of `and-dist evaluate --linear`."""
 
     epochs: PositiveInt = 90
-    """Passes over the training images, for all layers at once."""
+    """Number of passes over the training images, for all layers at once."""
     batch_size: PositiveInt = 256
-    """Images of one step over all ranks."""
+    """Number of images of one step over all ranks."""
     lr: Positive = 0.01
     """Learning rate at the start."""
     nesterov: bool = False
-    """Nesterov's form of momentum."""
+    """Use Nesterov's form of momentum."""
     weight_decay: NonNegative = 1e-4
-    """On weights and biases of the classifiers."""
+    """Weight decay of the weights and biases of the classifiers."""
     milestones: tuple[PositiveInt, ...] = (30, 60)
     """Epochs at which the learning rate falls."""
 
 
 MOST_PIXEL_BYTES = 2_000_000_000
-"""Of a rank, for the pixels of its images as features."""
+"""The most memory of a rank for the pixels of its images as features."""
 
 
 class EvaluationConfig(Section):
+    """Set the evaluation by kNN and linear classifiers."""
+
     knn: PositiveInt = 200
-    """K, neighbours that vote; more than there are images means all."""
+    """K, the number of neighbours that vote; more than there are images means all."""
     knn_temperature: Positive = 0.1
     """tau of the votes: 0.1 in the published code, 0.07 in the paper."""
     baselines: bool = True
-    """kNN of raw pixels and of the untrained network before training starts."""
+    """Evaluate kNN of raw pixels and of the untrained network before training."""
     every: Annotated[int, Field(ge=0)] = 0
-    """Bank-kNN every so many epochs; 0 evaluates at the ends of rounds only."""
+    """Epochs between evaluations of kNN in the bank; 0 evaluates at the ends of rounds only."""
     linear: LinearConfig = LinearConfig()
-    """How linear classifiers are trained."""
+    """Training of linear classifiers."""
 
     def votes_among(self, num_rows: int) -> str:
-        """What stands beside a kNN figure."""
+        """Return the text beside a kNN figure: the K and tau used among `num_rows` rows."""
         return f"K {min(self.knn, num_rows)}, tau {self.knn_temperature}"
 
 
 class RunConfig(Section):
+    """Set the run folder, checkpoints, limits, logs and the device."""
+
     root: str = "runs"
-    """Folder of run folders; this run lives in ROOT/NAME."""
+    """Folder that holds the run folders; this run's is ROOT/NAME."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    """Device to train on; auto takes the GPU if there is one."""
     threads: PositiveInt | None = None
     """CPU threads of one rank; none shares the cores among the ranks of a machine."""
     log_every: PositiveInt = 20
-    """Steps between two looks at the loss."""
+    """Steps between two records of loss and speed."""
     keep: PositiveInt = 2
-    """Newest checkpoints kept beside each round's last."""
+    """Number of newest checkpoints that are kept beside the last one of each round."""
     save_minutes: Positive = 10.0
-    """Save this often within an epoch; the end of an epoch is saved always."""
+    """Minutes between checkpoints within an epoch; the end of an epoch is always saved."""
     time_limit: str | PositiveInt | None = None
-    """Save and end in time before this much has passed since the start: 2d12h, 90m, or as SLURM
-    writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
+    """Time since the start before which the run saves and ends: 2d12h, 90m, or as SLURM writes it:
+    minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
     stall_seconds: Positive = 600.0
-    """Without progress for so long, every rank writes its stacks down and ends; longer than a
-    checkpoint takes to write."""
+    """Time without progress after which every rank writes its stacks and ends; it must be longer
+    than writing a checkpoint takes."""
     profile: bool = False
-    """Watch 20 steps and write where their time goes: RUN/profile, a table and a trace a rank."""
+    """Profile 20 steps into RUN/profile: a table and a trace for each rank."""
     non_finite: Literal["stop", "roll_back"] = "stop"
-    """What a loss or gradient that is no number does: end the run, or go on without that batch."""
+    """End the run at a NaN or infinite loss or gradient, or roll back and leave out that batch."""
     most_roll_backs: PositiveInt = 3
-    """Batches that may be left out so."""
+    """Largest number of batches that may be left out in that way."""
     tensorboard: bool = True
     """Write RUN/tensorboard beside metrics.jsonl."""
     wandb: Literal["off", "offline", "online"] = "off"
@@ -239,13 +269,15 @@ class RunConfig(Section):
 
     @property
     def time_limit_seconds(self) -> float | None:
+        """Return the time limit in seconds, or None; raise ValueError if it is no duration."""
         if self.time_limit is None:
             return None
         return parse_duration(str(self.time_limit), "run.time_limit")
 
     @pydantic.model_validator(mode="after")
     def check_time_limit(self) -> RunConfig:
-        assert self.time_limit_seconds != 0
+        """Raise ValueError if the time limit is no duration."""
+        assert self.time_limit_seconds != 0  # reading the property parses the text
         return self
 
 
@@ -262,15 +294,17 @@ OBJECTIVES = {
 
 
 class Config(Section):
+    """Hold everything that a run is asked for."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run and of its folder."""
     preset: Literal["code", "paper"] = "code"
-    """Where paper and published code differ: which one sets the defaults (see PRESETS)."""
+    """Set of defaults where the paper and the published code differ (see PRESETS)."""
     method: str = "and"
-    """and discovers neighbourhoods between rounds; instance keeps every row an instance; random
-    trains nothing; the other OBJECTIVES are what the paper compares with."""
+    """Method to train by: `and` discovers neighbourhoods between rounds, `instance` keeps every row
+    an instance, `random` trains nothing; the paper compares with the other OBJECTIVES."""
     paper: tuple[str, ...] = ()
-    """Figures of the paper that this run is to reach, such as table 4/ResNet18."""
+    """Figures of the paper that this run is to reproduce, such as table 4/ResNet18/CIFAR10."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the bank, the order and the augmentation."""
     data: DataConfig = DataConfig()
@@ -287,23 +321,28 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
+        """Return the run folder."""
         return Path(self.run.root) / self.name
 
     @property
     def last_round(self) -> int:
+        """Return the index of the last round."""
         return 0 if self.method == "random" else self.curriculum.rounds
 
     @property
     def num_epochs(self) -> int:
+        """Return the number of epochs of all rounds."""
         return sum(self.epochs_of(r) for r in range(self.last_round + 1))
 
     def epochs_of(self, round_index: int) -> int:
+        """Return the number of epochs of a round."""
         is_untrained = round_index == 0 and self.curriculum.start == "random"
         return 0 if is_untrained or self.method == "random" else self.curriculum.epochs
 
     @pydantic.field_validator("method")
     @classmethod
     def check_method(cls, method: str) -> str:
+        """Raise ValueError if there is no such method."""
         if method not in OBJECTIVES:
             raise ValueError(f"method = {method!r} is not one of: {', '.join(OBJECTIVES)}")
         return method
@@ -311,6 +350,7 @@ class Config(Section):
     @pydantic.field_validator("paper")
     @classmethod
     def check_paper(cls, paper: tuple[str, ...]) -> tuple[str, ...]:
+        """Raise ValueError if a name is not among the paper's figures."""
         for name in paper:
             if name not in FIGURES:
                 raise ValueError(
@@ -321,12 +361,14 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def check_rounds(self) -> Config:
+        """Raise ValueError if method=and has no round after round 0."""
         if self.method == "and" and self.curriculum.rounds == 0:
             raise ValueError("curriculum.rounds = 0 discovers nothing: that is method=instance")
         return self
 
     @pydantic.model_validator(mode="after")
     def check_start(self) -> Config:
+        """Raise ValueError if a random start or method lacks features in the bank."""
         first = {"curriculum.start=random": self.curriculum.start, "method=random": self.method}
         for key, value in first.items():
             if value == "random" and self.bank.init != "features":

@@ -1,4 +1,7 @@
-"""Sections of keys: typed, frozen, strict; what is wrong is said in a sentence. No torch."""
+"""Validate sections of keys: typed, frozen and strict. No torch.
+
+Each error is one plain sentence.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 
 class Section(BaseModel):
-    """A group of keys; unknown keys and wrong types are errors, values never change."""
+    """Hold a group of keys; unknown keys and wrong types are errors, and values never change."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
@@ -23,9 +26,13 @@ S = TypeVar("S", bound=Section)
 
 
 def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
-    """ValueError with a sentence for each value that will not do, after `where`."""
+    """Return a section with the given values.
+
+    Raise ValueError with one sentence for each wrong value; each begins with `where`.
+    """
     try:
-        # JSON mode: lists stand for tuples, yet "1" is no number and 1 no boolean.
+        # Strict mode of Python values refuses lists for tuples. Of JSON it takes them, and still
+        # refuses "1" for a number and 1 for a boolean.
         return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
     except ValidationError as error:
         sentences = [where + describe(e, section) for e in error.errors()]
@@ -35,6 +42,7 @@ def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values as one mapping with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -45,7 +53,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe(error: Any, root: type[Section]) -> str:
-    """One validation error as a sentence that lists what would have been right."""
+    """Return a sentence about one validation error that lists the values or keys allowed."""
     *parents, key = [str(part) for part in error["loc"]] or [""]
     path = ".".join([*parents, key])
     if error["type"] == "extra_forbidden":
@@ -61,6 +69,7 @@ def describe(error: Any, root: type[Section]) -> str:
 
 
 def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:
+    """Return the type of the section at a path of keys."""
     section = root
     for key in keys:
         annotation = section.model_fields[key].annotation
@@ -76,10 +85,11 @@ DURATIONS = (
     r"(?P<m>\d+)",
     r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?",
 )
+"""Patterns of durations: SLURM's forms, minutes alone, and 2d12h30m."""
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Seconds of a duration; ValueError for anything else."""
+    """Return the seconds of a duration; raise ValueError for anything else."""
     matches = [found for form in DURATIONS if (found := re.fullmatch(form, text))]
     units = matches[0].groupdict() if matches else {}
     lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}

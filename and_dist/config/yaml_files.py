@@ -1,4 +1,4 @@
-"""YAML as plain data: what configs/*.yaml and `key=value` say, merged. No torch."""
+"""Read and merge YAML as plain data: config files and `key=value` overrides. No torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; raise ValueError if it is none or cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -29,7 +30,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """A YAML file, last, after what its `base` names: files beside it, from left to right."""
+    """Return a YAML file as the last of its layers, after those of the files that its `base` names.
+
+    They lie beside it, and are named from left to right. Raise ValueError if a file is its own
+    base.
+    """
     if path.resolve() in above:
         raise ValueError(f"config {path} is its own base")
     values = read_yaml(path)
@@ -42,7 +47,7 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`optim.lr=0.1` -> {"optim": {"lr": 0.1}}."""
+    """Return `optim.lr=0.1` as {"optim": {"lr": 0.1}}; raise ValueError for another form."""
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ValueError(f"override {text!r} is not of the form key=value, such as optim.lr=0.06")
@@ -56,6 +61,7 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` in it; mappings are merged key by key."""
     merged = copy.copy(dict(base))
     for key, value in over.items():
         old = merged.get(key)
@@ -66,6 +72,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_mapping(values: Any, where: str) -> dict[str, Any]:
+    """Return values that are a mapping with text keys; raise ValueError if they are not."""
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -79,9 +86,10 @@ def as_mapping(values: Any, where: str) -> dict[str, Any]:
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """Plain data only, repeated keys refused; 1e-3 is a number, 1:30:00 is text."""
+    """Load plain data only, refuse repeated keys, and read 1e-3 as a number and 1:30:00 as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; raise YAMLError if a key is repeated or no text."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if isinstance(key, (list, dict, set)):
@@ -92,7 +100,10 @@ class ConfigLoader(yaml.SafeLoader):
 
 
 def add_number_resolvers() -> None:
-    """YAML 1.1 takes 1:30:00 for a number to base 60; here it is a duration."""
+    """Make ConfigLoader read 1e-3 as a number and 1:30:00 as text.
+
+    YAML 1.1 takes 1e-3 for text, and 1:30:00 for a number to base 60, which is a duration here.
+    """
     ConfigLoader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:int"]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()

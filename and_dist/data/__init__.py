@@ -1,1 +1,1 @@
-"""Images: which row is which, in which order, how each is cut, and DALI that does it."""
+"""Map images to rows, order and augment them, and load them as batches by DALI."""

@@ -1,12 +1,15 @@
-"""(seed, epoch, row) -> crop, colour, flip, as numbers for DALI's operators.
+"""Compute the crop, colour map and flip of each image as a function of (seed, epoch, row).
+
+They are numbers: DALI's operators take the crop and the flip, and colour.py applies the colour map.
 
 Brightness, contrast, saturation, hue and grayscale are linear maps of a pixel's colour, contrast
-with an offset proportional to the image's mean colour. So whatever their order they compose into
-one: colour -> direct @ colour + through_mean @ mean colour, and DALI applies it in one operator.
-Only hue differs from torchvision's: a rotation of the YIQ chroma plane instead of HSV's hexagon,
-and nothing is clipped between the steps.
+with an offset proportional to the image's mean colour. In any order they therefore compose into one
+map: colour -> direct @ colour + through_mean @ mean colour. Two things differ from torchvision: hue
+is a rotation of the YIQ chroma plane instead of a shift along HSV's hexagon, and nothing is clipped
+between the steps.
 
-B images; boxes are (y, x) in pixels of the stored image.
+B images of a batch, V values drawn for an image, X attempts at a crop; boxes are (y, x) in pixels
+of the stored image.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 ATTEMPTS = 10
+"""The number of boxes that are drawn for a crop, as in torchvision."""
 RATIO = (3 / 4, 4 / 3)
+"""The smallest and largest width / height of a crop, as in torchvision."""
 LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the luma of a pixel."""
 TO_GRAY = np.tile(LUMA, (3, 1))
 TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
@@ -34,35 +40,39 @@ FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 @dataclass(frozen=True)
 class Views:
-    """What is cut from each image and how it is coloured: one entry an image."""
+    """Hold the crop, colour map and flip of each image of a batch."""
 
     start_B2: I32
     """Upper left corner of the box that is decoded."""
     shape_B2: I32
-    """Its height and width."""
+    """Height and width of that box."""
     roi_start_B2: F32
     """Region of that box that becomes the image, in pixels of the box, fractions allowed."""
     roi_stop_B2: F32
+    """End of that region."""
     direct_B33: F32
+    """Matrix that a pixel's colour (0..255) is multiplied by."""
     through_mean_B33: F32
+    """Matrix that the image's mean colour is multiplied by before it is added."""
     flip_B: I32
+    """1 where the image is mirrored, else 0."""
 
     def part(self, at: int) -> Views:
-        """One image's entry."""
+        """Return the views of the image at position `at` alone."""
         return Views(*(getattr(self, f.name)[at : at + 1] for f in fields(self)))
 
 
 def training_views(
     config: DataConfig, seed: int, epoch: int, rows_B: Rows, heights_B: I32, widths_B: I32
 ) -> Views:
-    """Random resized crop, colour and flip of these rows in this epoch."""
+    """Return the random resized crop, colour map and flip of the given rows in this epoch."""
     key = derive_key(seed, "augment", epoch)
-    draws_BX = draw_uniform(key, rows_B, 2 * ATTEMPTS + 12)
-    crops_BX, place_B2, colours_BX = np.split(draws_BX, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
+    draws_BV = draw_uniform(key, rows_B, 2 * ATTEMPTS + 12)
+    crops_BV, place_B2, colours_BV = np.split(draws_BV, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
     sides_B2 = np.stack([heights_B, widths_B], axis=1)
-    start_B2, shape_B2 = _crops(config, crops_BX, place_B2, sides_B2)
-    direct_B33, through_mean_B33 = _colour_maps(config, colours_BX)
-    flip_B = (colours_BX[:, 9] < 0.5) & config.flip
+    start_B2, shape_B2 = _crops(config, crops_BV, place_B2, sides_B2)
+    direct_B33, through_mean_B33 = _colour_maps(config, colours_BV)
+    flip_B = (colours_BV[:, 9] < 0.5) & config.flip
     return Views(
         start_B2,
         shape_B2,
@@ -76,12 +86,17 @@ def training_views(
 
 CENTRE = (0.5, 0.5)
 CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+"""Places of plain_views, as shares of the margin (y, x)."""
 
 
 def plain_views(
     config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
 ) -> Views:
-    """The whole image, or a crop of the image resized to `test_resize`: its centre, or a corner."""
+    """Return views of a crop of the resized image, without colour map or flip.
+
+    `place` is the share of the margin that lies above and to the left of the crop: CENTRE or one of
+    CORNERS. If `test_resize` is None, the view is the whole image.
+    """
     sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
     if config.test_resize is None:
         region_B2 = sides_B2
@@ -101,56 +116,62 @@ def plain_views(
     )
 
 
-def _crops(config: DataConfig, draws_BX: F64, place_B2: F64, sides_B2: I32) -> tuple[I32, I32]:
-    """(start, shape) of torchvision's RandomResizedCrop: the first attempt that fits, anywhere; if
-    none does, the middle of the image within the allowed ratios."""
+def _crops(config: DataConfig, draws_BV: F64, place_B2: F64, sides_B2: I32) -> tuple[I32, I32]:
+    """Return (start [B, 2], shape [B, 2]) of the boxes of torchvision's RandomResizedCrop.
+
+    The first of ATTEMPTS draws of area and ratio that fits the image is placed at random. If none
+    fits, the box is the largest in the middle of the image within the allowed ratios.
+    """
     low, high = config.crop_area
     area_B1 = sides_B2.prod(axis=1, dtype=np.float64)[:, None]
-    area_BA = area_B1 * (low + (high - low) * draws_BX[:, :ATTEMPTS])
+    area_BX = area_B1 * (low + (high - low) * draws_BV[:, :ATTEMPTS])
     log_low, log_high = np.log(RATIO[0]), np.log(RATIO[1])
-    ratio_BA = np.exp(log_low + (log_high - log_low) * draws_BX[:, ATTEMPTS:])
-    attempts_BA2 = np.rint(np.sqrt(np.stack([area_BA / ratio_BA, area_BA * ratio_BA], axis=2)))
-    fits_BA = np.all((attempts_BA2 >= 1) & (attempts_BA2 <= sides_B2[:, None]), axis=2)
-    first_B2 = attempts_BA2[np.arange(len(attempts_BA2)), fits_BA.argmax(axis=1)]
+    ratio_BX = np.exp(log_low + (log_high - log_low) * draws_BV[:, ATTEMPTS:])
+    attempts_BX2 = np.rint(np.sqrt(np.stack([area_BX / ratio_BX, area_BX * ratio_BX], axis=2)))
+    fits_BX = np.all((attempts_BX2 >= 1) & (attempts_BX2 <= sides_B2[:, None]), axis=2)
+    first_B2 = attempts_BX2[np.arange(len(attempts_BX2)), fits_BX.argmax(axis=1)]
     height_B, width_B = sides_B2.T
-    whole_B2 = np.stack(
+    fallback_B2 = np.stack(
         [
             np.clip(np.rint(width_B / RATIO[0]), 1, height_B),
             np.clip(np.rint(height_B * RATIO[1]), 1, width_B),
         ],
         axis=1,
     )
-    found_B1 = fits_BA.any(axis=1, keepdims=True)
-    shape_B2 = np.where(found_B1, first_B2, whole_B2)
+    found_B1 = fits_BX.any(axis=1, keepdims=True)
+    shape_B2 = np.where(found_B1, first_B2, fallback_B2)
     free_B2 = sides_B2 - shape_B2
     start_B2 = np.where(found_B1, np.floor(place_B2 * (free_B2 + 1)), free_B2 // 2)
     return start_B2.astype(np.int32), shape_B2.astype(np.int32)
 
 
-def _colour_maps(config: DataConfig, draws_BX: F64) -> tuple[F64, F64]:
-    """(direct, through_mean) of the jitter in random order and of grayscale before or after it."""
-    order_B4 = draws_BX[:, 0:4].argsort(axis=1, kind="stable")
-    brightness, contrast, saturation = 1 + config.jitter * (2 * draws_BX[:, 4:7].T - 1)
+def _colour_maps(config: DataConfig, draws_BV: F64) -> tuple[F64, F64]:
+    """Return (direct [B, 3, 3], through_mean [B, 3, 3]) of jitter in random order and grayscale.
+
+    Grayscale comes before or after the jitter, as config.grayscale_first says.
+    """
+    order_B4 = draws_BV[:, 0:4].argsort(axis=1, kind="stable")
+    brightness, contrast, saturation = 1 + config.jitter * (2 * draws_BV[:, 4:7].T - 1)
     identity = np.eye(3)
-    to_gray_B = np.where(draws_BX[:, 8] < config.grayscale, 1.0, 0.0)[:, None, None]
+    to_gray_B = np.where(draws_BV[:, 8] < config.grayscale, 1.0, 0.0)[:, None, None]
     grayscale_B33 = (1 - to_gray_B) * identity + to_gray_B * TO_GRAY
     steps_4B33 = np.stack(
         [
             brightness[:, None, None] * identity,
             contrast[:, None, None] * identity,
             saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * TO_GRAY,
-            hue_rotation(config.hue * (2 * draws_BX[:, 7] - 1)),
+            hue_rotation(config.hue * (2 * draws_BV[:, 7] - 1)),
         ]
     )
-    no_mean_B = np.zeros(len(draws_BX))
+    no_mean_B = np.zeros(len(draws_BV))
     means_4B = np.stack([no_mean_B, 1 - contrast, no_mean_B, no_mean_B])
-    every = np.arange(len(draws_BX))
-    sequence = [(steps_4B33[step, every], means_4B[step, every]) for step in order_B4.T]
+    image_B = np.arange(len(draws_BV))
+    sequence = [(steps_4B33[step, image_B], means_4B[step, image_B]) for step in order_B4.T]
     sequence.insert(0 if config.grayscale_first else 4, (grayscale_B33, no_mean_B))
-    direct_B33 = np.tile(identity, (len(draws_BX), 1, 1))
+    direct_B33 = np.tile(identity, (len(draws_BV), 1, 1))
     through_mean_B33 = np.zeros_like(direct_B33)
     for step_B33, mean_B in sequence:
-        # Contrast blends with the mean luma of the image as it is by now.
+        # Contrast blends with the mean luma of the image as the steps so far have left it.
         mean_now_B33 = TO_GRAY @ (direct_B33 + through_mean_B33)
         through_mean_B33 = step_B33 @ through_mean_B33 + mean_B[:, None, None] * mean_now_B33
         direct_B33 = step_B33 @ direct_B33
@@ -158,7 +179,10 @@ def _colour_maps(config: DataConfig, draws_BX: F64) -> tuple[F64, F64]:
 
 
 def hue_rotation(shift_B: F64) -> F64:
-    """Turn the chroma plane of YIQ by a share of the circle; positive from red towards yellow."""
+    """Return matrices [B, 3, 3] that turn the chroma plane of YIQ by `shift_B` of the full circle.
+
+    A positive shift turns red towards yellow.
+    """
     angle_B = -2 * np.pi * shift_B
     rotation_B33 = np.tile(np.eye(3), (len(angle_B), 1, 1))
     rotation_B33[:, 1, 1] = rotation_B33[:, 2, 2] = np.cos(angle_B)

@@ -1,7 +1,8 @@
-"""`data.cache_gb`: decoded training images in memory, one copy a node, shared by its ranks.
+"""Hold decoded training images in memory, one copy a node, shared by its ranks (`data.cache_gb`).
 
-The ranks of a node decode a part each into one block of shared memory. Its name is deleted as soon
-as all have it open, so that it goes with the processes, however they end.
+The ranks of a node each decode a part of the images into one block of shared memory. The block's
+name is removed as soon as all ranks have opened it, so that the memory is freed when the processes
+end, however they end.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from and_dist.utils.owned_files import memory_file
 
 SHARED_MEMORY = Path("/dev/shm")
 LARGEST_SIDE = 2**31
+"""A side that no image exceeds: images are cached at their own size."""
 
 
 def cached_sizes(index: ImageIndex, config: DataConfig) -> tuple[I32, I32]:
-    """Sides of the images as they will be kept; what is pixels already stays as it is."""
+    """Return (heights [N], widths [N]) of the images as the cache holds them.
+
+    Images that are stored as pixels keep their size; others are shrunk to `data.cache_side`.
+    """
     if index.store.kind == "pixels":
         return index.heights_N, index.widths_N
     sizes = [
@@ -40,7 +45,10 @@ def cached_sizes(index: ImageIndex, config: DataConfig) -> tuple[I32, I32]:
 
 
 def check_cache(index: ImageIndex, config: DataConfig) -> None:
-    """ValueError if the images do not fit what they are given."""
+    """Raise ValueError if the decoded images need more memory than `data.cache_gb`.
+
+    Without a cache, and for images that are in memory already, nothing is checked.
+    """
     if not config.cache_gb or isinstance(index.store, MemoryStore):
         return
     heights_N, widths_N = cached_sizes(index, config)
@@ -55,7 +63,12 @@ def check_cache(index: ImageIndex, config: DataConfig) -> None:
 def cache_in_memory(
     index: ImageIndex, config: DataConfig, world: World, bad: BadImages
 ) -> ImageIndex:
-    """The same images, decoded, in memory; the index as it is where no cache is asked for."""
+    """Return an index of the decoded images in memory that the ranks of this node share.
+
+    All ranks call this together. An image that cannot be decoded is added to `bad`, which raises
+    RuntimeError if its policy is to stop. If no cache is asked for, or the images are in memory
+    already, `index` itself is returned.
+    """
     if not config.cache_gb or isinstance(index.store, MemoryStore):
         return index
     heights_N, widths_N = cached_sizes(index, config)
@@ -72,7 +85,7 @@ def cache_in_memory(
 
 
 def _shared_block(size: int, world: World) -> U8:
-    """The same memory in all ranks of this node."""
+    """Return one block of shared memory, mapped by every rank of this node."""
     path = None
     with ExitStack() as made:
         with raise_on_all_ranks(world, "making room for data.cache"):
@@ -81,12 +94,17 @@ def _shared_block(size: int, world: World) -> U8:
         places = gather_objects(world, (platform.node(), path))
         mine = next(place for node, place in places if node == platform.node() and place)
         block = np.memmap(mine, np.uint8, "r+")
+        # The name must stay until every rank of the node has opened the file.
         gather_objects(world, "open")
     return block
 
 
 def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> dict[int, str]:
-    """Decode one image into its place; {row: reason} if it cannot be."""
+    """Decode one image into its place in the cache.
+
+    Return {} on success, and {row: error message} if the image cannot be decoded or has another
+    size than when it was listed.
+    """
     place = cache.pixels(row)
     height, width = place.shape[:2]
     try:
@@ -100,6 +118,6 @@ def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> di
         if found != [height, width]:
             return {row: f"it is {found[0]} x {found[1]} pixels now, not {height} x {width}"}
         place[:] = np.frombuffer(content, np.uint8).reshape(place.shape)
-    except Exception as error:  # whatever a decoder throws at a broken file names that file
+    except Exception as error:  # a decoder may raise anything at a broken file
         return {row: f"{type(error).__name__}: {error}"}
     return {}

@@ -1,8 +1,4 @@
-"""Named data sets and plain folders -> LabelledImages.
-
-The embedded set, `shapes`, is drawn by this module: eight kinds of shape in random colours, places,
-sizes and turns over random gradients, so neither colour nor brightness nor raw pixels tell a class.
-"""
+"""Load named data sets, manifests and plain folders of images as LabelledImages."""
 
 from __future__ import annotations
 
@@ -24,7 +20,11 @@ from and_dist.data.stores import FileStore, Names
 def load_images(
     source: str, limit: int | None, key: str, bad_images: str = "stop"
 ) -> LabelledImages:
-    """The images `key` (data.train or data.test) names; ValueError begins with the key."""
+    """Return the images of an embedded set, a prepared folder or a folder of images.
+
+    `key` is the config key (data.train or data.test) that the error message begins with. `limit`
+    keeps the first rows only. Raise ValueError if the source cannot be loaded.
+    """
     name, _, split = source.partition("/")
     folder = Path(source)
     try:
@@ -41,7 +41,12 @@ def load_images(
 
 
 def index_folder(folder: Path, bad_images: str = "stop", workers: int = 1) -> LabelledImages:
-    """Class folders, or a flat folder, as it is; `and-dist prepare` does the same once for all."""
+    """Return the images of class folders, or of a flat folder, measured where they lie.
+
+    `and-dist prepare` does the same once and stores the result. Raise ValueError if there is a bad
+    image and `bad_images` is "stop", or if all images are bad; under "skip" bad images are left
+    out.
+    """
     listing = list_folder(folder, "train")
     assert isinstance(listing.content, Files)
     content, measured = listing.content, measure(listing.content, workers)
@@ -62,7 +67,7 @@ def index_folder(folder: Path, bad_images: str = "stop", workers: int = 1) -> La
 
 
 def index_named(paths: Sequence[Path]) -> LabelledImages:
-    """Images by their own names; ValueError where one is none."""
+    """Return an index of the given image files; raise ValueError if one is not an image."""
     root = Path("/")
     names = Names.of([str(path.absolute().relative_to(root)) for path in paths])
     measured = measure(Files(root, names), workers=1)
@@ -74,12 +79,16 @@ def index_named(paths: Sequence[Path]) -> LabelledImages:
 
 
 def load_train_and_test(config: DataConfig) -> tuple[LabelledImages, LabelledImages | None]:
+    """Return the training set, and the test set or None, as `config` names them."""
     train = load_images(config.train, config.limit, "data.train", config.bad_images)
     return train, load_test(config, train)
 
 
 def load_test(config: DataConfig, train: LabelledImages) -> LabelledImages | None:
-    """Labels of the test set are counted as the training set counts them."""
+    """Return the test set with labels numbered as in the training set; None without a test set.
+
+    Raise ValueError if the test set has a class that the training set lacks.
+    """
     if config.test is None:
         return None
     test = load_images(config.test, config.limit_test, "data.test", config.bad_images)

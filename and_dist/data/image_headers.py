@@ -1,7 +1,8 @@
-"""Height and width of an image from its first bytes, nothing decoded.
+"""Read the height and width of an image from its first bytes, without decoding it.
 
-JPEG and PNG, which large sets are made of, are read here; the rest goes through Pillow. What DALI
-will show is meant: a camera's "turn by 90 degrees" (EXIF orientation 5 to 8) swaps the sides.
+JPEG and PNG, of which large sets are made, are read here; other formats go through Pillow. Sizes
+are those that DALI shows: EXIF orientations 5 to 8, which turn an image by 90 degrees, swap the
+sides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 HEAD_BYTES = 16384
+"""The number of bytes of a file that are read first."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION_TAG = 0x0112
 TURNS = {
@@ -26,15 +28,21 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""The transposition that brings an image of each EXIF orientation upright."""
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of the JPEG segments that hold the size (SOF0 to SOF15)."""
 
 
 class Unreadable(ValueError):
-    """Why this is no image we can size."""
+    """Say why an image cannot be measured or decoded."""
 
 
 def size_of_file(path: str | Path) -> tuple[int, int, int]:
-    """(bytes, height, width) of the image in a file."""
+    """Return (number of bytes, height, width) of the image in a file.
+
+    Only the first bytes are read, unless they do not tell the size. Raise Unreadable if the file
+    cannot be read or holds no image.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -42,7 +50,7 @@ def size_of_file(path: str | Path) -> tuple[int, int, int]:
             head = os.read(descriptor, HEAD_BYTES)
             size = size_of_head(head)
             if length > len(head) and head.startswith(PNG_SIGNATURE):
-                # A PNG may be turned by what stands behind its pixels.
+                # A PNG may be turned by an EXIF chunk behind its pixels.
                 tail = os.pread(descriptor, HEAD_BYTES, length - HEAD_BYTES)
                 size = None if b"eXIf" in tail else size
             if size is None and length > len(head):
@@ -55,19 +63,21 @@ def size_of_file(path: str | Path) -> tuple[int, int, int]:
 
 
 def size_of_bytes(encoded: bytes) -> tuple[int, int]:
-    """(height, width) of a whole encoded image."""
+    """Return (height, width) of a whole encoded image; raise Unreadable if it is none."""
     if not encoded:
         raise Unreadable("it is empty")
     return size_of_head(encoded) or _size_by_pillow(encoded)
 
 
 def check_decodable(encoded: bytes, height: int, width: int) -> None:
-    """Unreadable if DALI must not be given this image.
+    """Raise Unreadable if DALI must not be given this image.
 
-    DALI 2.4 starts decoding the first images of a batch while it reads the headers of the others; a
-    header it cannot read frees what those are working on, and the process dies of it. Damage behind
-    the header is found in time, and is an error like any other. Of a PNG the header is all chunks
-    to its end: one behind the pixels may turn them.
+    `height` and `width` are the sides that were measured when the image was listed.
+
+    DALI 2.4 starts decoding the first images of a batch while it reads the headers of the others.
+    If it cannot read a header, it frees the memory that the decoders are working on, and the
+    process dies. Damage behind the header is found in time, and raises an ordinary error. A PNG's
+    header is all its chunks up to the last, because one behind the pixels may turn the image.
     """
     size = size_of_bytes(encoded)
     if size != (height, width):
@@ -83,7 +93,7 @@ def check_decodable(encoded: bytes, height: int, width: int) -> None:
 
 
 def _reaches_its_pixels(encoded: bytes) -> bool:
-    """Whether the segments of a JPEG before its pixels are whole."""
+    """Return whether the segments of a JPEG before its pixels are complete."""
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
@@ -99,7 +109,7 @@ def _reaches_its_pixels(encoded: bytes) -> bool:
 
 
 def _reaches_its_end(encoded: bytes) -> bool:
-    """Whether the chunks of a PNG are whole, the last one too."""
+    """Return whether all chunks of a PNG are there, the last one included."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(encoded):
         if encoded[at + 4 : at + 8] == b"IEND":
@@ -109,7 +119,7 @@ def _reaches_its_end(encoded: bytes) -> bool:
 
 
 def size_of_head(head: bytes) -> tuple[int, int] | None:
-    """None if the first bytes do not tell."""
+    """Return (height, width) from the first bytes of a JPEG or PNG; None if they do not tell."""
     if head.startswith(PNG_SIGNATURE) and len(head) >= 24:
         width, height = struct.unpack(">II", head[16:24])
         return (height, width) if b"eXIf" not in head else None
@@ -119,7 +129,10 @@ def size_of_head(head: bytes) -> tuple[int, int] | None:
 
 
 def _size_of_jpeg(head: bytes) -> tuple[int, int] | None:
-    """Walk the segments to the frame header; an EXIF segment on the way may swap the sides."""
+    """Return (height, width) from the frame header of a JPEG; None if it is not in the first bytes.
+
+    An EXIF segment on the way may swap the sides.
+    """
     at, is_turned, has_exif = 2, False, False
     while at + 9 <= len(head):
         if head[at] != 0xFF:
@@ -144,7 +157,7 @@ def _size_of_jpeg(head: bytes) -> tuple[int, int] | None:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """The orientation tag of the first image directory, 1 where there is none."""
+    """Return the orientation tag of an EXIF block's first directory; 1 if there is none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return 1
@@ -160,6 +173,7 @@ def _exif_orientation(tiff: bytes) -> int:
 
 
 def _size_by_pillow(encoded: bytes) -> tuple[int, int]:
+    """Return (height, width) as Pillow reads them; raise Unreadable if it cannot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -168,34 +182,42 @@ def _size_by_pillow(encoded: bytes) -> tuple[int, int]:
                 return upright_size(image)
     except UnidentifiedImageError:
         raise Unreadable("its header is of no known image format") from None
-    except Exception as error:  # a decoder may throw anything at bytes that are no image
+    except Exception as error:  # a decoder may raise anything at bytes that are no image
         raise Unreadable(str(error) or type(error).__name__) from None
 
 
 def check_white(image: Image.Image) -> None:
-    """Unreadable if nothing says how bright a pixel is; the 32 bits of a PPM are 16 by its head."""
+    """Raise Unreadable if nothing says which value of a pixel is white.
+
+    This is so for floating-point pixels and for signed or 32-bit integers.
+    """
+    # Pillow opens a 16-bit PPM in the 32-bit mode "I" too, but its header says that it has 16.
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
         raise Unreadable(f"its pixels are {kind}, which leaves open what is white; 8 or 16 bits do")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as DALI shows an image that Pillow has opened."""
+    """Return (height, width), as DALI shows it, of an image that Pillow has opened."""
     is_turned = orientation(image) in (5, 6, 7, 8)
     return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF segment says, and by nothing else (Pillow would follow XMP)."""
+    """Return the image turned as its EXIF orientation says.
+
+    Pillow itself would also follow an orientation in XMP, which DALI does not show.
+    """
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is still to be done: Pillow turns TIFFs by itself."""
+    """Return the EXIF orientation that is still to be applied; 1 if there is none."""
     if image.format == "PNG":
-        image.load()  # what turns a PNG may stand behind its pixels
+        image.load()  # a PNG's EXIF chunk may stand behind its pixels
     exif = image.info.get("exif")
+    # Pillow turns TIFFs by itself when it loads them.
     if image.format == "TIFF" or not isinstance(exif, bytes):
         return 1
     return _exif_orientation(exif.removeprefix(b"Exif\0\0"))

@@ -1,6 +1,6 @@
-"""ImageIndex: which image a row is, and what is known of it before it is read.
+"""Tell which image each row is, and its size and hash, before any image is read.
 
-On disk it is a manifest, a folder of memory-mapped columns, labels in a file of their own:
+On disk an index is a manifest: a folder of memory-mapped columns, with labels in their own file.
 
     manifest.json   kind, number of rows, files or root, content hash, names and sizes of the rest
     names.bin name_ends.npy | file.npy offset.npy    where each image lies
@@ -9,7 +9,7 @@ On disk it is a manifest, a folder of memory-mapped columns, labels in a file of
     00000.tar | 00000.bin | pixels.bin               only where the images were packed
     bad_images.txt                                   only where some were left out, and why
 
-Nothing else may lie there where the folder is to be replaced.
+A folder that holds anything else is never replaced.
 """
 
 from __future__ import annotations
@@ -31,36 +31,41 @@ from and_dist.utils.owned_files import always, open_new, read_json, write_file
 from and_dist.utils.owned_folders import Named, NewFolder, entries_of
 
 FORMAT = 1
+"""The version of the manifest format that this program reads and writes."""
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.txt"
 COLUMNS = r"(name_ends|file|offset|length|heights|widths|labels)\.npy"
+"""A pattern of the columns' file names."""
 PACKED_FILES = Named(r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin")
+"""Names of the files that hold packed images."""
 PART_COLUMNS = Named(r"\d{5}\.npz")
-"""Names the tables of a pack on its way, which go once its manifest is written."""
+"""Names of the tables of a pack's parts, which are removed once its manifest is published."""
 CONTENTS = Named(
     rf"manifest\.json|names\.bin|classes\.json|bad_images\.txt|{COLUMNS}|"
     r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin|\d{5}\.npz"
 )
-"""Whatever may lie in the folder of a manifest while it is built."""
+"""Names of all files that may lie in a manifest's folder while it is built."""
 CHOOSE_ANOTHER = "choose another --out, or move it away"
+"""The end of the error message about a folder that may not be replaced."""
 I32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Row i is image i of the store."""
+    """Hold where each image lies and its size; row i is image i of the store."""
 
     store: Store
     heights_N: I32
     widths_N: I32
     content_hash: str
-    """Of names, sizes and sides, or of the pixels: a run goes on with the same images only."""
+    """A hash of names, sizes and sides, or of the pixels; a run resumes only if it is equal."""
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self.heights_N)
 
     def first(self, count: int) -> ImageIndex:
-        """The first rows only."""
+        """Return an index of the first `count` rows."""
         if count >= len(self):
             return self
         heights_N, widths_N = self.heights_N[:count], self.widths_N[:count]
@@ -69,16 +74,21 @@ class ImageIndex:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A data set. Labels lie apart from the images: training and discovery get the index alone."""
+    """Hold a data set.
+
+    Labels lie apart from the images: training and discovery get the index alone.
+    """
 
     index: ImageIndex
     labels_N: NDArray[np.int64] | None = None
+    """The class of each row, or None without labels."""
     class_names: tuple[str, ...] = ()
+    """Names of the classes, in the order of their labels."""
     left_out: tuple[str, ...] = ()
-    """Images that are not in the index, and why."""
+    """One line for each image that is not in the index: its name and the reason."""
 
     def first(self, count: int | None) -> LabelledImages:
-        """The first rows only; all of them for None."""
+        """Return the first `count` rows; all rows if `count` is None."""
         if count is None:
             return self
         labels_N = None if self.labels_N is None else self.labels_N[:count]
@@ -86,7 +96,7 @@ class LabelledImages:
 
 
 def index_pixels(images_NHWC: NDArray[np.uint8], label: str) -> ImageIndex:
-    """Images of one size, in memory."""
+    """Return an index of images [N, H, W, 3] of one size in memory."""
     count, height, width, _ = images_NHWC.shape
     heights_N, widths_N = np.full(count, height, np.int32), np.full(count, width, np.int32)
     offset_N = np.arange(count, dtype=np.int64) * 3 * height * width
@@ -98,19 +108,26 @@ def index_pixels(images_NHWC: NDArray[np.uint8], label: str) -> ImageIndex:
 def index_files(
     root: Path, names: Names, length_N: NDArray[np.int64], heights_N: I32, widths_N: I32
 ) -> ImageIndex:
-    """Images that are files of their own; the hash covers names and sizes, not where they lie."""
+    """Return an index of images that are files of their own.
+
+    The hash covers names and sizes, not the folder, so that a data set may be moved.
+    """
     digest = hash_columns(names.text, names.ends, length_N, heights_N, widths_N)
     return ImageIndex(FileStore(root, names), heights_N, widths_N, digest)
 
 
 def index_archive(store: ArchiveStore, heights_N: I32) -> ImageIndex:
-    """Images inside larger files; the hash covers the order and sizes of all of them."""
+    """Return an index of images inside larger files.
+
+    The hash covers the order and sizes of all of them.
+    """
     columns = (store.file_N, store.offset_N, store.length_N, heights_N, store.widths_N)
     names = np.frombuffer("\0".join(file.name for file in store.files).encode(), np.uint8)
     return ImageIndex(store, heights_N, store.widths_N, hash_columns(names, *columns))
 
 
 def hash_columns(*columns: NDArray[Any]) -> str:
+    """Return the first 16 hex digits of the sha256 of columns, with their types and shapes."""
     digest = hashlib.sha256()
     for column in columns:
         digest.update(f"{column.dtype.str}{column.shape}".encode())
@@ -119,7 +136,11 @@ def hash_columns(*columns: NDArray[Any]) -> str:
 
 
 def new_manifest_folder(folder: Path, fingerprint: str | None = None) -> NewFolder:
-    """Begin the folder of a manifest aside; NotOursError where there is one that is not ours."""
+    """Start building the folder of a manifest aside.
+
+    Raise NotOursError if `folder` exists and is not a manifest of this program. A folder with the
+    same fingerprint that an interrupted run left is continued.
+    """
     return NewFolder(folder, names_of_manifest, CONTENTS, fingerprint, CHOOSE_ANOTHER)
 
 
@@ -136,7 +157,10 @@ def write_manifest(
     length_N: NDArray[np.int64],
     bad_images: Sequence[str] = (),
 ) -> None:
-    """Write a manifest into the folder that is being built for it, manifest.json last."""
+    """Write a manifest into the folder that is being built for it, manifest.json last.
+
+    `length_N` are the bytes of each image; `bad_images` are the lines of bad_images.txt.
+    """
     index, store = images.index, images.index.store
     columns: dict[str, NDArray[Any]] = {
         "length": length_N,
@@ -150,7 +174,7 @@ def write_manifest(
         columns |= {"name_ends": store.names.ends}
         _write(folder / "names.bin", store.names.text.tobytes())
     elif isinstance(store, ArchiveStore):
-        # What lies beside the manifest is named from there, so that both can be moved together.
+        # Paths beside the manifest are stored relative to it, so that both can be moved together.
         base = folder.absolute()
         about["files"] = [
             os.path.relpath(path, base) if path.is_relative_to(base.parent) else str(path)
@@ -177,20 +201,21 @@ def write_manifest(
 
 
 def _write(path: Path, content: str | bytes) -> None:
+    """Write a file of the manifest, over an earlier one if there is one."""
     write_file(path, content, always)
 
 
 def names_of_manifest(folder: Path) -> Container[str] | None:
-    """Return the names that a manifest of ours accounts for; None where there is no such manifest.
+    """Return the names that a manifest of ours accounts for; None if there is no such manifest.
 
-    A file whose size is not the one that was written is somebody else's by now.
+    A file whose size differs from the one in the manifest does not count as ours.
     """
     about = read_json(folder / MANIFEST)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         return None
     if not {"kind", "rows", "content_hash"} <= about.keys():
         return None
-    if not isinstance(about.get("holds"), dict):  # as it was written before it named the rest
+    if not isinstance(about.get("holds"), dict):  # earlier revisions did not list their files
         return Named(rf"manifest\.json|names\.bin|classes\.json|{COLUMNS}")
     sizes = {MANIFEST: (folder / MANIFEST).stat().st_size, **about["holds"]}
     kept = {n for n in entries_of(folder) if n in PART_COLUMNS and is_part_columns(folder / n)}
@@ -198,7 +223,7 @@ def names_of_manifest(folder: Path) -> Container[str] | None:
 
 
 def is_part_columns(path: Path) -> bool:
-    """Recognise what write_part leaves beside a part of a pack."""
+    """Return whether a file is a table that write_part leaves beside a part of a pack."""
     try:
         with np.load(path) as columns:
             return "fingerprint" in columns.files
@@ -207,6 +232,7 @@ def is_part_columns(path: Path) -> bool:
 
 
 def _size_of(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if there is none."""
     try:
         return path.lstat().st_size
     except OSError:
@@ -214,7 +240,10 @@ def _size_of(path: Path) -> int | None:
 
 
 def open_manifest(folder: Path) -> LabelledImages:
-    """Map the columns; nothing of them is read until it is used."""
+    """Open a manifest and map its columns into memory, so that nothing is read before it is used.
+
+    Raise ValueError if the manifest cannot be read or is of another format.
+    """
     try:
         about = json.loads((folder / MANIFEST).read_text())
         if about.get("format") != FORMAT:

@@ -1,7 +1,7 @@
-"""Streams of Batch(images, rows): training in the order of an epoch, features in any order.
+"""Load batches of images and their rows, in the order of an epoch or in any order.
 
-Order and augmentation are functions of the step, so a pipeline that a broken image brought down
-is rebuilt where it stood, without that image.
+Order and augmentation are functions of the step. After a broken image has ended a pipeline, it is
+therefore rebuilt at the same step, without that image.
 
 B images of one rank's batch; a row of -1 weighs nothing.
 """
@@ -34,21 +34,27 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World
 
 BATCHES_AHEAD = 4
+"""The number of batches whose bytes are read before DALI asks for them."""
 ViewsOf = Callable[[int, Rows], Views]
-"""Step and rows -> which views of them."""
+"""A function from a step and its rows to the views of these rows."""
 
 
 class Batch(NamedTuple):
-    """Good until the next one is asked for: on a CPU the images are not copied out of DALI."""
+    """Hold the images [B, 3, side, side] and rows [B] of one step.
+
+    On a CPU they are valid only until the next batch is requested: images are not copied out of
+    DALI.
+    """
 
     images_BCHW: Tensor
     rows_B: Tensor
 
 
 class BatchStream:
-    """Makes batches out of an index; what it is told of a step is which rows and which views."""
+    """Build batches of an index from a plan of rows and views for each step."""
 
     def __init__(self, index: ImageIndex, spec: GraphSpec, bad: BadImages) -> None:
+        """Build the DALI pipeline and start the threads that read image bytes."""
         self._index = index
         self._spec = spec
         self._bad = bad
@@ -58,7 +64,11 @@ class BatchStream:
     def batches(
         self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
     ) -> Iterator[Batch]:
-        """Yield one batch a step. A step's images that cannot be read count as padding."""
+        """Yield one batch a step. Images of a step that cannot be read count as padding.
+
+        `plan` gives the rows of a step, `views_of` the views of its images. Raise RuntimeError if
+        DALI fails although every image in flight decodes alone, or if `bad` tells the run to stop.
+        """
         while len(steps):
             pending = self._read_ahead(steps, plan, views_of)
             try:
@@ -71,7 +81,10 @@ class BatchStream:
                     raise RuntimeError(f"reading images failed: {error}") from None
 
     def _find_bad(self) -> bool:
-        """Try every image of the batches in flight alone; return whether any was bad."""
+        """Decode every image of the batches in flight alone, and add those that fail to the bad.
+
+        DALI's error does not say which image failed. Return whether there are any.
+        """
         found: dict[int, str] = {}
         for batch in self._pipeline.in_flight:
             found |= explain_failures(self._spec, batch)
@@ -91,7 +104,10 @@ class BatchStream:
             yield reading.popleft().result()
 
     def _read_batch(self, step: int, local: LocalRows, views_of: ViewsOf) -> PendingBatch:
-        """Read the images of a step, with others in place of those that cannot be read."""
+        """Read the images of a step.
+
+        If an image cannot be read, another of the batch stands in for it, and all are read again.
+        """
         while True:
             local = self._bad.stand_in(local)
             views = views_of(step, local.images_B)
@@ -101,6 +117,7 @@ class BatchStream:
             self._bad.add(failures)
 
     def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:
+        """Return the bytes of each image, and {row: error message} of those that fail."""
         fetched, failures = [], {}
         boxes = np.concatenate([views.start_B2, views.shape_B2], axis=1).tolist()
         for row, box in zip(rows_B.tolist(), boxes, strict=True):
@@ -113,7 +130,7 @@ class BatchStream:
         return fetched, failures
 
     def _fetch_one(self, row: int, box: Box) -> U8:
-        """What DALI takes: the encoded image, looked at before, or the box of its pixels."""
+        """Return an encoded image whose header has been checked, or the pixels in a box."""
         store = self._index.store
         if store.kind == "pixels":
             assert not isinstance(store, FileStore)
@@ -125,7 +142,7 @@ class BatchStream:
 
 
 class TrainingLoader:
-    """This rank's part of every global batch, augmented by (seed, epoch, row)."""
+    """Load this rank's part of every global batch, augmented by (seed, epoch, row)."""
 
     def __init__(
         self,
@@ -136,10 +153,12 @@ class TrainingLoader:
         bad: BadImages,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        """Build the stream of batches for this rank."""
         self.order = order
         self._index = index
         self._config = config
         self._world = world
+        # DALI is told the largest batch; no step of an epoch has more rows than the first.
         largest = len(order.local_rows(0, 0, 0, world.size).rows_B)
         spec = GraphSpec(
             config, index.store.kind, True, largest, torch.get_num_threads(), world.device, dtype
@@ -147,7 +166,7 @@ class TrainingLoader:
         self._stream = BatchStream(index, spec, bad)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from some step on."""
+        """Yield the batches of one epoch, from `first_step` on."""
         rank, size = self._world.rank, self._world.size
 
         def plan(step: int) -> LocalRows:
@@ -161,7 +180,7 @@ class TrainingLoader:
 
 
 class FeatureLoader:
-    """Images as the test transform shows them, any rows in any order."""
+    """Load any rows in any order, as the test transform shows them."""
 
     def __init__(
         self,
@@ -171,6 +190,7 @@ class FeatureLoader:
         device: torch.device,
         bad: BadImages,
     ) -> None:
+        """Build the stream of batches without augmentation."""
         self.device = device
         self.batch_size = batch_size
         self._index = index
@@ -183,7 +203,7 @@ class FeatureLoader:
     def batches(
         self, rows: Rows, places: Sequence[tuple[float, float]] = (CENTRE,)
     ) -> Iterator[Batch]:
-        """The same batch once for every place that a crop is taken from, then the next."""
+        """Yield each batch of `rows` once for every place that a crop is taken from."""
         size = self.batch_size
 
         def plan(step: int) -> LocalRows:

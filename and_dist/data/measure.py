@@ -1,4 +1,7 @@
-"""Heights and widths of everything a listing names, from headers, in parallel."""
+"""Measure all images of a listing in parallel: bytes, height and width, from their headers.
+
+N all rows, X rows of one task.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,14 @@ from and_dist.data.processes import open_processes
 from and_dist.data.stores import FileReader, Names
 
 IMAGES_PER_TASK = 4096
+"""The number of images that a worker process measures at a time."""
 MAX_PIXELS = 178_956_970
-"""Pillow's own bound on an image that is not an attack: 20,000 x 20,000 is over it."""
+"""The most pixels an image may have: Pillow refuses larger ones as an attack."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes and sides by row, and why some rows are no images (their sides are 0)."""
+    """Hold bytes and sides by row, and {row: reason} of bad images, whose sides are 0."""
 
     length_N: NDArray[np.int64]
     heights_N: NDArray[np.int32]
@@ -39,12 +43,17 @@ class Measured:
 
 
 Progress = Callable[[int], None]
+"""A function that is told how many more images are measured."""
 
 
 def measure(
     content: Files | Members, workers: int, progress: Progress = lambda _: None
 ) -> Measured:
-    """Rows in chunks over processes; a chunk carries its part of the columns, never all of them."""
+    """Return bytes and sides of every image of a listing, measured by `workers` processes.
+
+    Rows are cut into tasks. A task carries its part of the columns and never all of them, because
+    it is sent to another process.
+    """
     count = len(content.names) if isinstance(content, Files) else len(content.file_N)
     table_N3 = np.zeros((count, 3), np.int64)
     reasons: dict[int, str] = {}
@@ -61,13 +70,14 @@ def measure(
 
 
 Table = tuple[NDArray[np.int64], dict[int, str]]
-"""[X, 3] of bytes, height, width, and why some of these rows are no images."""
+"""[X, 3] of bytes, height and width, and {position: reason} of the rows that are bad images."""
 Task = Callable[[], Table]
+"""A function without arguments that measures some rows, which a worker process can run."""
 
 
 @contextmanager
 def _runner(workers: int, num_tasks: int) -> Iterator[Callable[[list[Task]], Iterator[Table]]]:
-    """Tasks through processes, in order; in this process where that is enough."""
+    """Give a function that runs tasks in order, by processes or, if that is enough, here."""
     if workers == 1 or num_tasks == 1:
         yield lambda tasks: (task() for task in tasks)
         return
@@ -79,10 +89,12 @@ def _runner(workers: int, num_tasks: int) -> Iterator[Callable[[list[Task]], Ite
 
 
 def _call(task: Task) -> Table:
+    """Run one task; executor.map needs a function that can be pickled."""
     return task()
 
 
 def _tasks(content: Files | Members, count: int) -> Iterator[Task]:
+    """Yield the tasks that measure all images of a listing, in order."""
     for start in range(0, count, IMAGES_PER_TASK):
         rows = slice(start, min(start + IMAGES_PER_TASK, count))
         if isinstance(content, Files):
@@ -93,6 +105,7 @@ def _tasks(content: Files | Members, count: int) -> Iterator[Task]:
 
 
 def _measure_files(root: Path, names: Names) -> Table:
+    """Measure images that are files of their own."""
     found_X3 = np.zeros((len(names), 3), np.int64)
     reasons: dict[int, str] = {}
     base = os.fspath(root) + os.sep
@@ -112,6 +125,7 @@ def _measure_members(
     offset_X: NDArray[np.int64],
     length_X: NDArray[np.int64],
 ) -> Table:
+    """Measure images that lie in archives, from their first bytes where these suffice."""
     reader = FileReader(archives)
     found_X3 = np.zeros((len(file_X), 3), np.int64)
     reasons: dict[int, str] = {}
@@ -129,6 +143,7 @@ def _measure_members(
 
 
 def _checked(height: int, width: int) -> tuple[int, int]:
+    """Return the sides; raise Unreadable if they are not positive or the image is too large."""
     if height < 1 or width < 1:
         raise Unreadable(f"its header says {height} x {width} pixels")
     if height * width > MAX_PIXELS:

@@ -1,7 +1,8 @@
-"""(seed, epoch, position) -> row: a keyed permutation, computed, never stored.
+"""Order the rows of an epoch: (seed, epoch, position) -> row, computed by a keyed permutation.
 
-A Feistel network on pairs (left, right) is a bijection whatever its round function; positions that
-fall outside the set walk on until they fall inside, which keeps it one (cycle walking).
+The permutation is never stored. A Feistel network on pairs (left, right) is a bijection whatever
+its round function is. A position that maps outside the set is mapped again until it falls inside,
+which keeps it a bijection (cycle walking).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from and_dist.utils.counter_random import U64, derive_key, mix
 
 Rows = NDArray[np.int64]
+"""Row ids; -1 is none."""
 NUM_ROUNDS = 8
+"""The number of rounds of the Feistel network, each with its own key."""
 SMALLEST_LOCAL_BATCH = 2
-"""Batch statistics over one image are undefined, so a rank never trains on a lone one."""
+"""The smallest batch of a rank: batch statistics over a single image are undefined."""
 
 
 def permute(positions: ArrayLike, num_rows: int, seed: int, epoch: int) -> Rows:
-    """The rows at some positions of an epoch; all positions together are every row once."""
+    """Return the rows at the given positions of an epoch; all positions give every row once."""
     height = math.isqrt(num_rows - 1) + 1 if num_rows > 1 else 1
     width = -(-num_rows // height)
     keys = mix(derive_key(seed, "order", epoch) + np.arange(NUM_ROUNDS, dtype=np.uint64))
@@ -33,7 +36,7 @@ def permute(positions: ArrayLike, num_rows: int, seed: int, epoch: int) -> Rows:
 
 
 def _feistel(cells: U64, height: int, width: int, keys: U64) -> U64:
-    """One bijection of [0, height * width)."""
+    """Map cells by one bijection of [0, height * width)."""
     left, right = cells // np.uint64(width), cells % np.uint64(width)
     with np.errstate(over="ignore"):
         for key_left, key_right in keys.reshape(-1, 2):
@@ -43,7 +46,7 @@ def _feistel(cells: U64, height: int, width: int, keys: U64) -> U64:
 
 
 class LocalRows(NamedTuple):
-    """One rank's part of a step: the images to read, and the rows they count for (-1: padding)."""
+    """Hold the images that a rank reads in a step and the rows they count for (-1 is padding)."""
 
     images_B: Rows
     rows_B: Rows
@@ -51,7 +54,7 @@ class LocalRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """The rows of every step of every epoch, at any world size."""
+    """Give the rows of every step of every epoch, at any world size."""
 
     num_rows: int
     batch_size: int
@@ -59,20 +62,25 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of global batches of an epoch."""
         return -(-self.num_rows // self.batch_size)
 
     def num_images(self, step: int) -> int:
-        """Images of one global batch; the last of an epoch may be smaller."""
+        """Return the images of one global batch; the last of an epoch may be smaller."""
         return min(self.batch_size, self.num_rows - step * self.batch_size)
 
     def global_rows(self, epoch: int, step: int) -> Rows:
-        """The rows of one global batch, in the order of the epoch."""
+        """Return the rows [G] of one global batch, in the order of the epoch."""
         start = step * self.batch_size
         positions = np.arange(start, start + self.num_images(step))
         return permute(positions, self.num_rows, self.seed, epoch)
 
     def local_rows(self, epoch: int, step: int, rank: int, size: int) -> LocalRows:
-        """A contiguous piece of the global batch, as long on every rank; the rest is padding."""
+        """Return this rank's contiguous part of the global batch.
+
+        It is equally long on every rank. Where the batch does not divide, images of its beginning
+        are read again with a row of -1.
+        """
         rows_G = self.global_rows(epoch, step)
         length = max(-(-len(rows_G) // size), SMALLEST_LOCAL_BATCH)
         slots_B = np.arange(rank * length, (rank + 1) * length)

@@ -1,7 +1,9 @@
-"""The one DALI graph: decode and crop, resize, mirror, normalise; then colour, by torch.
+"""Build and run the one DALI graph: decode and crop, resize, mirror, normalise.
+
+Torch applies the colour maps to its output.
 
 Every random choice comes in as a number (augment.Views); DALI's own random operators are not used.
-The only module that knows DALI.
+No other module imports DALI.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from and_dist.data.order import LocalRows
 from and_dist.data.stores import U8, Kind
 
 QUEUE_DEPTH = 3
+"""The number of batches that DALI prepares ahead."""
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What differs between the graphs of one run."""
+    """Hold everything in which the graphs of one run differ."""
 
     data: DataConfig
     kind: Kind
@@ -36,15 +39,16 @@ class GraphSpec:
     threads: int
     device: torch.device
     dtype: torch.dtype = torch.float32
-    """Of the images that come out."""
+    """The type of the images that come out."""
 
     @property
     def on_gpu(self) -> bool:
+        """Return whether the graph runs on a GPU."""
         return self.device.type == "cuda"
 
 
 class PendingBatch(NamedTuple):
-    """A batch to be made: which rows, what a store fetched for each image, what to cut from it."""
+    """Name a batch to be made: its rows, the bytes or pixels of each image, and their views."""
 
     local: LocalRows
     fetched: Sequence[U8]
@@ -52,11 +56,11 @@ class PendingBatch(NamedTuple):
 
 
 class DecodeError(RuntimeError):
-    """DALI gave up on something; the pipeline that raised it is of no more use."""
+    """Report that DALI failed on an image; the pipeline that raised it cannot be used again."""
 
 
 class ImagePipeline:
-    """Makes normalised images [B, 3, side, side] of batches, QUEUE_DEPTH of them ahead."""
+    """Turn batches of bytes into normalised images [B, 3, side, side], QUEUE_DEPTH ahead."""
 
     def __init__(self, spec: GraphSpec) -> None:
         """Build the graph, which waits for its first batch."""
@@ -86,7 +90,7 @@ class ImagePipeline:
             self._clear()
 
     def _clear(self) -> None:
-        """Empty the queue; a pipeline that fails at that has to be built anew."""
+        """Drain DALI's queue and reset the pipeline; build a new one if that fails."""
         try:
             for _ in self._outputs():
                 pass
@@ -95,10 +99,15 @@ class ImagePipeline:
             self._pipeline = _build(self.spec, self._next_feeds)
 
     def _outputs(self) -> Iterator[list[Tensor]]:
+        """Yield the outputs of the graph, batch by batch, as tensors that share DALI's memory.
+
+        Raise DecodeError if DALI fails, and the RuntimeError of the requests' iterator if that
+        failed.
+        """
         on_gpu = self.spec.on_gpu
         while True:
             try:
-                # Bound to torch's stream, DALI takes its memory back only after torch is done.
+                # On torch's stream, DALI reuses its memory only after torch has read it.
                 stream = torch.cuda.current_stream().cuda_stream if on_gpu else None
                 outputs = self._pipeline.run(stream)
             except StopIteration:
@@ -113,14 +122,16 @@ class ImagePipeline:
     def _finish(
         self, views: Views, images_BCHW: Tensor, mean_colours_B3: Tensor | None = None
     ) -> Tensor:
+        """Apply the colour maps, and return images of the spec's type and layout."""
         if mean_colours_B3 is not None:
             images_BCHW = self._colour_maps.apply(images_BCHW, mean_colours_B3, views)
-        # Channels last is what a GPU's convolutions like.
+        # A GPU's convolutions are faster on channels-last images.
         layout = torch.channels_last if self.spec.on_gpu else torch.preserve_format
         return images_BCHW.to(dtype=self.spec.dtype, memory_format=layout)
 
     def _next_feeds(self) -> tuple[Any, ...]:
-        """Called by DALI whenever its queue has room; StopIteration ends the stream."""
+        """Return the inputs of the next batch. DALI calls this whenever its queue has room;
+        StopIteration ends the stream."""
         try:
             batch = next(self._batches)
         except RuntimeError as error:  # not DALI's: whoever makes the batches gave up
@@ -147,7 +158,7 @@ def explain_failures(spec: GraphSpec, batch: PendingBatch) -> dict[int, str]:
 
 
 def explain(message: str) -> str:
-    """DALI's message about one image, in words."""
+    """Return the reason in DALI's error message about one image, in plain words."""
     told = message.rpartition("encountered:")[2]
     if "Failed to decode" in told:
         return "its data is damaged or cut short"
@@ -155,6 +166,7 @@ def explain(message: str) -> str:
 
 
 def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeline:
+    """Build the DALI pipeline that reads its inputs from `next_feeds`."""
     pipeline = Pipeline(
         batch_size=spec.batch_size,
         num_threads=spec.threads,
@@ -195,7 +207,10 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
 
 
 def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:
-    """The box of each image: cut by the store from pixels, while decoding from encoded images."""
+    """Return the node that gives the box of each image.
+
+    The store has already cut boxes from pixels; encoded images are cut while they are decoded.
+    """
     if spec.kind == "pixels":
         return image.gpu() if spec.on_gpu else image
     start, shape = box

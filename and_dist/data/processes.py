@@ -1,4 +1,4 @@
-"""Worker processes for what costs more than Python can do in one."""
+"""Start worker processes, for work that Python's threads cannot run in parallel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def open_processes(workers: int | None = None) -> ProcessPoolExecutor:
-    """One a core for None. They are forks of a bare process, not of this one: what inherits DALI's
-    or torch's locks without the threads that held them may wait for ever. None outlives this one,
-    whatever ends it."""
+    """Return a pool of worker processes, one a core for None, that end with this process.
+
+    They are forked from a bare server process, not from this one: a fork inherits the locks of DALI
+    and torch without the threads that hold them, and may wait for them for ever.
+    """
     context = multiprocessing.get_context("forkserver")
     return ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
+    """Start a thread that ends this worker as soon as its parent process has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""Decode, turn upright, resize and encode one image, as a pack or a cache keeps it."""
+"""Decode one image, turn it upright, resize and encode it, as a pack or a cache keeps it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from PIL import Image
 from and_dist.data.image_headers import check_white, upright, upright_size
 
 JPEG_QUALITY = 90
+"""Default quality of re-encoded JPEGs."""
 
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+"""The suffix of a packed file by Pillow's name of its format."""
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What becomes of the images; the defaults keep them where they are."""
+    """Hold how images are packed; by default they stay where they are."""
 
     pack: bool = False
-    """Tars of at most 1 GiB: the images' own bytes, unless `resize` is given."""
+    """Write tars of at most 1 GiB, with the images' own bytes unless `resize` is given."""
     resize: int | None = None
-    """Re-encode as JPEG, the shorter side cut down to this."""
+    """Re-encode as JPEG with the shorter side shrunk to this."""
     quality: int | None = None
-    """JPEG quality of `resize`; None is JPEG_QUALITY."""
+    """JPEG quality with `resize`; None is JPEG_QUALITY."""
     raw: int | None = None
-    """Blocks of uint8 pixels, the shorter side cut down to this."""
+    """Write blocks of uint8 pixels with the shorter side shrunk to this."""
 
     def __post_init__(self) -> None:
+        """Raise ValueError if the options contradict each other or are out of range."""
         if self.raw is not None and (self.pack or self.resize is not None):
             raise ValueError("--raw stores pixels, --pack and --resize store JPEGs: choose one")
         if self.resize is not None and not self.pack:
@@ -43,14 +46,16 @@ class PackOptions:
 
     @property
     def rewrites(self) -> bool:
+        """Return whether images are written to new files."""
         return self.pack or self.raw is not None
 
     @property
     def side(self) -> int | None:
+        """Return the side that the shorter side is shrunk to; None keeps the size."""
         return self.raw or self.resize
 
     def refuse_for_pixels(self, source: object) -> None:
-        """ValueError if anything is asked for of a source that comes as pixels."""
+        """Raise ValueError if any option is set, for a source that holds pixels."""
         if self != PackOptions():
             raise ValueError(
                 f"{source} comes as pixels and is stored as it is, with nothing left to decode: "
@@ -59,7 +64,7 @@ class PackOptions:
 
 
 def target_size(height: int, width: int, side: int | None) -> tuple[int, int]:
-    """Sides after the shorter one is cut down to `side`; images are never made larger."""
+    """Return (height, width) after the shorter side is shrunk to `side`; nothing is enlarged."""
     shorter = min(height, width)
     if side is None or shorter <= side:
         return height, width
@@ -67,7 +72,10 @@ def target_size(height: int, width: int, side: int | None) -> tuple[int, int]:
 
 
 def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, str]:
-    """(bytes, height, width, file suffix) of one image in the pack."""
+    """Return (bytes, height, width, file suffix) of one image as the pack keeps it.
+
+    An image that needs no resize keeps its own bytes, unless raw pixels are wanted.
+    """
     with Image.open(io.BytesIO(encoded)) as image:
         kind = image.format or "JPEG"
         height, width = upright_size(image)
@@ -75,6 +83,8 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
         if options.raw is None and (options.side is None or target == (height, width)):
             return encoded, height, width, SUFFIX_OF.get(kind, ".img")
         if kind == "JPEG":
+            # The decoder itself can shrink a JPEG, which saves work. It stops at twice the target
+            # or more, so that the bicubic resize below still sets the quality.
             image.draft(
                 "RGB",
                 (2 * target[1], 2 * target[0])
@@ -92,9 +102,10 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8 bits a channel; Pillow would cut 16-bit gray off at 255 instead of scaling it."""
+    """Return the image in RGB with 8 bits a channel; raise Unreadable if its white is undefined."""
     check_white(image)
     if image.mode.startswith("I"):
+        # Pillow's convert would clip 16-bit gray at 255 instead of scaling it.
         high_bytes = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return Image.fromarray(high_bytes).convert("RGB")
     return image.convert("RGB")

@@ -1,8 +1,8 @@
-"""BadImages: what cannot be read while a run goes on, and what becomes of it.
+"""Track images that cannot be read while a run goes on, and apply the policy of `data.bad_images`.
 
-`stop` ends the run with the image's name. `skip` names it once, counts it, and lets another image
-of the batch stand in its place with a row of -1, which keeps it out of loss, mean and bank. More
-than 1 % of all images is no accident, and ends the run either way.
+`stop` ends the run with an error that names the image. `skip` logs it once, counts it, and puts
+another image of the batch in its place with a row of -1, which keeps it out of loss, mean and bank.
+If more than 1 % of all images are bad, the run ends under either policy.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from and_dist.distributed.world import World
 from and_dist.utils.owned_files import IsOurs, NotOursError, write_file
 
 LARGEST_SHARE = 0.01
+"""The share of bad images above which a run ends."""
 
 
 class AllBad(RuntimeError):
-    """There is nothing left to stand in for a bad image."""
+    """Report that no good image is left to stand in for a bad one."""
 
 
 def is_list_of(index: ImageIndex) -> IsOurs:
-    """Recognise a list of bad images: every line begins as the name of an image of the index."""
+    """Return a test for lists of bad images, in which every line begins with an image's name."""
 
     def is_ours(path: Path) -> bool:
         lines = path.read_text(errors="surrogateescape").splitlines()
@@ -38,7 +39,7 @@ def is_list_of(index: ImageIndex) -> IsOurs:
 
 
 class BadImages:
-    """The bad rows of one index, known to this rank; share() makes them known to all."""
+    """Hold the bad rows of one index that this rank knows; share() tells them to all ranks."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class BadImages:
         largest_share: float = LARGEST_SHARE,
         left_out: tuple[str, ...] = (),
     ) -> None:
+        """Start without bad images; `left_out` are lines of images outside the index."""
         self.reasons: dict[int, str] = {}
         self._unshared: dict[int, str] = {}
         self._index = index
@@ -58,7 +60,11 @@ class BadImages:
         self._lock = threading.Lock()
 
     def add(self, found: dict[int, str]) -> None:
-        """RuntimeError under `stop`, or once there are too many."""
+        """Add bad images, {row: reason}, and log each new one.
+
+        Raise RuntimeError under the policy `stop`, or if there are too many. Any thread may call
+        this.
+        """
         with self._lock:
             new = {row: why for row, why in found.items() if row not in self.reasons}
             self.reasons |= new
@@ -73,7 +79,10 @@ class BadImages:
         self._check_share()
 
     def stand_in(self, local: LocalRows) -> LocalRows:
-        """The same rows, the bad ones padded with a good image of the batch."""
+        """Return the rows with each bad image replaced by a good one of the batch whose row is -1.
+
+        Raise AllBad if the index has no good image.
+        """
         if not self.reasons:
             return local
         is_bad_B = np.isin(local.images_B, list(self.reasons))
@@ -86,7 +95,10 @@ class BadImages:
         )
 
     def share(self, world: World, file: Path) -> None:
-        """All ranks know what each has found; the coordinator writes it down."""
+        """Gather the bad images of all ranks; the coordinator writes them to `file`.
+
+        All ranks call this together. Raise RuntimeError if there are too many.
+        """
         with self._lock:
             mine, self._unshared = self._unshared, {}
         for found in gather_objects(world, mine):
@@ -97,10 +109,11 @@ class BadImages:
         if world.is_coordinator and lines:
             try:
                 write_file(file, "".join(f"{line}\n" for line in lines), is_list_of(self._index))
-            except NotOursError as error:  # the run is worth more than its list
+            except NotOursError as error:  # the list is not worth ending the run
                 self._say(f"bad images are not listed: {error}")
 
     def _check_share(self) -> None:
+        """Raise RuntimeError if more than the allowed share of images is bad, and more than one."""
         if len(self.reasons) > max(1, self._largest_share * len(self._index)):
             raise RuntimeError(
                 f"{len(self.reasons)} of {len(self._index)} images cannot be read, more than "
@@ -108,6 +121,7 @@ class BadImages:
             )
 
     def _any_good_row(self) -> int:
+        """Return the first row that is not bad; raise AllBad if there is none."""
         for row in range(len(self._index)):
             if row not in self.reasons:
                 return row

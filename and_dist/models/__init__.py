@@ -1,0 +1,1 @@
+"""Build encoders, load weights into them and build their optimiser."""

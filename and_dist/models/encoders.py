@@ -1,6 +1,8 @@
-"""Image encoders: a trunk, a linear head with bias, unit L2 norm.
+"""Build image encoders: a trunk, a linear head with bias, unit L2 norm.
 
-Adding one is a function below and a row in ENCODERS. B batch, D feature.
+A new encoder takes a function below and a row in ENCODERS.
+
+B local batch, D feature.
 """
 
 from __future__ import annotations
@@ -17,27 +19,30 @@ from and_dist.config.schema import EncoderConfig
 
 
 class Encoder(nn.Module):
-    """images [B, 3, H, W] -> features [B, D] of unit norm."""
+    """Map images [B, 3, H, W] to features [B, D] of unit norm."""
 
     def __init__(self, trunk: nn.Module, width: int, feature_dim: int) -> None:
+        """Put a linear head on a trunk that returns [B, width]."""
         super().__init__()
         self.trunk = trunk
         self.head = nn.Linear(width, feature_dim)
         self.precision = torch.float32
-        """Of activations; weights, their gradients and features are float32 whatever it is."""
+        """Type of activations; weights, gradients and features are float32 whatever it is."""
         self.memory_format = torch.channels_last
-        """Of activations; they take it from the images, so weights need not have it."""
+        """Layout of activations. They take it from the images, so the weights need not have it."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Return features [B, D] of unit norm in float32."""
         images_BCHW = images_BCHW.contiguous(memory_format=self.memory_format)
         is_mixed = self.precision != torch.float32
         with torch.autocast(images_BCHW.device.type, self.precision, enabled=is_mixed):
             unscaled_BD = self.head(self.trunk(images_BCHW))
+        # In float32, because bfloat16 would round the norm and every entry.
         return functional.normalize(unscaled_BD.float(), dim=1)
 
 
 def small(feature_dim: int) -> Encoder:
-    """Four convolutions with batch norm, for 32 pixels: the demo's network."""
+    """Build the demo's network: four convolutions with batch norm, for 32 pixels."""
     widths = (3, 32, 64, 128, 256)
     layers: list[nn.Module] = []
     for at, (before, after) in enumerate(pairwise(widths)):
@@ -47,8 +52,11 @@ def small(feature_dim: int) -> Encoder:
 
 
 def tiny(feature_dim: int) -> Encoder:
-    """Three strided convolutions with group norm, for 32 pixels. Nothing crosses the batch, so
-    what it computes does not depend on how a batch is cut over ranks."""
+    """Build three strided convolutions with group norm, for 32 pixels.
+
+    No layer mixes the images of a batch, so features do not depend on how a batch is cut over
+    ranks.
+    """
     widths = (3, 16, 32, 32)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -58,7 +66,10 @@ def tiny(feature_dim: int) -> Encoder:
 
 
 def resnet(depth: int, for_cifar: bool) -> Callable[[int], Encoder]:
-    """torchvision's ResNet; for CIFAR a 3x3 first convolution of stride 1 and no max-pool."""
+    """Return a builder of torchvision's ResNet of some depth.
+
+    For CIFAR its first convolution is 3x3 with stride 1, and there is no max-pool.
+    """
 
     def build(feature_dim: int) -> Encoder:
         trunk = getattr(models, f"resnet{depth}")()
@@ -74,7 +85,7 @@ def resnet(depth: int, for_cifar: bool) -> Callable[[int], Encoder]:
 
 
 def alexnet(feature_dim: int) -> Encoder:
-    """The batch-norm AlexNet of the instance-discrimination line of work, for 224 pixels."""
+    """Build the batch-norm AlexNet of the instance-discrimination line of work, for 224 pixels."""
     features = nn.Sequential(
         *_convolution(3, 96, 11, stride=4, padding=2),
         nn.MaxPool2d(3, 2),
@@ -89,8 +100,11 @@ def alexnet(feature_dim: int) -> Encoder:
 
 
 def cifar_alexnet(feature_dim: int) -> Encoder:
-    """Our choice for 32 pixels, which the paper leaves open: AlexNet's widths, 3x3 kernels of
-    stride 1 and pooling by 2, so that 4x4 cells reach the fully connected layers."""
+    """Build our AlexNet for 32 pixels, which the paper leaves open.
+
+    It has AlexNet's widths, 3x3 kernels of stride 1 and pooling by 2, so that 4x4 cells reach the
+    fully connected layers.
+    """
     features = nn.Sequential(
         *_convolution(3, 96, 3, padding=1),
         nn.MaxPool2d(2),
@@ -105,7 +119,7 @@ def cifar_alexnet(feature_dim: int) -> Encoder:
 
 
 def torchvision_alexnet(feature_dim: int) -> Encoder:
-    """torchvision's AlexNet: narrower, with dropout, without batch norm."""
+    """Build torchvision's AlexNet, which is narrower and has dropout and no batch norm."""
     trunk = models.alexnet()
     trunk.classifier[-1] = nn.Identity()
     return Encoder(trunk, 4096, feature_dim)
@@ -114,6 +128,7 @@ def torchvision_alexnet(feature_dim: int) -> Encoder:
 def _convolution(
     before: int, after: int, kernel: int, *, stride: int = 1, padding: int
 ) -> tuple[nn.Module, ...]:
+    """Return a convolution without bias, batch norm and ReLU."""
     return (
         nn.Conv2d(before, after, kernel, stride, padding, bias=False),
         nn.BatchNorm2d(after),
@@ -124,6 +139,7 @@ def _convolution(
 def _with_fully_connected(
     features: nn.Sequential, cells: int, width: int, feature_dim: int
 ) -> Encoder:
+    """Return an encoder of `features` and two fully connected layers with batch norm."""
     layers: list[nn.Module] = [features, nn.Flatten()]
     for before in (cells, width):
         layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width)]
@@ -144,11 +160,16 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
     "alexnet": alexnet,
     "torchvision_alexnet": torchvision_alexnet,
 }
+"""Builders of encoders by name; a builder takes the feature dimension."""
 
 
 def stages(encoder: Encoder) -> dict[str, nn.Module]:
-    """What is probed: conv1, conv2, ... of the trunk, after their nonlinearity and before pooling;
-    of a ResNet the stem and its four groups of blocks. And fc, all that the head sees."""
+    """Return the modules whose outputs linear classifiers probe, by name.
+
+    conv1, conv2, ... are the trunk's outputs after each nonlinearity and before pooling; of a
+    ResNet they are its stem and its four groups of blocks. fc is the output of the whole trunk,
+    which the head sees.
+    """
     trunk = encoder.trunk
     if isinstance(trunk, models.ResNet):
         found = [trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
@@ -160,7 +181,10 @@ def stages(encoder: Encoder) -> dict[str, nn.Module]:
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    """The named encoder with weights that follow from the seed, equal on every rank."""
+    """Build the named encoder, with weights that follow from the seed and are equal on all ranks.
+
+    Raise ValueError for an unknown name. The global random state is unchanged.
+    """
     if config.name not in ENCODERS:
         raise ValueError(f"encoder.name={config.name!r} is not one of: {', '.join(ENCODERS)}")
     with torch.random.fork_rng(devices=[]):

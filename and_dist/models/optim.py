@@ -1,4 +1,4 @@
-"""SGD and its schedule, which restarts every round."""
+"""Build SGD and its learning rate schedule, which restarts every round."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from and_dist.config.schema import OptimConfig
 
 
 def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.SGD:
-    """SGD over every parameter of some modules, its momentum buffers present from the start.
+    """Return SGD over every parameter of some modules, with momentum buffers of zeros.
 
-    A buffer of zeros is what the first step would make of none, and a checkpoint then has the same
-    tensors whenever it is taken.
+    A missing buffer would act as zeros in the first step. With buffers from the start, a checkpoint
+    has the same tensors whenever it is taken.
     """
     parameters = [parameter for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.SGD(
@@ -32,15 +32,17 @@ def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
 
 
 def parameters_of(optimiser: torch.optim.SGD) -> list[Tensor]:
+    """Return all parameters of an optimiser, in its order."""
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def learning_rate(config: OptimConfig, epoch: int) -> float:
-    """The rate of an epoch of a round, counted from 0."""
+    """Return the learning rate of an epoch of a round; epochs count from 0."""
     falls = sum(epoch >= milestone for milestone in config.milestones)
     return config.lr * config.decay**falls
 
 
 def set_learning_rate(optimiser: torch.optim.SGD, rate: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimiser.param_groups:
         group["lr"] = rate

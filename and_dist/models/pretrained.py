@@ -1,6 +1,7 @@
-"""Weights from a file into an encoder: ours, torchvision's, or the published code's.
+"""Load weights from a file into an encoder: ours, torchvision's, or the published code's.
 
-Never executed: safetensors, or torch.load with weights_only. Names are brought to ours first:
+Files are never executed: they are safetensors, or read by torch.load with weights_only. Names are
+first translated to ours:
 
     ours                    trunk.layer1.0.conv1.weight             head.weight
     torchvision             layer1.0.conv1.weight                   fc.weight, classifier.6.weight
@@ -20,15 +21,16 @@ from torch import Tensor
 from and_dist.models.encoders import Encoder
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
-"""Keys under which others keep the weights beside the rest of a checkpoint."""
+"""Keys under which other programs keep the weights beside the rest of a checkpoint."""
 HEADS = ("linear.", "fc.", "classifier.6.")
-"""What others call the last layer."""
+"""Names of the last layer in other programs."""
 
 
 def load_weights(encoder: Encoder, file: Path) -> str:
-    """Fill the encoder; a head of other classes, or none, leaves ours fresh. Says what was read.
+    """Load weights into the encoder, and return a line for the log that names their file.
 
-    ValueError for what does not fit.
+    If the file has no head of our shape, ours stays as it is. Raise ValueError if the file cannot
+    be read, holds no weights, or holds other names or shapes than the encoder's.
     """
     theirs = _to_our_names(_read(file))
     ours = encoder.state_dict()
@@ -45,14 +47,15 @@ def load_weights(encoder: Encoder, file: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; raise ValueError if it holds none."""
     if not file.is_file():
         raise ValueError(f"encoder.weights={file} is no file")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # what is no weights at all fails in many ways
-        # torch's own text would advise to switch its protection off.
+    except Exception:  # a file that holds no weights may raise anything
+        # torch's own message is left out, because it advises to switch weights_only off.
         raise ValueError(
             f"encoder.weights={file} cannot be read: it is neither safetensors nor a file of "
             "torch.save that holds tensors and plain values alone; nothing else is ever run"
@@ -61,6 +64,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by name, from under one of WRAPPERS if need be."""
     if isinstance(content, Mapping):
         for key in WRAPPERS:
             if isinstance(content.get(key), Mapping):
@@ -75,6 +79,7 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _to_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under our names."""
     named = {}
     for name, tensor in theirs.items():
         name = name.removeprefix("module.").replace(".module.", ".")
@@ -85,6 +90,7 @@ def _to_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_foreign(name: str) -> str:
+    """Return our name of a tensor that others call `name`."""
     for head in HEADS:
         if name.startswith(head):
             return "head." + name.removeprefix(head)
@@ -94,7 +100,8 @@ def _from_foreign(name: str) -> str:
 def _refuse_what_does_not_fit(
     ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], file: Path
 ) -> None:
-    optional = ("num_batches_tracked",)  # older than some published weights
+    """Raise ValueError if names are lacking or unknown, or if shapes differ."""
+    optional = ("num_batches_tracked",)  # some published weights are older than this buffer
     lacking = sorted(k for k in ours.keys() - theirs.keys() if not k.endswith(optional))
     unknown = sorted(theirs.keys() - ours.keys())
     misshapen = sorted(

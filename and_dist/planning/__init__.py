@@ -1,0 +1,1 @@
+"""Plan a job before it is submitted: its memory, traffic and time, without torch."""

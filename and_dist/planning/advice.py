@@ -1,4 +1,4 @@
-"""What to change about a job, and what it would bring: the job is planned again. No torch."""
+"""Advise changes to a job, by planning it again with each change. No torch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from and_dist.planning.units import in_bytes, in_time
 from and_dist.planning.workload import Job
 
 OTHER_SCHEDULE = "a quarter of the steps, which wants another learning rate"
+"""The remark on a batch four times as large."""
 WORTH = 0.97
-"""Of what it was before: what changes less is no advice."""
+"""A change is advised only if it brings a figure below this share of its value before."""
 
 
 @dataclass(frozen=True)
 class Advice:
+    """Hold a change to a job, and its effect in words."""
+
     change: str
     effect: str
 
 
 def advise(plan: Plan) -> list[Advice]:
-    """First what stops the job, then what slows it down."""
+    """Return advice: first on parts that stop the job, then on parts that slow it down."""
     found = [*_if_it_stops(plan), *_about_memory(plan), *_about_time(plan)]
     effects: dict[str, list[str]] = {}
     for advice in found:
@@ -39,7 +42,7 @@ def advise(plan: Plan) -> list[Advice]:
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
-    """With other values in some sections."""
+    """Return the config with other values in some sections."""
     update = {
         name: getattr(config, name).model_copy(update=values) for name, values in sections.items()
     }
@@ -47,6 +50,7 @@ def changed(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def _if_it_stops(plan: Plan) -> Iterator[Advice]:
+    """Yield advice if training would refuse the job."""
     if refused_discovery(plan.job):
         needed = smallest_budget_mb(plan.job)
         yield Advice(
@@ -56,6 +60,7 @@ def _if_it_stops(plan: Plan) -> Iterator[Advice]:
 
 
 def _about_memory(plan: Plan) -> Iterator[Advice]:
+    """Yield advice on memory, if a rank would fill at least half of its limit."""
     job = plan.job
     if plan.device_bytes is None or plan.footprint.peak() < 0.5 * plan.device_bytes:
         return
@@ -76,6 +81,7 @@ def _about_memory(plan: Plan) -> Iterator[Advice]:
 
 
 def _about_time(plan: Plan) -> Iterator[Advice]:
+    """Yield advice on the part that takes most time, on searches and on small batches."""
     if plan.pace is None:
         return
     yield from _about_discovery(plan)
@@ -96,6 +102,7 @@ def _about_time(plan: Plan) -> Iterator[Advice]:
 
 
 def _about_discovery(plan: Plan) -> Iterator[Advice]:
+    """Yield faster searches, if exact ones take more than 5 % of the run."""
     assert plan.pace is not None
     search = plan.job.config.discovery.search
     rounds = plan.job.rounds - 1
@@ -107,11 +114,12 @@ def _about_discovery(plan: Plan) -> Iterator[Advice]:
 
 
 def cells_of(rows: int) -> int:
-    """Of an inverted file: four square roots, to a power of two."""
+    """Return the cells of an inverted file: four square roots of the rows, as a power of two."""
     return int(2 ** round((rows * 16).bit_length() / 2)) if rows > 1 else 1
 
 
 def _about_partition(plan: Plan) -> Iterator[Advice]:
+    """Yield ways to a faster partition."""
     if plan.job.config.bank.dtype == "float32":
         yield from _faster(plan, "bank.dtype=bfloat16", bank={"dtype": "bfloat16"})
     if _can_grow(plan.job):
@@ -121,7 +129,7 @@ def _about_partition(plan: Plan) -> Iterator[Advice]:
 
 
 def _about_images(plan: Plan) -> Iterator[Advice]:
-    """Packed as pixels, which take no decoding."""
+    """Yield that images be packed as pixels, which need no decoding."""
     assert plan.pace is not None
     side = 256 * plan.job.config.data.image_size // 224
     after = replace(plan, pace=pace_of(replace(plan.job, images="pixels")))
@@ -130,10 +138,12 @@ def _about_images(plan: Plan) -> Iterator[Advice]:
 
 
 def _faster(plan: Plan, change: str, **sections: dict[str, Any]) -> Iterator[Advice]:
+    """Yield a change of the config if it makes the run faster."""
     yield from _if_faster(plan, change, plan.of(_with(plan.job, **sections)))
 
 
 def _if_faster(before: Plan, change: str, after: Plan) -> Iterator[Advice]:
+    """Yield a change if the plan after it is faster than before, and fits if that before did."""
     was, now = before.pace, after.pace
     if was is None or now is None or now.run >= WORTH * was.run:
         return
@@ -148,14 +158,17 @@ def _if_faster(before: Plan, change: str, after: Plan) -> Iterator[Advice]:
 
 
 def _memory_effect(before: Plan, after: Plan) -> str:
+    """Return the effect of a change on the memory of a rank, in words."""
     now, was = after.footprint.peak(), before.footprint.peak()
     verdict = "" if before.fits or not after.fits else ", which fits"
     return f"{in_bytes(now)} a rank in place of {in_bytes(was)}{verdict}"
 
 
 def _with(job: Job, **sections: dict[str, Any]) -> Job:
+    """Return the job with other values in some sections of its config."""
     return replace(job, config=changed(job.config, **sections))
 
 
 def _can_grow(job: Job) -> bool:
+    """Return whether there are rows enough for twice the ranks."""
     return 2 * job.world <= job.num_rows

@@ -1,49 +1,61 @@
-"""What the encoders cost: operations, parameters, and what an image leaves behind for the backward
-pass. No torch; a test counts them anew in the networks themselves."""
+"""List the costs of the encoders: operations, parameters and bytes kept. No torch.
+
+A test counts them in the networks themselves.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 FEATURE_DIM = 128
+"""The feature dimension that the costs are counted for."""
 TRAINING = 6
-"""Operations of a step for each multiplication forward: two there, four back."""
+"""Operations of a training step for each multiplication forward: two forward, four backward."""
 
 
 class Cost(NamedTuple):
-    """Of an encoder with a feature_dim of 128, at `side` pixels."""
+    """Hold the costs of an encoder with features of 128 numbers, for images of `side` pixels."""
 
     multiplications: float
-    """Of one image, forward."""
+    """Multiplications of one image in the forward pass."""
     parameters: int
+    """Number of parameters."""
     tensors: int
-    """The parameters lie in so many."""
+    """Number of tensors that hold the parameters."""
     width: int
-    """What its head sees: another feature_dim has so many parameters and one more a feature."""
+    """Inputs of the head; each feature more or less is `width` + 1 parameters more or less."""
     buffer_bytes: int
-    """Running statistics."""
+    """Bytes of the running statistics."""
     kept_float32: int
-    """Bytes that one more image keeps for the backward pass, itself included."""
+    """Bytes that each image keeps for the backward pass in float32, the image included."""
     kept_bfloat16: int
+    """Bytes that each image keeps for the backward pass in bfloat16, the image included."""
     largest: int
-    """Numbers of the largest activation of an image."""
+    """Numbers in the largest activation of an image."""
     largest_parameter: int
-    """Its numbers."""
+    """Numbers in the largest parameter."""
     side: int
+    """Side of the images in pixels."""
 
     def parameters_at(self, feature_dim: int) -> int:
+        """Return the number of parameters with features of another dimension."""
         return self.parameters + (feature_dim - FEATURE_DIM) * (self.width + 1)
 
     def kept_bytes(self, precision: str, side: int) -> float:
-        """By one image. What lies behind a pooling to a fixed size is a small part."""
+        """Return the bytes that one image of `side` pixels keeps for the backward pass.
+
+        All of them are taken to grow with the pixels: those behind a pooling to a fixed size are
+        few.
+        """
         kept = self.kept_float32 if precision == "float32" else self.kept_bfloat16
         return kept * (side / self.side) ** 2
 
     def largest_bytes(self, precision: str, side: int) -> float:
+        """Return the bytes of the largest activation of one image of `side` pixels."""
         return self.largest * (4 if precision == "float32" else 2) * (side / self.side) ** 2
 
     def operations(self, side: int) -> float:
-        """Of one image in a training step."""
+        """Return the operations of one image of `side` pixels in a training step."""
         return TRAINING * self.multiplications * (side / self.side) ** 2
 
 
@@ -78,9 +90,11 @@ COSTS = {
         710.6e6, 57_528_256, 16, 4096, 0, 3_741_704, 2_224_392, 193_600, 37_748_736, 224
     ),
 }
+"""Costs by the name of the encoder."""
 
 
 def cost_of(encoder: str) -> Cost:
+    """Return the costs of an encoder; raise ValueError for an unknown name."""
     if encoder not in COSTS:
         raise ValueError(f"encoder.name={encoder!r} is not one of: {', '.join(COSTS)}")
     return COSTS[encoder]

@@ -1,4 +1,4 @@
-"""What a rank holds, by part: what stays, and what each phase of a run takes besides. No torch.
+"""Estimate the memory of a rank, by part: permanent parts, and those of each phase. No torch.
 
 W ranks, G queries of a step, B of one rank, N rows, S of one rank, D feature, K neighbours.
 """
@@ -12,33 +12,36 @@ from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.planning.workload import Job
 
 BATCHES_QUEUED = 3
-"""As data/pipeline.py prepares them, and one more that a step looks at."""
+"""Batches that data/pipeline.py prepares ahead; a step works on one more."""
 BATCHES_FETCHED = 4
-"""As data/loader.py reads them ahead."""
+"""Batches whose bytes data/loader.py reads ahead."""
 ROWS_PER_BLOCK = 16_384
-"""Of a shard, that partition.py rounds at a time."""
+"""Rows of a shard that the partition rounds at a time (partition_kernels.py)."""
 LARGEST_TENSORS = 2
-"""Gradients of activations that exist at once in the backward pass, beside what is kept."""
+"""Gradients of activations that exist at once in the backward pass, beside the activations kept."""
 
 ROWS_PER_DRAW = 65_536
-"""Of the first bank, drawn at a time (bank.py)."""
+"""Rows of the first bank that are drawn at a time (memory_bank.py)."""
 COPIES_OF_A_DRAW = 2
-"""Of what is drawn, in numbers of 8 bytes."""
+"""Copies of the drawn rows, in numbers of 8 bytes."""
 
 Place = Literal["device", "host"]
+"""The memory that a part lies in."""
 
 
 @dataclass(frozen=True)
 class Part:
+    """Hold the name and size of one thing that a rank holds."""
+
     name: str
     bytes: float
     place: Place = "device"
-    """On a GPU's job, where it lies; without GPUs there is one memory."""
+    """The memory it lies in on a GPU's job; without GPUs there is one memory."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What is there besides while a run does one thing."""
+    """Hold the parts that exist only during one phase of a run."""
 
     name: str
     parts: tuple[Part, ...]
@@ -46,34 +49,43 @@ class Phase:
 
 @dataclass(frozen=True)
 class Footprint:
+    """Hold everything that a rank holds, by part and phase."""
+
     staying: tuple[Part, ...]
+    """Parts that exist all the time."""
     phases: tuple[Phase, ...]
     has_host: bool
-    """Whether host and device have memories of their own."""
+    """True if host and device have memories of their own."""
 
     def parts(self, phase: Phase, place: Place = "device") -> list[Part]:
-        """Of one memory while a phase lasts."""
+        """Return the parts in one memory during a phase."""
         both = [*self.staying, *phase.parts]
         return [part for part in both if not self.has_host or part.place == place]
 
     def total(self, phase: Phase, place: Place = "device") -> float:
+        """Return the bytes in one memory during a phase."""
         return sum(part.bytes for part in self.parts(phase, place))
 
     def fullest(self, place: Place = "device") -> Phase:
+        """Return the phase in which a memory holds most."""
         return max(self.phases, key=lambda phase: self.total(phase, place))
 
     def peak(self, place: Place = "device") -> float:
+        """Return the most bytes that a memory holds in any phase."""
         return self.total(self.fullest(place), place)
 
     def phase(self, name: str) -> Phase:
+        """Return the phase of this name."""
         return next(phase for phase in self.phases if phase.name == name)
 
     def bytes_of(self, name: str) -> float:
-        every = [*self.staying, *(part for phase in self.phases for part in phase.parts)]
-        return sum(part.bytes for part in every if part.name == name)
+        """Return the bytes of all parts of this name."""
+        all_parts = [*self.staying, *(part for phase in self.phases for part in phase.parts)]
+        return sum(part.bytes for part in all_parts if part.name == name)
 
 
 def footprint_of(job: Job) -> Footprint:
+    """Return everything that a rank of a job holds."""
     staying = (
         Part("shard of the bank", shard_bytes(job)),
         Part(columns_of(job), table_bytes(job)),
@@ -94,29 +106,38 @@ def footprint_of(job: Job) -> Footprint:
 
 
 def shard_bytes(job: Job) -> int:
-    """The one part that shrinks with the world."""
+    """Return the bytes of a shard, the only part that shrinks as the world grows."""
     return job.shard_rows * job.row_bytes
 
 
 def columns_of(job: Job) -> str:
-    """Of the table that every rank has whole."""
+    """Return the names of the columns of the table that every rank holds whole."""
     return "neighbours, entropies, anchors" if job.discovers else "neighbours and entropies"
 
 
 def table_bytes(job: Job) -> int:
-    """Replicated: K row ids, an entropy and, in the last round, an anchor for every row, 8 bytes
-    each (curriculum.Neighbourhoods)."""
+    """Return the bytes of the table that every rank holds whole (neighbour_table.py).
+
+    It has K row ids, an entropy and, in the last round, an anchor for every row, of 8 bytes each.
+    """
     return 8 * (job.neighbours + 2 if job.discovers else job.neighbours + 1) * job.num_rows
 
 
 def encoder_bytes(job: Job) -> int:
-    """DDP's buckets are the gradients (replicas.py), so they are not held twice."""
+    """Return the bytes of weights, gradients and momentum.
+
+    DDP's buckets are the gradients (distributed/ddp.py), so they are not held twice.
+    """
     copies = 3 if job.config.optim.momentum else 2
     return 4 * copies * job.parameters + job.cost.buffer_bytes
 
 
 def images_bytes(job: Job) -> float:
-    """Fetched: unknown until they are read, taken as large as what comes out; and made."""
+    """Return the bytes of images in flight: encoded ones read ahead, and finished ones.
+
+    The size of encoded images is unknown before they are read, and taken to be that of their
+    pixels.
+    """
     pixels = 3 * job.config.data.image_size**2
     fetched = BATCHES_FETCHED * pixels
     made = (BATCHES_QUEUED + 1) * pixels * (1 + 4)
@@ -124,37 +145,44 @@ def images_bytes(job: Job) -> float:
 
 
 def compression_bytes(job: Job) -> int:
-    """What travels in place of the gradients; of powerSGD what it has not sent, and a copy."""
+    """Return the bytes of the compressed gradients.
+
+    With powerSGD they are the remainder that it has not sent yet, and a copy.
+    """
     bytes_of = {"none": 0, "float16": 2, "bfloat16": 2, "powersgd": 8}
     return bytes_of[job.config.optim.compression] * job.parameters if job.world > 1 else 0
 
 
 def cache_bytes(job: Job) -> float:
-    """A rank's share of what the ranks of a node hold together."""
+    """Return a rank's share of the cached images that the ranks of a node hold together."""
     return 1e9 * job.config.data.cache_gb / job.size.ranks_of_a_node
 
 
 def rank_checkpoint_bytes(job: Job) -> int:
-    """Every rank copies all that it holds before a thread writes its share (saving.py)."""
+    """Return the bytes of a rank's copy of all that it holds, from which a thread writes."""
     copies = 2 if job.config.optim.momentum else 1
     weights = 4 * copies * job.parameters + job.cost.buffer_bytes
     return weights + table_bytes(job) + shard_bytes(job)
 
 
 def writing_bytes(job: Job) -> float:
-    """torch's writer turns all that a rank writes into bytes, and the largest tensor once more: its
-    shard, and of what is alike on all a share, but whole tensors."""
+    """Return the bytes of the buffers from which torch's writer writes a checkpoint.
+
+    They hold everything that the rank writes, and its largest tensor once more. A rank writes its
+    shard and, in whole tensors, a share of everything that is equal on all ranks.
+    """
     alike = rank_checkpoint_bytes(job) - shard_bytes(job)
     largest = max(4 * job.cost.largest_parameter, 8 * job.neighbours * job.num_rows)
     return shard_bytes(job) + max(alike / job.world, largest) + max(shard_bytes(job), largest)
 
 
 def checkpoint_bytes(job: Job) -> int:
-    """On the disk: what is alike on all ranks once, and the bank whole."""
+    """Return the bytes of a checkpoint on the disk: shared tensors once, and the whole bank."""
     return rank_checkpoint_bytes(job) - shard_bytes(job) + job.num_rows * job.row_bytes
 
 
 def framework(job: Job) -> tuple[Part, ...]:
+    """Return the memory of a rank before it holds anything, if the hardware is known."""
     if job.hardware is None:
         return ()
     name, size = "framework", 1e6 * job.hardware.framework_mb
@@ -163,7 +191,10 @@ def framework(job: Job) -> tuple[Part, ...]:
 
 
 def start_parts(job: Job) -> tuple[Part, ...]:
-    """The shard of the first bank is drawn before there is anything to save."""
+    """Return the parts of the start: the first rows of the shard are drawn.
+
+    This is before there is a checkpoint to copy.
+    """
     drawn = COPIES_OF_A_DRAW * 8 * min(job.shard_rows, ROWS_PER_DRAW) * job.dim
     wide = 4 * job.shard_rows * job.dim
     rounded = wide if job.on_gpu or job.config.bank.dtype != "float32" else 0
@@ -171,6 +202,7 @@ def start_parts(job: Job) -> tuple[Part, ...]:
 
 
 def training_parts(job: Job) -> tuple[Part, ...]:
+    """Return the parts that exist while a step is computed."""
     precision, side = job.config.encoder.precision, job.config.data.image_size
     kept = job.cost.kept_bytes(precision, side)
     largest = job.cost.largest_bytes(precision, side)
@@ -179,20 +211,27 @@ def training_parts(job: Job) -> tuple[Part, ...]:
         Part("activations", activations),
         Part("largest gradient, on its way into its bucket", unpacked_gradient(job)),
         Part("queries and partitions", exchange_scratch(job)),
-        # which comes when activations are gone
+        # The optimiser's step comes when the activations are gone, and reuses their memory.
         Part("optimiser's scratch", max(0.0, optimiser_scratch(job) - activations)),
         Part("checkpoint: bytes being written", writing_bytes(job), "host"),
     )
 
 
 def unpacked_gradient(job: Job) -> int:
-    """The backward pass makes every gradient anew, and DDP copies it to where it travels from."""
+    """Return the bytes of the largest gradient of DDP.
+
+    The backward pass writes it to memory of its own, and DDP copies it into its bucket.
+    """
     return 4 * job.cost.largest_parameter if job.world > 1 else 0
 
 
 def exchange_scratch(job: Job) -> float:
-    """Queries of everyone, what is found about them twice over, packed and unpacked; positives in
-    both widths; and the block of the shard that is rounded."""
+    """Return the bytes of a step's queries and partitions.
+
+    These are the queries of all ranks and, twice, the partitions found for them, packed and
+    unpacked; the positives in the bank's type and in float32; and the block of the shard that is
+    rounded.
+    """
     query = 4 * job.dim + 8 * (1 + job.neighbours) + 1
     answer = 2 * (4 * job.dim + 4)
     positives = (1 + job.neighbours) * (job.row_bytes + 4 * job.dim)
@@ -200,15 +239,20 @@ def exchange_scratch(job: Job) -> float:
 
 
 def optimiser_scratch(job: Job) -> float:
-    """Decayed and Nesterov's gradients, where one pass does not do everything: of all parameters at
-    once on a GPU, else of the largest."""
+    """Return the bytes of temporary gradients (weight decay, Nesterov); 0 if optim.fused.
+
+    On a GPU it holds them for all parameters at once, on a CPU for the largest parameter.
+    """
     if job.config.optim.fused:
         return 0.0
     return 2 * 4 * (job.parameters if job.on_gpu else job.cost.largest_parameter)
 
 
 def discovery_parts(job: Job) -> tuple[Part, ...]:
-    """The new table stands beside the old one; rank 0 checks it, sorted, beside a copy."""
+    """Return the parts that exist during discovery.
+
+    The new table stands beside the old one, and rank 0 checks it, sorted, beside a copy.
+    """
     rows = job.num_rows
     search = job.config.discovery.search
     approximate = 4 * job.shard_rows * job.dim if search not in ("Flat", "fused") else 0
@@ -221,8 +265,10 @@ def discovery_parts(job: Job) -> tuple[Part, ...]:
 
 
 def evaluation_parts(job: Job) -> tuple[Part, ...]:
-    """Features of the shard's images, made anew; before the first round their pixels are some,
-    unless they are too many."""
+    """Return the parts that exist during evaluation: features of the shard's images.
+
+    Before the first round their pixels are compared as features too, unless these are too many.
+    """
     pixels = 4 * job.shard_rows * 3 * job.config.data.image_size**2
     has_pixels = job.config.evaluation.baselines and job.config.data.test is not None
     compared = pixels if has_pixels and pixels <= MOST_PIXEL_BYTES else 0
@@ -230,16 +276,19 @@ def evaluation_parts(job: Job) -> tuple[Part, ...]:
 
 
 def refused_discovery(job: Job) -> bool:
-    """Whether discovery.check_discovery refuses the budget."""
+    """Return whether discovery.check_discovery refuses the memory budget."""
     return job.discovers and job.config.discovery.memory_mb < smallest_budget_mb(job)
 
 
 def budget_mb(job: Job) -> float:
-    """Of discovery, as given, or as training would want it."""
+    """Return the memory of discovery: as given, or as much as training would ask for."""
     return max(job.config.discovery.memory_mb, smallest_budget_mb(job) if job.discovers else 0)
 
 
 def smallest_budget_mb(job: Job) -> int:
-    """What a scan keeps for each row of a shard, twice (discovery.py, pairs.py)."""
+    """Return the smallest memory of discovery: twice the results of a scan for each row of a shard.
+
+    method/discovery.py refuses less.
+    """
     candidates = job.neighbours + 1 if job.config.discovery.search == "fused" else 0
     return -(-2 * (16 + 12 * candidates) * job.shard_rows // 1_000_000)

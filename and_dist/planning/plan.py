@@ -1,6 +1,7 @@
-"""Plan: what a job takes before it is submitted, in memory, on the wire and in time. No torch.
+"""Plan a job before it is submitted: its memory, traffic and time. No torch.
 
-Rates of GPUs are published ones, not ours, and say so; what a run has measured itself wins.
+Rates of GPUs are published ones and not measured by us, and plans say so. Speeds that the run has
+measured itself take precedence.
 """
 
 from __future__ import annotations
@@ -20,76 +21,93 @@ from and_dist.runs.folder import read_starts
 from and_dist.runs.metrics_file import read_metrics
 
 MOST_ROWS = 10**12
+"""The most rows that are searched for a number that fits."""
 MOST_RANKS = 2**20
+"""The most ranks that are searched for a number on which the rows fit."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Hold the memory, traffic and time of a job; memory and traffic are those of one rank."""
+
     job: Job
     footprint: Footprint
-    """Of a rank; so is all traffic."""
+    """Memory of a rank."""
     traffic: Traffic
+    """Traffic of a rank."""
     pace: Pace | None
-    """None where nobody knows how fast the hardware is."""
+    """Times of a step and of the run; None if the speed of the hardware is unknown."""
     measured_images_per_s: float | None
-    """Of the whole world, by the run itself at this size."""
+    """Images a second of the whole world that the run itself has measured at this size."""
     checkpoint_bytes: int
+    """Bytes of a checkpoint on the disk."""
     memory_gb: float | None
-    """Of each GPU or node, where that is given and not what the hardware is known to have."""
+    """Memory of each GPU or node as the user gave it; None takes the hardware's."""
 
     @property
     def device_bytes(self) -> float | None:
-        """What a rank may fill, of its GPU or as its share of a node."""
+        """Return the bytes that a rank may fill, of its GPU or as its share of a node."""
         return _device_bytes(self.job, self.memory_gb)
 
     @property
     def fits(self) -> bool:
-        """Memory does; whether training takes the settings is another question."""
+        """Return whether the memory suffices; True if it is unknown.
+
+        Whether training accepts the settings is another question.
+        """
         return self.device_bytes is None or self.footprint.peak() <= self.device_bytes
 
     def would_fit(self, **changes: int) -> bool:
-        """The same job with other `num_rows` or `nodes`."""
+        """Return whether the same job fits with other `num_rows` or `nodes`."""
         job = self.job.of(**changes)
         room = _device_bytes(job, self.memory_gb)
         return room is None or footprint_of(job).peak() <= room
 
     def of(self, job: Job) -> Plan:
-        """Another job on such devices."""
+        """Return the plan of another job on the same devices."""
         return make_plan(job, self.memory_gb)
 
     @property
     def epoch_seconds(self) -> float | None:
+        """Return the seconds of an epoch, measured or predicted; None if unknown."""
         if self.measured_images_per_s is not None:
             return self.job.num_rows / self.measured_images_per_s
         return self.pace.epoch if self.pace else None
 
     @property
     def run_seconds(self) -> float | None:
+        """Return the seconds of the whole run; None if unknown."""
         if self.pace is None or self.epoch_seconds is None:
             epochs = self.epoch_seconds
             return None if epochs is None else self.job.config.num_epochs * epochs
+        # Discoveries and evaluations keep their predicted times.
         others = self.pace.run - self.job.config.num_epochs * self.pace.epoch
         return self.job.config.num_epochs * self.epoch_seconds + others
 
     @property
     def images_per_s(self) -> float | None:
-        """Of the whole world."""
+        """Return the images a second of the whole world; None if unknown."""
         return self.job.num_rows / self.epoch_seconds if self.epoch_seconds else None
 
     @property
     def device_hours(self) -> float | None:
+        """Return the hours of all devices together; None if unknown."""
         return None if self.run_seconds is None else self.run_seconds / 3600 * self.job.world
 
     @property
     def source(self) -> str:
-        """Where the time comes from."""
+        """Return the source of the times, in words."""
         if self.measured_images_per_s is not None:
             return "what this run has measured at this size"
         return self.job.hardware.source if self.job.hardware else "nothing"
 
 
 def make_plan(job: Job, memory_gb: float | None = None) -> Plan:
-    """`memory_gb` of each GPU or node wins over what the hardware is known to have."""
+    """Return the plan of a job.
+
+    `memory_gb` of each GPU or node takes precedence over the memory that the hardware is known to
+    have.
+    """
     return Plan(
         job,
         footprint_of(job),
@@ -108,8 +126,10 @@ def plan_job(
     num_rows: int | None = None,
     memory_gb: float | None = None,
 ) -> Plan | None:
-    """As far as it can be known: None where the images are not to be seen from here. ValueError
-    for what cannot be trained."""
+    """Return the plan of a config; None if the images cannot be seen from this machine.
+
+    Raise ValueError if the job cannot be trained.
+    """
     rows = num_rows or count_rows(config.data)
     if rows is None:
         return None
@@ -123,7 +143,7 @@ def plan_job(
 
 
 def most_rows(plan: Plan) -> int | None:
-    """That fit this world; None where the memory is not known, 0 where none do."""
+    """Return the most rows that fit this world; None if its memory is unknown, 0 if none fit."""
     if plan.device_bytes is None:
         return None
     low, high = plan.job.world, MOST_ROWS
@@ -136,11 +156,12 @@ def most_rows(plan: Plan) -> int | None:
 
 
 def fewest_nodes(plan: Plan) -> int | None:
-    """Of as many ranks, on which the rows fit; None where they fit on no number of them."""
+    """Return the fewest nodes, of as many ranks, on which the rows fit; None if there are none."""
     most = min(MOST_RANKS, plan.job.num_rows) // plan.job.size.ranks_of_a_node
     low, high = 0, 1
     while high <= most and not plan.would_fit(nodes=high):
-        # far too many hold more than fewer: every one brings queries
+        # Nodes are doubled from one, because memory grows again with very many: each rank brings
+        # queries.
         low, high = high, 2 * high
     if high > most:
         return None
@@ -151,6 +172,7 @@ def fewest_nodes(plan: Plan) -> int | None:
 
 
 def _device_bytes(job: Job, memory_gb: float | None) -> float | None:
+    """Return the bytes that a rank of a job may fill; None if the memory is unknown."""
     if job.hardware is None and memory_gb is None:
         return None
     gigabytes = memory_gb or (job.hardware.memory_gb if job.hardware else 0.0)
@@ -158,8 +180,10 @@ def _device_bytes(job: Job, memory_gb: float | None) -> float | None:
 
 
 def measured_images_per_s(job: Job) -> float | None:
-    """Of the run's last start, if it trained the same on as many ranks of such a kind; the slower
-    half of its looks left out."""
+    """Return the images a second of the run's last start, without the slower half of its records.
+
+    Return None unless it trained the same on as many ranks of the same kind.
+    """
     run, starts = job.config.folder, read_starts(job.config.folder)
     metrics, file = run / "metrics.jsonl", run / "config.yaml"
     if not (metrics.exists() and file.exists() and starts):
@@ -176,6 +200,6 @@ def measured_images_per_s(job: Job) -> float | None:
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()
         steps = [r for r in read_metrics(metrics, "step") if r["time"] >= began][-100:]
         looks = sorted(r["images_per_s"] for r in steps)
-    except (ValueError, KeyError, yaml.YAMLError):  # damaged: nothing is known of it
+    except (ValueError, KeyError, yaml.YAMLError):  # damaged files tell nothing
         return None
     return looks[len(looks) // 2] if looks else None

@@ -1,4 +1,4 @@
-"""A plan as text for people, and as JSON for programs. No torch."""
+"""Print a plan as text for people, or as JSON for programs. No torch."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ PARTS_OF_A_STEP = {
     "loader": "loader, beside all these",
     "waits": "waiting for the other ranks",
 }
+"""Words for the parts of a step."""
 
 
 def show(plan: Plan, console: Console) -> None:
+    """Print a plan to a console."""
     console.print(Group(*_blocks(plan)))
 
 
 def _blocks(plan: Plan) -> Iterator[RenderableType]:
+    """Yield the tables and lines of a plan."""
     yield _headline(plan)
     yield ""
     yield _memory_table(plan, "device")
@@ -60,6 +63,7 @@ def _blocks(plan: Plan) -> Iterator[RenderableType]:
 
 
 def _headline(plan: Plan) -> str:
+    """Return the first line: the job, its size and its hardware."""
     job = plan.job
     word = "GPU" if job.on_gpu else "CPU rank"
     name = job.hardware.name if job.hardware else "unknown hardware"
@@ -71,7 +75,7 @@ def _headline(plan: Plan) -> str:
 
 
 def _memory_table(plan: Plan, place: Place) -> Table:
-    """Of the phase that holds most; the figures of the others in one line each."""
+    """Return a table of the phase that holds most, with the totals of the other phases."""
     footprint, fullest = plan.footprint, plan.footprint.fullest(place)
     where = {"device": "GPU memory", "host": "host memory"}[place]
     title = f"{where if footprint.has_host else 'memory'} of a rank, fullest in {fullest.name}"
@@ -95,7 +99,7 @@ def _memory_table(plan: Plan, place: Place) -> Table:
 
 
 def _step_table(plan: Plan) -> Table:
-    """What a rank receives, and how long it takes."""
+    """Return a table of the bytes that a rank receives in a step, and of its times."""
     wire = asdict(plan.traffic)
     table = _table("a step of a rank", "", "on the wire", "time", "")
     seconds: dict[str, float] = {}
@@ -114,6 +118,7 @@ def _step_table(plan: Plan) -> Table:
 
 
 def _run_lines(plan: Plan) -> Iterator[str]:
+    """Yield lines about checkpoints, speed and the whole run."""
     yield f"a checkpoint takes {in_bytes(plan.checkpoint_bytes)} on the disk"
     if plan.epoch_seconds is None or plan.run_seconds is None or plan.images_per_s is None:
         yield "no time is predicted: nobody says how fast the hardware is"
@@ -135,7 +140,7 @@ def _run_lines(plan: Plan) -> Iterator[str]:
 
 
 def _caveats(plan: Plan) -> Iterator[str]:
-    """What the figures leave out."""
+    """Yield one line for each cost that the figures leave out."""
     job = plan.job
     if job.config.method not in (*BY_THE_BANK, "random"):
         yield (
@@ -147,7 +152,7 @@ def _caveats(plan: Plan) -> Iterator[str]:
 
 
 def capacity_lines(plan: Plan) -> Iterator[str]:
-    """What fits, what stops fitting first, and where the neighbour table lives."""
+    """Yield lines on how many rows fit, which part stops more, and which table is not sharded."""
     most, job = most_rows(plan), plan.job
     if refused_discovery(job):
         yield (
@@ -173,14 +178,14 @@ def capacity_lines(plan: Plan) -> Iterator[str]:
 
 
 def _with_budget(plan: Plan, rows: int) -> str:
-    """What discovery would have to be given for so many."""
+    """Return the memory that discovery needs for so many rows, in words; empty if it has it."""
     job = plan.job.of(num_rows=max(rows, plan.job.world))
     needed = smallest_budget_mb(job) if refused_discovery(job) else 0
     return f" (with discovery.memory_mb={needed})" if needed else ""
 
 
 def stops_first(plan: Plan, rows: int) -> str:
-    """The largest of what grows with the rows, where they are as many as fit."""
+    """Return the largest part that grows with the rows, when there are as many as fit."""
     job = plan.job.of(num_rows=max(rows, plan.job.world))
     footprint = footprint_of(job)
     fewer = footprint_of(job.of(num_rows=max(job.world, job.num_rows // 2)))
@@ -192,6 +197,7 @@ def stops_first(plan: Plan, rows: int) -> str:
 
 
 def _advice_table(found: list[Advice]) -> Table:
+    """Return a table of advice."""
     table = Table(title="what to change", title_justify="left", show_header=False)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
@@ -201,6 +207,7 @@ def _advice_table(found: list[Advice]) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
+    """Return an empty table with the first column aligned to the left."""
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left", no_wrap=True)
@@ -208,7 +215,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def as_plain(plan: Plan) -> dict[str, Any]:
-    """Bytes, seconds and names; None where something is not known."""
+    """Return a plan as plain data: bytes, seconds and names; None where a value is unknown."""
     job, pace = plan.job, plan.pace
     footprint = plan.footprint
     most, nodes = most_rows(plan), fewest_nodes(plan)
@@ -245,6 +252,7 @@ def as_plain(plan: Plan) -> dict[str, Any]:
 
 
 def _memory_plain(plan: Plan, place: Place) -> dict[str, Any]:
+    """Return the parts of one memory as plain data."""
     footprint = plan.footprint
     fullest = footprint.fullest(place)
     return {
@@ -255,7 +263,7 @@ def _memory_plain(plan: Plan, place: Place) -> dict[str, Any]:
 
 
 def in_short(plan: Plan) -> Iterator[str]:
-    """For who submits a job."""
+    """Yield a few lines about a plan, for somebody who submits a job."""
     footprint = plan.footprint
     largest = sorted(footprint.parts(footprint.fullest()), key=lambda part: -part.bytes)[:3]
     parts = ", ".join(f"{part.name} {in_bytes(part.bytes)}" for part in largest)

@@ -1,4 +1,4 @@
-"""What a step sends and how long everything takes, by part. No torch.
+"""Estimate the bytes that a step sends and the time that everything takes, by part. No torch.
 
 W ranks, G queries of a step, B of one rank, N rows, S of one rank, D feature, K neighbours.
 """
@@ -13,60 +13,64 @@ from and_dist.planning.hardware import Curve, Hardware, Precision, Rates
 from and_dist.planning.workload import Job
 
 BACKWARD = 2 / 3
-"""Of an encoder's time: what DDP's sums of gradients hide behind, on a GPU."""
+"""Share of an encoder's time in its backward pass, behind which a GPU hides DDP's sums."""
 IVF_SHARE, IVF_ROWS = 0.25, 100_000
-"""Of an exact search's time that an inverted file takes at so many rows and a recall of 0.98, its
-building included (benchmarks/results/discovery.json); the share falls with the root of the rows."""
+"""Share of an exact search's time that an inverted file takes, building included, and the rows of
+that measurement, at a recall of 0.98 (benchmarks/results/discovery.json). It falls with the square
+root of the rows."""
 
 BYTES_OF_A_GRADIENT = {"none": 4, "float16": 2, "bfloat16": 2, "powersgd": 1}
-"""On the wire; powersgd's are four times fewer at least for layers that it shrinks, which are
-nearly all of a network that is worth it, after its first 100 steps."""
+"""Bytes that travel for each number of the gradients. powersgd shrinks large layers at least four
+times after its first 100 steps; they are nearly all of a network that is worth it."""
 BY_THE_BANK = ("and", "instance")
 """Methods whose steps stream past the shards. The others have heads, targets and clusters of their
-own, of which nothing is known here."""
+own, which are not estimated here."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that a rank receives in a step, by collective; it sends as many."""
+    """Hold the bytes that a rank receives in a step, by collective; it sends as many."""
 
     gather: float
-    """Features, rows and neighbours of everyone's queries."""
+    """Features, rows and neighbours of the queries of all ranks."""
     exchange: float
-    """Partitions of all shards for the own queries."""
+    """Partitions of all shards for the rank's own queries."""
     gradients: float
-    """DDP's all-reduce, 2 (W - 1) / W of the gradients, as optim.compression sends them."""
+    """DDP's all-reduce: 2 (W - 1) / W of the gradients, as optim.compression sends them."""
     loss: float
+    """The all-reduce of the loss."""
 
     @property
     def total(self) -> float:
+        """Return the bytes of all collectives."""
         return self.gather + self.exchange + self.gradients + self.loss
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds."""
+    """Hold the seconds of a step, an epoch and a run."""
 
     parts: dict[str, float]
-    """Of a step on one rank, one after the other."""
+    """Seconds of a step on one rank by part, one after the other."""
     loader: float
-    """Of a rank's next images, made beside the step."""
+    """Seconds of the rank's next images, which are made beside the step."""
     waits: float
-    """For the other ranks of a node, and for a core where they share some."""
+    """Seconds of waiting for other ranks of the node, and for a core that ranks share."""
     step: float
-    """The longer of parts and loader, which on CPUs share the cores; and the waits."""
+    """Seconds of a step: the waits, and the longer of parts and loader (CPUs share cores)."""
     epoch: float
+    """Seconds of an epoch."""
     discovery: float
-    """Of the last round, which has most anchors."""
+    """Seconds of the last round's discovery, which has most anchors."""
     run: float
-    """Epochs and discoveries of all rounds, and features for kNN at the end of each."""
+    """Seconds of all epochs and discoveries, and of features for kNN at the end of each round."""
 
     loader_hides: bool
-    """Whether it takes nothing from the others: on GPUs."""
+    """True if the loader takes no time from the other parts, as on GPUs."""
 
     @property
     def bound_by(self) -> str:
-        """The part that takes longest, of those that a step waits for."""
+        """Return the part that takes longest, of those that a step waits for."""
         every = self.parts | {"loader": self.loader}
         if self.loader_hides and self.loader < sum(self.parts.values()):
             every = self.parts
@@ -74,6 +78,7 @@ class Pace:
 
 
 def traffic_of(job: Job) -> Traffic:
+    """Return the bytes that a rank of a job receives in a step."""
     others = (job.world - 1) * job.local_batch
     answers = others if job.config.method in BY_THE_BANK else 0
     sums = 2 * (job.world - 1) / job.world
@@ -86,7 +91,7 @@ def traffic_of(job: Job) -> Traffic:
 
 
 def pace_of(job: Job) -> Pace | None:
-    """None where nobody knows how fast the hardware is."""
+    """Return the times of a job; None if the speed of its hardware is unknown."""
     if job.hardware is None:
         return None
     rates, slower = _rates_and_slowness(job, job.hardware)
@@ -98,6 +103,7 @@ def pace_of(job: Job) -> Pace | None:
         "rest": job.crowding * rates.overhead.at(job.queries),
     }
     if job.on_gpu:
+        # At least 5 % of the sums are taken to remain after the backward pass.
         hidden = BACKWARD * parts["encoder"]
         parts["gradients"] = max(0.05 * parts["gradients"], parts["gradients"] - hidden)
     loader = loader_seconds(job, job.hardware)
@@ -110,14 +116,19 @@ def pace_of(job: Job) -> Pace | None:
 
 
 def _rates_and_slowness(job: Job, hardware: Hardware) -> tuple[Rates, float]:
-    """Known rates, and how often as long a rank of this job takes for what computes: others may
-    share its cores, more threads than were measured may share its work."""
+    """Return the known rates, and the factor by which computing takes longer in this job.
+
+    Other ranks may share a rank's cores, and more threads than were measured may share its work.
+    """
     rates, times_threads = hardware.rates_at(job.threads)
     return rates, 1.0 if job.on_gpu else job.crowding / times_threads
 
 
 def _together(job: Job, computing: float, loading: float) -> float:
-    """Without a GPU the loader's threads take time from those that compute."""
+    """Return the seconds of computing and loading side by side.
+
+    Without a GPU, the loader's threads take time from those that compute.
+    """
     if job.hardware is None or job.on_gpu:
         return max(computing, loading)
     cores_of_a_rank = job.cores / job.size.ranks_of_a_node
@@ -126,7 +137,7 @@ def _together(job: Job, computing: float, loading: float) -> float:
 
 
 def waiting_seconds(job: Job, hardware: Hardware) -> float:
-    """Where there is no GPU; what a step of GPUs waits is not known."""
+    """Return the seconds that a rank waits for others in a step on CPUs; unknown, so 0, on GPUs."""
     if job.on_gpu:
         return 0.0
     beside = hardware.waits if job.size.ranks_of_a_node > 1 else 0.0
@@ -134,7 +145,7 @@ def waiting_seconds(job: Job, hardware: Hardware) -> float:
 
 
 def encoder_seconds(job: Job, rates: Rates) -> float:
-    """Forward and backward pass of B images."""
+    """Return the seconds of the forward and backward pass of B images."""
     config, side = job.config.encoder, job.config.data.image_size
     measured = rates.encoders.get(config.name)
     if measured is not None and config.precision == "float32":
@@ -144,7 +155,7 @@ def encoder_seconds(job: Job, rates: Rates) -> float:
 
 
 def partition_seconds(job: Job, rates: Rates) -> float:
-    """Everyone's queries past this shard."""
+    """Return the seconds that the queries of all ranks take past this rank's shard."""
     if job.config.method not in BY_THE_BANK:
         return 0.0
     bank = job.config.bank
@@ -157,10 +168,12 @@ def partition_seconds(job: Job, rates: Rates) -> float:
 
 
 def optimiser_seconds(job: Job, rates: Rates) -> float:
+    """Return the seconds of the optimiser's step."""
     return rates.optimiser.at(job.parameters)
 
 
 def collective_seconds(job: Job, hardware: Hardware) -> dict[str, float]:
+    """Return the seconds of each collective of a step."""
     if job.world == 1:
         return dict.fromkeys(("gather", "exchange", "gradients", "loss"), 0.0)
     links, rounds = hardware.links_at(job.world, job.size.nodes)
@@ -178,7 +191,7 @@ def collective_seconds(job: Job, hardware: Hardware) -> dict[str, float]:
 
 
 def loader_seconds(job: Job, hardware: Hardware) -> float:
-    """Of B images by a rank's cores, and by its GPU where that decodes."""
+    """Return the seconds of B images on a rank's cores, or on its GPU if that decodes faster."""
     pixels = job.local_batch * job.config.data.image_size**2
     curve = hardware.loader[job.images]
     seconds = curve.at(pixels) * job.crowding / job.threads
@@ -188,7 +201,10 @@ def loader_seconds(job: Job, hardware: Hardware) -> float:
 
 
 def discovery_seconds(job: Job, anchors: float) -> float:
-    """Every pair of rows once, then this share of all rows searched for (discovery.py)."""
+    """Return the seconds of a discovery: every pair of rows once, and a search for some rows.
+
+    `anchors` is the share of all rows that are searched for (method/discovery.py).
+    """
     if job.hardware is None or not job.discovers:
         return 0.0
     rates, slower = _rates_and_slowness(job, job.hardware)
@@ -199,7 +215,7 @@ def discovery_seconds(job: Job, anchors: float) -> float:
 
 
 def _share_of_search(job: Job) -> float:
-    """Of an exact search's time."""
+    """Return the share of an exact search's time that the configured search takes."""
     name = job.config.discovery.search
     if name == "fused":
         return 0.0
@@ -209,7 +225,7 @@ def _share_of_search(job: Job) -> float:
 
 
 def _streaming_seconds(job: Job, hardware: Hardware) -> float:
-    """All rows come by every rank, once for each pass."""
+    """Return the seconds in which all rows pass every rank, once for each of two passes."""
     if job.world == 1:
         return 0.0
     links, _ = hardware.links_at(job.world, job.size.nodes)
@@ -218,7 +234,10 @@ def _streaming_seconds(job: Job, hardware: Hardware) -> float:
 
 
 def _run(job: Job, epoch: float, features: float) -> float:
-    """`features` of all images take so long, forward alone."""
+    """Return the seconds of all epochs and discoveries, and of an evaluation a round.
+
+    `features` are the seconds of a forward pass over all images.
+    """
     rounds = range(1, job.rounds)
     discovery = sum(
         discovery_seconds(job, r / max(1, job.config.curriculum.rounds)) for r in rounds

@@ -1,14 +1,15 @@
-"""Bytes, times and counts as people read them, in three digits. No torch."""
+"""Format bytes, times and counts for people, in three digits. No torch."""
 
 from __future__ import annotations
 
 
 def three_digits(number: float) -> str:
-    """0.0123, 4.56, 789, 1,234."""
+    """Return a number in three digits: 0.0123, 4.56, 789, 1,234."""
     return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 def in_bytes(number: float) -> str:
+    """Return a number of bytes with its unit: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 999.5:
             return f"{number:.3g} {unit}"
@@ -17,6 +18,7 @@ def in_bytes(number: float) -> str:
 
 
 def in_time(seconds: float) -> str:
+    """Return a time with its unit: 2.5 h."""
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         if seconds >= 2 * length:
             return f"{three_digits(seconds / length)} {unit}"
@@ -26,7 +28,7 @@ def in_time(seconds: float) -> str:
 
 
 def in_count(number: float) -> str:
-    """1.28M, 1B; what has no short form in full."""
+    """Return a count as 1.28M or 1B, or in full below a million."""
     for unit, size in (("B", 1e9), ("M", 1e6)):
         if number >= 0.9995 * size:
             return f"{three_digits(number / size)}{unit}"

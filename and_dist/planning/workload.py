@@ -1,4 +1,4 @@
-"""Job: how many rows, on how many ranks, of what kind. What a plan is made of. No torch.
+"""Describe the job that a plan is made for: its rows, ranks and hardware. No torch.
 
 W ranks, G queries of a step, B of one rank, N rows, S of one rank.
 """
@@ -15,35 +15,40 @@ from and_dist.planning.costs import Cost, cost_of
 from and_dist.planning.hardware import Hardware
 
 Images = Literal["encoded", "pixels"]
+"""The form of stored images."""
 SMALLEST_LOCAL_BATCH = 2
-"""As data/order.py has it."""
+"""The smallest batch of a rank, as in data/order.py."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of what a job is given."""
+    """Hold the nodes, ranks and cores of a job."""
 
     nodes: int
     ranks_of_a_node: int
     cores_of_a_node: int | None = None
-    """None takes as many as the hardware has."""
+    """Cores of a node; None takes as many as the hardware has."""
 
     @property
     def world(self) -> int:
+        """Return W, the number of ranks."""
         return self.nodes * self.ranks_of_a_node
 
 
 @dataclass(frozen=True)
 class Job:
+    """Describe a config on some ranks of some hardware."""
+
     config: Config
     num_rows: int
     size: Size
     hardware: Hardware | None
-    """None: nobody knows how fast it is."""
+    """Hardware of the ranks; None if its speed is unknown."""
     images: Images = "encoded"
-    """`pixels` need no decoding."""
+    """Form of the training images; `pixels` need no decoding."""
 
     def __post_init__(self) -> None:
+        """Raise ValueError unless there is a rank, and a row for each, and the encoder is known."""
         if self.size.nodes < 1 or self.size.ranks_of_a_node < 1:
             raise ValueError(
                 f"{self.size.nodes} node(s) of {self.size.ranks_of_a_node} rank(s): a job takes at "
@@ -57,67 +62,79 @@ class Job:
             )
 
     def of(self, **changes: int) -> Job:
-        """The same job with other `num_rows`, `nodes` or `ranks_of_a_node`."""
+        """Return the same job with other `num_rows`, `nodes` or `ranks_of_a_node`."""
         rows = changes.pop("num_rows", self.num_rows)
         return replace(self, num_rows=rows, size=replace(self.size, **changes))
 
     @property
     def world(self) -> int:
+        """Return W, the number of ranks."""
         return self.size.world
 
     @property
     def on_gpu(self) -> bool:
+        """Return whether ranks train on GPUs."""
         return self.hardware is not None and self.hardware.kind == "gpu"
 
     @property
     def cost(self) -> Cost:
+        """Return the costs of the encoder."""
         return cost_of(self.config.encoder.name)
 
     @property
     def dim(self) -> int:
+        """Return D, the length of a feature."""
         return self.config.encoder.feature_dim
 
     @property
     def parameters(self) -> int:
+        """Return the number of parameters of the encoder."""
         return self.cost.parameters_at(self.dim)
 
     @property
     def shard_rows(self) -> int:
+        """Return S, the rows of the largest shard."""
         return -(-self.num_rows // self.world)
 
     @property
     def row_bytes(self) -> int:
+        """Return the bytes of a row of the bank."""
         return self.dim * (4 if self.config.bank.dtype == "float32" else 2)
 
     @property
     def local_batch(self) -> int:
+        """Return B, the images of a rank in a step, padding included."""
         most = min(self.config.optim.batch_size, self.num_rows)
         return max(-(-most // self.world), SMALLEST_LOCAL_BATCH)
 
     @property
     def queries(self) -> int:
-        """G, padding included."""
+        """Return G, the queries of a step over all ranks, padding included."""
         return self.world * self.local_batch
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of steps of an epoch."""
         return -(-self.num_rows // self.config.optim.batch_size)
 
     @property
     def neighbours(self) -> int:
+        """Return K, the neighbours of an anchor."""
         return self.config.curriculum.neighbours
 
     @property
     def rounds(self) -> int:
+        """Return the number of rounds, round 0 included."""
         return self.config.last_round + 1
 
     @property
     def discovers(self) -> bool:
+        """Return whether there are discoveries between rounds."""
         return self.config.method == "and"
 
     @property
     def cores(self) -> int:
-        """Of a node."""
+        """Return the cores of a node."""
         if self.size.cores_of_a_node is not None:
             return self.size.cores_of_a_node
         if self.hardware is None:
@@ -126,23 +143,27 @@ class Job:
 
     @property
     def threads(self) -> int:
-        """Of a rank, as open_world() sets them."""
+        """Return the threads of a rank, as open_world() sets them."""
         return self.config.run.threads or max(1, self.cores // self.size.ranks_of_a_node)
 
     @property
     def crowding(self) -> float:
-        """Threads that want each core of a node."""
+        """Return how many threads want each core of a node, at least 1."""
         return max(1.0, self.size.ranks_of_a_node * self.threads / self.cores)
 
 
 def count_rows(data: DataConfig) -> int | None:
-    """Of the training set, without reading any image; ValueError if it cannot be one."""
+    """Return the rows of the training set without reading images; None if it is not here.
+
+    Raise ValueError if it is a folder that cannot be a training set.
+    """
     folder = Path(data.train)
     if data.train.startswith("shapes/") and not folder.exists():
         found = 2_000 if data.train == "shapes/train" else 500
     elif (folder / "manifest.json").exists():
         found = int(json.loads((folder / "manifest.json").read_text())["rows"])
     elif folder.is_dir():
+        # Imported only here, because it imports numpy, which a plan otherwise does without.
         from and_dist.data.importers.folders import list_folder
 
         found = len(list_folder(folder, "train"))
@@ -152,7 +173,7 @@ def count_rows(data: DataConfig) -> int | None:
 
 
 def kind_of_images(data: DataConfig) -> Images:
-    """Encoded, if nobody knows."""
+    """Return the form of the training images; encoded if it is unknown."""
     folder = Path(data.train)
     if data.cache_gb or (data.train.startswith("shapes/") and not folder.exists()):
         return "pixels"

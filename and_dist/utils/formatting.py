@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Format figures and names for people."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from typing import Any
 from unicodedata import category
 
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-"""Controls, halves of letters, ends of lines."""
+"""Unicode categories that are replaced in names: controls, surrogates, line and paragraph ends."""
 
 
 def format_seconds(seconds: float) -> str:
+    """Return a duration as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def percent(share: float | None) -> str:
+    """Return a share as a percentage with one decimal; - for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def as_text(name: str) -> str:
-    """Of a file's name, which may hold anything: what is no UTF-8 and what steers a terminal
-    becomes U+FFFD."""
+    """Return a file's name with U+FFFD for whatever is not UTF-8 or could control a terminal."""
     return "".join("\ufffd" if category(letter) in NO_TEXT else letter for letter in name)
 
 
-def safe_lines(said: str) -> str:
-    """What is said, with names in it."""
-    return "\n".join(map(as_text, said.split("\n")))
+def safe_lines(text: str) -> str:
+    """Return text that holds file names, with each of its lines made safe by as_text."""
+    return "\n".join(map(as_text, text.split("\n")))
 
 
 def describe_step(record: dict[str, Any], ranks: int, rank_word: str) -> str:
-    """The figures of a step's line in metrics.jsonl."""
+    """Return the figures of a step's record in metrics.jsonl as one line for the console."""
     speed = f"{record['images_per_s']:,.0f} images/s"
     if ranks > 1:
         speed += f", {record['images_per_s'] / ranks:,.0f} a {rank_word}"

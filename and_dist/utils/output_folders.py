@@ -1,6 +1,6 @@
-"""Publish the files that a command makes in a folder, by libraries that take a path. No torch.
+"""Publish the files that a command writes into a folder by libraries that take a path. No torch.
 
-The rule is that of owned_files and owned_folders, through which all of it goes.
+All writing goes through owned_files and owned_folders, and follows their rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from and_dist.utils.owned_folders import NewFolder, OwnedNames, check_folder, fl
 
 @contextmanager
 def publish_folder(folder: Path, owned_names: OwnedNames, names: Container[str]) -> Iterator[Path]:
-    """Give library code a folder of its own, which takes its place once the block ends well."""
+    """Give a temporary folder, which takes the place of `folder` if the block ends well.
+
+    If the block fails, nothing is left of it. Raise NotOursError if `folder` may not be replaced.
+    """
     building = NewFolder(folder, owned_names, names)
     try:
         yield building.path
@@ -50,7 +53,10 @@ def check_results(
 def publish_results(
     folder: Path, names: Sequence[str], may_replace: IsOurs | None, owned_names: OwnedNames
 ) -> Iterator[Path]:
-    """Publish a folder whole, or its files where the user named the folder or said --force."""
+    """Publish a whole folder, or single files if the user named the folder or used --force.
+
+    A whole folder is published if `may_replace` is None.
+    """
     if may_replace is None:
         with publish_folder(folder, owned_names, names) as building:
             yield building
@@ -70,10 +76,10 @@ def names_with_sums(folder: Path, sums: Mapping[str, str]) -> set[str]:
 
 @contextmanager
 def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterator[Path]:
-    """Give library code a folder of its own; the files it writes there then take their places.
+    """Give a temporary folder to write into, whose files then take their places.
 
-    `places` maps names in that folder to where the files belong, all beside each other; they are
-    published in its order once all are written.
+    `places` maps names in that folder to the files' paths, which all lie in one folder. Files are
+    published in this order once all are written. Raise NotOursError if a path may not be written.
     """
     for path in places.values():
         check_file(path, is_ours)

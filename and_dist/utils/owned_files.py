@@ -1,14 +1,15 @@
 """Write, replace and remove files, and never one that this program did not write. No torch.
 
-This module and owned_folders are the only ones of and_dist and launcher that remove, rename over or
-open for writing; `make check` finds a call elsewhere. The rule: a name that is taken is taken over
-only if what lies there is recognised as written by this program, or if the user said --force. Links
-are never followed at the last part of a path and never replaced; a link to a folder further up is
-the user's own arrangement and is respected.
+Only this module and owned_folders of and_dist and launcher remove files, rename over them or open
+them for writing; `make check` finds a call elsewhere. A path that exists is replaced only if its
+file is recognised as written by this program, or if the user used --force. A link at the last part
+of a path is never followed and never replaced; a link to a folder further up is the user's own
+arrangement and is followed.
 
-A file is written under an unpredictable name beside its place, flushed, and then takes its name: by
-a hard link where nothing may be there, which fails if something is. The writer holds a lock on it,
-so that whoever finds an unlocked one knows that its writer is gone and removes it.
+A file is written under an unpredictable name beside its place, flushed, and then renamed. Where no
+file may exist, it gets its name by a hard link, which fails if there is one. The writer holds a
+lock on the temporary file, so that a process that finds an unlocked one knows that its writer is
+gone and removes it.
 """
 
 from __future__ import annotations
@@ -28,30 +29,32 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TOKEN = r"[0-9a-f]{16}"
+"""A pattern of the unpredictable part of temporary names."""
 LONGEST_STEM = 100
-"""Bytes of a name that are repeated in its temporary name; a name may have 255 in all."""
+"""The most bytes of a name that its temporary name repeats; a name may have 255 in all."""
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""Errors of file systems that cannot make a hard link."""
 
 IsOurs = Callable[[Path], bool]
-"""Says of a regular file whether this program wrote it."""
+"""A test of a regular file: whether this program wrote it."""
 
 
 class NotOursError(ValueError):
-    """Something that this program did not write stands where it is to write."""
+    """Report that a file or folder of somebody else is where this program is to write."""
 
 
 def never(_: Path) -> bool:
-    """Recognise nothing: the place has to be free."""
+    """Recognise no file, so that the path has to be free."""
     return False
 
 
 def always(_: Path) -> bool:
-    """Recognise every regular file: the user said --force."""
+    """Recognise every regular file, because the user used --force or the folder is ours."""
     return True
 
 
 def is_json_with(*keys: str) -> IsOurs:
-    """Recognise a JSON object by keys that it has; of a list, every item has to have them."""
+    """Return a test for JSON objects, or lists of them, that have the given keys."""
 
     def is_ours(path: Path) -> bool:
         found = read_json(path)
@@ -62,7 +65,7 @@ def is_json_with(*keys: str) -> IsOurs:
 
 
 def starts_with(pattern: str) -> IsOurs:
-    """Recognise a file by its first 4,096 bytes."""
+    """Return a test for files whose first 4,096 bytes match a pattern from their start."""
 
     def is_ours(path: Path) -> bool:
         try:
@@ -75,7 +78,7 @@ def starts_with(pattern: str) -> IsOurs:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, None for anything that is none."""
+    """Return the content of a JSON file; None if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -89,7 +92,10 @@ def sum_of(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """Return file, folder, link, or what else there is; "" for nothing. Links are not followed."""
+    """Return file, folder, link or another kind of the entry at a path; links are not followed.
+
+    Return "" if nothing is there.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -101,7 +107,7 @@ def kind_of(path: Path) -> str:
 
 
 def check_file(path: Path, is_ours: IsOurs = never, remedy: str = "move it away") -> None:
-    """Raise NotOursError unless a file may be written at `path`."""
+    """Raise NotOursError unless a file may be written at `path`; `remedy` ends the message."""
     kind = kind_of(path)
     if kind == "":
         return
@@ -112,13 +118,19 @@ def check_file(path: Path, is_ours: IsOurs = never, remedy: str = "move it away"
 
 
 def recognise_output(force: bool, is_named: bool, is_ours: IsOurs = never) -> IsOurs:
-    """Return what an output file may replace: anything under --force, nothing where the user named
-    the place, else what an earlier run of the same command has left there."""
+    """Return the test for files that an output file may replace.
+
+    That is any file under --force, none if the user named the place, and else those that an earlier
+    run of the same command has written.
+    """
     return always if force else never if is_named else is_ours
 
 
 def check_output(path: Path, option: str, is_ours: IsOurs) -> None:
-    """Raise ValueError unless an output file that an option names may be written."""
+    """Raise ValueError unless an output file may be written at the path given by `option`.
+
+    It is NotOursError if another file is there.
+    """
     kind = kind_of(path)
     if kind == "file" and not is_ours(path):
         raise NotOursError(f"{path} exists: choose another {option}, or add --force to replace it")
@@ -128,7 +140,7 @@ def check_output(path: Path, option: str, is_ours: IsOurs) -> None:
 
 
 def check_writable(folder: Path, what: str) -> None:
-    """Raise ValueError unless files can be made in a folder, or the folder itself can be."""
+    """Raise ValueError unless files can be made in a folder, or the folder itself can be made."""
     there = folder.absolute()
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
@@ -144,32 +156,33 @@ def check_writable(folder: Path, what: str) -> None:
 
 
 class NewFile:
-    """A file that is written aside and then published under its name, whole and flushed."""
+    """Write a file under a temporary name, then publish it under its own, complete and flushed."""
 
     def __init__(self, path: Path, is_ours: IsOurs = never) -> None:
+        """Create the temporary file; raise NotOursError if the path may not be written."""
         check_file(path, is_ours)
         _clear_unfinished(path)
         self.path, self._is_ours = path, is_ours
         self.temporary, self.file = _create_aside(path)
 
     def publish(self) -> None:
-        """Give the file its name; NotOursError if somebody else has taken it meanwhile."""
+        """Give the file its name; raise NotOursError if somebody else has taken it meanwhile."""
         self.file.flush()
         os.fsync(self.file.fileno())
         publish(self.temporary, self.path, self._is_ours)
         self.file.close()
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         with suppress(FileNotFoundError):
             os.unlink(self.temporary)
-        with suppress(OSError):  # a full disk does not take what it still holds back
+        with suppress(OSError):  # closing writes buffered bytes, which fails on a full disk
             self.file.close()
 
 
 @contextmanager
 def open_new(path: Path, is_ours: IsOurs = never) -> Iterator[BinaryIO]:
-    """Open a file that has its name once the block has ended well, and is not there otherwise."""
+    """Open a file that appears under its name if the block ends well, and not at all otherwise."""
     new = NewFile(path, is_ours)
     try:
         yield new.file
@@ -180,14 +193,14 @@ def open_new(path: Path, is_ours: IsOurs = never) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: str | bytes, is_ours: IsOurs = never) -> None:
-    """Write a whole file, so that it is never half there, not even where the power fails."""
+    """Write a file so that it is complete or absent, even after a power failure."""
     encoded = content.encode(errors="surrogateescape") if isinstance(content, str) else content
     with open_new(path, is_ours) as file:
         file.write(encoded)
 
 
 def create_file(path: Path, content: str) -> bool:
-    """Write a whole file only where nothing is; return whether this process made it."""
+    """Write a file unless the path exists; return whether this process has written it."""
     try:
         write_file(path, content)
     except NotOursError:
@@ -196,20 +209,23 @@ def create_file(path: Path, content: str) -> bool:
 
 
 def open_to_append(path: Path, is_ours: IsOurs) -> BinaryIO:
-    """Open a file that grows, unbuffered: a new one, an empty one, or one that is ours."""
+    """Open a file for appending, unbuffered. Raise NotOursError unless it is new, empty or ours."""
     check_file(path, or_empty(is_ours))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
 
 
 def or_empty(is_ours: IsOurs) -> IsOurs:
-    """Recognise an empty file too: one that has not begun to grow."""
+    """Return a test that also recognises an empty file, which nothing has been appended to yet."""
     return lambda path: path.stat().st_size == 0 or is_ours(path)
 
 
 @contextmanager
 def open_shared(temporary: Path) -> Iterator[BinaryIO]:
-    """Open the temporary file of a NewFile that another process began, to write a part of it."""
+    """Open the temporary file of a NewFile that another process has created, to write a part of it.
+
+    It is flushed to disk when the block ends.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags), "r+b") as file:
         yield file
@@ -218,9 +234,10 @@ def open_shared(temporary: Path) -> Iterator[BinaryIO]:
 
 
 def remove_file(path: Path, is_ours: IsOurs) -> bool:
-    """Remove a file if it is ours at the moment it goes; return whether it went.
+    """Remove a file if it is ours; return whether it is removed.
 
-    It is renamed first and looked at then, so that a file that takes its place meanwhile stays.
+    It is renamed before it is tested for the last time, so that a file that takes its place
+    meanwhile is not removed.
     """
     if kind_of(path) != "file" or not is_ours(path):
         return False
@@ -248,14 +265,17 @@ def read_clock_of(folder: Path) -> float:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a folder among the system's temporary ones, which goes with all that is in it."""
+    """Give a folder among the system's temporary ones, which is removed after the block."""
     with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
         yield Path(name)
 
 
 @contextmanager
 def memory_file(folder: Path, size: int) -> Iterator[Path]:
-    """Make a file of so many bytes that is gone after the block; who has it open keeps it."""
+    """Give a file of `size` bytes whose name is removed after the block.
+
+    A process that has opened it by then keeps its content.
+    """
     handle, name = tempfile.mkstemp(prefix="and-dist-", dir=folder)
     try:
         try:
@@ -268,7 +288,7 @@ def memory_file(folder: Path, size: int) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path, is_ours: IsOurs) -> None:
-    """Rename a finished file to its name, if that is free or what has it is ours."""
+    """Rename a finished file to `path` if that is free or ours; raise NotOursError otherwise."""
     check_file(path, is_ours)
     if kind_of(path) == "file":
         os.replace(temporary, path)
@@ -277,22 +297,23 @@ def publish(temporary: Path, path: Path, is_ours: IsOurs) -> None:
 
 
 def aside_name(path: Path, kind: str) -> Path:
-    """Return a name beside a path that nobody can foresee."""
+    """Return an unpredictable name beside a path."""
     return path.with_name(f".{stem_of(path)}.{secrets.token_hex(8)}.{kind}")
 
 
 def stem_of(path: Path) -> str:
-    """Return the part of a name that its temporary names repeat."""
+    """Return the part of a path's name that its temporary names repeat."""
     return os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
 
 
 def lock_file(path: Path) -> int | None:
-    """Lock a file of a writer's and return its descriptor; BlockingIOError where one lives.
+    """Lock a writer's file and return its descriptor; raise BlockingIOError if a writer holds it.
 
-    None where that cannot be told, as on a file system without locks: then nothing may be removed.
-    It is opened for writing, because NFS locks no other files.
+    Return None if that cannot be told, as on a file system without locks: then nothing may be
+    removed.
     """
     try:
+        # Opened for writing, because NFS locks no other files.
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
@@ -307,20 +328,21 @@ def lock_file(path: Path) -> int | None:
 
 
 def _create_aside(path: Path) -> tuple[Path, BinaryIO]:
-    """Create a locked file under an unpredictable name; O_EXCL follows no link."""
+    """Create a locked file under an unpredictable name beside `path`, and open it."""
     while True:
         temporary = aside_name(path, "unfinished")
+        # O_EXCL follows no link.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.fdopen(os.open(temporary, flags, 0o666), "w+b")
-        with suppress(OSError):  # a file system without locks keeps what was killed
+        with suppress(OSError):  # without locks, files of killed processes are never removed
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if temporary.exists():  # else it was taken for a leftover before it was locked
+        if temporary.exists():  # else another process removed it before it was locked
             return temporary, file
         file.close()
 
 
 def _clear_unfinished(path: Path) -> None:
-    """Remove the temporary files of killed processes that wrote to the same name."""
+    """Remove the temporary files of killed processes that wrote to the same path."""
     pattern = re.compile(rf"\.{re.escape(stem_of(path))}\.{TOKEN}\.unfinished")
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in filter(pattern.fullmatch, os.listdir(path.parent)):
@@ -328,7 +350,7 @@ def _clear_unfinished(path: Path) -> None:
 
 
 def clear_if_abandoned(temporary: Path) -> None:
-    """Remove a temporary file unless the process that writes it lives."""
+    """Remove a temporary file unless its writer is alive."""
     with suppress(OSError):
         if kind_of(temporary) == "file" and (lock := lock_file(temporary)) is not None:
             os.unlink(temporary)
@@ -336,7 +358,7 @@ def clear_if_abandoned(temporary: Path) -> None:
 
 
 def _rename_to_free_name(temporary: Path, path: Path) -> None:
-    """Rename without replacing anything."""
+    """Rename a file; raise NotOursError if `path` exists."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
@@ -344,7 +366,7 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        # Take the name first, which only one process can, where it cannot be linked to.
+        # Without hard links: only one process can create the empty file that is then replaced.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
         os.replace(temporary, path)
     else:

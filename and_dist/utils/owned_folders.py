@@ -1,12 +1,12 @@
 """Build, replace and remove folders, and never one that holds a file of somebody else's. No torch.
 
-The rule is that of owned_files: a folder is replaced or removed only if all that lies in it was
-written by this program, which the caller tells by the names that it owns there.
+The rule is that of owned_files: a folder is replaced or removed only if this program wrote
+everything in it, which the caller tells by the names that it owns there.
 
-A folder is built aside on the same file system. It and the folder that it replaces then change
-places in one system call where the file system can do that, and by two renames where it cannot; the
-old one goes last. The builder holds a lock on a mark in it, so that whoever finds an unlocked one
-knows that its builder is gone and puts things right.
+A folder is built aside on the same file system. It then changes places with the folder that it
+replaces, in one system call if the file system can do that and by two renames if it cannot; the old
+folder is removed last. The builder holds a lock on a mark in the new folder, so that a process that
+finds an unlocked mark knows that its builder is gone, and restores order.
 """
 
 from __future__ import annotations
@@ -33,42 +33,48 @@ from and_dist.utils.owned_files import (
 )
 
 MARK = ".and-dist-building"
-"""A file in a folder that is being built: the token in the folder's name, and RESUMABLE or not."""
+"""A file in a folder that is being built: the token of the folder's name, and perhaps RESUMABLE."""
 RESUMABLE = " to be resumed by the same command"
+"""The end of a mark whose folder the same command resumes."""
 OwnedNames = Callable[[Path], Container[str] | None]
-"""Gives the paths below a folder that this program wrote; None for a folder of somebody else's."""
+"""A function from a folder to the paths below it that are ours; None if the folder is not ours."""
 
 
 class Named:
-    """The names that match a pattern as a whole, as a container."""
+    """Hold all names that match a pattern as a whole, as a container."""
 
     def __init__(self, pattern: str) -> None:
+        """Compile the pattern."""
         self._pattern = re.compile(pattern)
 
     def __contains__(self, name: object) -> bool:
+        """Return whether a name matches."""
         return isinstance(name, str) and self._pattern.fullmatch(name) is not None
 
 
 ASIDE = re.compile(rf"\.(.+)\.{TOKEN}\.(?:building|replaced)")
+"""A pattern of the names of folders that are built or have been replaced."""
 UNFINISHED_MARK = Named(rf"\.{re.escape(MARK)}\.{TOKEN}\.unfinished")
+"""Names of temporary files of a mark."""
 UNFINISHED = Named(rf"\..+\.{TOKEN}\.unfinished")
+"""Names of all temporary files."""
 
 
 def name_of(folder: Path) -> str:
-    """Return a folder's name, the one it had or will have where it lies aside."""
+    """Return a folder's own name, also while it lies aside under a temporary one."""
     found = ASIDE.fullmatch(folder.name)
     return folder.name if found is None else found.group(1)
 
 
 def is_mark(path: Path) -> bool:
-    """Recognise a mark of ours, whichever folder it marks."""
+    """Return whether a file is a mark of ours, of whatever folder."""
     return (
         kind_of(path) == "file" and re.fullmatch(f"{TOKEN}({RESUMABLE})?", _read(path)) is not None
     )
 
 
 def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
-    """Raise NotOursError unless a folder is absent, or wholly of this program's writing."""
+    """Raise NotOursError unless a folder is absent or this program wrote everything in it."""
     kind = kind_of(folder)
     if kind not in ("folder", ""):
         raise NotOursError(f"{folder} is a {kind}, not a folder that and-dist wrote: {remedy}")
@@ -77,7 +83,7 @@ def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
 
 
 def find_foreign(folder: Path, owned_names: OwnedNames) -> str:
-    """Describe something in a folder that this program did not write; "" where there is nothing."""
+    """Return a description of one thing in a folder that is not ours; "" if there is none."""
     owned, found = owned_names(folder), entries_of(folder)
     if owned is None:
         shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
@@ -91,7 +97,10 @@ def find_foreign(folder: Path, owned_names: OwnedNames) -> str:
 
 
 def entries_of(folder: Path) -> list[str]:
-    """Return the paths below a folder of all but folders, and EMPTY_FOLDER/; sorted."""
+    """Return the sorted paths below a folder: files, links and, with a / at the end, empty folders.
+
+    The folder's mark is left out.
+    """
     found = []
     for base, folders, names in os.walk(folder):
         inside = os.path.relpath(base, folder)
@@ -104,10 +113,11 @@ def entries_of(folder: Path) -> list[str]:
 
 
 class NewFolder:
-    """A folder that is built aside and then takes its place, or that of one of ours.
+    """Build a folder aside, which then takes its place or that of one of ours.
 
-    `contents` names what may lie in it while it is built. Given a `fingerprint`, the folder is
-    named by it and taken up again by whoever builds the same; without one it is nobody else's.
+    `contents` are the names that may lie in it while it is built. Given a `fingerprint`, the folder
+    is named by it, and the next build with the same fingerprint resumes it; without one, no other
+    build uses it.
     """
 
     def __init__(
@@ -118,6 +128,11 @@ class NewFolder:
         fingerprint: str | None = None,
         remedy: str = "move it away",
     ) -> None:
+        """Create or resume the folder and lock it.
+
+        Raise NotOursError if the target may not be replaced, and RuntimeError if another process
+        builds it.
+        """
         check_folder(target, owned_names, remedy)
         restore_folder(target, owned_names, contents)
         self.target, self._owned_names, self._contents = target, owned_names, contents
@@ -128,7 +143,7 @@ class NewFolder:
         try:
             self._take(token, "" if fingerprint is None else RESUMABLE)
             self._lock = lock_file(self.path / MARK)
-            if not is_mark(self.path / MARK):  # another process took it for a leftover
+            if not is_mark(self.path / MARK):  # another process removed it before it was locked
                 raise BlockingIOError
         except BlockingIOError:
             busy = f"{target} is being built by another process: wait for it or end it"
@@ -138,7 +153,10 @@ class NewFolder:
             raise
 
     def publish(self) -> None:
-        """Take the target's place. Whatever ends this, the old folder or the new one is there."""
+        """Take the target's place. However this ends, the old folder or the new one is there.
+
+        Raise NotOursError if something in either folder is not ours.
+        """
         check_folder(self.target, self._owned_names, self._remedy)
         for name in os.listdir(self.path):
             if name in UNFINISHED:
@@ -148,7 +166,7 @@ class NewFolder:
         if kind_of(self.target) == "":
             os.rename(self.path, self.target)
         else:
-            # An earlier one that was ended before its mark was gone must not look unfinished.
+            # A kill may have left the mark of an earlier build, which would look unfinished aside.
             _remove_mark(self.target)
             old = aside_name(self.target, "replaced")
             _change_places(self.path, self.target, old)
@@ -159,24 +177,24 @@ class NewFolder:
         restore_folder(self.target, self._owned_names, self._contents, keeps_resumable=False)
 
     def remove_from_target(self, names: Container[str]) -> None:
-        """Remove published files that only the building needed."""
+        """Remove published files that only the build needed."""
         for name in os.listdir(self.target):
             if name in names and name in self._contents:
                 os.unlink(self.target / name)
 
     def discard(self) -> None:
-        """Leave nothing behind, not even the folders that were made for it."""
+        """Remove the unfinished folder and the parent folders that were made for it."""
         with suppress(OSError):
             _remove_known(self.path, lambda _: _Either(self._contents, UNFINISHED))
         _unmake(self._made)
         self._unlock()
 
     def leave(self) -> None:
-        """Let it lie for the same command to go on with."""
+        """Unlock the unfinished folder and leave it for the same command to resume."""
         self._unlock()
 
     def _take(self, token: str, resumable: str) -> None:
-        """Make the folder, or take up the one that was left."""
+        """Make the folder or resume one that was left, and mark it."""
         try:
             os.mkdir(self.path)
         except FileExistsError:
@@ -186,7 +204,8 @@ class NewFolder:
                     f"and-dist left it, {foreign}: move it away"
                 ) from None
         for name in filter(UNFINISHED_MARK.__contains__, os.listdir(self.path)):
-            clear_if_abandoned(self.path / name)  # it may be one file with the mark
+            # A kill between link and unlink leaves it as a second name of the mark's file.
+            clear_if_abandoned(self.path / name)
         if not is_mark(self.path / MARK):
             try:
                 write_file(self.path / MARK, token + resumable)
@@ -196,6 +215,7 @@ class NewFolder:
                 raise
 
     def _unlock(self) -> None:
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -207,11 +227,11 @@ def restore_folder(
     contents: Container[str],
     keeps_resumable: bool = True,
 ) -> None:
-    """Put right what a process left that was killed while it built or replaced a folder.
+    """Repair the folders of a process that was killed while it built or replaced one.
 
-    The old folder comes back if there is no new one; half a folder goes, one that can be resumed
-    only when another has taken its place. What holds a foreign file, and what a living process has
-    locked, stays as it is.
+    The old folder comes back if there is no new one. An unfinished folder is removed; one that can
+    be resumed only if `keeps_resumable` is false. A folder that holds a foreign file, or that a
+    living process has locked, stays as it is.
     """
     pattern = re.compile(rf"\.{re.escape(stem_of(target))}\.({TOKEN})\.(?:building|replaced)")
     for name in os.listdir(target.parent) if target.parent.is_dir() else ():
@@ -229,9 +249,9 @@ def restore_folder(
 
 
 def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
-    """Remove a folder that holds nothing but what is ours; return whether it went.
+    """Remove a folder if everything in it is ours; return whether it is removed.
 
-    It is renamed first: what is killed half-way leaves nothing that looks whole.
+    It is renamed first, so that a kill half-way leaves nothing that looks complete.
     """
     if kind_of(folder) != "folder" or find_foreign(folder, owned_names):
         return False
@@ -241,7 +261,7 @@ def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
 
 
 def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
-    """Rename a folder that holds nothing but what is ours; return whether that could be done."""
+    """Rename a folder if all of it is ours and the name is free; return whether it is done."""
     if kind_of(folder) != "folder" or kind_of(free_name) or find_foreign(folder, owned_names):
         return False
     try:
@@ -252,15 +272,15 @@ def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a package's files to where nothing is yet."""
+    """Copy a package's files to a path where nothing is yet."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def remove_tree(folder: Path, owned_paths: Container[str]) -> None:
     """Remove the files below a folder that are ours by their path in it, and then empty folders.
 
-    Links are not followed, and go if their names are ours; everything else stays, and the folders
-    it lies in.
+    Links are not followed, and are removed if their names are ours. Everything else stays, and the
+    folders that it lies in.
     """
     for base, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -269,12 +289,12 @@ def remove_tree(folder: Path, owned_paths: Container[str]) -> None:
             if is_ours and kind_of(path) in ("file", "link"):  # submitit leaves a link of its own
                 with suppress(OSError):
                     os.unlink(path)
-        with suppress(OSError):  # something is left in it
+        with suppress(OSError):  # files that are not ours are left in it
             os.rmdir(base)
 
 
 def flush_file(path: Path) -> None:
-    """Put a file's content on the disk."""
+    """Flush a file's content to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -283,19 +303,23 @@ def flush_file(path: Path) -> None:
 
 
 flush_folder = flush_file
-"""Put a folder's names on the disk."""
+"""Flush a folder's names to the disk."""
 
 
 class _Either:
+    """Hold all names that any of some containers holds."""
+
     def __init__(self, *containers: Container[str]) -> None:
+        """Keep the containers."""
         self._containers = containers
 
     def __contains__(self, name: object) -> bool:
+        """Return whether any of the containers holds a name."""
         return any(name in container for container in self._containers)
 
 
 def _names_being_built(token: str, contents: Container[str]) -> OwnedNames:
-    """Recognise a folder that is being built by its mark."""
+    """Return the OwnedNames of a folder that is being built, which knows it by its mark."""
 
     def owned_names(folder: Path) -> Container[str] | None:
         is_marked = _read(folder / MARK).removesuffix(RESUMABLE) == token
@@ -305,11 +329,12 @@ def _names_being_built(token: str, contents: Container[str]) -> OwnedNames:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Recognise what a process began to build and was killed before it could mark."""
+    """Return whether a folder's builder was killed before it could write the mark."""
     return all(name in UNFINISHED_MARK for name in os.listdir(folder))
 
 
 def _read(path: Path) -> str:
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, ValueError):
@@ -317,19 +342,19 @@ def _read(path: Path) -> str:
 
 
 def _remove_known(folder: Path, owned_names: OwnedNames) -> bool:
-    """Remove the files that are there now, if all are ours, and then the folder."""
+    """Remove a folder and the files in it, if all of them are ours; return whether they are."""
     found = entries_of(folder)
     if find_foreign(folder, owned_names):
         return False
     remove_tree(folder, found)
     _remove_mark(folder)
-    with suppress(OSError):  # something came in between, and stays
+    with suppress(OSError):  # a file that was added meanwhile stays
         os.rmdir(folder)
     return True
 
 
 def _remove_abandoned(folder: Path, owned_names: OwnedNames) -> None:
-    """Remove a folder that is being built, unless its builder lives or that cannot be told."""
+    """Remove a folder that is being built, unless its builder is alive or that cannot be told."""
     if not is_mark(folder / MARK):
         _remove_known(folder, owned_names)
         return
@@ -340,7 +365,7 @@ def _remove_abandoned(folder: Path, owned_names: OwnedNames) -> None:
 
 
 def _change_places(new: Path, target: Path, old: Path) -> None:
-    """Put `new` in the place of `target`, whose folder is then called `old`."""
+    """Put `new` in the place of `target`, and rename the folder that was there to `old`."""
     if _exchange(new, target):
         os.rename(new, old)
         return
@@ -353,7 +378,7 @@ def _change_places(new: Path, target: Path, old: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; False where the file system cannot."""
+    """Exchange two paths in one system call; return False if the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     at_working_directory, rename_exchange = -100, 2
     names = (at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other))
@@ -367,12 +392,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _remove_mark(folder: Path) -> None:
+    """Remove the mark of a folder, if it is ours."""
     if is_mark(folder / MARK):
         os.unlink(folder / MARK)
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return the ones that were not there, deepest first."""
+    """Make a folder and those above it; return the ones that were missing, deepest first."""
     missing = []
     while not os.path.lexists(folder):
         missing.append(folder)
@@ -383,7 +409,7 @@ def _make_folders(folder: Path) -> list[Path]:
 
 
 def _unmake(folders: list[Path]) -> None:
-    """Remove folders that are still empty."""
+    """Remove those folders that are still empty."""
     for folder in folders:
         with suppress(OSError):
             os.rmdir(folder)

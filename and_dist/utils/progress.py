@@ -1,4 +1,4 @@
-"""Tell how far some work has come, whoever watches it. No torch."""
+"""Define the callbacks by which long work reports its progress. No torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 Advance = Callable[[float], None]
-"""Is told of every further share of some work that is done."""
+"""A function that is told each further share of some work that is done."""
 
 
 Phase = Callable[[str], AbstractContextManager[Advance]]
-"""Around work that takes a while: what it is called -> whom to tell of its progress."""
+"""A function from the name of some work to a context in which its progress is reported."""
 
 
 def silently(share: float) -> None:
-    """An Advance for when nobody watches."""
+    """Ignore progress: an Advance for when nobody watches."""

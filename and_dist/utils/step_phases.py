@@ -1,6 +1,6 @@
-"""The parts of a training step, marked for whoever measures them (profiling.py).
+"""Mark the parts of a training step in torch's profiler (profiling.py reads the marks).
 
-They follow each other and hold all that a step does, so their times add up to its own.
+The parts follow each other and cover the whole step, so their times add up to its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ StepPhase = Literal[
     "bank",
     "book-keeping",
 ]
+"""Names of the parts of a step."""
 MARK = "and-dist: "
+"""The prefix by which the profiler's records of our parts are known."""
 
 
 def step_phase(name: StepPhase) -> AbstractContextManager[object]:
+    """Return a context that marks one part of a step."""
     return record_function(MARK + name)

@@ -1,7 +1,9 @@
-"""Published and private layouts of data sets -> listings. Adding one is a function and a row.
+"""Find the splits of published and private layouts of data sets.
 
-An importer looks at a path and gives the splits it finds there, or None where the layout is not
-its own; ValueError where it is, and something about it is wrong.
+A new layout takes a function and a row of IMPORTERS.
+
+An importer looks at a path and returns the splits it finds there, or None if the layout is not its
+own. It raises ValueError if the layout is its own and something about it is wrong.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ IMPORTERS: dict[str, Callable[[Path], list[Listing] | None]] = {
     "train/ and val/ (or test/) of image folders": find_train_and_val,
     "class folders, or a flat folder of images": find_class_folders,
 }
+"""Importers by the layout that they read, tried in this order."""
 
 
 def find_listings(source: Path) -> list[Listing]:
-    """The splits of whatever lies at a path."""
+    """Return the splits at a path; raise ValueError if there are none or one is empty."""
     if not source.exists():
         raise ValueError(f"{source} does not exist")
     for find in IMPORTERS.values():

@@ -1,4 +1,4 @@
-"""Layouts in which images lie in tars, which are read in place and never unpacked."""
+"""List images that lie in tars, which are read in place and never unpacked."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
 
 class Member(NamedTuple):
+    """Hold the name, offset and length of one file in a tar."""
+
     name: str
     offset: int
     length: int
 
 
 def find_tar_shards(source: Path) -> list[Listing] | None:
-    """One tar or a folder of tars. KEY.jpg is an image, KEY.cls its class as a number."""
+    """Return the splits of one tar or of a folder of tars; None if there is no tar.
+
+    KEY.jpg is an image and KEY.cls its class as a number. Shards whose names begin with val or test
+    are the test split.
+    """
     if source.is_file() and source.suffix == ".tar":
         shards = [source]
     elif source.is_dir():
@@ -54,7 +60,11 @@ def find_tar_shards(source: Path) -> list[Listing] | None:
 
 
 def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
-    """The original train and val tars, with the devkit, or synsets.txt and the ground truth."""
+    """Return the splits of ImageNet's original train and val tars; None if there is no train tar.
+
+    The classes of val images come from the devkit, or from synsets.txt and the ground truth. Raise
+    ValueError if these do not fit the tars.
+    """
     if not (source / TRAIN_TAR).is_file():
         return None
     train = _list_ilsvrc_train(source / TRAIN_TAR)
@@ -78,7 +88,10 @@ def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
 
 
 def read_members(path: Path, start: int = 0) -> list[Member]:
-    """The files of a tar that begins at a byte of a file; offsets are those of the file."""
+    """Return the files of a tar that begins at byte `start` of a file, with offsets in that file.
+
+    Raise ValueError if the tar is damaged or cut short.
+    """
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -88,6 +101,7 @@ def read_members(path: Path, start: int = 0) -> list[Member]:
 
 
 def _scan(file: BinaryIO, path: Path) -> list[Member]:
+    """Return the files of the tar at the file's position; raise TarError if it is incomplete."""
     members = []
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (info := archive.next()) is not None:
@@ -96,8 +110,10 @@ def _scan(file: BinaryIO, path: Path) -> list[Member]:
                 raise ValueError(f"tar {path} holds {info.name!r}, a path that leaves its folder")
             if info.isfile():
                 members.append(Member(info.name, info.offset_data, info.size))
+            # tarfile would keep an object for each of a million files.
             archive.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
-        # tarfile takes a damaged or half header for the end; only a block of zeros is one.
+        # tarfile ends without an error at a damaged or incomplete header; a whole tar ends in a
+        # block of zeros.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"it is cut short or damaged at byte {archive.offset}")
@@ -105,7 +121,7 @@ def _scan(file: BinaryIO, path: Path) -> list[Member]:
 
 
 def _read_shard(path: Path) -> tuple[list[Member], dict[str, str]]:
-    """(images, class by key) of one shard."""
+    """Return (images, {key: class}) of one shard."""
     members = read_members(path)
     classes = {}
     with path.open("rb") as file:
@@ -121,7 +137,7 @@ def _read_shard(path: Path) -> tuple[list[Member], dict[str, str]]:
 
 
 def _key(name: str) -> str:
-    """A sample's files share what comes before the first dot of the last part of their names."""
+    """Return a file's key: its name up to the first dot of the last part, which a sample shares."""
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.partition('.')[0]}"
 
@@ -129,12 +145,14 @@ def _key(name: str) -> str:
 def _list_shards(
     split: str, shards: list[Path], contents: list[tuple[list[Member], dict[str, str]]]
 ) -> Listing:
+    """Return the listing of some shards; it has labels only if every image has a class."""
     content = _members_of(shards, [images for images, _ in contents])
     if len(content.file_N) == 0:
         raise ValueError(f"{shards[0]} and the other {split} shards hold no image")
     classes = [known.get(_key(image.name)) for images, known in contents for image in images]
     if any(name is None for name in classes):
         return Listing(split, content, None, ())
+    # Numbers come first and in the order of their values.
     names = sorted({str(name) for name in classes}, key=lambda n: (not n.isdecimal(), n.zfill(12)))
     number = {name: label for label, name in enumerate(names)}
     labels_N = np.array([number[str(name)] for name in classes], np.int64)
@@ -142,7 +160,7 @@ def _list_shards(
 
 
 def _list_ilsvrc_train(path: Path) -> Listing:
-    """A tar of one tar a class, both read in place."""
+    """Return the listing of a tar that holds one tar a class, both read in place."""
     inner = sorted(m for m in read_members(path) if m.name.endswith(".tar"))
     if not inner:
         raise ValueError(f"{path} holds no tar of a class")
@@ -156,6 +174,7 @@ def _list_ilsvrc_train(path: Path) -> Listing:
 
 
 def _members_of(archives: list[Path], groups: list[list[Member]]) -> Members:
+    """Return the given files of each archive as columns."""
     places = [(m.offset, m.length) for group in groups for m in group]
     table = np.array(places, np.int64).reshape(-1, 2)
     file_N = np.repeat(np.arange(len(archives), dtype=np.int32), [len(g) for g in groups])
@@ -163,7 +182,7 @@ def _members_of(archives: list[Path], groups: list[list[Member]]) -> Members:
 
 
 def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
-    """(class folder by ILSVRC2012 id, id of each val image), from the devkit or two text files."""
+    """Return (class folder by ILSVRC2012 id, id of each val image) from devkit or text files."""
     if (source / DEVKIT).is_file():
         return _read_devkit(source / DEVKIT)
     for name in ("synsets.txt", GROUND_TRUTH):
@@ -181,6 +200,7 @@ def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
 
 
 def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
+    """Return (class folder by ILSVRC2012 id, id of each val image) from the devkit."""
     try:
         with tarfile.open(path) as archive:
             files = {

@@ -1,4 +1,7 @@
-"""Layouts in which every image is a file: class folders, ImageNet, CUB-200-2011, Stanford Dogs."""
+"""List images that are files: class folders, ImageNet's folders, CUB-200-2011, Stanford Dogs.
+
+N all rows, X folders of files.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,14 @@ from and_dist.data.importers.listing import (
 from and_dist.data.stores import Names
 
 SPLITS = {"train": "train", "val": "test", "valid": "test", "validation": "test", "test": "test"}
+"""The split that each name of a folder stands for."""
 
 
 def find_train_and_val(source: Path) -> list[Listing] | None:
-    """A folder of train/ and val/ (or test/), each of class folders or flat."""
+    """Return the splits of a folder that holds train/ and perhaps val/ or test/; else None.
+
+    Each is a folder of class folders or a flat folder. Raise ValueError if two are test sets.
+    """
     if not (source / "train").is_dir():
         return None
     folders = [source / name for name in SPLITS if (source / name).is_dir()]
@@ -33,13 +40,15 @@ def find_train_and_val(source: Path) -> list[Listing] | None:
 
 
 def find_class_folders(source: Path) -> list[Listing] | None:
+    """Return a folder's images as a training split; None if it is no folder."""
     return [list_folder(source, "train")] if source.is_dir() else None
 
 
 def list_folder(folder: Path, split: str) -> Listing:
-    """All files below in the order of their names, hidden ones left out; no other files allowed.
+    """Return all images below a folder in the order of their names; hidden files are left out.
 
-    Labels are the first folder on the way; where a file has none, nothing has.
+    The label of an image is the first folder on its path; if any image lies outside all folders,
+    none has a label. Raise ValueError if there is no image, or a file that is none.
     """
     text, ends, groups = bytearray(), [], []
     for base, names in _walk(folder):
@@ -60,15 +69,16 @@ def list_folder(folder: Path, split: str) -> Listing:
     content = Files(folder.absolute(), all_names)
     if any(group == "." for group, _ in groups):
         return Listing(split, content, None, ())
-    labels_G, class_names = number_classes([group for group, _ in groups])
-    labels_N = labels_G.repeat([count for _, count in groups])
+    labels_X, class_names = number_classes([group for group, _ in groups])
+    labels_N = labels_X.repeat([count for _, count in groups])
     return Listing(split, content, labels_N, class_names)
 
 
 def find_cub(source: Path) -> list[Listing] | None:
-    """images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/.
+    """Return the splits of CUB-200-2011; None if its tables are not there.
 
-    A split without test images is a training set alone.
+    The tables are images.txt, image_class_labels.txt, train_test_split.txt and perhaps classes.txt,
+    and the images lie in images/. Without test images there is a training split alone.
     """
     tables = [
         source / f"{name}.txt"
@@ -96,7 +106,10 @@ def find_cub(source: Path) -> list[Listing] | None:
 
 
 def find_dogs(source: Path) -> list[Listing] | None:
-    """Images/ and the lists train_list.mat, test_list.mat, here or in lists/."""
+    """Return the splits of Stanford Dogs; None if its files are not there.
+
+    They are Images/ and the lists train_list.mat and test_list.mat, here or in lists/.
+    """
     places = [
         folder for folder in (source, source / "lists") if (folder / "train_list.mat").is_file()
     ]
@@ -116,7 +129,7 @@ def find_dogs(source: Path) -> list[Listing] | None:
 
 
 def _walk(folder: Path) -> list[tuple[str, list[str]]]:
-    """(folder, file names) below, both in the order of their names."""
+    """Return (folder, file names) of all folders below one, both in the order of their names."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder of images")
 
@@ -131,6 +144,7 @@ def _walk(folder: Path) -> list[tuple[str, list[str]]]:
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    """Return (number, value) of each line of a table; raise ValueError if it is none."""
     pairs = []
     for line in path.read_text().splitlines():
         match line.split(maxsplit=1):

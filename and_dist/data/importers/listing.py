@@ -1,4 +1,7 @@
-"""What an importer says of one split: where its images lie, and their classes apart."""
+"""Describe one split as an importer finds it: where its images lie, and their classes apart.
+
+N all rows of the split.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from numpy.typing import NDArray
 from and_dist.data.stores import U8, Names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+"""The suffixes of file names that are taken for images."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Images that are files of their own."""
+    """Name images that are files of their own."""
 
     root: Path
     names: Names
@@ -24,7 +28,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Members:
-    """Encoded images at places of archives."""
+    """Locate encoded images in archives."""
 
     archives: tuple[Path, ...]
     file_N: NDArray[np.int32]
@@ -34,19 +38,22 @@ class Members:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded images of one size [N, H, W, 3]."""
+    """Hold decoded images of one size [N, H, W, 3]."""
 
     images_NHWC: U8
 
 
 @dataclass(frozen=True)
 class Listing:
+    """Describe one split: its images, their labels [N] or None, and the names of the classes."""
+
     split: str
     content: Files | Members | Pixels
     labels_N: NDArray[np.int64] | None
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
+        """Return the number of images."""
         match self.content:
             case Files():
                 return len(self.content.names)
@@ -57,21 +64,25 @@ class Listing:
 
 
 def number_classes(names: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels in the order of the class names, as everyone counts them."""
+    """Return (labels, class names); classes are numbered in the sorted order of their names."""
     class_names, labels_N = np.unique(names, return_inverse=True)
     return labels_N.astype(np.int64), tuple(class_names.tolist())
 
 
 def load_mat(file: Path | BinaryIO, name: str, kind: str) -> dict[str, Any]:
-    """A MATLAB file with its cells squeezed; `name is no kind` for anything else."""
+    """Return the content of a MATLAB file, its cells squeezed; raise ValueError if it is none.
+
+    `name` and `kind` name the file in the error message.
+    """
     from scipy.io import loadmat
 
     try:
         content: dict[str, Any] = loadmat(file, squeeze_me=True)
-    except Exception as error:  # scipy's readers throw anything at bytes that are no MATLAB file
+    except Exception as error:  # scipy may raise anything at bytes that are no MATLAB file
         raise ValueError(f"{name} is no {kind}: {error}") from None
     return content
 
 
 def is_image_name(name: str) -> bool:
+    """Return whether a file's name ends like an image's."""
     return name.lower().endswith(SUFFIXES)

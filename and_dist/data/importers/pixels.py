@@ -1,4 +1,4 @@
-"""Layouts that hold small images as pixels: CIFAR, SVHN, MNIST-style idx files."""
+"""List data sets that hold small images as pixels: CIFAR, SVHN, MNIST-style idx files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from numpy.typing import NDArray
 from and_dist.data.importers.listing import Listing, Pixels, load_mat
 
 CIFAR_SIDE = 32
+"""Height and width of CIFAR's images."""
 CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "train", "test")
 CIFAR_NAMES = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
 CIFAR_FILES = (*CIFAR_BATCHES, *(f"{name}.bin" for name in CIFAR_BATCHES), *CIFAR_NAMES)
+"""Names of the files of CIFAR, in both versions."""
 IDX_MAGIC = {3: 0x00000803, 1: 0x00000801}
+"""The first four bytes of an idx file of uint8, by its number of dimensions."""
 
 
 def find_cifar(source: Path) -> list[Listing] | None:
-    """The published folder or .tar.gz of CIFAR-10 or CIFAR-100, python or binary version."""
+    """Return the splits of CIFAR-10 or CIFAR-100; None if its files are not there.
+
+    `source` is the published folder or .tar.gz of the python or binary version.
+    """
     files = dict(_files_of(source))
     for names, label_key, meta in (
         ([f"data_batch_{i}" for i in range(1, 6)], b"labels", ("batches.meta", b"label_names")),
@@ -57,7 +63,10 @@ def find_cifar(source: Path) -> list[Listing] | None:
 
 
 def find_svhn(source: Path) -> list[Listing] | None:
-    """train_32x32.mat and test_32x32.mat (and extra_32x32.mat); the digit 0 is published as 10."""
+    """Return the splits of SVHN: train_32x32.mat and perhaps test_32x32.mat and extra_32x32.mat.
+
+    Return None if there is no training file. The digit 0 is published as class 10.
+    """
     if not (source / "train_32x32.mat").is_file():
         return None
     listings = []
@@ -78,7 +87,10 @@ def find_svhn(source: Path) -> list[Listing] | None:
 
 
 def find_idx(source: Path) -> list[Listing] | None:
-    """train-images-idx3-ubyte and its companions, gz or not; gray images get three channels."""
+    """Return the splits of MNIST-style idx files, gz or not; None if there are none.
+
+    Gray images get three equal channels.
+    """
     listings = []
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = _idx_path(source, f"{prefix}-images", 3)
@@ -98,6 +110,7 @@ def find_idx(source: Path) -> list[Listing] | None:
 def _cifar_listing(
     split: str, batches: dict[str, Any], label_key: bytes, class_names: tuple[str, ...]
 ) -> Listing:
+    """Return a split of CIFAR's python version from its unpickled files."""
     for name, batch in batches.items():
         if len(batch[label_key]) != len(batch[b"data"]):
             counts = len(batch[label_key]), len(batch[b"data"])
@@ -110,6 +123,7 @@ def _cifar_listing(
 def _cifar_binary(
     split: str, parts: dict[str, bytes], extra: int, class_names: tuple[str, ...]
 ) -> Listing:
+    """Return a split of CIFAR's binary version; `extra` bytes of labels begin each record."""
     record = extra + 3 * CIFAR_SIDE**2
     for name, content in parts.items():
         if len(content) % record:
@@ -120,12 +134,13 @@ def _cifar_binary(
 
 
 def _planes_to_pixels(flat: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images [N, 32, 32, 3] of rows [N, 3072] that hold one plane a colour."""
     planes = flat.reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
 def _files_of(source: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the files of a CIFAR archive, or of a folder that may be CIFAR's."""
+    """Yield (name, content) of the files of a CIFAR archive, or of a folder that may be CIFAR's."""
     if source.is_dir():
         for folder in (source, *source.glob("cifar-10*-b*"), *source.glob("cifar-100-python")):
             for name in CIFAR_FILES:
@@ -143,7 +158,7 @@ def _files_of(source: Path) -> Iterator[tuple[str, bytes]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """CIFAR is published as pickles; nothing but arrays may come out of one."""
+    """Unpickle arrays and nothing else: CIFAR is published as pickles, which can run any code."""
 
     ALLOWED = frozenset(
         {
@@ -154,17 +169,20 @@ class _ArraysOnly(pickle.Unpickler):
             ("_codecs", "encode"),
         }
     )
+    """The names that numpy's pickled arrays refer to."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return an allowed function or class; raise UnpicklingError for any other."""
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it would call {module}.{name}")
         return super().find_class(module, name)
 
 
 def _unpickle(content: bytes, name: str, *keys: bytes) -> Any:
+    """Return the content of a pickle of CIFAR; raise ValueError if it lacks one of the keys."""
     try:
         found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a pickle may throw anything
+    except Exception as error:  # a broken pickle may raise anything
         raise ValueError(f"{name} is no file of CIFAR: {error}") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
@@ -173,11 +191,13 @@ def _unpickle(content: bytes, name: str, *keys: bytes) -> Any:
 
 
 def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:
+    """Return the path of an idx file under any of its usual names; None if there is none."""
     names = [f"{prefix}{dash}idx{dimensions}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
     return next((source / name for name in names if (source / name).is_file()), None)
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Return the array in an idx file; raise ValueError if it is none or is cut short."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         file: BinaryIO

@@ -1,0 +1,1 @@
+"""Prepare data sets: download, check, pack and describe them by manifests."""

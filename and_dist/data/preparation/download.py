@@ -1,4 +1,4 @@
-"""Published small sets through torchvision's downloaders, which check their sums."""
+"""Download small published sets by torchvision, which verifies their checksums."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ DOWNLOADED = Named(
     r"cifar-100-python/[\w.~]+|(train|test)_32x32\.mat|FashionMNIST/raw/[\w.-]+|"
     r"(cifar-10-batches-py|cifar-100-python|FashionMNIST|FashionMNIST/raw)/"
 )
-"""Names what torchvision's downloaders leave in their folder."""
+"""Names of all files that torchvision's downloaders leave in their folder."""
 
 
 def _cifar10(folder: Path, is_fetched: bool) -> Path:
+    """Download or open CIFAR-10, and return the folder that `prepare` takes."""
     from torchvision import datasets
 
     datasets.CIFAR10(folder, download=is_fetched)
@@ -24,6 +25,7 @@ def _cifar10(folder: Path, is_fetched: bool) -> Path:
 
 
 def _cifar100(folder: Path, is_fetched: bool) -> Path:
+    """Download or open CIFAR-100, and return the folder that `prepare` takes."""
     from torchvision import datasets
 
     datasets.CIFAR100(folder, download=is_fetched)
@@ -31,6 +33,7 @@ def _cifar100(folder: Path, is_fetched: bool) -> Path:
 
 
 def _svhn(folder: Path, is_fetched: bool) -> Path:
+    """Download or open SVHN, and return the folder that `prepare` takes."""
     from torchvision import datasets
 
     for split in ("train", "test"):
@@ -39,6 +42,7 @@ def _svhn(folder: Path, is_fetched: bool) -> Path:
 
 
 def _fashion_mnist(folder: Path, is_fetched: bool) -> Path:
+    """Download or open Fashion-MNIST, and return the folder that `prepare` takes."""
     from torchvision import datasets
 
     datasets.FashionMNIST(folder, download=is_fetched)
@@ -51,20 +55,22 @@ DOWNLOADS: dict[str, Callable[[Path, bool], Path]] = {
     "svhn": _svhn,
     "fashion_mnist": _fashion_mnist,
 }
+"""Functions of (folder, whether to download) by the name of the set."""
 
 
 def download(name: str, folder: Path) -> Path:
-    """Fetch a set into a folder, or find it there; return the path that `prepare` takes.
+    """Download a set into a folder, or find it there; return the path that `prepare` takes.
 
-    What is in the folder already is only read. A set is fetched into a folder aside, which gets its
-    name once it is whole.
+    A folder that exists is only read. A set is downloaded into a folder aside, which gets its name
+    once the set is complete. Raise ValueError for an unknown name, NotOursError if the folder holds
+    anything but a whole download, and RuntimeError if the download fails.
     """
     if name not in DOWNLOADS:
         raise ValueError(f"--download {name} is not one of: {', '.join(DOWNLOADS)}")
     if folder.exists():
         try:
             return DOWNLOADS[name](folder, False)
-        except Exception:  # torchvision's readers assert, unpickle and parse what they find
+        except Exception:  # torchvision may raise anything at files it did not expect
             found = ", ".join(entries_of(folder)[:3]) or "nothing" if folder.is_dir() else "a file"
             raise NotOursError(
                 f"folder {folder} is there, and is no whole download of {name}, it holds {found}: "

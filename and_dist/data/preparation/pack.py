@@ -1,10 +1,12 @@
-"""Packs: many images rewritten into a few large files, in parallel, resumable after a kill.
+"""Rewrite many images into a few large files, in parallel; an interrupted pack is resumed.
 
-The rows are cut into parts of about PART_BYTES, whoever and however many write them. A part is
-written by one process under another name and renamed when it is whole, its columns beside it; a
-part whose columns are there and belong to the same rows and options is not written again. All of
-this lies in a folder that is named by what is packed (`fingerprint_of`), and becomes the folder of
-the manifest once it is whole.
+The rows are cut into parts of about PART_BYTES, whatever the number of workers. One process writes
+a part under a temporary name and renames it when it is complete, with its columns beside it. A part
+whose columns exist and belong to the same rows and options is not written again. All parts lie in a
+folder that is named by the pack's hash (`fingerprint_of`), and that becomes the folder of the
+manifest once it is complete.
+
+N all rows of the source, X rows of it that are packed.
 """
 
 from __future__ import annotations
@@ -27,16 +29,20 @@ from and_dist.data.transcode import PackOptions, transform
 from and_dist.utils.owned_files import NewFile, always, open_new
 
 SHARD_BYTES = 2**30
+"""The most bytes of one file of a pack."""
 PART_BYTES = 2**28
+"""The expected bytes of one part."""
 TAR_BLOCK = 512
+"""The bytes of a tar's header, and the unit that its contents are padded to."""
 JPEG_BYTES_PER_PIXEL = 0.5
+"""A rough size of re-encoded JPEGs, by which rows are cut into parts."""
 
 I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A pack, the source rows that are in it, and why the others are not."""
+    """Hold a pack, the source rows that are in it, and {row: reason} of the others."""
 
     index: ImageIndex
     rows: I64
@@ -44,7 +50,7 @@ class Packed:
 
 
 class Part(NamedTuple):
-    """One task: rows of a source that go into one file, or several if they turn out too large."""
+    """Describe one task: rows of a source for one file, or several if they turn out too large."""
 
     folder: Path
     number: int
@@ -53,17 +59,18 @@ class Part(NamedTuple):
     options: PackOptions
     fingerprint: str
     largest: int
-    """Bytes of a file."""
+    """The most bytes of a file."""
 
     @property
     def columns_file(self) -> Path:
+        """Return the path of the part's columns."""
         return self.folder / f"{self.number:05}.npz"
 
 
 def plan_pack(
     index: ImageIndex, rows: I64, length_N: I64, folder: Path, options: PackOptions
 ) -> list[Part]:
-    """Cut these rows of an index of encoded images into parts; nothing is written."""
+    """Cut the given rows of an index of encoded images into parts, without writing anything."""
     assert isinstance(index.store, FileStore | ArchiveStore)
     sizes_X = _expected_bytes(index, rows, length_N, options)
     part_X = np.cumsum(sizes_X) // PART_BYTES
@@ -79,14 +86,17 @@ def plan_pack(
 
 
 def fingerprint_of(parts: Sequence[Part]) -> str:
-    """Return what tells a pack from every other: of other rows, options, images or times."""
+    """Return a hash of the rows, options, images and modification times of a pack."""
     return hash_columns(*(np.frombuffer(part.fingerprint.encode(), np.uint8) for part in parts))
 
 
 def write_pack(
     parts: Sequence[Part], source_hash: str, workers: int, progress: Callable[[int], None]
 ) -> Packed:
-    """Rewrite the images of all parts into their folder, which is there and is ours."""
+    """Rewrite the images of all parts into their folder, which exists and is ours.
+
+    `progress` is told the images of each part that is done.
+    """
     with open_processes(max(1, workers)) as executor:
         for number, _ in enumerate(executor.map(write_part, parts)):
             progress(len(parts[number].rows))
@@ -94,7 +104,7 @@ def write_pack(
 
 
 def _times(store: FileStore | ArchiveStore) -> I64:
-    """When the files behind a store were last written: other files are other parts."""
+    """Return when the files behind a store were last written: changed files make other parts."""
     if isinstance(store, FileStore):
         paths = [store.name(row) for row in range(len(store.names))]
     else:
@@ -105,6 +115,7 @@ def _times(store: FileStore | ArchiveStore) -> I64:
 def _expected_bytes(
     index: ImageIndex, rows: I64, length_N: I64, options: PackOptions
 ) -> NDArray[np.float64]:
+    """Return about how many bytes [X] each row takes in the pack."""
     if options.side is None:
         return (length_N[rows] + 2 * TAR_BLOCK).astype(np.float64)
     sides_X2 = np.stack([index.heights_N[rows], index.widths_N[rows]], axis=1).astype(np.float64)
@@ -114,7 +125,7 @@ def _expected_bytes(
 
 
 def write_part(part: Part) -> None:
-    """All images of a part, unless an earlier run wrote them."""
+    """Write all images of a part and its columns, unless an earlier run has written them."""
     if _read_columns(part) is not None:
         return
     places, kept, bad_rows, reasons = [], [], [], []
@@ -122,7 +133,7 @@ def write_part(part: Part) -> None:
         for at, row in enumerate(part.rows.tolist()):
             try:
                 content, height, width, suffix = transform(part.store.read(at), part.options)
-            except Exception as error:  # whatever a decoder throws at a broken file names that file
+            except Exception as error:  # a decoder may raise anything at a broken file
                 bad_rows.append(row)
                 reasons.append(f"{type(error).__name__}: {error}")
                 continue
@@ -142,9 +153,10 @@ def write_part(part: Part) -> None:
 
 
 class PartWriter:
-    """Appends to a tar or a block of pixels, beginning another before it grows too large."""
+    """Append images to a tar or a block of pixels, and start another before it grows too large."""
 
     def __init__(self, part: Part) -> None:
+        """Prepare to write a part; files are created when the first image comes."""
         self.files: list[str] = []
         self._part = part
         self._suffix = ".bin" if part.options.raw else ".tar"
@@ -152,16 +164,18 @@ class PartWriter:
         self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> PartWriter:
+        """Return the writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Publish the last file, or discard it if the block failed."""
         if kind is None:
             self._close()
         elif self._new is not None:
             self._new.discard()
 
     def add(self, content: bytes, name: str) -> tuple[int, int]:
-        """(file of this part, offset) of what was written."""
+        """Write one image and return (file of this part, offset in it)."""
         if self._new is None or self._size_with(content) > self._part.largest:
             self._begin()
         assert self._new is not None
@@ -176,6 +190,7 @@ class PartWriter:
         return len(self.files) - 1, offset
 
     def _close(self) -> None:
+        """Complete the current file and publish it under its name."""
         if self._new is None:
             return
         if self._tar is not None:
@@ -184,14 +199,17 @@ class PartWriter:
         self._new = None
 
     def _size_with(self, content: bytes) -> int:
-        """Of the file, closed after one image more: a tar ends in zeros up to a whole record."""
+        """Return the size of the file if it is closed after one more image."""
         assert self._new is not None
         if self._tar is None:
             return self._new.file.tell() + len(content)
+        # One block for the header, up to one of padding, two of zeros at the end; a closed tar is
+        # padded with zeros to a whole record.
         end = self._tar.offset + len(content) + 4 * TAR_BLOCK
         return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
     def _begin(self) -> None:
+        """Publish the current file and start the next."""
         self._close()
         number = f"{self._part.number:05}" + (f"-{len(self.files)}" if self.files else "")
         self.files.append(number + self._suffix)
@@ -203,7 +221,7 @@ class PartWriter:
 
 
 def _read_columns(part: Part) -> dict[str, NDArray[Any]] | None:
-    """The columns of a part that is whole, None for one that is not there or another's."""
+    """Return the columns of a complete part; None if it is absent or belongs to another pack."""
     if not part.columns_file.exists():
         return None
     with np.load(part.columns_file) as stored:
@@ -213,6 +231,7 @@ def _read_columns(part: Part) -> dict[str, NDArray[Any]] | None:
 
 
 def _assemble(parts: Sequence[Part], source_hash: str) -> Packed:
+    """Join the columns of all parts into one index and the list of bad images."""
     files: list[Path] = []
     tables, rows = [], []
     reasons: dict[int, str] = {}
@@ -230,7 +249,8 @@ def _assemble(parts: Sequence[Part], source_hash: str) -> Packed:
     places = file.astype(np.int32), offset.copy(), length.copy()
     store = ArchiveStore(tuple(files), *places, width.astype(np.int32), kind)
     index = index_archive(store, height.astype(np.int32))
-    # Raw pixels of one size all look alike from outside; what they were made of tells them apart.
+    # The index hash covers sizes and places, which are equal for all raw pixels of one size: the
+    # hash of the source is added.
     words = np.frombuffer(f"{source_hash} {index.content_hash}".encode(), np.uint8)
     index = replace(index, content_hash=hash_columns(words))
     return Packed(index, np.concatenate(rows), reasons)

@@ -1,10 +1,11 @@
-"""`and-dist prepare`: a source -> manifests, and packs if asked for.
+"""Turn a source into manifests, and packs if asked for: the work of `and-dist prepare`.
 
-OUT/train/  OUT/test/   a manifest each, with what was packed and what was left out (index.py)
-OUT/.train.FINGERPRINT.building/   a pack on its way, which the same command goes on with
+    OUT/train/  OUT/test/   a manifest each, with packed images and the list of those left out
+    OUT/.train.FINGERPRINT.building/   an unfinished pack, which the same command resumes
 
-Nothing that this program did not write is touched: a split's folder is built aside and replaces one
-that holds a manifest of ours and nothing else; anything else is refused before the source is read.
+Nothing that this program did not write is touched. The folder of a split is built aside, and
+replaces only a folder that holds a manifest of ours and nothing else; any other folder is refused
+before the source is read.
 """
 
 from __future__ import annotations
@@ -47,15 +48,19 @@ I64 = NDArray[np.int64]
 
 
 class Reporter(Protocol):
-    """Told what is being done, of how many images, and how many are done."""
+    """Receive the progress of a preparation."""
 
-    def start(self, what: str, total: int) -> None: ...
+    def start(self, what: str, total: int) -> None:
+        """Start a piece of work on `total` images."""
 
-    def advance(self, count: int) -> None: ...
+    def advance(self, count: int) -> None:
+        """Count `count` more images as done."""
 
 
 @dataclass(frozen=True)
 class Job:
+    """Hold the options of one `and-dist prepare`."""
+
     source: Path
     out: Path
     options: PackOptions
@@ -63,12 +68,12 @@ class Job:
     workers: int
     reporter: Reporter
     is_downloaded: bool = False
-    """Says that the source is OUT/source, which `--download` itself wrote."""
+    """True if the source is OUT/source, which `--download` itself wrote."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One split whose images are where they will be read; its manifest comes next."""
+    """Hold one split whose images are in place, before its manifest is written."""
 
     building: NewFolder
     images: LabelledImages
@@ -77,7 +82,7 @@ class Finished:
 
 @dataclass
 class Split:
-    """One split on its way: all rows of its listing, and why some of them are left out."""
+    """Hold one split in preparation: all rows of its listing, and {row: reason} of bad images."""
 
     listing: Listing
     index: ImageIndex
@@ -86,17 +91,23 @@ class Split:
 
     @property
     def good_rows(self) -> I64:
+        """Return the rows that are not bad."""
         is_good_N = np.ones(len(self.index), bool)
         is_good_N[list(self.reasons)] = False
         return np.flatnonzero(is_good_N)
 
 
 Check = Callable[[ImageIndex, I64, Callable[[int], None]], dict[int, str]]
-"""Decodes rows of an index and says which it could not, and why."""
+"""A function that decodes rows, reports its progress and returns {row: reason} of failures."""
 
 
 def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
-    """Every split of a source, ready to train on; `check` looks at every pixel first (--verify)."""
+    """Prepare every split of a source and return them, ready to train on.
+
+    `check` decodes every image first (--verify). Raise ValueError if the source is not understood
+    or an image is bad and `job.bad_images` is "stop"; NotOursError if OUT may not be replaced;
+    RuntimeError if writing fails.
+    """
     if not job.is_downloaded:
         refuse_overlap(job.source, job.out)
     listings = find_listings(job.source)
@@ -116,8 +127,8 @@ def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
 
 
 def refuse_overlap(source: Path, out: Path) -> None:
-    """Raise NotOursError where OUT is SOURCE, contains it or lies in it, by whatever names."""
-    if not source.exists():  # find_listings says so
+    """Raise NotOursError if OUT is SOURCE, contains it or lies in it, under whatever names."""
+    if not source.exists():  # find_listings reports it
         return
     its_places, places = _identities(source), _identities(out)
     relation = ""
@@ -134,14 +145,18 @@ def refuse_overlap(source: Path, out: Path) -> None:
 
 
 def _identities(path: Path) -> list[tuple[int, int]]:
-    """Return (device, inode) of a path and of the folders above it, of those that are there."""
+    """Return (device, inode) of a path and the folders above it, of those that exist."""
     resolved = path.resolve()
     found = [place.stat() for place in (resolved, *resolved.parents) if place.exists()]
     return [(status.st_dev, status.st_ino) for status in found]
 
 
 def _build(splits: list[Split], job: Job) -> None:
-    """Build the folders of all splits aside, then let each take its place."""
+    """Build the folders of all splits aside, then let each take its place.
+
+    If building fails, earlier folders stay, and an unfinished pack is kept for the same command to
+    resume unless an OSError ended it.
+    """
     builds: list[NewFolder] = []
     try:
         finished = [_finish(split, job, builds) for split in splits]
@@ -183,13 +198,14 @@ def _index(listing: Listing, job: Job) -> Split:
 
 
 def _index_pixels(listing: Listing, content: Pixels) -> Split:
+    """Return the split of a listing that holds pixels, which need no measuring."""
     count, height, width, _ = content.images_NHWC.shape
     index = index_pixels(content.images_NHWC, listing.split)
     return Split(listing, index, np.full(count, 3 * height * width, np.int64), {})
 
 
 def _finish(split: Split, job: Job, builds: list[NewFolder]) -> Finished:
-    """Begin the folder of a split, with the good images in it if they are to be rewritten."""
+    """Start the folder of a split, and write the images into it if they are to be rewritten."""
     listing, rows, folder = split.listing, split.good_rows, _folder_of(split, job)
     if isinstance(listing.content, Pixels):
         builds.append(building := new_manifest_folder(folder))
@@ -214,7 +230,7 @@ def _finish(split: Split, job: Job, builds: list[NewFolder]) -> Finished:
 
 
 def _write_pixels(split: Split, content: Pixels, building: NewFolder) -> ImageIndex:
-    """Small images that came as pixels become one block of them, packed by nature."""
+    """Write images that came as pixels into one block, and return its index."""
     file = building.path.absolute() / "pixels.bin"
     with open_new(file) as block:
         block.write(np.ascontiguousarray(content.images_NHWC).data)
@@ -228,7 +244,7 @@ def _write_pixels(split: Split, content: Pixels, building: NewFolder) -> ImageIn
 def _earlier_pack(folder: Path) -> tuple[Path, set[str]]:
     """Return OUT/train.pack, where earlier revisions put packs, and the names in it that are ours.
 
-    The manifest that is about to be replaced says which.
+    The manifest that is about to be replaced lists them.
     """
     pack = folder.with_name(f"{folder.name}.pack")
     about = read_json(folder / MANIFEST) if folder.is_dir() else None
@@ -238,7 +254,7 @@ def _earlier_pack(folder: Path) -> tuple[Path, set[str]]:
 
 
 def _is_packed(file: Path) -> bool:
-    """Tell a tar of this program from a user's by the name of its first image."""
+    """Return whether a file is a pack of ours; a tar is told by the name of its first image."""
     if file.suffix != ".tar":
         return True
     try:
@@ -249,6 +265,7 @@ def _is_packed(file: Path) -> bool:
 
 
 def _select(index: ImageIndex, rows: I64, length_N: I64) -> ImageIndex:
+    """Return the index of some rows."""
     if len(rows) == len(index):
         return index
     store = index.store.select(rows)
@@ -260,7 +277,7 @@ def _select(index: ImageIndex, rows: I64, length_N: I64) -> ImageIndex:
 
 
 def _refuse_bad(splits: Iterable[Split], job: Job) -> None:
-    """Name the first bad image under bad_images: stop; refuse a split without a good one."""
+    """Raise ValueError for a bad image if bad images stop the job, or if no good one is left."""
     for split in splits:
         bad = _describe_bad(split)
         if bad and job.bad_images == "stop":
@@ -273,10 +290,11 @@ def _refuse_bad(splits: Iterable[Split], job: Job) -> None:
 
 
 def _describe_bad(split: Split) -> list[str]:
-    """A line for each bad image: its name and why."""
+    """Return a line for each bad image: its name and the reason."""
     name = split.index.store.name
     return [f"{name(row)}: {split.reasons[row]}" for row in sorted(split.reasons)]
 
 
 def _folder_of(split: Split, job: Job) -> Path:
+    """Return the folder of a split's manifest."""
     return job.out / split.listing.split
