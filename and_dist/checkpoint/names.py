@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from and_dist.utils.folder_names import Named, name_of
 from and_dist.utils.owned_files import check_file, or_empty, read_json
-from and_dist.utils.owned_folders import Named, check_folder, name_of
+from and_dist.utils.owned_folders import check_folder
 
 NAMES_OF_OURS = r"r\d{2,}-e\d{4,}(?:-s\d{6,})?|s\d{8,}"
 STATE = "state.json"

@@ -44,10 +44,10 @@ from and_dist.distributed.collectives import gather_objects, on_coordinator, rai
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
+from and_dist.utils.folder_names import entries_of
 from and_dist.utils.owned_files import TOKEN, check_file, or_empty, sum_of, write_file
 from and_dist.utils.owned_folders import (
     NewFolder,
-    entries_of,
     flush_file,
     flush_folder,
     move_folder,

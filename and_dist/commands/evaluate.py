@@ -28,7 +28,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
-    from and_dist.distributed.collectives import raise_on_all_ranks
+    from and_dist.distributed.collectives import on_coordinator
     from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
     from and_dist.distributed.world import open_world
     from and_dist.evaluation.evaluate_run import Request, plan_evaluation, run_evaluation
@@ -40,7 +40,9 @@ def evaluate(
     settings = options.config.run
     timeout = timedelta(seconds=settings.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(settings.device, settings.threads, timeout) as world, ExitStack() as held:
-        with raise_on_all_ranks(world, "opening the folder of the evaluation"):
-            if world.is_coordinator:
-                held.enter_context(hold_lock(options.folder, "evaluated", "wait for it or end it"))
+
+        def lock_folder() -> None:
+            held.enter_context(hold_lock(options.folder, "evaluated", "wait for it or end it"))
+
+        on_coordinator(world, "opening the folder of the evaluation", lock_folder)
         run_evaluation(options, world, Display(is_shown=world.is_coordinator), context.obj)

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, Store
+from and_dist.utils.folder_names import Named, entries_of
 from and_dist.utils.owned_files import always, open_new, read_json, write_file
-from and_dist.utils.owned_folders import Named, NewFolder, entries_of
+from and_dist.utils.owned_folders import NewFolder
 
 FORMAT = 1
 """The version of the manifest format that this program reads and writes."""

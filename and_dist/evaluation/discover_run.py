@@ -21,7 +21,7 @@ from and_dist.checkpoint.reader import (
 )
 from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.schema import Config
-from and_dist.distributed.collectives import raise_on_all_ranks
+from and_dist.distributed.collectives import on_coordinator
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods, in_one_line
 from and_dist.method.curriculum import num_anchors
@@ -118,12 +118,14 @@ def run_discovery(options: DiscoverOptions, world: World, display: Display) -> N
             progress=advance,
         )
     seconds = time.monotonic() - started
-    with raise_on_all_ranks(world, f"writing {options.out}"):
-        if world.is_coordinator:
-            figures = describe_neighbourhoods(found, previous_A, _labels(options, display))
-            _write(options, found, {"seconds": seconds, "ranks": world.size, **figures})
-            display.say(in_one_line(options.round_index, figures, seconds))
-            display.say(f"written to {options.out}")
+
+    def describe_and_write() -> None:
+        figures = describe_neighbourhoods(found, previous_A, _labels(options, display))
+        _write(options, found, {"seconds": seconds, "ranks": world.size, **figures})
+        display.say(in_one_line(options.round_index, figures, seconds))
+        display.say(f"written to {options.out}")
+
+    on_coordinator(world, f"writing {options.out}", describe_and_write)
 
 
 def _previous_anchors(options: DiscoverOptions, world: World) -> Tensor:

@@ -20,7 +20,11 @@ from and_dist.checkpoint.reader import OpenedCheckpoint, load_encoder, refuse_co
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import FeatureLoader
 from and_dist.data.unreadable import BadImages
-from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
+from and_dist.distributed.collectives import (
+    gather_objects,
+    on_coordinator,
+    raise_on_all_ranks,
+)
 from and_dist.distributed.world import World
 from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.image_reader import short_name
@@ -72,16 +76,16 @@ class FeaturesFile:
 
         If the block raises, the coordinator removes the file.
         """
-        name = Path()
-        with raise_on_all_ranks(world, f"making {self.path}"):
-            if world.is_coordinator:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._new = NewFile(self.path, may_replace)
-                self._new.file.write(self._header)
-                self._new.file.flush()
-                name = self._new.temporary
+
+        def create() -> str:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._new = NewFile(self.path, may_replace)
+            self._new.file.write(self._header)
+            self._new.file.flush()
+            return str(self._new.temporary)
+
         try:
-            yield gather_objects(world, name)[0]
+            yield Path(on_coordinator(world, f"making {self.path}", create))
         except BaseException:
             if self._new is not None:
                 self._new.discard()
@@ -130,11 +134,13 @@ def embed_images(
         reasons = {
             row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
         }
-        with raise_on_all_ranks(world, f"writing {output.names}"):
-            if world.is_coordinator:
-                about = _describe_names(opened, images, reasons)
-                write_file(output.names, json.dumps(about, indent=0) + "\n", output.may_replace)
-                file.finish()
+
+        def write_names() -> None:
+            about = _describe_names(opened, images, reasons)
+            write_file(output.names, json.dumps(about, indent=0) + "\n", output.may_replace)
+            file.finish()
+
+        on_coordinator(world, f"writing {output.names}", write_names)
     zeros = f", {len(reasons)} of zeros" if reasons else ""
     display.say(f"{count:,} features in {output.features}{zeros}, names in {output.names}")
 

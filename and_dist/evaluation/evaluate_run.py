@@ -32,7 +32,7 @@ from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
-from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
+from and_dist.distributed.collectives import on_coordinator
 from and_dist.distributed.stop_consensus import stoppable_phase
 from and_dist.distributed.watchdog import Stopped, Watchdog
 from and_dist.distributed.world import World
@@ -243,11 +243,11 @@ class FigureFile:
 
         Only the coordinator reads, so that all ranks see the same file.
         """
-        found: Figures = {}
-        with raise_on_all_ranks(self._world, f"reading {self.path}"):
-            if self._world.is_coordinator and self.path.exists():
-                found = json.loads(self.path.read_text())
-        (found, *_) = gather_objects(self._world, found)
+
+        def read_if_there() -> Figures:
+            return dict(json.loads(self.path.read_text())) if self.path.exists() else {}
+
+        found = on_coordinator(self._world, f"reading {self.path}", read_if_there)
         is_same = all(found.get(key) == value for key, value in self._record.items())
         return dict(found["of"]) if is_same else {}
 
@@ -257,10 +257,12 @@ class FigureFile:
         The figures of other layers stay in the file: the classifiers of two layers are independent.
         """
         record = {**self._record, "of": self.read() | of}
-        with raise_on_all_ranks(self._world, f"writing {self.path}"):
-            if self._world.is_coordinator:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
+
+        def write_record() -> None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
+
+        on_coordinator(self._world, f"writing {self.path}", write_record)
         self.show(of)
         self._display.say(f"written to {self.path}")
 

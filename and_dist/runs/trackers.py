@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 from and_dist.config.schema import Config
 from and_dist.runs.folder import read_starts
+from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
     NotOursError,
     remove_file,
     starts_with,
 )
-from and_dist.utils.owned_folders import Named, remove_tree
+from and_dist.utils.owned_folders import remove_tree
 
 Record = dict[str, Any]
 GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}

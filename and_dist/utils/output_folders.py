@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from and_dist.utils.folder_names import OwnedNames
 from and_dist.utils.owned_files import (
     IsOurs,
     check_file,
@@ -19,7 +20,7 @@ from and_dist.utils.owned_files import (
     publish,
     sum_of,
 )
-from and_dist.utils.owned_folders import NewFolder, OwnedNames, check_folder, flush_file
+from and_dist.utils.owned_folders import NewFolder, check_folder, flush_file
 
 
 @contextmanager

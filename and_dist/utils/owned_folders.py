@@ -17,10 +17,23 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
+from and_dist.utils.folder_names import (
+    RESUMABLE,
+    UNFINISHED,
+    UNFINISHED_MARK,
+    Either,
+    OwnedNames,
+    entries_of,
+    find_foreign,
+    is_bare,
+    is_mark,
+    names_being_built,
+    read_mark,
+)
 from and_dist.utils.owned_files import (
     TOKEN,
     NotOursError,
@@ -31,46 +44,7 @@ from and_dist.utils.owned_files import (
     stem_of,
     write_file,
 )
-
-MARK = ".and-dist-building"
-"""A file in a folder that is being built: the token of the folder's name, and perhaps RESUMABLE."""
-RESUMABLE = " to be resumed by the same command"
-"""The end of a mark whose folder the same command resumes."""
-OwnedNames = Callable[[Path], Container[str] | None]
-"""A function from a folder to the paths below it that are ours; None if the folder is not ours."""
-
-
-class Named:
-    """Hold all names that match a pattern as a whole, as a container."""
-
-    def __init__(self, pattern: str) -> None:
-        """Compile the pattern."""
-        self._pattern = re.compile(pattern)
-
-    def __contains__(self, name: object) -> bool:
-        """Return whether a name matches."""
-        return isinstance(name, str) and self._pattern.fullmatch(name) is not None
-
-
-ASIDE = re.compile(rf"\.(.+)\.{TOKEN}\.(?:building|replaced)")
-"""A pattern of the names of folders that are built or have been replaced."""
-UNFINISHED_MARK = Named(rf"\.{re.escape(MARK)}\.{TOKEN}\.unfinished")
-"""Names of temporary files of a mark."""
-UNFINISHED = Named(rf"\..+\.{TOKEN}\.unfinished")
-"""Names of all temporary files."""
-
-
-def name_of(folder: Path) -> str:
-    """Return a folder's own name, also while it lies aside under a temporary one."""
-    found = ASIDE.fullmatch(folder.name)
-    return folder.name if found is None else found.group(1)
-
-
-def is_mark(path: Path) -> bool:
-    """Return whether a file is a mark of ours, of whatever folder."""
-    return (
-        kind_of(path) == "file" and re.fullmatch(f"{TOKEN}({RESUMABLE})?", _read(path)) is not None
-    )
+from and_dist.utils.step_phases import MARK
 
 
 def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
@@ -80,36 +54,6 @@ def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
         raise NotOursError(f"{folder} is a {kind}, not a folder that and-dist wrote: {remedy}")
     if kind and (foreign := find_foreign(folder, owned_names)):
         raise NotOursError(f"folder {folder} was not written by and-dist, {foreign}: {remedy}")
-
-
-def find_foreign(folder: Path, owned_names: OwnedNames) -> str:
-    """Return a description of one thing in a folder that is not ours; "" if there is none."""
-    owned, found = owned_names(folder), entries_of(folder)
-    if owned is None:
-        shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        return f"it holds {shown}" if found else "it is empty"
-    for name in found:
-        if name not in owned:
-            return f"it holds {name}"
-        if (kind := kind_of(folder / name)) not in ("file", "") and not name.endswith("/"):
-            return f"it holds {name}, a {kind}"
-    return ""
-
-
-def entries_of(folder: Path) -> list[str]:
-    """Return the sorted paths below a folder: files, links and, with a / at the end, empty folders.
-
-    The folder's mark is left out.
-    """
-    found = []
-    for base, folders, names in os.walk(folder):
-        inside = os.path.relpath(base, folder)
-        prefix = "" if inside == "." else inside + os.sep
-        links = [name for name in folders if kind_of(Path(base, name)) == "link"]
-        found += [prefix + name for name in (*names, *links)]
-        if prefix and not folders and not names:
-            found.append(inside + "/")
-    return sorted(name for name in found if name != MARK or not is_mark(folder / MARK))
 
 
 class NewFolder:
@@ -185,7 +129,7 @@ class NewFolder:
     def discard(self) -> None:
         """Remove the unfinished folder and the parent folders that were made for it."""
         with suppress(OSError):
-            _remove_known(self.path, lambda _: _Either(self._contents, UNFINISHED))
+            _remove_known(self.path, lambda _: Either(self._contents, UNFINISHED))
         _unmake(self._made)
         self._unlock()
 
@@ -198,7 +142,7 @@ class NewFolder:
         try:
             os.mkdir(self.path)
         except FileExistsError:
-            if foreign := find_foreign(self.path, _names_being_built(token, self._contents)):
+            if foreign := find_foreign(self.path, names_being_built(token, self._contents)):
                 raise NotOursError(
                     f"folder {self.path}, in which {self.target} was being built, is not as "
                     f"and-dist left it, {foreign}: move it away"
@@ -238,9 +182,9 @@ def restore_folder(
         found, path = pattern.fullmatch(name), target.parent / name
         if found is None or kind_of(path) != "folder":
             continue
-        if is_mark(path / MARK) or _is_bare(path):
-            if not (keeps_resumable and _read(path / MARK).endswith(RESUMABLE)):
-                _remove_abandoned(path, _names_being_built(found.group(1), contents))
+        if is_mark(path / MARK) or is_bare(path):
+            if not (keeps_resumable and read_mark(path / MARK).endswith(RESUMABLE)):
+                _remove_abandoned(path, names_being_built(found.group(1), contents))
         elif not find_foreign(path, owned_names):
             if kind_of(target) == "":
                 os.rename(path, target)
@@ -304,41 +248,6 @@ def flush_file(path: Path) -> None:
 
 flush_folder = flush_file
 """Flush a folder's names to the disk."""
-
-
-class _Either:
-    """Hold all names that any of some containers holds."""
-
-    def __init__(self, *containers: Container[str]) -> None:
-        """Keep the containers."""
-        self._containers = containers
-
-    def __contains__(self, name: object) -> bool:
-        """Return whether any of the containers holds a name."""
-        return any(name in container for container in self._containers)
-
-
-def _names_being_built(token: str, contents: Container[str]) -> OwnedNames:
-    """Return the OwnedNames of a folder that is being built, which knows it by its mark."""
-
-    def owned_names(folder: Path) -> Container[str] | None:
-        is_marked = _read(folder / MARK).removesuffix(RESUMABLE) == token
-        return _Either(contents, UNFINISHED) if is_marked or _is_bare(folder) else None
-
-    return owned_names
-
-
-def _is_bare(folder: Path) -> bool:
-    """Return whether a folder's builder was killed before it could write the mark."""
-    return all(name in UNFINISHED_MARK for name in os.listdir(folder))
-
-
-def _read(path: Path) -> str:
-    """Return the text of a file; "" if it cannot be read."""
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        return ""
 
 
 def _remove_known(folder: Path, owned_names: OwnedNames) -> bool:

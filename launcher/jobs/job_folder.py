@@ -24,8 +24,9 @@ from pydantic import Field
 import and_dist
 from and_dist.config.validation import Section
 from and_dist.runs.folder import REVISION_FILE, revision
+from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import IsOurs, create_file, is_json_with, starts_with, write_file
-from and_dist.utils.owned_folders import Named, copy_tree, remove_tree
+from and_dist.utils.owned_folders import copy_tree, remove_tree
 from launcher.jobs.request import Request
 
 PACKAGES = ("and_dist", "launcher")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from and_dist.utils.folder_names import Named, entries_of
 from and_dist.utils.owned_files import NotOursError, check_writable
-from and_dist.utils.owned_folders import Named, NewFolder, entries_of
+from and_dist.utils.owned_folders import NewFolder
 
 DOWNLOADED = Named(
     r"cifar-10-python\.tar\.gz|cifar-100-python\.tar\.gz|cifar-10-batches-py/[\w.]+|"

@@ -11,17 +11,10 @@ from pathlib import Path
 import pytest
 
 from and_dist.utils import owned_folders
+from and_dist.utils.folder_names import MARK, Named, entries_of
 from and_dist.utils.output_folders import publish_files
 from and_dist.utils.owned_files import NotOursError, always, never, write_file
-from and_dist.utils.owned_folders import (
-    MARK,
-    Named,
-    NewFolder,
-    entries_of,
-    remove_folder,
-    remove_tree,
-    restore_folder,
-)
+from and_dist.utils.owned_folders import NewFolder, remove_folder, remove_tree, restore_folder
 
 CONTENTS = Named(r"manifest|\d+\.tar")
 FINGERPRINT = "0123456789abcdef"
