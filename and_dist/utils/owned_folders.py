@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from and_dist.utils.folder_names import (
+    MARK,
     RESUMABLE,
     UNFINISHED,
     UNFINISHED_MARK,
@@ -44,7 +45,6 @@ from and_dist.utils.owned_files import (
     stem_of,
     write_file,
 )
-from and_dist.utils.step_phases import MARK
 
 
 def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
