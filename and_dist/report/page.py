@@ -16,7 +16,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from and_dist.config.comparison import differing_keys
 from and_dist.report.charts import COLOURS, Chart, date_of
 from and_dist.report.checkpoint_views import Attended, Findings
 from and_dist.report.misclassified import Mistake
@@ -27,6 +26,7 @@ from and_dist.report.neighbourhood_charts import (
     pairs_by_round,
 )
 from and_dist.report.run_history import History
+from and_dist.report.summary_tables import summary_tables
 from and_dist.report.training_charts import accuracy_by_round, time_line, training_curves
 from and_dist.utils.formatting import format_seconds, percent
 
@@ -36,8 +36,6 @@ MOST_COLOURED = len(COLOURS)
 """The number of classes that have their own colour on the map; the others share a grey."""
 NO_CLASS = "all images"
 OTHERS = "other classes"
-Grid = dict[str, Any]
-"""A table of the page: caption, columns and rows."""
 
 
 def render(
@@ -76,7 +74,7 @@ def render(
         sections=_sections(charts, findings),
         tiles=_tiles(history),
         notes=findings.notes if findings else ("No checkpoint was looked at yet: no pictures.",),
-        summary_tables=_summary_tables(histories),
+        summary_tables=summary_tables(histories),
         has_browser=bool(findings and findings.rounds),
         why_no_neighbourhoods=_why_no_neighbourhoods(history),
         incidents=[(date_of(i.when), i.kind, i.text) for i in history.incidents],
@@ -207,110 +205,6 @@ def _tiles(history: History) -> list[tuple[str, str]]:
     if last:
         tiles["training time"] = format_seconds(sum(r["seconds"] for r in history.of("round")))
     return list(tiles.items())
-
-
-def _summary_tables(histories: Sequence[History]) -> list[Grid]:
-    """Return the tables of the summary that have rows."""
-    tables = [_table_of_rounds(histories[0])]
-    if any(history.evaluations for history in histories):
-        tables.append(_table_of_evaluations(histories))
-    if len(histories) > 1:
-        tables += [_table_of_runs(histories), _table_of_differences(histories)]
-    return [table for table in tables if table["rows"]]
-
-
-def _table_of_rounds(history: History) -> Grid:
-    """Return baselines and accuracies by round."""
-    baselines = history.last("baselines")
-    names = {"raw_pixels": "raw pixels", "random": "random network"}
-    rows = [
-        (name, "-", "-", "-", percent(baselines[key]), "-")
-        for key, name in names.items()
-        if baselines.get(key) is not None
-    ]
-    rows += [
-        (
-            f"round {r['round']}",
-            f"{r['anchors']:,}",
-            percent(r["consistency"]),
-            percent(r["knn_bank"]),
-            percent(r["knn"]),
-            format_seconds(r["seconds"]),
-        )
-        for r in history.of("round")
-    ]
-    columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
-    settings = history.config.evaluation
-    caption = f"By round; kNN with K {settings.knn}, tau {settings.knn_temperature}"
-    return {"caption": caption, "columns": columns, "rows": rows}
-
-
-def _table_of_evaluations(histories: Sequence[History]) -> Grid:
-    """Return the results of `and-dist evaluate`."""
-    rows = [
-        (
-            history.name,
-            record["checkpoint"],
-            of["says"],
-            percent(of["top1"]),
-            " - ".join(map(percent, of["interval"])),
-            percent(of["top5"]),
-            f"{of['images']:,}",
-            f"{of['unreadable']:,}",
-        )
-        for history in histories
-        for record in history.evaluations
-        for of in record["of"].values()
-    ]
-    columns = (
-        "run",
-        "checkpoint",
-        "by",
-        "top-1 %",
-        "95 % interval",
-        "top-5 %",
-        "images",
-        "unreadable",
-    )
-    return {"caption": "Evaluated by and-dist evaluate", "columns": columns, "rows": rows}
-
-
-def _table_of_runs(histories: Sequence[History]) -> Grid:
-    """Return the accuracies of all runs after their last rounds."""
-    rows = []
-    for history in histories:
-        last = history.last("round")
-        seconds = sum(r["seconds"] for r in history.of("round"))
-        rows.append(
-            (
-                history.name,
-                history.config.method,
-                str(history.config.seed),
-                history.state,
-                percent(last.get("knn")),
-                percent(last.get("knn_bank")),
-                percent(last.get("consistency")),
-                format_seconds(seconds),
-            )
-        )
-    columns = ("run", "method", "seed", "state", "kNN %", "bank-kNN %", "consistency %", "time")
-    return {
-        "caption": "Runs beside each other, after their last rounds",
-        "columns": columns,
-        "rows": rows,
-    }
-
-
-def _table_of_differences(histories: Sequence[History]) -> Grid:
-    """Return the config keys in which other runs differ from the first."""
-    first = histories[0].config.model_dump(mode="json")
-    rows = []
-    for history in histories[1:]:
-        for difference in differing_keys(history.config, first):
-            key, _, values = difference.partition(": ")
-            rows.append((history.name, key, *values.split(" -> ", 1)))
-    columns = ("run", "key", histories[0].name, "here")
-    return {"caption": "Trained otherwise", "columns": columns, "rows": rows}
 
 
 def _why_no_neighbourhoods(history: History) -> str:
