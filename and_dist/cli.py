@@ -49,7 +49,7 @@ SECONDS_FOR_THE_FIRST = 10.0
 
 @app.callback()
 def about(log_level: LogLevel = "warning") -> None:
-    """Every command is a verb; `and-dist VERB --help` says more."""
+    """Run a verb; `and-dist VERB --help` says more about each."""
     set_up_logging("and-dist", log_level, is_rank_zero())
 
 

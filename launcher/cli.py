@@ -58,7 +58,7 @@ Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
 @app.callback()
 def about(log_level: LogLevel = "warning") -> None:
-    """Every command is a verb; `and-launch VERB --help` says more."""
+    """Run a verb; `and-launch VERB --help` says more about each."""
     set_up_logging("and-launch", log_level)
 
 

@@ -59,7 +59,7 @@ def plan(
 
 
 def choose_hardware(name: str | None, gpus: int) -> Hardware:
-    """ValueError where a job of GPUs names none, or the other way round."""
+    """Return the hardware to plan for; raise ValueError if it and the number of GPUs disagree."""
     if name is None and gpus:
         raise ValueError(
             f"--gpus {gpus}: say which with --gpu, one of: {', '.join(GPUS)}, or a FILE.json of "

@@ -43,7 +43,7 @@ class ObjectiveContext:
 
 
 class Objective(ABC):
-    """A loss of the global batch, and what it needs. Every rank computes it of the same numbers."""
+    """Computes a loss of the global batch, on every rank of the same numbers."""
 
     learns_from_labels: ClassVar[bool] = False
 

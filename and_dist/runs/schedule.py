@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Schedule:
-    """The epochs of every round and the steps of an epoch."""
+    """Holds the epochs of every round and the steps of an epoch."""
 
     epochs: tuple[int, ...]
     """The epochs of each round, round 0 included."""

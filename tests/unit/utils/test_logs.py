@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from and_dist.utils.logs import set_up_logging
+
+log = logging.getLogger("and_dist.somewhere")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("and_dist", "launcher")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def say_everything() -> None:
+    log.debug("trying %d", 1)
+    log.info("saving")
+    log.warning("slow")
+    log.error("broken")
+
+
+@pytest.mark.parametrize(
+    ("level", "is_rank_zero", "expected"),
+    [
+        ("debug", True, ["trying 1", "saving", "slow", "broken"]),
+        ("info", True, ["saving", "slow", "broken"]),
+        ("info", False, ["slow", "broken"]),
+        ("error", False, ["broken"]),
+    ],
+)
+def test_other_ranks_are_silent_unless_something_is_wrong(
+    level: str, is_rank_zero: bool, expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging("and-dist", level, is_rank_zero)
+    say_everything()
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.splitlines() == [f"and-dist: {text}" for text in expected]
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="--log-level loud is not one of: debug, info, warning"):
+        set_up_logging("and-dist", "loud")
