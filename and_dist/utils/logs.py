@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class StandardErrorHandler(logging.StreamHandler[TextIO]):
+class StandardErrorHandler(logging.Handler):
     """Writes to what sys.stderr is at the time, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        self.setStream(sys.stderr)
-        super().emit(record)
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as all handlers of logging: what cannot be logged ends nothing
+            self.handleError(record)
 
 
 def set_up_logging(program: str, level: str, is_rank_zero: bool = True) -> None:
