@@ -3,7 +3,7 @@ BIN := .venv/bin
 # What is imported is compiled once, and not, as this would have it, at every start of every rank.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-control test test-files test-slurm faults nightly test-gpu bench check ci clean
+.PHONY: setup demo demo-control test test-ci test-files test-slurm faults nightly test-gpu bench check ci clean
 
 setup: .venv/ready
 
@@ -24,8 +24,12 @@ demo-control: setup
 
 # Everything that needs no GPU and no SLURM. Screenshots of reports go to artefacts/.
 test: setup
-	$(BIN)/python -m pytest --durations=12 -m "not nightly" --ignore=tests/gpu \
+	$(BIN)/python -m pytest --durations=12 -m "not ci and not nightly" --ignore=tests/gpu \
 		--ignore=tests/slurm --ignore=tests/foreign_files
+
+# What is marked `ci`: runs of earlier revisions, Triton kernels under the interpreter.
+test-ci: setup
+	$(BIN)/python -m pytest --durations=4 -m "ci and not nightly"
 
 # Commands beside files of a user's, which have to be there afterwards; `make nightly` tries them all.
 test-files: setup
@@ -63,7 +67,7 @@ check: setup
 	@! grep -rn --include='*.py' 'fmt: skip' and_dist launcher benchmarks tests slurm
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
-ci: check test-slurm test test-files faults
+ci: check test-slurm test test-ci test-files faults
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache
