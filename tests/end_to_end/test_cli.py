@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.distributed.launch_env import AllRanksError
-from and_dist.training.session import print_traceback_on_error
+from and_dist.training.recovery import print_traceback_on_error
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end import processes
