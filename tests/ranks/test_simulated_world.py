@@ -100,7 +100,9 @@ def test_logits_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_simulated_world(0, 64) as world:
         largest = watch_step(build(world)).largest()
     assert largest.num_bytes == 4 * QUERIES * SHARD
-    with pytest.raises(AssertionError, match=r"\[1024, 8192\] in ranks/test_simulated_world.py"):
+    with pytest.raises(
+        AssertionError, match=r"\[1024, 8192\] in tests/ranks/test_simulated_world.py"
+    ):
         check_largest(largest, QUERIES)
 
 

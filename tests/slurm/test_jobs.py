@@ -221,7 +221,7 @@ def test_a_run_of_an_earlier_revision_is_listed_and_goes_on_in_a_new_job(home: P
     assert "2 node(s) of 1 rank(s), 2 start(s)" in launch("status", run)[1]
     status, said = launch("requeue", run)
     assert status == 2
-    assert "submit it again" in said
+    assert "and-launch submit resumes it" in said
     settings = ("evaluation.baselines=true", "run.keep=1", "run.log_every=20")
     assert submit("job", *settings) == run
     wait_for_step(run, 140)
