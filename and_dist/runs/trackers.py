@@ -1,4 +1,4 @@
-"""Write copies of metrics.jsonl for other programs: TensorBoard, Weights & Biases.
+"""Write copies of metrics.jsonl for other programs: TensorBoard, Weights & Biases. No torch.
 
 Each is written again from metrics.jsonl at every start, so that it repeats nothing and lacks
 nothing. An error in one is reported once and ends that copy, not the run.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from and_dist.runs.folder import read_starts
 from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
     NotOursError,
+    never,
+    open_to_append,
     remove_file,
     starts_with,
 )
@@ -35,18 +38,6 @@ WRITTEN_BY_WANDB = Named(
 )
 BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}
-
-
-FIGURES_BY_ROUND = {
-    "by round": {
-        "consistent and inconsistent pairs by round (figure 6)": [
-            "Multiline",
-            ["^discovery/consistent$", "^discovery/inconsistent$"],
-        ],
-        "accuracy by round (figure 5)": ["Multiline", ["^round/knn$", "^round/knn_bank$"]],
-    }
-}
-"""TensorBoard's custom charts: two figures of the paper, by the names of their curves."""
 
 
 class Tracker(Protocol):
@@ -145,55 +136,99 @@ class Trackers:
 
 
 class TensorBoard:
-    """Writes RUN/tensorboard: curves over steps, those of rounds and discoveries over rounds."""
+    """Writes RUN/tensorboard: curves over steps, those of rounds and discoveries over rounds.
+
+    The events are written by hand, not by torch's SummaryWriter: on a full disk the thread of
+    tensorboard 2.21's writer prints a traceback, and here one line says that the copy has ended.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Begin a new file in place of the earlier ones."""
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
+        self._protos = event_pb2, summary_pb2
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("events.out.tfevents.*.and-dist"):
             remove_file(path, is_events)
-        # purge_step begins the file with SessionLog.START: a TensorBoard that is open then forgets
-        # what it has read of an earlier file.
-        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=".and-dist")
-        self._writer.add_custom_scalars(FIGURES_BY_ROUND)
+        place = folder / f"events.out.tfevents.{time.time():.6f}.and-dist"
+        self._file = open_to_append(place, never)
+        self._records = RecordWriter(self._file)
         self._step = 0
+        self._write(time.time(), 0, file_version="brain.Event:2")
+        # A TensorBoard that is open forgets what it has read of an earlier file.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(time.time(), 0, session_log=start)
+        self._write(time.time(), 0, summary=_layout())
 
     def write(self, record: Record) -> None:
         """Add the figures of a record to their curves."""
         self._step = step_of(record, self._step)
-        step = record["round"] if record["event"] in BY_ROUND else self._step
+        is_by_round = record["event"] in BY_ROUND
+        step = record["round"] if is_by_round else self._step
+        summary = self._protos[1].Summary()
         for tag, figure in curves_of(record).items():
-            self._writer.add_scalar(tag, figure, step, record["time"])
+            summary.value.add(tag=tag, simple_value=figure)
         if record["event"] == "discovery":
-            self._add_histogram(record, step)
+            self._add_histogram(summary, record)
+        if summary.value:
+            self._write(record["time"], step, summary=summary)
 
     def flush(self) -> None:
         """Put the curves on the disk."""
-        self._writer.flush()
+        self._records.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        self._records.close()
 
-    def _add_histogram(self, record: Record, step: int) -> None:
+    def _add_histogram(self, summary: Any, record: Record) -> None:
         """Add the histogram of a discovery's entropies; sums take the middle of each bucket."""
         buckets = entropy_buckets(record)
         middles = [(start + stop) / 2 for start, stop, _ in buckets]
         counts = [float(count) for _, _, count in buckets]
-        self._writer.add_histogram_raw(
-            "discovery/entropy",
+        histogram = self._protos[1].HistogramProto(
             min=buckets[0][0],
             max=buckets[-1][1],
             num=sum(counts),
             sum=sum(m * c for m, c in zip(middles, counts, strict=True)),
             sum_squares=sum(m * m * c for m, c in zip(middles, counts, strict=True)),
-            bucket_limits=[stop for _, stop, _ in buckets],
-            bucket_counts=counts,
-            global_step=step,
-            walltime=record["time"],
+            bucket_limit=[stop for _, stop, _ in buckets],
+            bucket=counts,
         )
+        summary.value.add(tag="discovery/entropy", histo=histogram)
+
+    def _write(self, when: float, step: int, **content: Any) -> None:
+        """Write one event."""
+        event = self._protos[0].Event(wall_time=when, step=step, **content)
+        self._records.write(event.SerializeToString())
+
+
+def _layout() -> Any:
+    """Return TensorBoard's custom charts: figures 5 and 6 of the paper."""
+    from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    def chart(title: str, *tags: str) -> Any:
+        lines = layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
+        return layout_pb2.Chart(title=title, multiline=lines)
+
+    charts = [
+        chart(
+            "consistent and inconsistent pairs by round (figure 6)",
+            "discovery/consistent",
+            "discovery/inconsistent",
+        ),
+        chart("accuracy by round (figure 5)", "round/knn", "round/knn_bank"),
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="by round", chart=charts)])
+    packed = tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]
+    )
+    value = summary_pb2.Summary.Value(
+        tag=metadata.CONFIG_SUMMARY_TAG, tensor=packed, metadata=metadata.create_summary_metadata()
+    )
+    return summary_pb2.Summary(value=[value])
 
 
 def check_links(folder: Path) -> None:

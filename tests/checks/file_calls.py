@@ -78,7 +78,7 @@ EXCEPTIONS = {
     ("and_dist/checkpoint/storage.py", "save"): "dcp.save writes by the writer above",
     ("and_dist/data/cache.py", "memmap"): "maps a memory_file, which another rank may have made",
     ("and_dist/data/index.py", "memmap"): "maps for reading",
-    ("and_dist/runs/trackers.py", "SummaryWriter"): "makes a file named by time and process",
+    ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",
     (
         "and_dist/checkpoint/export.py",
         "export",
