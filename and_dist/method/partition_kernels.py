@@ -22,8 +22,8 @@ ROWS_PER_BLOCK = 16384
 """Rows of a block where they are rounded first, where no fused operator serves (float64 on a GPU),
 and of 16 bits on a CPU, whose operator copies all rows it is given into the layout of its tiles."""
 LEAST_TEMPERATURE = 0.05
-"""From here on e^(-2 / temperature), of opposite unit rows, is a normal number in float32, so that
-one shift by the highest logit there can be serves all rows."""
+"""The lowest temperature at which e^(-2 / temperature), of opposite unit rows, is a normal float32,
+so that one shift by the highest logit there can be serves all rows."""
 Kernel = Callable[[Tensor, Tensor, float], Partition]
 """(queries_GD, rows_SD, temperature) -> their partition."""
 

@@ -34,7 +34,7 @@ class Progress:
     epochs: int = 0
     step: int = 0
     is_begun: bool = False
-    """Whether the round has its neighbourhoods; round 0, its baselines and first bank."""
+    """True once the round has its neighbourhoods; round 0, its baselines and first bank."""
     seconds: float = 0.0
     """Seconds spent on this round."""
 

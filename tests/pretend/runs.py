@@ -48,7 +48,7 @@ class Waits(NamedTuple):
 
     num_steps: int
     within_epochs: Counter[str]
-    """Where nothing is logged; less the one wait of the loader that is known."""
+    """Steps that do not log never wait, but for the one wait of the loader that is known."""
     between_epochs: Counter[str]
 
 

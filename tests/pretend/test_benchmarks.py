@@ -18,7 +18,7 @@ from tests.pretend.device import pretend_gpu
 pytestmark = pytest.mark.nightly
 
 SMALL_SIDE = 256
-"""Of the matrices that measure the machine's own rates; a GPU's are too large for a CPU."""
+"""The side of the matrices that measure the machine's rates; a GPU's are too large for a CPU."""
 
 
 def compile_nothing(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:

@@ -132,7 +132,7 @@ def test_the_partition_of_float64_rows_never_makes_the_host_wait() -> None:
 
 
 def test_a_value_of_a_fake_tensor_cannot_be_looked_at() -> None:
-    """So a step in which the host waits for a value cannot pass the tests above."""
+    """A step in which the host waits for a value cannot pass the tests above."""
     with fake_gpu(), pytest.raises(Exception, match="_local_scalar_dense"):
         torch.empty(3, device=CUDA).sum().item()
 

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.nightly
 
 LINEAR = ("evaluation.linear.epochs=1", "evaluation.linear.milestones=[1]")
 BOUND = 1e-5
-"""Of the relative difference of losses; measured 4e-7."""
+"""The bound on the relative difference of losses; measured 4e-7."""
 TWO_IMAGES = 2.5 / 96
-"""Of 96 test images; measured none."""
+"""The bound on how many of 96 test images are seen otherwise; measured none."""
 
 
 def overrides_of(method: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from tests.pretend.device import pretend_gpu
 from tests.pretend.tensors import CUDA
 
 MOST_LAUNCHES = 15
-"""Of a tile: one product, exp, one multiplication, and four sums, each added and copied back."""
+"""Launches of a tile: a product, exp, a multiplication, four sums, each added and copied back."""
 
 
 def counts_of_scan(num_blocks: int) -> Counter[str]:
