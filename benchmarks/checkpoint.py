@@ -29,12 +29,12 @@ from and_dist.checkpoint.storage import (
 )
 from and_dist.config.load import load_config
 from and_dist.distributed.world import World, open_world
-from and_dist.models.encoders import build_encoder
 from and_dist.training.checkpointing import AsyncWriter
-from and_dist.training.state import RunState, build_bank, build_state
+from and_dist.training.state import RunState
 from benchmarks.common.harness import Benchmark, parse_arguments
 from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.rates import read_rate, write_rate
+from benchmarks.common.states import build_untrained_state
 
 ROWS = 640_000
 """Half of ImageNet, 328 MB: the shard of each of two ranks."""
@@ -49,9 +49,7 @@ TORCH_SAVE, TORCH_LOAD = "torch.save by training", "torch.load"
 
 def build(rows: int, world: World) -> RunState:
     """Return the state of a run with a ResNet50 and a bank of `rows` rows."""
-    config = load_config([], ["encoder.name=resnet50"])
-    encoder = build_encoder(config.encoder, 0)
-    return build_state(config, encoder, build_bank(config, rows, world), world)
+    return build_untrained_state(load_config([], ["encoder.name=resnet50"]), rows, world)
 
 
 class Checkpoints:

@@ -35,12 +35,12 @@ from and_dist.distributed.world import World, open_world
 from and_dist.evaluation.neighbourhood_stats import describe_neighbourhoods
 from and_dist.method.curriculum import num_anchors, select_anchors
 from and_dist.method.neighbour_table import Neighbourhoods
-from and_dist.models.encoders import build_encoder
 from and_dist.runs.folder import open_run_folder
 from and_dist.runs.schedule import Schedule
-from and_dist.training.state import Progress, build_bank, build_state
+from and_dist.training.state import Progress
 from benchmarks.common.harness import Benchmark, parse_arguments
 from benchmarks.common.memory import FamilyWatch
+from benchmarks.common.states import build_untrained_state
 
 ROWS, TEST_ROWS, CLASSES = 1_281_167, 50_000, 1000
 DISTINCT = 2000
@@ -82,8 +82,7 @@ def make_run(root: Path, rows: int, world: World) -> Config:
         [f"run.root={root}", "name=imagenet", f"data.train={train}", f"data.test={test}"],
     )
     open_run_folder(config, world.size, "cpu")
-    encoder = build_encoder(config.encoder, 0)
-    state = build_state(config, encoder, build_bank(config, rows, world), world)
+    state = build_untrained_state(config, rows, world)
     labels_N = torch.arange(rows) * CLASSES // rows
     digest = json.loads((train / "manifest.json").read_text())["content_hash"]
     found = {}
@@ -94,7 +93,8 @@ def make_run(root: Path, rows: int, world: World) -> Config:
         state.bank.features_SD.copy_(functional.normalize(centres_CD[labels_N] + 2 * noise_ND))
         del noise_ND
         if round_index:
-            state.neighbourhoods = make_neighbourhoods(rows, round_index, config, generator)
+            table = make_neighbourhoods(rows, round_index, config, generator)
+            state.objective.neighbourhoods = table
             no_rows = torch.empty(0, dtype=torch.int64)
             found[round_index] = describe_neighbourhoods(state.neighbourhoods, no_rows, labels_N)
         epochs = config.epochs_of(round_index)
