@@ -115,7 +115,7 @@ def test_partition_kernel_equals_dense(
 def test_partition_kernel_equals_dense_over_any_number_of_shares(
     interpreter: ProcessPoolExecutor, processors: int
 ) -> None:
-    """Of 64 shares there are 25, one for each tile: more than the merge reads at a time."""
+    """Ask for 64 shares and get 25, one for each tile: more than the merge reads at a time."""
     shape = (5, 777, 64)
     assert_partition_equals_dense(interpreter, shape, torch.float32, processors=processors)
 

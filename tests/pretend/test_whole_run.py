@@ -12,7 +12,7 @@ from tests.pretend.runs import SHORT, config_for, train_on, waits_of_steps
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of, metrics_of, train, train_until
 
 BOUND = 1e-5
-"""Of float32 losses between 2 and 6; measured 1.4e-6. Fused operators sum in another order."""
+"""A bound on float32 losses of 2 to 6; measured 1.4e-6. Fused operators sum in another order."""
 
 
 def most_apart(ours: Path, theirs: Path) -> float:

@@ -91,7 +91,7 @@ def test_mistakes_are_those_of_the_votes(
 
 
 def rename_checkpoint(checkpoint: Path, name: str) -> None:
-    """What is only moved is a user's copy; its state has to give it the name as well."""
+    """A folder that was only moved is a user's copy; its state has to give it the name as well."""
     state = json.loads((checkpoint / "state.json").read_text()) | {"name": name}
     del state["sha256"]
     state["sha256"] = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

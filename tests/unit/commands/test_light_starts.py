@@ -1,4 +1,4 @@
-"""What answers at once loads no torch: help, a plan, and an error in a config."""
+"""Load no torch for what answers at once: help, a plan, and an error in a config."""
 
 from __future__ import annotations
 
