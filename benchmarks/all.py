@@ -48,7 +48,9 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that they run")
     parser.add_argument("--folder", type=Path, default=Path("artefacts/bench"))
     given = parser.parse_args()
-    unknown = [name for name in given.names if not Path(__file__).with_name(f"{name}.py").exists()]
+    here = Path(__file__).parent
+    # A name such as device.gpu lies in a folder.
+    unknown = [n for n in given.names if not (here / f"{n.replace('.', '/')}.py").exists()]
     if unknown:
         raise SystemExit(f"there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}")
     failed, started = [], time.monotonic()

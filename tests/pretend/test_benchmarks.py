@@ -26,14 +26,14 @@ def compile_nothing(function: Callable[..., Any], **_: Any) -> Callable[..., Any
     return function
 
 
-@pytest.mark.parametrize("name", ["gpu", "discovery", "hardware", "partition"])
+@pytest.mark.parametrize("name", ["device.gpu", "discovery", "hardware", "partition"])
 def test_a_benchmark_runs_the_way_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     file = tmp_path / "figures.json"
     arguments = ["--smoke", "--repeats", "1", "--json", str(file)]
-    if name == "gpu":
+    if name == "device.gpu":
         monkeypatch.setattr(module, "BATCH", 2)
         monkeypatch.setattr(module, "MANY", 8)
     else:
