@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from and_dist.checkpoint.storage import (
-    as_sharded,
     find_corruption,
     find_latest_valid,
     save_checkpoint,
@@ -67,8 +66,9 @@ class Checkpoints:
 
     def save_alone(self) -> None:
         """Save a checkpoint while training stands still."""
-        tensors = self.state.tensors() | {"bank": as_sharded(self.state.bank, self.world)}
-        save_checkpoint(self.folder, "r00-e0001", tensors, self.state.plain(), self.world)
+        state = self.state
+        tensors, plain = state.tensors(), state.plain()
+        save_checkpoint(self.folder, "r00-e0001", tensors, plain, self.world, state.bank)
 
     def save_beside(self) -> tuple[float, float]:
         """Save in a thread; return the seconds that training waited, and those of the whole

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from and_dist.checkpoint.storage import as_sharded, save_checkpoint
+from and_dist.checkpoint.storage import save_checkpoint
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages, index_archive, save_manifest
@@ -106,9 +106,8 @@ def make_run(root: Path, rows: int, world: World) -> Config:
             "bad_images": {},
             "metrics_bytes": 0,
         }
-        tensors = state.tensors() | {"bank": as_sharded(state.bank, world)}
-        name = state.progress.checkpoint_name
-        save_checkpoint(config.folder / "checkpoints", name, tensors, plain, world)
+        name, folder = state.progress.checkpoint_name, config.folder / "checkpoints"
+        save_checkpoint(folder, name, state.tensors(), plain, world, state.bank)
     write_metrics(config, rows, found)
     return config
 

@@ -5,26 +5,17 @@ Q queries, S rows of one part, D feature.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from and_dist.checkpoint.tensor_files import TensorFiles
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 
 ROWS_PER_READ = 1 << 16
-
-
-class _Piece(NamedTuple):
-    """Names the rows [start, stop) of the bank that one rank has written."""
-
-    start: int
-    stop: int
-    file: Path
 
 
 class StoredBank:
@@ -32,7 +23,7 @@ class StoredBank:
 
     def __init__(self, checkpoint: Path) -> None:
         """Find the files; raise ValueError where there is no bank."""
-        self._pieces = sorted(_pieces_of(checkpoint))
+        self._pieces = TensorFiles(checkpoint).pieces("bank")
         if not self._pieces:
             raise ValueError(f"checkpoint {checkpoint} holds no bank, or is gone")
         self.num_rows = self._pieces[-1].stop
@@ -69,13 +60,3 @@ def search_bank(
         for start, rows_SD in bank.blocks()
     ]
     return best_of(found, count)
-
-
-def _pieces_of(checkpoint: Path) -> Iterator[_Piece]:
-    """Yield the pieces of a checkpoint's bank."""
-    for file in checkpoint.glob("*.safetensors"):
-        with safe_open(file, "pt") as content:
-            if "bank" in content.keys():  # noqa: SIM118 - an open file is no mapping; `in` fails
-                offsets = json.loads(content.metadata()["DCP_SHARDING_INFO"])
-                start = offsets["bank"]["saved_offsets"][0]
-                yield _Piece(start, start + content.get_slice("bank").get_shape()[0], file)

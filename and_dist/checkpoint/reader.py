@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 
-from and_dist.checkpoint.names import Tensors, list_checkpoints
+from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.storage import (
-    as_sharded,
     find_corruption,
     load_tensors,
-    local_rows,
     read_checkpoint,
     read_latest,
 )
@@ -162,7 +160,5 @@ def load_bank(opened: OpenedCheckpoint, world: World) -> MemoryBank:
         device=world.device,
     )
     bank = MemoryBank(features_SD, start, num_rows, config.bank.update_rate)
-    tensors: Tensors = {"bank": as_sharded(bank, world)}
-    load_tensors(opened.checkpoint, tensors, world)
-    bank.features_SD.copy_(local_rows(tensors["bank"]))
+    load_tensors(opened.checkpoint, {}, world, bank)
     return bank

@@ -1,4 +1,4 @@
-"""Write, verify and read checkpoints: tensors as safetensors through torch's DCP, the rest as JSON.
+"""Write, verify and read checkpoints: tensors as safetensors, the rest as JSON.
 
     RUN/checkpoints/r01-e0003/          after 3 epochs of round 1: shard-*.safetensors, state.json
     RUN/checkpoints/r01-e0003-s000120/  120 steps later
@@ -7,7 +7,7 @@
 Nothing in a checkpoint is ever executed. A folder is written under another name, flushed, then
 renamed; `latest` moves last, so at any moment it names a whole checkpoint. state.json holds size
 and sha256 of every file and of itself, and all are compared before anything is loaded. The bank is
-a DTensor cut along its rows, which loads on any number of ranks.
+cut along its rows, and loads on any number of ranks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,10 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from and_dist.checkpoint.names import (
     FILES,
@@ -40,6 +33,7 @@ from and_dist.checkpoint.names import (
     list_checkpoints,
     names_of_checkpoint,
 )
+from and_dist.checkpoint.tensor_files import TensorFiles
 from and_dist.distributed.collectives import gather_objects, on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
@@ -65,37 +59,24 @@ class CorruptCheckpoint(ValueError):
     """Says that a checkpoint's content is not what was written."""
 
 
-def as_sharded(bank: MemoryBank, world: World) -> DTensor:
-    """Return the whole bank as torch's distributed tensor, on the CPU.
-
-    It shares the memory of a shard that is on the CPU already.
-    """
-    mesh = DeviceMesh.from_group(world.group, "cpu")
-    dim = bank.features_SD.shape[1]
-    return DTensor.from_local(
-        bank.features_SD.cpu(),
-        mesh,
-        [Shard(0)],
-        run_check=False,
-        shape=torch.Size((bank.num_rows, dim)),
-        stride=(dim, 1),
-    )
-
-
-def local_rows(bank: Tensor) -> Tensor:
-    """Return this rank's rows of a bank that as_sharded made."""
-    assert isinstance(bank, DTensor)
-    return bank.to_local()
-
-
-def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, world: World) -> None:
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    tensors: Tensors,
+    state: State,
+    world: World,
+    bank: MemoryBank | None = None,
+) -> None:
     """Write one checkpoint with all ranks; whatever happens, the older ones stay whole."""
+    # Loading torch's DCP takes most of a second, and a run that starts has nothing to save yet.
+    from and_dist.checkpoint.dcp_writer import write_tensors
+
     building: NewFolder | None = None
 
     def begin() -> str:
         nonlocal building
         folder.mkdir(parents=True, exist_ok=True)
-        _check_space(folder, tensors)
+        _check_space(folder, tensors, bank)
         check_file(folder / "latest", or_empty(is_pointer))
         building = NewFolder(folder / name, names_of_checkpoint, FILES, remedy=NEVER_READ)
         return str(building.path)
@@ -108,7 +89,10 @@ def save_checkpoint(folder: Path, name: str, tensors: Tensors, state: State, wor
 
     path = Path(on_coordinator(world, f"making room for checkpoint {name}", begin))
     try:
-        _write_tensors(path, name, tensors, world)
+        try:
+            write_tensors(path, tensors, bank, world)
+        except AllRanksError as error:
+            raise AllRanksError(f"writing checkpoint {name} failed: {error}") from None
         # One rank lists the files for all: a network file system may show another rank others.
         what = f"listing the files of checkpoint {name}"
         names = on_coordinator(world, what, lambda: entries_of(path))
@@ -204,16 +188,16 @@ def find_corruption(checkpoint: Path, world: World) -> str:
     return next((damage for damage in gather_objects(world, mine) if damage), "")
 
 
-def load_tensors(checkpoint: Path, tensors: Tensors, world: World) -> None:
-    """Fill the given tensors in place from the checkpoint; a DTensor takes its own rows."""
-    reader = dcp.HuggingFaceStorageReader(str(checkpoint))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dcp.load(dict(tensors), storage_reader=reader, process_group=world.group)
-        except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
-            sentence = f"checkpoint {checkpoint} cannot be loaded: {_causes(error)}"
-            raise AllRanksError(sentence) from None
+def load_tensors(
+    checkpoint: Path, tensors: Tensors, world: World, bank: MemoryBank | None = None
+) -> None:
+    """Fill the given tensors, and this rank's rows of the bank, in place from the checkpoint."""
+    with raise_on_all_ranks(world, f"loading checkpoint {checkpoint}"):
+        files = TensorFiles(checkpoint)
+        for name, tensor in tensors.items():
+            files.fill(name, tensor)
+        if bank is not None:
+            files.fill("bank", bank.features_SD, bank.start, bank.num_rows)
 
 
 def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: World) -> None:
@@ -237,29 +221,15 @@ def _clear_abandoned(folder: Path) -> None:
             remove_folder(folder / found.group(0), lambda _: FILES)
 
 
-def _check_space(folder: Path, tensors: Tensors) -> None:
+def _check_space(folder: Path, tensors: Tensors, bank: MemoryBank | None) -> None:
     """Raise OSError where the disk has no room for the tensors."""
-    needed = sum(t.numel() * t.element_size() for t in tensors.values()) + SPARE_BYTES
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + SPARE_BYTES
+    if bank is not None:
+        rows_SD = bank.features_SD
+        needed += bank.num_rows * rows_SD.shape[1] * rows_SD.element_size()
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(f"it takes {needed / 1e6:,.1f} MB and {folder} has {free / 1e6:,.1f} MB left")
-
-
-def _write_tensors(unfinished: Path, name: str, tensors: Tensors, world: World) -> None:
-    """Write all tensors with all ranks, each the shards it holds."""
-    writer = dcp.HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
-        except dcp.api.CheckpointException as error:  # a BaseException, raised on all ranks
-            raise AllRanksError(f"writing checkpoint {name} failed: {_causes(error)}") from None
-
-
-def _causes(error: dcp.api.CheckpointException) -> str:
-    """Return what failed on each rank, in one line."""
-    found = {f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items()}
-    return "; ".join(sorted(found))
 
 
 def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
@@ -272,7 +242,7 @@ def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:
     """Compare this rank's share of the files with their sums; return a sentence, or ""."""
-    # DCP reads every safetensors file of the folder, whether state.json names it or not.
+    # Every safetensors file of the folder is read, whether state.json names it or not.
     if unknown := {file.name for file in checkpoint.glob("*.safetensors")} - files.keys():
         return f"checkpoint {checkpoint} is damaged: {min(unknown)} does not belong to it"
     for name in sorted(files)[world.rank :: world.size]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from and_dist.commands.options import ConfigFiles, Overrides
-from and_dist.config.load import load_config
-from and_dist.planning.hardware import GPUS, NAMED, Hardware, find_hardware
-from and_dist.planning.plan import plan_job
-from and_dist.planning.printout import as_plain, show
-from and_dist.planning.workload import Size
+
+if TYPE_CHECKING:
+    from and_dist.planning.hardware import Hardware
+
+DEVICES = "cpu, v100, a100, h100, h200, a100-40gb, v100-16gb"
 
 
 def plan(
@@ -31,7 +30,7 @@ def plan(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(NAMED)}, or a FILE.json of benchmarks.hardware."),
+        typer.Option(help=f"{DEVICES}, or a FILE.json of benchmarks.hardware."),
     ] = None,
     gpu_memory: Annotated[
         float | None, typer.Option(help="GB of a GPU, or of a node without any.")
@@ -39,6 +38,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
 ) -> None:
     """Predict a job before it is queued: memory, traffic, time, and what to change."""
+    from rich.console import Console
+
+    from and_dist.config.load import load_config
+    from and_dist.planning.plan import plan_job
+    from and_dist.planning.printout import as_plain, show
+    from and_dist.planning.workload import Size
+
     resolved = load_config(config or [], overrides or [])
     hardware = choose_hardware(gpu, gpus)
     if gpus and workers and workers > gpus:
@@ -60,6 +66,8 @@ def plan(
 
 def choose_hardware(name: str | None, gpus: int) -> Hardware:
     """Return the hardware to plan for; raise ValueError if it and the number of GPUs disagree."""
+    from and_dist.planning.hardware import GPUS, find_hardware
+
     if name is None and gpus:
         raise ValueError(
             f"--gpus {gpus}: say which with --gpu, one of: {', '.join(GPUS)}, or a FILE.json of "

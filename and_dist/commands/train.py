@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from and_dist.commands.options import ConfigFiles, Overrides
-from and_dist.config.load import load_config
-from and_dist.runs.console import Style
 
 
 def train(
@@ -25,6 +23,9 @@ def train(
     """Train one run, or go on with it: the same command continues what was interrupted."""
     if quiet and as_json:
         raise ValueError("say either --quiet or --json")
+    from and_dist.config.load import load_config
+    from and_dist.runs.console import Style
+
     style: Style = "quiet" if quiet else "json" if as_json else "auto"
     resolved = load_config(config or [], overrides or [])
     # torch takes seconds to load, and a bad config is refused at once.

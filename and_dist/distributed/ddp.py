@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,13 +36,14 @@ def replicate(
     names = inspect.signature(DistributedDataParallel).parameters
     new, old = "forward_sync_buffers", "broadcast_buffers"
     quiet: dict[str, Any] = {new if new in names else old: False}
-    network = DistributedDataParallel(
-        module,
-        device_ids=[world.device] if world.device.type == "cuda" else None,
-        process_group=world.group,
-        gradient_as_bucket_view=True,
-        **quiet,
-    )
+    with _without_compiler() as ddp:
+        network = ddp(
+            module,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            process_group=world.group,
+            gradient_as_bucket_view=True,
+            **quiet,
+        )
     _compress(network, compression, world)
     _settle_buckets(network, module, example)
     return network
@@ -75,6 +80,33 @@ def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
     """
     key = derive_key(seed, "step", epoch_number, step, rank)
     torch.manual_seed(int(key >> np.uint64(1)))
+
+
+class _EagerDDP(DistributedDataParallel):
+    """Is torch's DDP, around a network that is not compiled."""
+
+    _inside_ddp_forward = contextmanager(
+        inspect.unwrap(DistributedDataParallel._inside_ddp_forward)
+    )
+
+
+@contextmanager
+def _without_compiler() -> Iterator[type[DistributedDataParallel]]:
+    """Yield the class of DDP to build with, and keep it from loading torch.compile for nothing.
+
+    DDP asks torch.compile whether it is to work as a compiled network needs it. Loading that takes
+    every rank nearly a second; where nobody has loaded it, no network is compiled, and the answer
+    is known.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield DistributedDataParallel
+        return
+    as_by_default = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
+    vars(torch)["_dynamo"] = SimpleNamespace(utils=as_by_default)
+    try:
+        yield _EagerDDP
+    finally:
+        del vars(torch)["_dynamo"]
 
 
 def _compress(network: DistributedDataParallel, compression: Compression, world: World) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
-import faiss
-import faiss.contrib.torch_utils  # faiss takes and gives tensors, on a GPU without a copy
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -55,7 +54,7 @@ def check_search(search: str, dim: int, shortest_shard: int) -> None:
     if search in EXACT:
         return
     index = _create(dim, search)
-    inverted_file = faiss.try_extract_index_ivf(index)
+    inverted_file = _load_faiss().try_extract_index_ivf(index)
     cells = 1 if inverted_file is None else inverted_file.nlist
     if cells < 1 or re.search(
         r"(HNSW|NSG)0*[01](?!\d)", search
@@ -77,7 +76,7 @@ class ExactSearch:
 
     def __init__(self, features_SD: Tensor, memory_bytes: int) -> None:
         """Keep the rows; copy nothing if they are float32 rows of unit norm."""
-        _set_up_faiss()
+        _limit_threads()
         self._features_SD = features_SD
         self._chunk = max(1, memory_bytes // (8 * 4 * features_SD.shape[1]))
         self._is_ready = _is_unit_float32(features_SD)
@@ -103,6 +102,7 @@ class ExactSearch:
 
     def _nearest(self, queries_QD: Tensor, rows_XD: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Return similarities and places of the nearest rows, by faiss where the rows lie."""
+        faiss = _load_faiss()
         metric = faiss.METRIC_INNER_PRODUCT
         if self._resources is not None and count <= MOST_ON_GPU:
             found = faiss.knn_gpu(self._resources, queries_QD, rows_XD, count, metric=metric)
@@ -117,7 +117,8 @@ class ApproximateSearch:
 
     def __init__(self, features_SD: Tensor, search: str, wanted: Recall, memory_bytes: int) -> None:
         """Train the index on some of the rows, fill it with all, and set its breadth."""
-        _set_up_faiss()
+        _limit_threads()
+        faiss = _load_faiss()
         index = _create(features_SD.shape[1], search)
         inverted_file = faiss.try_extract_index_ivf(index)
         self._resources = _gpu_resources(features_SD.device, memory_bytes)
@@ -164,6 +165,7 @@ class ApproximateSearch:
 
     def _set_breadth(self, breadth: int) -> bool:
         """Set how much a query looks at; return False for an index that has nothing to set."""
+        faiss = _load_faiss()
         space = faiss.ParameterSpace() if self._resources is None else faiss.GpuParameterSpace()
         try:
             space.set_index_parameter(self._index, self._breadth, breadth)
@@ -213,6 +215,7 @@ def _fill(index: Any, search: str, num_rows: int) -> None:
 
 def _create(dim: int, search: str) -> Any:
     """Return an empty index by inner product; raise ValueError for what is no factory string."""
+    faiss = _load_faiss()
     try:
         return faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError:
@@ -222,19 +225,28 @@ def _create(dim: int, search: str) -> Any:
         ) from None
 
 
-def _set_up_faiss() -> None:
-    """Give faiss's own OpenMP as many threads as torch has, and matrix products."""
-    faiss.omp_set_num_threads(torch.get_num_threads())
+@cache
+def _load_faiss() -> Any:
+    """Return faiss, set to multiply matrices; loading it would delay the start of every rank."""
+    import faiss
+    import faiss.contrib.torch_utils  # faiss takes and gives tensors, on a GPU without a copy
+
     # faiss 1.15 multiplies matrices only where queries times dimensions exceed 128,000; below, it
     # loops over pairs, which takes five times as long.
     faiss.cvar.distance_compute_blas_threshold = 1
     faiss.cvar.distance_compute_blas_database_bs = ROWS_AT_ONCE
+    return faiss
+
+
+def _limit_threads() -> None:
+    """Give faiss's own OpenMP as many threads as torch has."""
+    _load_faiss().omp_set_num_threads(torch.get_num_threads())
 
 
 def _gpu_resources(device: torch.device, memory_bytes: int) -> Any:
     """Return scratch memory on a GPU, a quarter of the budget, None on a CPU."""
     if device.type != "cuda":
         return None
-    resources = faiss.StandardGpuResources()
+    resources = _load_faiss().StandardGpuResources()
     resources.setTempMemory(memory_bytes // 4)
     return resources

@@ -13,9 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision import models
 
 from and_dist.config.schema import EncoderConfig
+from and_dist.models.torchvision_networks import ResNet, draw_convolution
+from and_dist.models.torchvision_networks import alexnet as trunk_of_alexnet
 
 
 class Encoder(nn.Module):
@@ -72,14 +73,12 @@ def resnet(depth: int, for_cifar: bool) -> Callable[[int], Encoder]:
     """
 
     def build(feature_dim: int) -> Encoder:
-        trunk = getattr(models, f"resnet{depth}")()
+        trunk = ResNet(depth)
         if for_cifar:
             trunk.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+            draw_convolution(trunk.conv1)
             trunk.maxpool = nn.Identity()
-        width = trunk.fc.in_features
-        trunk.fc = nn.Identity()
-        return Encoder(trunk, width, feature_dim)
+        return Encoder(trunk, trunk.width, feature_dim)
 
     return build
 
@@ -120,9 +119,7 @@ def cifar_alexnet(feature_dim: int) -> Encoder:
 
 def torchvision_alexnet(feature_dim: int) -> Encoder:
     """Build torchvision's AlexNet, which is narrower and has dropout and no batch norm."""
-    trunk = models.alexnet()
-    trunk.classifier[-1] = nn.Identity()
-    return Encoder(trunk, 4096, feature_dim)
+    return Encoder(trunk_of_alexnet(), 4096, feature_dim)
 
 
 def _convolution(
@@ -171,8 +168,8 @@ def stages(encoder: Encoder) -> dict[str, nn.Module]:
     which the head sees.
     """
     trunk = encoder.trunk
-    if isinstance(trunk, models.ResNet):
-        found = [trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    if isinstance(trunk, ResNet):
+        found = [trunk.relu, *trunk.stages()]
     else:
         modules = list(trunk.modules())
         linear = [at for at, m in enumerate(modules) if isinstance(m, nn.Linear)] or [len(modules)]

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from and_dist.config.schema import OptimConfig
+
+
+class EagerSGD(torch.optim.SGD):
+    """Is torch's SGD, whose methods are taken out of what keeps torch.compile away from them.
+
+    That would load torch.compile, for which every rank would wait nearly a second. Only an encoder
+    is ever compiled here, so there is nothing to keep away.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.SGD:
@@ -17,7 +30,7 @@ def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     has the same tensors whenever it is taken.
     """
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = torch.optim.SGD(
+    optimiser = EagerSGD(
         parameters,
         lr=config.lr,
         momentum=config.momentum,

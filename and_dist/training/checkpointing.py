@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from and_dist.checkpoint.names import State, Tensors, parse_name, refuse_occupied
-from and_dist.checkpoint.storage import as_sharded, find_latest_valid, prune, save_checkpoint
+from and_dist.checkpoint.storage import find_latest_valid, prune, save_checkpoint
 from and_dist.config.schema import Config
 from and_dist.distributed.collectives import on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
@@ -226,11 +226,11 @@ class AsyncWriter:
         assert self._thread is None
         self._name, self._started = name, time.monotonic()
         self._copy(tensors | {"bank": bank.features_SD})
+        copied = {name: self._copies[name] for name in tensors}
         shard = MemoryBank(self._copies["bank"], bank.start, bank.num_rows, bank.update_rate)
-        staged = self._copies | {"bank": as_sharded(shard, self._world)}
         self._waited = time.monotonic() - self._started
         self._thread = threading.Thread(
-            target=self._write, args=(name, staged, state, before), name="saver", daemon=True
+            target=self._write, args=(name, copied, shard, state, before), name="saver", daemon=True
         )
         self._thread.start()
 
@@ -278,13 +278,18 @@ class AsyncWriter:
             torch.cuda.synchronize()
 
     def _write(
-        self, name: str, tensors: Tensors, state: dict[str, Any], before: Callable[[], None]
+        self,
+        name: str,
+        tensors: Tensors,
+        bank: MemoryBank,
+        state: dict[str, Any],
+        before: Callable[[], None],
     ) -> None:
         """Write a checkpoint and remove old ones; runs in the thread."""
         try:
             with raise_on_all_ranks(self._world, f"flushing the metrics before checkpoint {name}"):
                 before()
-            save_checkpoint(self._folder, name, tensors, state, self._world)
+            save_checkpoint(self._folder, name, tensors, state, self._world, bank)
             prune(self._folder, self._keep, self._keeps_always, self._world)
         except BaseException as error:  # raised by the next finish()
             self._failure = error

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from and_dist.checkpoint.names import Tensors, checkpoint_name
-from and_dist.checkpoint.storage import as_sharded, load_tensors, local_rows
+from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config, OptimConfig
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
@@ -109,9 +109,7 @@ class RunState:
         """Read what tensors() and plain() have given."""
         anchors_A = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
         self.objective.neighbourhoods = replace(self.neighbourhoods, anchors_A=anchors_A)
-        tensors = self.tensors() | {"bank": as_sharded(self.bank, world)}
-        load_tensors(checkpoint, tensors, world)
-        self.bank.features_SD.copy_(local_rows(tensors["bank"]))
+        load_tensors(checkpoint, self.tensors(), world, self.bank)
         self.losses.restore(plain["losses"])
         self.progress = Progress(**plain["progress"])
         self.skipped = [list(step) for step in plain["skipped"]]

@@ -173,7 +173,16 @@ class Cluster:
         return dict(zip(words[::2], words[1::2], strict=True))
 
     def wait_until_idle(self) -> None:
-        wait_until(lambda: set(self.states().values()) == {"idle"}, "all nodes idle")
+        """Wait for that, or end with what SLURM says of its nodes."""
+        try:
+            wait_until(lambda: set(self.states().values()) == {"idle"}, "all nodes idle")
+        except TimeoutError as error:
+            error.add_note(output("sinfo", "-N", "-p", "main", "-o", "%N %T %E"))
+            error.add_note(output("squeue", "-o", "%i %T %N %r"))
+            for log in sorted((self.folder / "log").glob("slurm*.log")):
+                tail = log.read_text(errors="replace").splitlines()[-20:]
+                error.add_note("\n".join([f"The end of {log.name}:", *tail]))
+            raise
 
     def bring_up(self) -> None:
         for part in ("etc", "log", "state", "spool", "dev"):

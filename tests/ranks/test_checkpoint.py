@@ -15,7 +15,6 @@ from torch import Tensor
 
 from and_dist.checkpoint.reader import OpenedCheckpoint, refuse_corrupt
 from and_dist.checkpoint.storage import (
-    as_sharded,
     find_latest_valid,
     load_tensors,
     prune,
@@ -36,24 +35,22 @@ BANK_ND = torch.arange(41 * 3, dtype=torch.float32).view(41, 3)
 def save_here(world: World, folder: Path, name: str, bank_ND: Tensor, epoch: int = 1) -> None:
     bank = shard_of(bank_ND, world)
     tensors = {
-        "bank": as_sharded(bank, world),
         "weight": torch.full((2, 2), 7.0),
         "counter": torch.tensor(3),
         "nothing": torch.empty(0, dtype=torch.int64),
     }
-    save_checkpoint(folder, name, tensors, {"epoch": epoch}, world)
+    save_checkpoint(folder, name, tensors, {"epoch": epoch}, world, bank)
 
 
 def load_here(world: World, checkpoint: Path, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     start, stop = shard_range(num_rows, world.rank, world.size)
     bank = MemoryBank(torch.zeros(stop - start, 3), start, num_rows, 0.5)
     tensors = {
-        "bank": as_sharded(bank, world),
         "weight": torch.zeros(2, 2),
         "counter": torch.tensor(0),
         "nothing": torch.empty(0, dtype=torch.int64),
     }
-    load_tensors(checkpoint, tensors, world)
+    load_tensors(checkpoint, tensors, world, bank)
     return bank.features_SD, tensors["weight"], tensors["counter"]
 
 
@@ -250,7 +247,7 @@ def test_where_nothing_was_saved_nothing_is_found(ranks: RankPool, tmp_path: Pat
 def save_in_too_small_a_place(world: World, folder: Path) -> str:
     bank = shard_of(torch.zeros(2_000_000, 3), world)
     with pytest.raises(AllRanksError) as failed:
-        save_checkpoint(folder, "large", {"bank": as_sharded(bank, world)}, {}, world)
+        save_checkpoint(folder, "large", {}, {}, world, bank)
     return str(failed.value)
 
 

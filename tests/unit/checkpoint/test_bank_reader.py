@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from and_dist.checkpoint.bank_reader import StoredBank, search_bank
-from and_dist.checkpoint.storage import as_sharded, save_checkpoint
+from and_dist.checkpoint.storage import save_checkpoint
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, shard_range
 from benchmarks.common.rank_pool import RankPool
@@ -21,7 +21,7 @@ def save_bank(world: World, folder: Path) -> None:
     start, stop = shard_range(N, world.rank, world.size)
     rows_ND = build_scene(N, 1).bank_ND.float()
     bank = MemoryBank(rows_ND[start:stop].clone(), start, N, 0.5)
-    save_checkpoint(folder, "r00-e0001", {"bank": as_sharded(bank, world)}, {}, world)
+    save_checkpoint(folder, "r00-e0001", {}, {}, world, bank)
 
 
 def test_rows_written_by_three_ranks_are_read_in_parts(ranks: RankPool, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torchvision import models
 
 from and_dist.config.schema import EncoderConfig
 from and_dist.models.encoders import ENCODERS, build_encoder
@@ -20,6 +23,43 @@ def test_features_have_unit_norm(name: str) -> None:
 def test_resnet18_for_cifar_has_the_published_size() -> None:
     encoder = build_encoder(EncoderConfig(name="cifar_resnet18"), seed=0)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 11_234_496
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet18", models.resnet18),
+        ("resnet50", models.resnet50),
+        ("resnet101", models.resnet101),
+        ("torchvision_alexnet", models.alexnet),
+    ],
+)
+def test_trunks_are_torchvisions_to_the_bit(
+    name: str, theirs: Callable[[], torch.nn.Module]
+) -> None:
+    """Their first weights, what is drawn after them, and their outputs while training."""
+    trunk = build_encoder(EncoderConfig(name=name), seed=3).trunk
+    torch.manual_seed(3)
+    expected = theirs()
+    last = "classifier.6" if name == "torchvision_alexnet" else "fc"
+    expected.set_submodule(last, torch.nn.Identity())
+    weights, expected_weights = trunk.state_dict(), expected.state_dict()
+    assert list(weights) == list(expected_weights)
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
+    images_BCHW = torch.randn(2, 3, 64, 64)
+    outputs = []
+    for network in (trunk, expected):
+        torch.manual_seed(4)
+        outputs.append(network(images_BCHW))
+    assert torch.equal(*outputs)
+
+
+def test_the_head_is_drawn_as_it_always_was() -> None:
+    """After the last layer that torchvision draws."""
+    head = build_encoder(EncoderConfig(name="resnet18"), seed=3).head
+    torch.manual_seed(3)
+    models.resnet18()
+    assert torch.equal(head.weight, torch.nn.Linear(512, 128).weight)
 
 
 def test_alexnet_has_the_cells_the_linear_probes_expect() -> None:
