@@ -3,7 +3,10 @@ BIN := .venv/bin
 # What is imported is compiled once, and not, as this would have it, at every start of every rank.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-control test test-ci test-files test-slurm faults nightly test-gpu bench check ci clean
+# Tests of a file stay together, on one of as many workers as there are cores.
+SIDE_BY_SIDE := -n logical --maxprocesses=8 --dist loadgroup
+
+.PHONY: setup demo demo-control test test-all test-slurm faults nightly coverage test-gpu bench check ci clean
 
 setup: .venv/ready
 
@@ -22,18 +25,13 @@ demo-control: setup
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node=2 -m and_dist train --config configs/demo.yaml \
 		name=demo-control method=instance
 
-# Everything that needs no GPU and no SLURM. Screenshots of reports go to artefacts/.
+# What everyone runs after a change; CONTRIBUTING says what it leaves out, and how long each takes.
 test: setup
-	$(BIN)/python -m pytest --durations=12 -m "not ci and not nightly" --ignore=tests/gpu \
-		--ignore=tests/slurm --ignore=tests/foreign_files
+	$(BIN)/python -m pytest --quick -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm --ignore=tests/gpu
 
-# What is marked `ci`: runs of earlier revisions, Triton kernels under the interpreter.
-test-ci: setup
-	$(BIN)/python -m pytest --durations=4 -m "ci and not nightly"
-
-# Commands beside files of a user's, which have to be there afterwards; `make nightly` tries them all.
-test-files: setup
-	$(BIN)/python -m pytest tests/foreign_files
+# Everything that needs no SLURM. Screenshots of reports go to artefacts/.
+test-all: setup
+	$(BIN)/python -m pytest -m "not nightly" $(SIDE_BY_SIDE) --durations=20 --ignore=tests/slurm
 
 # Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
 test-slurm: setup
@@ -45,10 +43,20 @@ test-slurm: setup
 faults: setup
 	$(BIN)/python -m tests.faults --trials 6 --seed 0
 
-# What takes too long for every change.
+# What takes too long for every change, or fails where others use the cores.
 nightly: setup
-	$(BIN)/python -m pytest --durations=12 -m nightly
+	$(BIN)/python -m pytest -m nightly --durations=20 --ignore=tests/slurm
 	$(BIN)/python -m tests.foreign_files
+	$(BIN)/python -m tests.faults --trials 50 --seed 1
+	$(BIN)/python -m tests.mutants
+
+# Which lines the tests reach, ranks and other processes included; artefacts/coverage/ shows them.
+coverage: setup
+	rm -f .coverage .coverage.*
+	-$(BIN)/python -m coverage run -m pytest -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet
+	$(BIN)/python -m coverage report --sort=cover --skip-covered
 
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
@@ -67,7 +75,7 @@ check: setup
 	@! grep -rn --include='*.py' 'fmt: skip' and_dist launcher benchmarks tests slurm
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
-ci: check test-slurm test test-ci test-files faults
+ci: check test-all test-slurm faults
 
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv runs .coverage .mypy_cache .ruff_cache .import_linter_cache

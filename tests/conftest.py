@@ -10,6 +10,25 @@ from hypothesis import settings
 
 from and_dist.cli import main
 from benchmarks.common.rank_pool import RankPool
+from tests.suites import (  # pytest finds its hooks here
+    Guard,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+    skip_without,
+)
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -19,7 +38,8 @@ settings.load_profile("house")
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankPool]:
-    pool = RankPool()
+    with Guard.lowered():
+        pool = RankPool()
     yield pool
     pool.close()
 
@@ -30,7 +50,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder]).returncode:
-        pytest.skip("only root mounts a small file system")
+        skip_without("root")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

@@ -54,7 +54,7 @@ def check_search(search: str, dim: int, shortest_shard: int) -> None:
     if search in EXACT:
         return
     index = _create(dim, search)
-    inverted_file = _load_faiss().try_extract_index_ivf(index)
+    inverted_file = load_faiss().try_extract_index_ivf(index)
     cells = 1 if inverted_file is None else inverted_file.nlist
     if cells < 1 or re.search(
         r"(HNSW|NSG)0*[01](?!\d)", search
@@ -102,7 +102,7 @@ class ExactSearch:
 
     def _nearest(self, queries_QD: Tensor, rows_XD: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Return similarities and places of the nearest rows, by faiss where the rows lie."""
-        faiss = _load_faiss()
+        faiss = load_faiss()
         metric = faiss.METRIC_INNER_PRODUCT
         if self._resources is not None and count <= MOST_ON_GPU:
             found = faiss.knn_gpu(self._resources, queries_QD, rows_XD, count, metric=metric)
@@ -118,7 +118,7 @@ class ApproximateSearch:
     def __init__(self, features_SD: Tensor, search: str, wanted: Recall, memory_bytes: int) -> None:
         """Train the index on some of the rows, fill it with all, and set its breadth."""
         _limit_threads()
-        faiss = _load_faiss()
+        faiss = load_faiss()
         index = _create(features_SD.shape[1], search)
         inverted_file = faiss.try_extract_index_ivf(index)
         self._resources = _gpu_resources(features_SD.device, memory_bytes)
@@ -165,7 +165,7 @@ class ApproximateSearch:
 
     def _set_breadth(self, breadth: int) -> bool:
         """Set how much a query looks at; return False for an index that has nothing to set."""
-        faiss = _load_faiss()
+        faiss = load_faiss()
         space = faiss.ParameterSpace() if self._resources is None else faiss.GpuParameterSpace()
         try:
             space.set_index_parameter(self._index, self._breadth, breadth)
@@ -215,7 +215,7 @@ def _fill(index: Any, search: str, num_rows: int) -> None:
 
 def _create(dim: int, search: str) -> Any:
     """Return an empty index by inner product; raise ValueError for what is no factory string."""
-    faiss = _load_faiss()
+    faiss = load_faiss()
     try:
         return faiss.index_factory(dim, search, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError:
@@ -226,7 +226,7 @@ def _create(dim: int, search: str) -> Any:
 
 
 @cache
-def _load_faiss() -> Any:
+def load_faiss() -> Any:
     """Return faiss, set to multiply matrices; loading it would delay the start of every rank."""
     import faiss
     import faiss.contrib.torch_utils  # faiss takes and gives tensors, on a GPU without a copy
@@ -240,13 +240,13 @@ def _load_faiss() -> Any:
 
 def _limit_threads() -> None:
     """Give faiss's own OpenMP as many threads as torch has."""
-    _load_faiss().omp_set_num_threads(torch.get_num_threads())
+    load_faiss().omp_set_num_threads(torch.get_num_threads())
 
 
 def _gpu_resources(device: torch.device, memory_bytes: int) -> Any:
     """Return scratch memory on a GPU, a quarter of the budget, None on a CPU."""
     if device.type != "cuda":
         return None
-    resources = _load_faiss().StandardGpuResources()
+    resources = load_faiss().StandardGpuResources()
     resources.setTempMemory(memory_bytes // 4)
     return resources

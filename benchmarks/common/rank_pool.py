@@ -22,6 +22,7 @@ from and_dist.distributed.world import World
 
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 300
+SECONDS_TO_END = 5
 PRELOAD = ["and_dist.method.discovery", "and_dist.training.trainer"]
 """Modules that the fork server loads once, so that no rank has to."""
 
@@ -72,8 +73,11 @@ class RankPool:
         return [pickle.loads(answer[1]) for answer in answers]
 
     def close(self) -> None:
-        """Kill the processes."""
+        """Let the processes end, and kill those that do not."""
+        for pipe in self._pipes:
+            pipe.close()
         for process in self._processes:
+            process.join(SECONDS_TO_END)
             process.kill()
 
 

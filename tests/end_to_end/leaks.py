@@ -1,6 +1,7 @@
-"""python leaks.py ROOT: memory, files and threads of one process over 2,000 steps and 20 restarts.
+"""python leaks.py ROOT EPOCHS RESTARTS: memory, files and threads of one process, as JSON.
 
-Prints JSON: what there was after every epoch of one long run, then after every restart of another.
+What there was after every epoch of one run, of twenty steps each and two rounds of so many, then
+after every restart of another.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
 from and_dist.training.trainer import Trainer
 
-RESTARTS = 20
 Usage = dict[str, float]
 
 
@@ -75,7 +75,7 @@ def starts_of(config: Config) -> list[dict[str, Any]]:
     return list(json.loads((config.folder / "environment.json").read_text()))
 
 
-def main(root: str) -> None:
+def main(root: str, epochs: int, restarts: int) -> None:
     common = [
         f"run.root={root}",
         "data.limit=320",
@@ -87,17 +87,17 @@ def main(root: str) -> None:
     ]
     debug = ["configs/debug.yaml"]
     with open_world("cpu", threads=1) as world:
-        long = load_config(debug, [*common, "name=long", "curriculum.epochs=50"])
+        long = load_config(debug, [*common, "name=long", f"curriculum.epochs={epochs}"])
         over_steps = train(world, long)
         over_restarts = []
         many = load_config(debug, [*common, "name=restarted", "curriculum.epochs=50"])
-        for _ in range(RESTARTS):
+        for _ in range(restarts):
             train(world, many, steps=25)
             over_restarts.append(usage())
-        assert len(starts_of(many)) == RESTARTS
-        assert [start.get("steps_again") for start in starts_of(many)] == [None] + [0] * 19
+        again = [start.get("steps_again") for start in starts_of(many)]
+        assert again == [None] + [0] * (restarts - 1)
     print(json.dumps({"over_steps": over_steps, "over_restarts": over_restarts}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

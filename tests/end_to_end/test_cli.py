@@ -116,6 +116,7 @@ def test_a_world_that_cannot_be_is_refused(
     assert not root.exists()
 
 
+@pytest.mark.whole_run
 def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
     tmp_path: Path,
 ) -> None:
@@ -124,11 +125,10 @@ def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
     status, said = processes.finish(second)
     assert status == 2
     assert said.startswith("and-dist: rank 1: data.train=/nowhere")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "and_dist", *options], capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.stderr.count("data.train=/nowhere") == 1
+    process = torchrun(*options)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert said.count("data.train=/nowhere") == 1
 
 
 def test_what_fails_in_training_says_where_and_is_no_refusal(
@@ -144,12 +144,10 @@ def test_what_fails_in_training_says_where_and_is_no_refusal(
     assert capsys.readouterr().err == ""
 
 
-def start(*arguments: str, ranks: int = 1) -> Started | subprocess.Popen[str]:
-    if ranks == 1:
-        return processes.start(*arguments)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+def torchrun(*arguments: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [*torchrun, "--standalone", "-m", "and_dist", *arguments],
+        [*program, "--standalone", "-m", "and_dist", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -158,19 +156,22 @@ def start(*arguments: str, ranks: int = 1) -> Started | subprocess.Popen[str]:
     )
 
 
-def finish(*arguments: str, ranks: int = 1) -> str:
-    process = start(*arguments, ranks=ranks)
+def finish(*arguments: str) -> str:
+    return said_by(processes.start(*arguments))
+
+
+def said_by(process: Started | subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output
 
 
-@pytest.mark.parametrize("ranks_", [1, 2])
-def test_a_killed_run_continues_by_the_same_command(tmp_path: Path, ranks_: int) -> None:
-    """SIGKILL to every process after the second checkpoint; the rest is equal to the bit."""
+@pytest.mark.whole_run
+def test_a_killed_run_continues_by_the_same_command(tmp_path: Path) -> None:
+    """All ranks get SIGKILL after the second checkpoint; the rest is equal to the bit."""
     options = [f"run.root={tmp_path}", "curriculum.rounds=1", "data.limit=96", "data.limit_test=8"]
-    finish(*DEBUG, *options, "name=whole", ranks=ranks_)
-    process = start(*DEBUG, *options, "name=killed", ranks=ranks_)
+    said_by(torchrun(*DEBUG, *options, "name=whole"))
+    process = torchrun(*DEBUG, *options, "name=killed")
     latest = tmp_path / "killed" / "checkpoints" / "latest"
     deadline = time.monotonic() + PATIENCE
     while not latest.exists() or latest.read_text().strip() < "r00-e0002":
@@ -179,11 +180,12 @@ def test_a_killed_run_continues_by_the_same_command(tmp_path: Path, ranks_: int)
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    output = finish(*DEBUG, *options, "name=killed", ranks=ranks_)
+    output = said_by(torchrun(*DEBUG, *options, "name=killed"))
     assert "continuing from" in output
     assert_equal_to_the_bit(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.whole_run
 def test_a_run_leaves_its_table_its_summary_and_its_origin(tmp_path: Path) -> None:
     output = finish(*DEBUG, *QUICK, f"run.root={tmp_path}")
     folder = tmp_path / "debug"
@@ -200,6 +202,7 @@ def test_a_run_leaves_its_table_its_summary_and_its_origin(tmp_path: Path) -> No
     assert "update_rate" in (folder / "config.yaml").read_text()
 
 
+@pytest.mark.whole_run
 def test_a_folder_of_images_trains_and_says_when_it_has_no_labels(
     tmp_path: Path, images: Path
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_folder_of_images_trains_and_says_when_it_has_no_labels(
     }
 
 
+@pytest.mark.whole_run
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, cli: Cli) -> None:
     finish(*DEBUG, *QUICK, f"run.root={tmp_path}")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

@@ -108,6 +108,7 @@ def test_the_summary_says_what_training_said_of_the_same_round(
         assert (summary["checkpoint"], summary["ranks"], summary["rows"]) == (before, 1, 200)
 
 
+@pytest.mark.whole_run
 def test_two_workers_find_the_same(run: Path, tmp_path: Path) -> None:
     """Entropies but for the rounding of float32, so anchors of near entropies may change places."""
     options = ["--checkpoint", "r00-e0003", "--out", str(tmp_path / "out")]

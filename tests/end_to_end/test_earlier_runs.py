@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.conftest import Cli
+from tests.end_to_end.launching import launch
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks
-from tests.end_to_end.test_launch_command import launch
 from tests.ranks.runs import losses_of
 
-pytestmark = pytest.mark.ci
+pytestmark = pytest.mark.whole_run
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOLDEN = json.loads((FIXTURES / "golden.json").read_text())
 """Figures of the runs as they would have been without a pause, at the revision that began them."""

@@ -74,6 +74,7 @@ def test_other_settings_of_the_vote_may_be_given(run: Path, cli: Cli) -> None:
     assert (found["round"], found["test"], found["limit_test"]) == (1, "shapes/test", 96)
 
 
+@pytest.mark.whole_run
 def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
     alone, together = (copy_of(run, tmp_path / name) for name in ("one", "two"))
     given = ("--knn", "--linear", "--layers", "conv2,fc", *SHORT)
@@ -163,6 +164,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: Path, cli: Cli, tmp_path: P
     assert "r02-e0003 is of another run: seed: 0 -> 7" in said
 
 
+@pytest.mark.whole_run
 def test_a_stall_leaves_its_stacks_and_nothing_that_is_in_the_way(
     run: Path, cli: Cli, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_stall_leaves_its_stacks_and_nothing_that_is_in_the_way(
     assert figures_of(copied, "linear")["of"].keys() == {"conv1", "conv2", "conv3", "fc"}
 
 
+@pytest.mark.whole_run
 def test_asked_to_stop_within_knn_it_does(run: Path, tmp_path: Path) -> None:
     """It hears the request between two batches, and the same command starts again."""
     copied = copy_of(run, tmp_path / "debug")

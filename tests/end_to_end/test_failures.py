@@ -16,6 +16,8 @@ from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
 from tests.ranks.runs import debug_config
 
+pytestmark = pytest.mark.whole_run
+
 STARVED = Path(__file__).with_name("starved.py")
 SECONDS_TO_END = 10
 

@@ -33,6 +33,8 @@ from tests.end_to_end.processes import (
 from tests.pictures import save_pictures
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of
 
+pytestmark = pytest.mark.whole_run
+
 SHORT = ("curriculum.rounds=1", "data.limit=300", "data.limit_test=64")
 
 

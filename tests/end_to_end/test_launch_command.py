@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,11 @@ from launcher.jobs.job_folder import (
     write_request,
 )
 from launcher.jobs.request import Request
-from launcher.status import look_at, read_training
 from slurm.testcluster.cluster import PATIENCE
-from tests.end_to_end.processes import pids_of
+from tests.end_to_end.launching import launch, ranks_of, start, wait_for_step
 from tests.ranks.runs import difference
+
+pytestmark = pytest.mark.whole_run
 
 CONFIG = (
     "--config",
@@ -38,34 +38,6 @@ CONFIG = (
 )
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "launcher", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def launch(*arguments: object) -> tuple[int, str]:
-    process = start(*arguments)
-    said, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while read_training(run).get("step", {}).get("step", 0) < step:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ranks_of(run: Path) -> list[int]:
-    """Processes that train this run."""
-    return pids_of(rf"-m and_dist train --config {run}/jobs")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two nodes of one rank, undisturbed."""
@@ -75,42 +47,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "round 1 done" in said
     assert "finished, trained to its end" in said
     return root / "whole"
-
-
-def test_two_nodes_here_equal_torchrun_alone(whole: Path, tmp_path: Path) -> None:
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "-m",
-            "and_dist",
-            "train",
-            *CONFIG,
-            f"run.root={tmp_path}",
-            "name=alone",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    assert difference(whole, tmp_path / "alone") == ""
-
-
-def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    process = start("local", *CONFIG, f"run.root={tmp_path}", "name=killed", "--nodes", 2)
-    wait_for_step(run, 20)
-    following = start("logs", "-f", run)
-    os.kill(ranks_of(run)[0], signal.SIGKILL)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
-    assert "was killed by SIGKILL; starting again" in said
-    followed, _ = following.communicate(timeout=PATIENCE)
-    assert following.returncode == 0, followed
-    assert "finished, trained to its end" in followed
-    assert difference(run, whole) == ""
-    assert look_at(run).num_starts == 2
 
 
 def test_control_c_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:

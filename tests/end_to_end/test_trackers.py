@@ -17,6 +17,8 @@ from and_dist.runs.metrics_file import stream
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, train, train_interrupted
 
+pytestmark = pytest.mark.whole_run
+
 BY_ROUND = ("round/", "discovery/")
 BLOCK, FULL, LAST = 1 << 15, 1, 4
 Points = dict[str, list[tuple[int, float]]]

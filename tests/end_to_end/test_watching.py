@@ -12,10 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from and_dist.runs.metrics_file import stream
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, finish, start, start_ranks, train
+
+pytestmark = pytest.mark.whole_run
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONGER = ("curriculum.epochs=8", "optim.milestones=[6]", "evaluation.every=2")

@@ -27,8 +27,9 @@ from and_dist.training.session import run_training
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
 from tests.ranks.runs import debug_config, losses_of
+from tests.suites import LACKS
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=LACKS["a GPU"])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_fused_equals_dense(
     assert (ours.mean - mean_GD).abs().max() < tolerance
 
 
-@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="of a machine of one GPU")
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason=LACKS["one GPU"])
 def test_a_task_of_srun_that_is_shown_one_gpu_takes_it() -> None:
     second = LaunchEnv(is_alone=False, rank=1, size=2, local_rank=1, local_size=2)
     assert choose_device("auto", replace(second, meeting="n1:17")) == torch.device("cuda", 0)

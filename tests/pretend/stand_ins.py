@@ -12,7 +12,7 @@ from torch import Tensor
 
 from and_dist.method import faiss_search
 
-faiss = faiss_search.faiss
+faiss = faiss_search.load_faiss()
 MOST_SELECTED = 2048
 """Candidates that faiss selects on a GPU, and cells that it probes, in builds without cuVS."""
 EXACT_SEARCH, INDEX_SEARCH = "faiss.knn_gpu", "faiss.GpuIndex.search"

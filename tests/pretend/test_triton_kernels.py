@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.device.exact import exact_partition, partition_errors, unit_rows
 from tests import reference
 
-pytestmark = pytest.mark.ci
+pytestmark = pytest.mark.thorough
 TEMPERATURE = 0.1
 DIM = 128
 TILES = (16, 32, 4, 1)

@@ -8,8 +8,7 @@ from benchmarks.common.rank_pool import RankPool
 from benchmarks.plan import HELD, TIMED, WORLDS, Looks, compare_memory
 
 LOOKS = 5
-CALM = 0.1
-"""Share of the cores that others may take where seconds are to be promised."""
+pytestmark = [pytest.mark.nightly, pytest.mark.whole_run]
 
 
 def test_memory_is_predicted_within_a_tenth() -> None:
@@ -30,6 +29,5 @@ def test_a_step_is_predicted_within_a_quarter(ranks: RankPool) -> None:
         if not wrong:
             assert len(compared) == len(TIMED) * len(WORLDS)
             return
-    if min(disturbances) > CALM:
-        pytest.skip(f"others took {min(disturbances):.0%} of the cores while steps were timed")
-    raise AssertionError(f"not as predicted: {wrong}")
+    busy = f"others took at least {min(disturbances):.0%} of the cores while steps were timed"
+    raise AssertionError(f"not as predicted: {wrong}; {busy}")

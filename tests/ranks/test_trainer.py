@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,27 @@ from tests.ranks.runs import (
 )
 
 GOLDEN = Path(__file__).with_name("golden_debug_losses.json")
+Undisturbed = Callable[[int], Path]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The folder of a run on so many ranks that nothing has disturbed; each is trained once."""
+
+    @cache
+    def of(size: int) -> Path:
+        config = debug_config(tmp_path_factory.mktemp("undisturbed"))
+        ranks.run(size, train, config)
+        return config.folder
+
+    return of
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_debug_run_follows_the_golden_curve(ranks: RankPool, tmp_path: Path, size: int) -> None:
+def test_debug_run_follows_the_golden_curve(undisturbed: Undisturbed, size: int) -> None:
     """Seen: 3e-7 between worlds. The bound leaves room for another machine's arithmetic."""
-    ranks.run(size, train, config := debug_config(tmp_path))
     golden = torch.tensor(json.loads(GOLDEN.read_text())["loss"])
-    losses = losses_of(config.folder)
+    losses = losses_of(undisturbed(size))
     assert losses.shape == golden.shape
     assert ((losses - golden).abs() / golden).max() < 1e-4
 
@@ -40,13 +55,12 @@ def test_debug_run_follows_the_golden_curve(ranks: RankPool, tmp_path: Path, siz
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("epochs", [1, 3, 5])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    ranks: RankPool, tmp_path: Path, size: int, epochs: int
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, epochs: int
 ) -> None:
-    whole, broken = debug_config(tmp_path, "name=whole"), debug_config(tmp_path, "name=broken")
-    ranks.run(size, train, whole)
+    broken = debug_config(tmp_path)
     ranks.run(size, train_until, broken, epochs)
     ranks.run(size, train, broken)
-    assert_equal_to_the_bit(broken.folder, whole.folder)
+    assert_equal_to_the_bit(broken.folder, undisturbed(size))
 
 
 @pytest.mark.parametrize("epochs", [0, 5])
@@ -69,11 +83,12 @@ def test_a_random_start_discovers_before_it_has_trained(
     assert_equal_to_the_bit(broken.folder, whole.folder)
 
 
-def test_two_runs_are_equal_to_the_bit(ranks: RankPool, tmp_path: Path) -> None:
-    first, second = debug_config(tmp_path, "name=first"), debug_config(tmp_path, "name=second")
-    for config in (first, second):
-        ranks.run(2, train, config)
-    assert_equal_to_the_bit(first.folder, second.folder)
+def test_two_runs_are_equal_to_the_bit(
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    second = debug_config(tmp_path)
+    ranks.run(2, train, second)
+    assert_equal_to_the_bit(undisturbed(2), second.folder)
 
 
 def test_a_finished_run_started_again_changes_nothing(ranks: RankPool, tmp_path: Path) -> None:
@@ -85,14 +100,14 @@ def test_a_finished_run_started_again_changes_nothing(ranks: RankPool, tmp_path:
     assert checkpoint_of(config.folder).keys() == before[1].keys()
 
 
-def test_a_checkpoint_continues_at_other_world_sizes(ranks: RankPool, tmp_path: Path) -> None:
-    whole = debug_config(tmp_path, "name=whole")
-    ranks.run(1, train, whole)
+def test_a_checkpoint_continues_at_other_world_sizes(
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     for before, after in [(4, 1), (1, 3), (3, 4)]:
         config = debug_config(tmp_path, f"name=from{before}to{after}")
         ranks.run(before, train_until, config, 5)
         ranks.run(after, train, config)
-        difference = (losses_of(config.folder) - losses_of(whole.folder)).abs()
+        difference = (losses_of(config.folder) - losses_of(undisturbed(1))).abs()
         assert difference.max() < 1e-4  # seen 2.4e-6
 
 
@@ -115,6 +130,7 @@ def train_and_count_graphs(world: World, config: Config) -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.thorough
 def test_a_compiled_network_learns_what_it_learns_otherwise(
     ranks: RankPool, tmp_path: Path
 ) -> None:
@@ -193,14 +209,13 @@ def test_other_images_are_refused(ranks: RankPool, tmp_path: Path) -> None:
     [(2, "r00-e0000-s000004"), (11, "r00-e0002-s000003"), (17, "r01-e0000-s000004")],
 )
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, size: int, step: int, name: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, step: int, name: str
 ) -> None:
     """Five steps are an epoch; a request is carried out a step after the one it was heard in."""
-    whole, broken = debug_config(tmp_path, "name=whole"), debug_config(tmp_path, "name=broken")
-    ranks.run(size, train, whole)
+    broken = debug_config(tmp_path)
     assert ranks.run(size, train_until_asked, broken, step) == [name] * size
     ranks.run(size, train, broken)
-    assert_equal_to_the_bit(broken.folder, whole.folder)
+    assert_equal_to_the_bit(broken.folder, undisturbed(size))
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -214,13 +229,12 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(
     ],
 )
 def test_a_run_stopped_between_epochs_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, size: int, phase: str, name: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, phase: str, name: str
 ) -> None:
-    whole, broken = debug_config(tmp_path, "name=whole"), debug_config(tmp_path, "name=broken")
-    ranks.run(size, train, whole)
+    broken = debug_config(tmp_path)
     assert ranks.run(size, train_until_asked, broken, -1, phase) == [name] * size
     ranks.run(size, train, broken)
-    assert_equal_to_the_bit(broken.folder, whole.folder)
+    assert_equal_to_the_bit(broken.folder, undisturbed(size))
 
 
 @pytest.mark.parametrize("phase", ["features of the test images", "kNN"])

@@ -12,13 +12,14 @@ from playwright.sync_api import Browser, sync_playwright
 from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import train_interrupted
 from tests.report.runs import CLASSES, Open, Watched, command, save_images, trained
+from tests.suites import skip_without
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
-        pytest.skip("there is no chromium here; Debian's package of that name will do")
+        skip_without("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser

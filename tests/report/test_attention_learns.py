@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -19,6 +20,8 @@ from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.report.grad_cam import attend
 from and_dist.training.session import run_training
 from tests.pictures import save
+
+pytestmark = pytest.mark.whole_run
 
 COUNT, SIDE, OBJECT, KINDS = 400, 32, 14, 4
 LOOKED_AT = 64

@@ -26,6 +26,8 @@ from and_dist.utils.progress import Advance, silently
 from tests.conftest import Cli
 from tests.report.runs import command
 
+pytestmark = pytest.mark.whole_run
+
 
 @pytest.fixture(scope="module")
 def findings(labelled: Path) -> Findings:

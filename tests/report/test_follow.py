@@ -16,6 +16,8 @@ from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import DEBUG, Started, start, steps, wait_until
 from tests.report.runs import Open
 
+pytestmark = pytest.mark.whole_run
+
 
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[tuple[Started, Path]]:

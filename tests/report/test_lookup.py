@@ -21,6 +21,8 @@ from tests.end_to_end.processes import finish, start_ranks
 from tests.pictures import cut_pixels, picture, save
 from tests.report.runs import CLASSES
 
+pytestmark = pytest.mark.whole_run
+
 
 @pytest.fixture(scope="module")
 def features(labelled: Path) -> np.ndarray:

@@ -10,6 +10,8 @@ import pytest
 from and_dist.utils.formatting import as_text
 from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open
 
+pytestmark = pytest.mark.whole_run
+
 KINDS = ("labelled", "unlabelled", "resumed", "compared", "rival")
 TRAINING = {"loss", "lr", "speed", "wait", "map", "time-line"}
 CHARTS = {

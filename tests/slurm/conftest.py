@@ -10,12 +10,13 @@ import pytest
 
 from slurm.testcluster.cluster import FOLDER, Cluster, output, wait_until
 from tests.slurm.jobs import CONFIG
+from tests.suites import skip_without
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     if FOLDER not in os.environ:
-        pytest.skip("only beside a test cluster: make test-slurm")
+        skip_without("a cluster")
     return Cluster.here()
 
 

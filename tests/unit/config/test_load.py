@@ -149,6 +149,7 @@ def test_every_shipped_config_loads_and_opens_with_its_command(path: Path) -> No
     assert path.read_text().startswith(("# and-dist ", "# make ", "# torchrun "))
 
 
+@pytest.mark.whole_run
 def test_a_config_is_checked_without_torch() -> None:
     heavy = "{'torch', 'numpy', 'faiss'} & set(sys.modules)"
     code = f"import sys, and_dist.config.load; assert not {heavy}"

@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from and_dist.data.processes import open_processes
 
 
@@ -34,6 +36,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.whole_run
 def test_no_process_outlives_a_killed_parent() -> None:
     command = [sys.executable, "-c", WAIT_WITH_A_WORKER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

@@ -22,6 +22,7 @@ from and_dist.data.order import Order
 from and_dist.data.transcode import PackOptions
 from and_dist.data.unreadable import BadImages
 from tests.loading import images_by_row, kept, world_of
+from tests.other_user import as_nobody
 from tests.pictures import cut_header, cut_pixels, cut_png, oriented, picture, save, save_pictures
 from tests.unit.data.preparing import run
 
@@ -139,19 +140,11 @@ def test_what_the_header_tells_never_enters_the_index(folder: Path, name: str) -
     assert Reader(images.index).rows() == list(range(COUNT - 1))
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users on this system")
 def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
     (folder / "secret.jpg").write_bytes(b"secret")
     (folder / "secret.jpg").chmod(0)
-    user = os.geteuid()
-    for parent in [folder, *folder.parents][:4]:
-        parent.chmod(0o755)
-    if user == 0:
-        os.seteuid(65534)
-    try:
+    with as_nobody(folder):
         images = index_folder(folder, "skip")
-    finally:
-        os.seteuid(user)
     assert images.left_out == (f"{folder / 'secret.jpg'}: it cannot be read: Permission denied",)
 
 
@@ -270,6 +263,7 @@ for epoch in range(40):
 """
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(
     ("suffix", "damage"), [("jpg", cut_header), ("jpg", cut_pixels), ("png", cut_png)]
 )

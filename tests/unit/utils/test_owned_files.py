@@ -106,6 +106,7 @@ def test_a_block_that_fails_leaves_nothing_and_the_old_file(tmp_path: Path) -> N
     assert listing(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.whole_run
 def test_a_killed_writer_leaves_what_the_next_one_removes(tmp_path: Path) -> None:
     killed = (
         "import os, sys; from pathlib import Path; from and_dist.utils.owned_files import NewFile;"

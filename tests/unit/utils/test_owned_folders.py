@@ -141,6 +141,7 @@ def test_between_two_renames_the_old_folder_comes_back(
     assert entries_of(tmp_path) == ["train/manifest"]
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("call", ["flush_folder", "_change_places", "_remove_known"])
 def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path: Path, call: str) -> None:
     target = tmp_path / "train"

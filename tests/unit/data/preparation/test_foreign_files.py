@@ -15,7 +15,9 @@ from and_dist.data.preparation.prepare import refuse_overlap
 from and_dist.data.transcode import PackOptions
 from and_dist.utils.owned_files import NotOursError
 from tests.end_to_end.processes import fill_up
+from tests.other_user import as_nobody
 from tests.pictures import files_of, save_pictures
+from tests.suites import skip_without
 from tests.unit.data.preparing import encoded, run
 
 FORMS = [PackOptions(), PackOptions(pack=True), PackOptions(raw=9)]
@@ -63,7 +65,7 @@ def test_names_that_differ_in_case_alone_are_one_folder_where_the_disk_says_so(
 ) -> None:
     """A bind mount gives one folder two names, as such a disk does."""
     if os.geteuid() != 0:
-        pytest.skip("only root mounts a folder twice")
+        skip_without("root")
     other = tmp_path / "PHOTOS"
     other.mkdir()
     subprocess.run(["mount", "--bind", photos, other], check=True)
@@ -180,20 +182,11 @@ def test_a_full_disk_and_a_read_only_one_are_refused_before_the_source_is_read(
 
 
 def test_out_that_does_not_let_this_user_write_is_refused(tmp_path: Path, source: Path) -> None:
-    if os.geteuid() != 0:
-        (tmp_path / "locked").mkdir(mode=0o555)
-        with pytest.raises(ValueError, match="does not let"):
-            run(source, tmp_path / "locked" / "out")
-        return
-    for folder in (tmp_path, *tmp_path.parents[:2]):  # nobody may look, and not write
-        folder.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(ValueError, match=r"--out \S+ cannot be written: \S+ does not let"):
-            run(source, tmp_path / "out")
-    finally:
-        os.seteuid(0)
-    assert not (tmp_path / "out").exists()
+    (locked := tmp_path / "locked").mkdir(mode=0o555)
+    sentence = r"--out \S+ cannot be written: \S+ does not let"
+    with as_nobody(tmp_path), pytest.raises(ValueError, match=sentence):
+        run(source, locked / "out")
+    assert not (locked / "out").exists()
 
 
 def test_out_that_is_a_file_is_refused_and_stays(tmp_path: Path, source: Path) -> None:

@@ -27,6 +27,7 @@ from launcher.jobs.job_folder import (
 from launcher.jobs.request import Size, check_writable, load_run
 from launcher.submit import prepare, write_down
 from tests.end_to_end.processes import fill_up
+from tests.suites import skip_without
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_file_system_that_is_read_only_is_a_sentence(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root mounts a file system")
+        skip_without("root")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
     try:
         with pytest.raises(ValueError, match="cannot be written"):
@@ -141,6 +142,7 @@ def test_starts_that_left_no_new_checkpoint_are_counted_lost_ones_too(tmp_path: 
     assert starts_without_progress(job, 3) == 0
 
 
+@pytest.mark.whole_run
 def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
     take_snapshot(tmp_path / "code")
     for file in ("and_dist/cli.py", "and_dist/data/pipeline.py", "launcher/node/runner.py"):
