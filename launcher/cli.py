@@ -18,7 +18,6 @@ import typer
 from and_dist.commands.options import LogLevel
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.logs import set_up_logging
-from launcher import submit as submission
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.request import Size
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
@@ -76,6 +75,8 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Show its log until it ends.")] = False,
 ) -> None:
     """Submit a run to SLURM. The job requeues itself until the run is trained to its end."""
+    from launcher import submit as submission
+
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
     wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
     if dry_run:
@@ -112,6 +113,7 @@ def local(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; start nothing.")] = False,
 ) -> None:
     """Run a job on this machine, with a process for each node."""
+    from launcher import submit as submission
     from launcher.local import run_here
 
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)

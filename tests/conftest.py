@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from and_dist.cli import main
 from benchmarks.common.rank_pool import RankPool
+from slurm.testcluster.cluster import PATIENCE
 from tests.suites import (  # pytest finds its hooks here
     Guard,
     pytest_addoption,
@@ -42,6 +43,13 @@ def ranks() -> Iterator[RankPool]:
         pool = RankPool()
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def at_most(request: pytest.FixtureRequest) -> Callable[[float], float]:
+    """Gives the seconds that something may take: those promised in `make nightly`, else plenty."""
+    is_held = request.config.getoption("--hold-seconds")
+    return lambda seconds: seconds if is_held else max(PATIENCE, seconds)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def skip_without(what: str) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out what `make test` leaves out")
+    parser.addoption("--hold-seconds", action="store_true", help="hold the seconds of timed tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

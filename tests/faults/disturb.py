@@ -16,6 +16,8 @@ from typing import Any
 
 RANKS = 2
 SECONDS_A_START = 60
+SECONDS_TO_START = 3
+"""What a rank takes to begin, and half as much again."""
 HUNG = -1
 """In place of an exit status."""
 SETTINGS = (
@@ -219,7 +221,7 @@ def during_discovery(run: Run, chance: random.Random) -> bool:
 
 def during_start(run: Run, chance: random.Random) -> bool:
     _wait(run, lambda: len(run.workers()) == RANKS)
-    time.sleep(chance.uniform(0, 6))
+    time.sleep(chance.uniform(0, SECONDS_TO_START))
     return run.is_running()
 
 

@@ -34,11 +34,12 @@ def debug_config(root: Path, *overrides: str) -> Config:
     return load_config(["configs/debug.yaml"], [f"run.root={root}", *overrides])
 
 
-def train(world: World, config: Config) -> None:
+def train(world: World, config: Config, watchdog: Watchdog | None = None) -> None:
     if world.is_coordinator:
         open_run_folder(config, world.size, world.device.type)
     images, test_images = load_train_and_test(config.data)
-    Trainer(config, world, images, test_images, Display(is_shown=False), Watchdog()).train()
+    display, watchdog = Display(is_shown=False), watchdog or Watchdog()
+    Trainer(config, world, images, test_images, display, watchdog).train()
 
 
 class InterruptedTrainer(Trainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from and_dist.checkpoint.names import parse_name
 from and_dist.config.schema import Config
 from and_dist.data.order import Order
+from and_dist.distributed.launch_env import seconds_since_start
+from and_dist.distributed.watchdog import LEAST_MARGIN, Stopped, Watchdog
 from and_dist.distributed.world import World
 from benchmarks.common.rank_pool import RankError, RankPool
 from tests.ranks.runs import (
@@ -235,6 +239,25 @@ def test_a_run_stopped_between_epochs_goes_on_to_the_bit(
     assert ranks.run(size, train_until_asked, broken, -1, phase) == [name] * size
     ranks.run(size, train, broken)
     assert_equal_to_the_bit(broken.folder, undisturbed(size))
+
+
+def train_up_to_a_limit(world: World, config: Config) -> str:
+    """The limit counts from the process's start, and is so near that it is soon reached."""
+    seconds = int(seconds_since_start(os.getpid()) + LEAST_MARGIN) + 1
+    limit = {"time_limit": f"{seconds // 60}:{seconds % 60:02}"}
+    run = config.run.model_copy(update=limit)
+    longer = config.curriculum.model_copy(update={"epochs": 1000})
+    long = config.model_copy(update={"run": run, "curriculum": longer})
+    with pytest.raises(Stopped, match="the time limit"), Watchdog() as watchdog:
+        train(world, long, watchdog)
+    return (config.folder / "checkpoints" / "latest").read_text().strip()
+
+
+def test_a_run_is_saved_and_ends_before_its_time_limit(ranks: RankPool, tmp_path: Path) -> None:
+    config = debug_config(tmp_path, "evaluation.baselines=false", "bank.init=uniform")
+    (name, other) = ranks.run(2, train_up_to_a_limit, config)
+    assert name == other
+    assert parse_name(name) > (0, 0, 0)
 
 
 @pytest.mark.parametrize("phase", ["features of the test images", "kNN"])

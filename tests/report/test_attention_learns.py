@@ -21,7 +21,7 @@ from and_dist.report.grad_cam import attend
 from and_dist.training.session import run_training
 from tests.pictures import save
 
-pytestmark = pytest.mark.whole_run
+pytestmark = pytest.mark.thorough
 
 COUNT, SIDE, OBJECT, KINDS = 400, 32, 14, 4
 LOOKED_AT = 64

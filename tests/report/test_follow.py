@@ -13,24 +13,24 @@ from urllib.parse import urlsplit
 import pytest
 
 from slurm.testcluster.cluster import PATIENCE
-from tests.end_to_end.processes import DEBUG, Started, start, steps, wait_until
+from tests.end_to_end.processes import DEBUG, ENDLESS, Started, start, steps, wait_until
 from tests.report.runs import Open
 
 pytestmark = pytest.mark.whole_run
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator[tuple[Started, Path]]:
-    slow = "curriculum.epochs=40", "optim.milestones=[30]", "evaluation.baselines=false"
-    process = start(*DEBUG, f"run.root={tmp_path}", *slow)
-    run = tmp_path / "debug"
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Started, Path]]:
+    root = tmp_path_factory.mktemp("followed")
+    process = start(*DEBUG, f"run.root={root}", *ENDLESS, "run.threads=1")
+    run = root / "debug"
     wait_until(lambda: steps(run) > 2, process)
     yield process, run
     process.kill()
     process.wait(PATIENCE)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(training: tuple[Started, Path]) -> Iterator[str]:
     process = start("report", training[1], "--follow", "--every", "0.5")
     pattern = re.compile(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/")

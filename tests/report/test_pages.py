@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,10 @@ def test_compared_runs_stand_beside_each_other(pages: dict[str, Path], look: Ope
     assert re.search(r"rival\s*method\s*and\s*instance", text)
 
 
-def test_it_opens_in_a_second(pages: dict[str, Path], look: Open) -> None:
+@pytest.mark.timed
+def test_it_opens_in_a_second(
+    pages: dict[str, Path], look: Open, at_most: Callable[[float], float]
+) -> None:
     """Words, tables and neighbourhoods; charts follow. The best of three: others want cores too."""
     opened, drawn = [], []
     for _ in range(3):
@@ -234,5 +238,5 @@ def test_it_opens_in_a_second(pages: dict[str, Path], look: Open) -> None:
         page.wait_for_selector("#summary .chart .main-svg")
         drawn.append(page.evaluate("performance.now()") / 1000)
     print(f"opened in {min(opened):.2f} s, first chart after {min(drawn):.2f} s")
-    assert min(opened) < 1
-    assert min(drawn) < 3
+    assert min(opened) < at_most(1)
+    assert min(drawn) < at_most(3)

@@ -84,7 +84,7 @@ def test_what_ends_in_time_is_left_to_the_batch_script(job: Path) -> None:
     waiting.start()
     is_over.set()
     waiting.join()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert read_end(job, 0) is None
 
 
@@ -101,6 +101,6 @@ def test_slurm_is_asked_again_while_it_is_away_and_not_where_it_refuses(tmp_path
             "sh",
             "-c",
             "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-            patience=10,
+            patience=60,
         )
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
