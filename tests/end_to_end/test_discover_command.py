@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import Cli
-from tests.end_to_end.test_cli import finish
+from tests.end_to_end.test_cli import said_by, torchrun
+from tests.ranks.runs import train_here
 
 SUMMARY_KEYS = {
     "run",
@@ -39,9 +40,7 @@ SUMMARY_KEYS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    finish("train", "--config", "configs/debug.yaml", f"run.root={root}")
-    return root / "debug"
+    return train_here(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_the_summary_says_what_training_said_of_the_same_round(
 def test_two_workers_find_the_same(run: Path, tmp_path: Path) -> None:
     """Entropies but for the rounding of float32, so anchors of near entropies may change places."""
     options = ["--checkpoint", "r00-e0003", "--out", str(tmp_path / "out")]
-    output = finish("discover", str(run), *options, ranks=2)
+    output = said_by(torchrun("discover", str(run), *options))
     assert output.count(f"written to {tmp_path / 'out'}") == 1
     table = saved_table(run, "r01-e0003")
     found = {file.stem: np.load(file) for file in (tmp_path / "out").glob("*.npy")}

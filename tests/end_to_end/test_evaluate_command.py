@@ -16,16 +16,14 @@ from PIL import Image
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
-from tests.end_to_end.test_cli import finish
+from tests.ranks.runs import train_here
 
 SHORT = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    finish("train", "--config", "configs/debug.yaml", f"run.root={root}")
-    return root / "debug"
+    return train_here(tmp_path_factory.mktemp("runs"))
 
 
 def copy_of(run: Path, folder: Path) -> Path:
@@ -233,10 +231,8 @@ def test_images_that_cannot_be_read_are_counted_and_do_not_count(cli: Cli, tmp_p
         "data.bad_images=skip",
         "method=random",
         "bank.init=features",
-        f"run.root={tmp_path}",
     )
-    finish("train", "--config", "configs/debug.yaml", *given)
-    run = tmp_path / "debug"
+    run = train_here(tmp_path, *given)
     status, said, _ = cli("evaluate", run, "--knn", "--linear", *SHORT, "evaluation.knn=101")
     assert status == 0
     assert "19, 1 unreadable" in " ".join(said.split())
@@ -298,11 +294,8 @@ def test_test_images_must_be_of_known_classes_and_labelled(
 
 def test_a_run_without_labels_cannot_be_evaluated(cli: Cli, tmp_path: Path) -> None:
     flat = folder_of_classes(tmp_path / "flat", {"": 24})
-    finish(
-        "train",
-        "--config",
-        "configs/debug.yaml",
-        f"run.root={tmp_path}",
+    train_here(
+        tmp_path,
         f"data.train={flat}",
         "data.test=null",
         "curriculum.rounds=1",
@@ -321,7 +314,7 @@ def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) ->
     folder_of_classes(tmp_path / "photos" / "test", {"a": 3, "b": 3})
     data = tmp_path / "data"
     assert cli("prepare", tmp_path / "photos", "--out", data)[0] == 0
-    said = finish(
+    status, said, told = cli(
         "train",
         "--config",
         "configs/debug.yaml",
@@ -333,7 +326,8 @@ def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) ->
         "curriculum.epochs=1",
         "optim.milestones=[1]",
     )
-    assert "Warning" not in said
+    assert status == 0
+    assert "Warning" not in said + told
     status, _, told = cli("evaluate", tmp_path / "debug", "--knn")
     assert status == 0
     assert "Warning" not in told
@@ -343,11 +337,8 @@ def test_classes_of_which_training_saw_no_image_are_no_accident(cli: Cli, tmp_pa
     """Rows of class folders lie class by class, so data.limit leaves the last classes out."""
     train = folder_of_classes(tmp_path / "train", {"a": 12, "b": 12, "c": 12})
     test = folder_of_classes(tmp_path / "test", {"a": 3, "b": 3, "c": 3})
-    finish(
-        "train",
-        "--config",
-        "configs/debug.yaml",
-        f"run.root={tmp_path}",
+    train_here(
+        tmp_path,
         f"data.train={train}",
         f"data.test={test}",
         "data.limit=20",

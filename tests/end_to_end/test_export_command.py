@@ -18,17 +18,15 @@ from and_dist.config.load import load_config
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.models.pretrained import load_weights
 from tests.conftest import Cli
-from tests.end_to_end.processes import train
-from tests.ranks.runs import checkpoint_of
+from tests.ranks.runs import checkpoint_of, train_here
 
 QUICK = ("curriculum.epochs=1", "curriculum.rounds=1", "data.limit=48", "data.limit_test=32")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    train(*QUICK, f"run.root={root}", "encoder.name=cifar_resnet18", "encoder.feature_dim=16")
-    return root / "debug"
+    network = ("encoder.name=cifar_resnet18", "encoder.feature_dim=16")
+    return train_here(tmp_path_factory.mktemp("runs"), *QUICK, *network)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +165,7 @@ def test_what_cannot_be_exported_gets_a_sentence(
 
 
 def test_an_encoder_torchvision_does_not_have_is_refused_to_it(tmp_path: Path, cli: Cli) -> None:
-    train(*QUICK, f"run.root={tmp_path}")
+    train_here(tmp_path, *QUICK)
     status, _, said = cli("export", tmp_path / "debug", "--format", "torchvision")
     assert (status, "encoder.name=tiny is no model of torchvision's" in said) == (2, True)
     assert not (tmp_path / "debug" / "export").exists()

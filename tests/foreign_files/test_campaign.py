@@ -22,6 +22,8 @@ from tests.foreign_files.campaign import (
 from tests.foreign_files.plants import Plant
 from tests.foreign_files.scenes import PREPARE, READ, TRAIN
 
+pytestmark = pytest.mark.whole_run
+
 QUICK = [*PREPARE[:2], *PREPARE[4:6], TRAIN[0], *READ[:5], READ[7]]
 KILLED = PREPARE[:2]
 

@@ -22,6 +22,7 @@ from and_dist.distributed.watchdog import SIGNAL, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
+from and_dist.training.session import run_training
 from and_dist.training.trainer import Trainer
 from and_dist.utils.progress import Advance
 
@@ -40,6 +41,13 @@ def train(world: World, config: Config, watchdog: Watchdog | None = None) -> Non
     images, test_images = load_train_and_test(config.data)
     display, watchdog = Display(is_shown=False), watchdog or Watchdog()
     Trainer(config, world, images, test_images, display, watchdog).train()
+
+
+def train_here(root: Path, *overrides: str) -> Path:
+    """The folder of a run of configs/debug.yaml, trained to its end in this process."""
+    config = debug_config(root, *overrides)
+    run_training(config, Watchdog(), "quiet")
+    return config.folder
 
 
 class InterruptedTrainer(Trainer):
