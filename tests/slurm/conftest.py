@@ -22,7 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     workers are to end at the same time, with quick ones."""
     ours = [item for item in items if item.path.parent == Path(__file__).parent]
     quick = [item for item in ours if item.path.name in QUICK]
-    pairs = zip_longest([item for item in ours if item not in quick], quick)
+    slow = [item for item in ours if item not in quick]
+    slow.sort(key=lambda item: item.path.name == "test_jobs.py")  # whose last tests are short
+    pairs = zip_longest(slow, quick)
     others = [item for item in items if item not in ours]
     items[:] = others + [item for pair in pairs for item in pair if item is not None]
 

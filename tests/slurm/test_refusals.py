@@ -36,10 +36,10 @@ def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) 
         ("partition: paid\naccount: nobody", [], "account=nobody"),
         ("", ["--gpus", 9], "sbatch refused the job"),
         ("", ["--after", "nonsense"], "--after afterany:nonsense"),
-        ("", ["--nodes", 5], "would never start it: PartitionConfig"),
+        # PartitionConfig, or a more precise reason if SLURM's other scheduler comes first.
+        ("", ["--nodes", 5], "would never start it: Partition"),
         ("memory_gb: 4000", [], "sbatch refused the job"),
         ("constraint: h100", [], "sbatch refused the job"),
-        # PartitionConfig, or PartitionTimeLimit if SLURM's other scheduler comes first.
         ("partition: short", ["--time", "1h"], "would never start it: Partition"),
         ("sbatch: {no-such-option: 1}", [], "sbatch refused the job"),
     ],
