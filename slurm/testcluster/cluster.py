@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ CPUS, GPUS, MEMORY_MB = 16, 8, 24_000
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "setpriv")
 PACKAGES = "apt-get install slurmctld slurmd slurm-client munge iproute2"
 FOLDER = "TESTCLUSTER_FOLDER"
+FILES = Path("/run/testcluster")
 PATIENCE = 300.0
 """Seconds. Who waits longer waits for what does not come, however busy the machine is."""
 
@@ -304,15 +304,12 @@ def main() -> int:
         return 2
     if not options.inside:
         enter(sys.argv[1:])
-    # A path that every user may walk through: munge asks for that.
-    folder = Path(tempfile.mkdtemp(prefix="testcluster-"))
-    folder.chmod(0o755)
-    os.environ[FOLDER] = str(folder)
-    try:
-        Cluster(folder, options.nodes).bring_up()
-        return subprocess.run(options.command).returncode
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    # In memory, and seen from inside alone: it is gone when this process is killed, too.
+    FILES.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "testcluster", FILES)
+    os.environ[FOLDER] = str(FILES)
+    Cluster(FILES, options.nodes).bring_up()
+    return subprocess.run(options.command).returncode
 
 
 if __name__ == "__main__":
