@@ -32,6 +32,8 @@ AWAY = re.compile(r"contact|timed out|not answered|[Cc]onnection|Zero Bytes")
 """Words in the error messages of SLURM's programs when slurmctld does not answer for a while."""
 SECONDS_TO_ANSWER = 60
 SECONDS_TO_SCHEDULE = 5.0
+SECONDS_TO_CANCEL = 30.0
+"""The longest time for cancelled jobs to end."""
 POLL_SECONDS = 2.0
 
 
@@ -182,16 +184,24 @@ def cancel_quietly(job_id: str) -> None:
 
 
 def cancel_jobs_of(folder: Path) -> None:
-    """Cancel the jobs whose batch script lies in this folder; errors are ignored.
+    """Cancel the jobs whose batch script lies in this folder, and wait until they have ended: one
+    that has started still writes its log. Errors are ignored.
 
     submitit reports no id where it fails after sbatch has accepted a job, so they are found by
     path.
     """
     with contextlib.suppress(RuntimeError):
-        listed = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F %o", patience=20)
-        ids = {line.split()[0] for line in listed.splitlines() if f" {folder}/" in line}
-        for job_id in ids:
+        deadline = time.monotonic() + SECONDS_TO_CANCEL
+        for job_id in _jobs_of(folder):
             cancel(job_id)
+        while _jobs_of(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+def _jobs_of(folder: Path) -> set[str]:
+    """Return the ids of the jobs that wait, run or end, and whose batch script lies in a folder."""
+    listed = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F %o", patience=20)
+    return {line.split()[0] for line in listed.splitlines() if f" {folder}/" in line}
 
 
 def requeue(job_id: str, patience: float = 0.0) -> None:

@@ -5,7 +5,8 @@
 runs COMMAND beside a fresh slurmctld, munged and one slurmd a node. Every node is a set of
 namespaces with a host name, an address and a mount table of its own; all of it lives in one more
 set that ends with COMMAND, or with this process, however that dies. The machine's own network never
-sees it, and jobs reach nothing but the cluster.
+sees it, and jobs reach nothing but the cluster. So clusters can run side by side, and know nothing
+of each other: `make test-slurm` gives one to each worker of pytest-xdist.
 
 Inside, `Cluster.here()` crashes nodes, starts them again, and cuts them off the network.
 Debian: slurmctld slurmd slurm-client munge iproute2.
@@ -19,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ CPUS, GPUS, MEMORY_MB = 16, 8, 24_000
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "setpriv")
 PACKAGES = "apt-get install slurmctld slurmd slurm-client munge iproute2"
 FOLDER = "TESTCLUSTER_FOLDER"
+FILES = Path("/run/testcluster")
 PATIENCE = 300.0
 """Seconds. Who waits longer waits for what does not come, however busy the machine is."""
 
@@ -64,7 +65,10 @@ SchedulerParameters=sched_interval=1,bf_interval=2
 # Preemption begins with the signal of sbatch --signal.
 SlurmctldParameters=preempt_send_user_signal
 KillWait=5
-SlurmdTimeout=20
+# On a busy machine processes take long to die, and slurmd to answer. SLURM would drain the node of
+# the first after 60 s, for ever, and give up the node of the second.
+UnkillableStepTimeout=300
+SlurmdTimeout=30
 SlurmctldTimeout=30
 MinJobAge=3600
 JobRequeue=1
@@ -238,7 +242,13 @@ class Cluster:
 
 
 def run(*command: object) -> None:
-    subprocess.run([str(part) for part in command], check=True, stdin=subprocess.DEVNULL)
+    """Run a program; standard input and output belong to the command beside the cluster."""
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def output(*command: str) -> str:
@@ -246,12 +256,16 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+def wait_until(
+    is_so: Callable[[], bool], what: str, seconds: float = PATIENCE, poll: float = 0.1
+) -> None:
+    """Wait for a condition, or raise TimeoutError. Give a longer `poll` if asking starts a
+    process."""
     deadline = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(poll)
 
 
 def enter(arguments: list[str]) -> None:
@@ -290,15 +304,12 @@ def main() -> int:
         return 2
     if not options.inside:
         enter(sys.argv[1:])
-    # A path that every user may walk through: munge asks for that.
-    folder = Path(tempfile.mkdtemp(prefix="testcluster-"))
-    folder.chmod(0o755)
-    os.environ[FOLDER] = str(folder)
-    try:
-        Cluster(folder, options.nodes).bring_up()
-        return subprocess.run(options.command).returncode
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    # In memory, and seen from inside alone: it is gone when this process is killed, too.
+    FILES.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "testcluster", FILES)
+    os.environ[FOLDER] = str(FILES)
+    Cluster(FILES, options.nodes).bring_up()
+    return subprocess.run(options.command).returncode
 
 
 if __name__ == "__main__":

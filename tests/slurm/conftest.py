@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,41 @@ import pytest
 from slurm.testcluster.cluster import FOLDER, Cluster, output, wait_until
 from tests.slurm.jobs import CONFIG
 from tests.suites import skip_without
+
+SAID = "said"
+QUICK = ("test_doctor.py", "test_refusals.py")
+"""Files of tests that take seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take slow and quick tests in turn: a worker begins with two that follow each other, and all
+    workers are to end at the same time, with quick ones."""
+    ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    quick = [item for item in ours if item.path.name in QUICK]
+    slow = [item for item in ours if item not in quick]
+    slow.sort(key=lambda item: item.path.name == "test_jobs.py")  # whose last tests are short
+    pairs = zip_longest(slow, quick)
+    others = [item for item in items if item not in ours]
+    items[:] = others + [item for pair in pairs for item in pair if item is not None]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have to say; a worker's own output is lost."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    properties = [
+        pair for report in reports if report.when == "call" for pair in report.user_properties
+    ]
+    lines = [line for name, line in properties if name == SAID]
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Show a line at the end of all tests."""
+    return lambda line: record_property(SAID, line)
 
 
 @pytest.fixture(scope="session")
@@ -39,22 +75,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that the jobs have to equal: two ranks, by torchrun alone, undisturbed."""
-    root = tmp_path_factory.mktemp("whole")
+    """The run that the jobs have to equal: two ranks, by torchrun alone, undisturbed. The first
+    worker that needs it trains it for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "whole"
+    is_trained = root / "is-trained"
+    try:
+        root.mkdir()
+    except FileExistsError:
+        wait_until(is_trained.exists, "the whole run, which another worker trains")
+        return root / "whole"
+    command = ("torch.distributed.run", "--nproc-per-node=2", "-m", "and_dist", "train", *CONFIG)
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "-m",
-            "and_dist",
-            "train",
-            *CONFIG,
-            f"run.root={root}",
-            "name=whole",
-        ],
+        [sys.executable, "-m", *command, f"run.root={root}", "name=whole"],
         check=True,
         capture_output=True,
     )
+    is_trained.touch()
     return root / "whole"

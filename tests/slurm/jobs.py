@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,14 +20,20 @@ CONFIG = (
     "--config",
     str(REPOSITORY / "configs/debug.yaml"),
     "curriculum.rounds=1",
-    "curriculum.epochs=40",
-    "optim.milestones=[20]",
+    "curriculum.epochs=10",
+    "optim.milestones=[5]",
     "evaluation.baselines=false",
     "run.threads=1",
     "run.device=cpu",
 )
-"""400 steps, some fifteen seconds once it trains; a checkpoint an epoch."""
+"""100 steps, some three seconds once it trains; a checkpoint an epoch, which is five steps."""
 SHORT = (*CONFIG, "curriculum.epochs=2", "optim.milestones=[1]")
+ONE_NODE = ("--nodes", 1, "--workers", 2)
+"""The two ranks on one node: where the number of nodes is not the point, this starts sooner."""
+AT_STEP = 15
+"""The step at which a run is disturbed."""
+SECONDS_TO_ASK = 0.5
+"""The time between two questions to SLURM: each starts a process or two."""
 
 
 def launch(*arguments: object) -> tuple[int, str]:
@@ -43,7 +50,7 @@ def launch(*arguments: object) -> tuple[int, str]:
 
 
 def submit(name: str, *arguments: object, config: tuple[str, ...] = CONFIG) -> Path:
-    """The folder of a run of two nodes with a rank each, taken by SLURM."""
+    """The folder of a run of two nodes with a rank each, if not said otherwise, taken by SLURM."""
     status, said = launch(
         "submit",
         *config,
@@ -60,14 +67,27 @@ def submit(name: str, *arguments: object, config: tuple[str, ...] = CONFIG) -> P
     return Path("runs", name).absolute()
 
 
+def steps_of(run: Path) -> int:
+    return int(read_training(run).get("step", {}).get("step", 0))
+
+
 def wait_for_step(run: Path, step: int, start: int = 0) -> None:
     """Of the run's start that is under way; starts count from 0."""
 
     def has_come() -> bool:
-        trained = read_training(run).get("step", {}).get("step", 0)
-        return trained >= step and len(starts(job_folders(run)[-1])) > start
+        return steps_of(run) >= step and len(starts(job_folders(run)[-1])) > start
 
     wait_until(has_come, f"step {step} of {run.name}")
+
+
+def pause_at_step(run: Path, step: int = AT_STEP, start: int = 0) -> None:
+    """Stop all ranks at a step or soon after, so that the run cannot end before it is disturbed."""
+    wait_for_step(run, step, start)
+    signal_all(worker_of(run), signal.SIGSTOP)
+
+
+def resume(run: Path) -> None:
+    signal_all(worker_of(run), signal.SIGCONT)
 
 
 def wait_for_end(run: Path, seconds: float = PATIENCE) -> Status:
@@ -77,7 +97,7 @@ def wait_for_end(run: Path, seconds: float = PATIENCE) -> Status:
         slurm = look_at(run).slurm
         return slurm is None or slurm.is_over
 
-    wait_until(is_over, f"the end of {run.name}", seconds)
+    wait_until(is_over, f"the end of {run.name}", seconds, SECONDS_TO_ASK)
     return look_at(run)
 
 
@@ -85,6 +105,12 @@ def ends_of(run: Path) -> list[StartOutcome | None]:
     """Of every start of its last job."""
     job = job_folders(run)[-1]
     return [read_end(job, start) for start in starts(job)]
+
+
+def signal_all(pattern: str, number: signal.Signals) -> None:
+    for pid in pids_of(pattern):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def kill_one(pattern: str) -> None:

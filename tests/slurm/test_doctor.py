@@ -25,10 +25,10 @@ def test_a_healthy_profile_is_called_so(home: Path) -> None:
     [
         ("partition: gpu", [], "there are low, main, paid, short"),
         ("partition: paid\naccount: nobody", [], "account=nobody"),
-        ("", ["--gpus", 2], "shows torch 0 GPU(s), 2 were asked for"),
+        ("", ["--gpus", 2, "--nodes", 1], "shows torch 0 GPU(s), 2 were asked for"),
         ("python: /opt/none/bin/python", [], "Python did not start on the nodes"),
-        ("host_python: /opt/none/bin/python", [], "could not decide what comes next"),
-        ("interface: ib7", [], "has no network interface ib7; it has eth0, lo"),
+        ("host_python: /opt/none/bin/python", ["--nodes", 1], "could not decide what comes next"),
+        ("interface: ib7", ["--nodes", 1], "has no network interface ib7; it has eth0, lo"),
         ("sbatch: {begin: now+1hour}", ["--patience", 3], "did not start in 3 s"),
     ],
 )

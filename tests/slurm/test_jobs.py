@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,15 @@ from tests.end_to_end.processes import pids_of
 from tests.ranks.runs import difference
 from tests.slurm.jobs import (
     CONFIG,
+    ONE_NODE,
     REPOSITORY,
+    SECONDS_TO_ASK,
     SHORT,
     ends_of,
     launch,
+    pause_at_step,
+    resume,
+    signal_all,
     submit,
     wait_for_end,
     wait_for_step,
@@ -43,11 +47,30 @@ BOOM = """\
 pytestmark = pytest.mark.usefixtures("home")
 
 
-def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
-    run = submit("job")
-    status = wait_for_end(run)
-    assert status.state == "finished"
+def test_a_job_beside_another_equals_the_same_run_without_slurm(whole: Path) -> None:
+    """They share a node, and a third job waits for the first."""
+    run, second = submit("job"), submit("second", "--nodes", 1, config=SHORT)
+    pause_at_step(run)
+    third = submit("third", "--after", look_at(run).job_id, "--nodes", 1, config=SHORT)
+    waiting = look_at(third).slurm
+    assert waiting is not None
+    assert (waiting.state, waiting.reason) == ("PENDING", "Dependency")
+    assert "waits for Dependency, 1. of 1 in main" in launch("status", third)[1]
+    resume(run)
+    assert [wait_for_end(run).state for run in (run, second)] == ["finished"] * 2
+    assert [nodes_of(run) for run in (run, second)] == ["n[1-2]", "n1"]
+    wait_until(lambda: nodes_of(third) != "", "the start of the third", poll=SECONDS_TO_ASK)
     assert difference(run, whole) == ""
+    assert_is_told_and_shown(run)
+
+
+def nodes_of(run: Path) -> str:
+    slurm = look_at(run).slurm
+    return "" if slurm is None else slurm.nodes
+
+
+def assert_is_told_and_shown(run: Path) -> None:
+    """The job of two nodes has told its ranks their places, and is shown as it was."""
     marks = [(run / "logs" / f"rank-{rank}.log").read_text().splitlines()[0] for rank in (0, 1)]
     layouts = [re.search(r"rank (\d) of 2 on (n\d), local rank 0 of 1", mark) for mark in marks]
     assert [layout[1] for layout in layouts if layout] == ["0", "1"]
@@ -65,60 +88,38 @@ def test_a_job_equals_the_same_run_without_slurm(whole: Path) -> None:
 def test_a_submission_is_followed_to_its_end(home: Path) -> None:
     """Though SLURM is away for a while."""
     (home / "final.yaml").write_text("cpus_per_node: 2\nrequeues: false\n")
-    run = home / "runs" / "followed"
-    with ThreadPoolExecutor() as pool:
-        following = pool.submit(
-            launch,
-            "submit",
-            *SHORT,
-            "name=followed",
-            "--cluster",
-            "final.yaml",
-            "--nodes",
-            2,
-            "--workers",
-            2,
-            "--time",
-            "5m",
-            "--follow",
+    run, said = home / "runs" / "followed", home / "said"
+    options = ("--cluster", "final.yaml", *ONE_NODE, "--time", "5m", "--follow")
+    command = (sys.executable, "-m", "launcher", "submit", *SHORT, "name=followed", *options)
+    with said.open("w") as file:
+        follower = subprocess.Popen(
+            [*map(str, command)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )
-        wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
-        assert "requeues: false" in launch("requeue", run)[1]
-        assert "Requeue=0" in output("scontrol", "show", "job", str(look_at(run).job_id))
-        (slurmctld,) = pids_of("^slurmctld")
-        os.kill(slurmctld, signal.SIGSTOP)
-        try:
-            wait_until(lambda: "unknown" in launch("status", run)[1], "no answer")
-            time.sleep(3)  # until who follows has asked, and had none either
-        finally:
-            os.kill(slurmctld, signal.SIGCONT)
-        status, said = following.result()
-    assert status == 0
-    for words in (
-        "predicted:",
-        "submitted",
-        "and-launch status runs/followed",
-        "RUNNING",
-        "unknown",
-        "round 1 done",
-        "finished, trained to its end",
-    ):
-        assert words in said
+    wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
+    assert "requeues: false" in launch("requeue", run)[1]
+    assert "Requeue=0" in output("scontrol", "show", "job", str(look_at(run).job_id))
+    wait_until(lambda: "RUNNING" in said.read_text(), "a running job")
+    (slurmctld,) = pids_of("^slurmctld")
+    os.kill(slurmctld, signal.SIGSTOP)
+    try:
+        assert "unknown" in launch("status", run)[1]
+        wait_until(lambda: "unknown" in said.read_text(), "no answer to who follows")
+    finally:
+        os.kill(slurmctld, signal.SIGCONT)
+    assert follower.wait(PATIENCE) == 0
+    words = ("predicted:", "submitted", "and-launch status runs/followed", "RUNNING", "unknown")
+    ends = ("round 1 done", "finished, trained to its end")
+    assert [word for word in (*words, *ends) if word not in said.read_text()] == []
 
 
-def test_two_jobs_share_the_nodes_and_a_third_waits_for_one() -> None:
-    first, second = submit("first"), submit("second", config=SHORT)
-    third = submit("third", "--after", look_at(first).job_id, "--nodes", 1, config=SHORT)
-    status = look_at(third)
-    assert status.slurm is not None
-    assert (status.slurm.state, status.slurm.reason) == ("PENDING", "Dependency")
-    assert "waits for Dependency, 1. of 1 in main" in launch("status", third)[1]
-    assert [wait_for_end(run).state for run in (first, second, third)] == ["finished"] * 3
+def break_rank(home: Path) -> Path:
+    """Run a job until a rank fails beside one that is deaf.
 
-
-def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) -> None:
-    """The snapshot is changed instead of the checkout: only who runs it notices. Beside the rank
-    that fails, one is deaf."""
+    The snapshot is changed instead of the checkout: only who runs it notices.
+    """
     (home / "held.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\nsbatch: {hold: true}\n")
     run = submit("broken", "--cluster", "held.yaml", "--workers", 2)
     trainer = job_folders(run)[-1] / "code" / "and_dist" / "training" / "trainer.py"
@@ -131,11 +132,18 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
     log = run / "logs" / "rank-1.log"
     wait_until(lambda: "KeyError: 'boom'" in "".join(read_tail(log, 5)), "the failure")
-    failed = time.monotonic()
-    wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks", 15)
-    wait_until(lambda: ends_of(run)[0] is not None, "a verdict", 15)
-    print(f"a deaf neighbour: {time.monotonic() - failed:.1f} s")
-    assert time.monotonic() - failed < 15
+    return run
+
+
+def wait_for_verdict(run: Path) -> None:
+    wait_until(lambda: not pids_of(worker_of(run)), "the end of all ranks")
+    wait_until(lambda: ends_of(run)[0] is not None, "a verdict")
+
+
+def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) -> None:
+    run = break_rank(home)
+    wait_for_verdict(run)
+    launch("cancel", run)
     said = launch("logs", run)[1].splitlines()
     assert "rank 1" in said[0]
     assert "Traceback (most recent call last)" in said[2]
@@ -145,7 +153,14 @@ def test_a_job_runs_the_code_as_it_was_and_a_failure_is_shown_first(home: Path) 
     assert end is not None
     assert end.state == "goes on"
     assert re.search(r"rank 1 on n\d failed with status 1", end.why)
-    launch("cancel", run)
+
+
+@pytest.mark.nightly
+def test_a_deaf_rank_beside_one_that_failed_is_soon_ended(home: Path) -> None:
+    run = break_rank(home)
+    failed = time.monotonic()
+    wait_for_verdict(run)
+    assert time.monotonic() - failed < 15
 
 
 def test_plain_srun_is_a_world_of_its_tasks(home: Path, whole: Path) -> None:
@@ -184,10 +199,12 @@ def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None
         "name=hand",
     ).strip()
     run = home / "runs" / "hand"
-    metrics = run / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and '"step": 50,' in metrics.read_text(), "a step")
+    metrics, ranks = run / "metrics.jsonl", r"^\S+ -u -m and_dist train .* name=hand"
+    wait_until(lambda: metrics.exists() and '"step": 20,' in metrics.read_text(), "a step")
+    signal_all(ranks, signal.SIGSTOP)
     assert "CPUs=6" in output("scontrol", "show", "step", f"{job_id}.0")
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True)
+    signal_all(ranks, signal.SIGCONT)
     wait_until(lambda: (run / "summary.json").exists(), "the end of the run")
     wait_until(lambda: "COMPLETED" in output("scontrol", "show", "job", job_id), "its job's end")
     assert difference(run, whole) == ""
@@ -197,10 +214,12 @@ def test_the_job_by_hand_goes_on_after_a_signal(home: Path, whole: Path) -> None
     assert not list(home.glob(".and-dist-*"))
 
 
-def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.nightly)])
+def test_a_burst_of_jobs_all_end_well(home: Path, count: int) -> None:
+    """Four fit the cluster at once."""
     (home / "cluster.yaml").write_text("cpus_per_node: 16\nsignal_lead: 30\n")
     runs = []
-    for number in range(20):
+    for number in range(count):
         status, said = launch(
             "submit", *SHORT, f"name=burst-{number}", "--cluster", "cluster.yaml", "--time", "10m"
         )
@@ -209,7 +228,7 @@ def test_a_burst_of_jobs_all_end_well(home: Path) -> None:
     waiting = [look_at(run) for run in runs]
     places = [status.queue[0] for status in waiting if status.queue]
     assert places == sorted(places)
-    assert len({status.job_id for status in waiting}) == 20
+    assert len({status.job_id for status in waiting}) == count
     for run in runs:
         assert wait_for_end(run, 2 * PATIENCE).state == "finished"
 
@@ -222,8 +241,9 @@ def test_a_run_of_an_earlier_revision_is_listed_and_goes_on_in_a_new_job(home: P
     status, said = launch("requeue", run)
     assert status == 2
     assert "and-launch submit resumes it" in said
+    length = ("curriculum.epochs=40", "optim.milestones=[20]")
     settings = ("evaluation.baselines=true", "run.keep=1", "run.log_every=20")
-    assert submit("job", *settings) == run
+    assert submit("job", *length, *settings, *ONE_NODE) == run
     wait_for_step(run, 140)
     assert "continuing from" in launch("logs", run)[1]
     assert launch("cancel", run)[0] == 0

@@ -11,7 +11,7 @@ from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.request import Size
 from launcher.slurm import sbatch
 from launcher.submit import all_or_nothing, prepare, write_down
-from slurm.testcluster.cluster import Cluster, output
+from slurm.testcluster.cluster import Cluster, output, wait_until
 from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -36,10 +36,11 @@ def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) 
         ("partition: paid\naccount: nobody", [], "account=nobody"),
         ("", ["--gpus", 9], "sbatch refused the job"),
         ("", ["--after", "nonsense"], "--after afterany:nonsense"),
-        ("", ["--nodes", 5], "would never start it: PartitionConfig"),
+        # PartitionConfig, or a more precise reason if SLURM's other scheduler comes first.
+        ("", ["--nodes", 5], "would never start it: Partition"),
         ("memory_gb: 4000", [], "sbatch refused the job"),
         ("constraint: h100", [], "sbatch refused the job"),
-        ("partition: short", ["--time", "1h"], "would never start it: PartitionConfig"),
+        ("partition: short", ["--time", "1h"], "would never start it: Partition"),
         ("sbatch: {no-such-option: 1}", [], "sbatch refused the job"),
     ],
 )
@@ -92,10 +93,13 @@ def test_a_node_whose_name_does_not_resolve_is_found_by_its_address(
 
 
 @pytest.mark.parametrize("notes", ["", "runs/failed/notes.txt", "runs/failed/jobs/001/notes.txt"])
+@pytest.mark.parametrize("has_started", [False, True])
 def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_nothing_but_a_users_files(
-    home: Path, notes: str
+    home: Path, notes: str, has_started: bool
 ) -> None:
-    wanted = prepare([SHORT[1]], [*SHORT[2:], "name=failed"], Profile(), Size(time="10m"))
+    log = home / "runs" / "failed" / "jobs" / "001" / "1_0_log.out"
+    late = Profile(setup=(f"(trap '' TERM; sleep 2; echo 'told to end' > {log}) &",))
+    wanted = prepare([SHORT[1]], [*SHORT[2:], "name=failed"], late, Size(time="10m"))
 
     def fail_later() -> None:
         with all_or_nothing(wanted.config.folder) as made:
@@ -103,13 +107,15 @@ def test_what_fails_after_sbatch_has_taken_it_leaves_no_job_and_nothing_but_a_us
             request = wanted.request(job, job / "code")
             job_id = sbatch.submit(job, request, wanted.config.name)
             assert output("squeue", "-h", "-t", "PD,R", "-o", "%i").split() == [job_id]
+            if has_started:
+                wait_until(lambda: bool(output("squeue", "-h", "-t", "R", "-o", "%i")), "its start")
             if notes:
                 (home / notes).write_text("why this will not work")
             raise OSError("a full disk")
 
     with pytest.raises(OSError, match="a full disk"):
         fail_later()
-    assert output("squeue", "-h", "-t", "PD,R", "-o", "%i") == ""
+    wait_until(lambda: output("squeue", "-h", "-o", "%i") == "", "the end of all it started")
     left = [path for path in (home / "runs").rglob("*") if path.is_file()]
     assert left == ([home / notes] if notes else [])
     assert (home / "runs" / "failed").exists() == bool(notes)
