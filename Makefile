@@ -48,6 +48,7 @@ faults: setup
 # What takes too long for every change, or fails where others use the cores.
 nightly: setup
 	$(BIN)/python -m pytest -m "nightly or timed" --hold-seconds --durations=20 --ignore=tests/slurm
+	$(BIN)/python slurm/testcluster/cluster.py $(BIN)/python -m pytest -m nightly -s -o faulthandler_timeout=1500 tests/slurm
 	$(BIN)/python -m tests.foreign_files
 	$(BIN)/python -m tests.faults --trials 50 --seed 1
 	$(BIN)/python -m tests.mutants
