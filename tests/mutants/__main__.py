@@ -1,0 +1,127 @@
+"""python -m tests.mutants: whether a test fails when a line of the program is changed.
+
+Takes a sample of all mutants of and_dist/method and and_dist/checkpoint, spread over the files as
+their mutants are, and runs the tests that hold the file (tables.py) on each. The exit code is 0 if
+every mutant is caught, or explained in explained.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.mutants.maker import Mutant, make_mutants
+from tests.mutants.report import Trial, explain, print_table, print_trial, read_explanations
+from tests.mutants.tables import END_TO_END, LAST_RESORT, LEFT_OUT, PACKAGES, TESTS
+from tests.mutants.workshop import Bench, Outcome, Workshop
+
+ROOT = Path(__file__).parents[2]
+LONGEST = 1800
+"""Seconds that the tests of a file may take on the unchanged project."""
+
+
+def all_mutants() -> list[Mutant]:
+    """All mutants of all files."""
+    files = [file for package in PACKAGES for file in sorted((ROOT / package).glob("*.py"))]
+    mutants = []
+    for path in files:
+        file = str(path.relative_to(ROOT))
+        left_out = LEFT_OUT.get(file, {})
+        mutants += make_mutants(file, path.read_bytes(), left_out.__contains__)
+    return mutants
+
+
+def choose(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
+    """A sample in which every file has its share, in the order of files and lines."""
+    chosen: list[Mutant] = []
+    by_file: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        by_file.setdefault(mutant.file, []).append(mutant)
+    seen = 0
+    for file, of_file in sorted(by_file.items()):
+        before, seen = seen, seen + len(of_file)
+        share = count * seen // len(mutants) - count * before // len(mutants)
+        chosen += random.Random(f"{seed} {file}").sample(of_file, min(share, len(of_file)))
+    return sorted(chosen)
+
+
+def only(mutants: Sequence[Mutant], places: Sequence[str]) -> list[Mutant]:
+    """The mutants of some files or of their lines, each given as FILE or FILE:LINE."""
+    return [m for m in mutants if m.file in places or f"{m.file}:{m.line}" in places]
+
+
+def measure_unchanged(workshop: Workshop, files: Sequence[str]) -> dict[str, float]:
+    """Return how long each file of tests takes; raise RuntimeError where one fails."""
+    tests = {path for file in files for path in (*TESTS[file], *LAST_RESORT.get(file, ()))}
+
+    def run(bench: Bench, path: str) -> Outcome:
+        return bench.run_tests([path], LONGEST, forks=not path.startswith(END_TO_END))
+
+    seconds = {}
+    for path, outcome in workshop.each(run, sorted(tests)):
+        if outcome.is_caught:
+            raise RuntimeError(
+                f"the unchanged project does not pass {path}: {outcome.what}\n"
+                + outcome.log[-5000:]
+            )
+        print(f"unchanged: {path}: passed in {outcome.seconds:.0f} s", flush=True)
+        seconds[path] = outcome.seconds
+    return seconds
+
+
+def try_all(workshop: Workshop, mutants: Sequence[Mutant]) -> list[Trial]:
+    """Run the tests on every mutant, and print a line about each."""
+    seconds = measure_unchanged(workshop, sorted({mutant.file for mutant in mutants}))
+
+    def limit(tests: Sequence[str]) -> float:
+        return 60 + 2 * sum(seconds[path] for path in tests)
+
+    def run(bench: Bench, mutant: Mutant) -> Outcome:
+        tests, last_resort = TESTS[mutant.file], LAST_RESORT.get(mutant.file, ())
+        with bench.change(mutant):
+            outcome = bench.run_tests(tests, limit(tests))
+            if not outcome.is_caught and last_resort:
+                outcome = bench.run_tests(last_resort, limit(last_resort), forks=False)
+        return outcome
+
+    trials = []
+    for mutant, outcome in workshop.each(run, mutants):
+        trials.append(Trial(mutant, outcome))
+        print_trial(trials[-1])
+    return sorted(trials)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try a sample of mutants; return 1 where one survives without an explanation."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--count", type=int, default=200, help="how many mutants are tried")
+    parser.add_argument("--seed", type=int, default=0, help="which of them")
+    parser.add_argument("--jobs", type=int, default=2, help="how many side by side")
+    parser.add_argument("--list", action="store_true", help="print them and try none")
+    parser.add_argument(
+        "--only", metavar="FILE[:LINE]", action="append", help="all mutants of a file or line"
+    )
+    options = parser.parse_args(arguments)
+    possible = all_mutants()
+    if options.only:
+        chosen = only(possible, options.only)
+    else:
+        chosen = choose(possible, options.count, options.seed)
+    print(f"{len(possible)} mutants can be made, {len(chosen)} are chosen")
+    if options.list:
+        print(*chosen, sep="\n")
+        return 0
+    began = time.monotonic()
+    with Workshop(ROOT, options.jobs) as workshop:
+        trials = try_all(workshop, chosen)
+    unexplained = explain(trials, read_explanations())
+    print_table(trials, unexplained, time.monotonic() - began)
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
