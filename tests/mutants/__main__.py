@@ -8,15 +8,16 @@ every mutant is caught, or explained in explained.toml.
 from __future__ import annotations
 
 import argparse
-import random
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from tests.mutants.maker import Mutant, make_mutants
 from tests.mutants.report import Trial, explain, print_table, print_trial, read_explanations
-from tests.mutants.tables import END_TO_END, LAST_RESORT, LEFT_OUT, PACKAGES, TESTS
+from tests.mutants.tables import LAST_RESORT, LEFT_OUT, PACKAGES, TESTS
 from tests.mutants.workshop import Bench, Outcome, Workshop
 
 ROOT = Path(__file__).parents[2]
@@ -36,17 +37,24 @@ def all_mutants() -> list[Mutant]:
 
 
 def choose(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
-    """A sample in which every file has its share, in the order of files and lines."""
-    chosen: list[Mutant] = []
+    """A sample in which every file has its share, in the order of files and lines.
+
+    A change of one line leaves the choice among the others as it was.
+    """
     by_file: dict[str, list[Mutant]] = {}
     for mutant in mutants:
         by_file.setdefault(mutant.file, []).append(mutant)
-    seen = 0
-    for file, of_file in sorted(by_file.items()):
-        before, seen = seen, seen + len(of_file)
-        share = count * seen // len(mutants) - count * before // len(mutants)
-        chosen += random.Random(f"{seed} {file}").sample(of_file, min(share, len(of_file)))
+    chosen: list[Mutant] = []
+    for of_file in by_file.values():
+        share = round(count * len(of_file) / len(mutants))
+        chosen += sorted(of_file, key=lambda m: sha256(f"{seed} {m.name}".encode()).digest())[
+            :share
+        ]
     return sorted(chosen)
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def only(mutants: Sequence[Mutant], places: Sequence[str]) -> list[Mutant]:
@@ -54,12 +62,11 @@ def only(mutants: Sequence[Mutant], places: Sequence[str]) -> list[Mutant]:
     return [m for m in mutants if m.file in places or f"{m.file}:{m.line}" in places]
 
 
-def measure_unchanged(workshop: Workshop, files: Sequence[str]) -> dict[str, float]:
+def measure_unchanged(workshop: Workshop, tests: set[str], forks: bool) -> dict[str, float]:
     """Return how long each file of tests takes; raise RuntimeError where one fails."""
-    tests = {path for file in files for path in (*TESTS[file], *LAST_RESORT.get(file, ()))}
 
     def run(bench: Bench, path: str) -> Outcome:
-        return bench.run_tests([path], LONGEST, forks=not path.startswith(END_TO_END))
+        return bench.run_tests([path], LONGEST, forks)
 
     seconds = {}
     for path, outcome in workshop.each(run, sorted(tests)):
@@ -73,32 +80,40 @@ def measure_unchanged(workshop: Workshop, files: Sequence[str]) -> dict[str, flo
     return seconds
 
 
-def try_all(workshop: Workshop, mutants: Sequence[Mutant]) -> list[Trial]:
-    """Run the tests on every mutant, and print a line about each."""
-    seconds = measure_unchanged(workshop, sorted({mutant.file for mutant in mutants}))
-
-    def limit(tests: Sequence[str]) -> float:
-        return 60 + 2 * sum(seconds[path] for path in tests)
+def try_each(
+    workshop: Workshop, mutants: Sequence[Mutant], table: Mapping[str, Sequence[str]], forks: bool
+) -> list[Trial]:
+    """Run the tests of a table on every mutant that has some, and print a line about each."""
+    mutants = [mutant for mutant in mutants if mutant.file in table]
+    tests = {path for mutant in mutants for path in table[mutant.file]}
+    seconds = measure_unchanged(workshop, tests, forks)
 
     def run(bench: Bench, mutant: Mutant) -> Outcome:
-        tests, last_resort = TESTS[mutant.file], LAST_RESORT.get(mutant.file, ())
+        paths = table[mutant.file]
         with bench.change(mutant):
-            outcome = bench.run_tests(tests, limit(tests))
-            if not outcome.is_caught and last_resort:
-                outcome = bench.run_tests(last_resort, limit(last_resort), forks=False)
-        return outcome
+            return bench.run_tests(paths, 60 + 2 * sum(seconds[path] for path in paths), forks)
 
     trials = []
     for mutant, outcome in workshop.each(run, mutants):
         trials.append(Trial(mutant, outcome))
         print_trial(trials[-1])
-    return sorted(trials)
+    return trials
+
+
+def try_all(mutants: Sequence[Mutant], jobs: int) -> list[Trial]:
+    """Run the tests on every mutant, and the end-to-end tests on those that survive."""
+    with Workshop(ROOT, jobs) as workshop:
+        trials = {trial.mutant: trial for trial in try_each(workshop, mutants, TESTS, forks=True)}
+        survivors = [mutant for mutant, trial in trials.items() if not trial.outcome.is_caught]
+        for trial in try_each(workshop, survivors, LAST_RESORT, forks=False):
+            trials[trial.mutant] = trial
+    return sorted(trials.values())
 
 
 def main(arguments: Sequence[str]) -> int:
     """Try a sample of mutants; return 1 where one survives without an explanation."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--count", type=int, default=200, help="how many mutants are tried")
+    parser.add_argument("--count", type=int, default=205, help="how many mutants are tried")
     parser.add_argument("--seed", type=int, default=0, help="which of them")
     parser.add_argument("--jobs", type=int, default=2, help="how many side by side")
     parser.add_argument("--list", action="store_true", help="print them and try none")
@@ -115,9 +130,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print(*chosen, sep="\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.monotonic()
-    with Workshop(ROOT, options.jobs) as workshop:
-        trials = try_all(workshop, chosen)
+    trials = try_all(chosen, options.jobs)
     unexplained = explain(trials, read_explanations())
     print_table(trials, unexplained, time.monotonic() - began)
     return 1 if unexplained else 0

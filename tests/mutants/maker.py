@@ -73,6 +73,11 @@ class Mutant(NamedTuple):
     after: str
     """The same line with the change; the first of them where the change spans several."""
 
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What stays when lines above it come and go."""
+        return self.file, self.before, self.after
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.before}  ->  {self.after}"
 
@@ -254,7 +259,8 @@ def _negate_condition(
 ) -> Iterator[Change]:
     tests = node.ifs if isinstance(node, ast.comprehension) else [node.test]
     for test in tests:
-        yield source.replace(test, f"not ({source.text(test)})")
+        if not (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)):
+            yield source.replace(test, f"not ({source.text(test)})")
 
 
 def _change_function(node: ast.FunctionDef, source: Source) -> Iterator[Change]:

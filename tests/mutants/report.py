@@ -36,7 +36,7 @@ def explain(trials: Sequence[Trial], explanations: Explanations) -> list[Mutant]
     for mutant, outcome in trials:
         if outcome.is_caught:
             continue
-        reason = explanations.get((mutant.file, mutant.before, mutant.after))
+        reason = explanations.get(mutant.name)
         if reason is None:
             unexplained.append(mutant)
         else:

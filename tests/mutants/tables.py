@@ -10,7 +10,7 @@ SAVING = (f"{UNIT}/checkpoint", f"{RANKS}/test_checkpoint.py")
 
 TESTS = {
     "and_dist/method/curriculum.py": (f"{UNIT}/method/test_curriculum.py", *SEARCHES),
-    "and_dist/method/discovery.py": SEARCHES,
+    "and_dist/method/discovery.py": (f"{RANKS}/test_progress.py", *SEARCHES),
     "and_dist/method/entropy.py": (
         f"{RANKS}/test_entropy.py",
         *SEARCHES,
@@ -48,8 +48,8 @@ TESTS = {
 }
 """The tests that hold each file, in the order in which they are tried."""
 
-END_TO_END = "tests/end_to_end"
-EXPORT, DISCOVER = f"{END_TO_END}/test_export_command.py", f"{END_TO_END}/test_discover_command.py"
+EXPORT = "tests/end_to_end/test_export_command.py"
+DISCOVER = "tests/end_to_end/test_discover_command.py"
 LAST_RESORT = {
     "and_dist/checkpoint/bank_reader.py": (DISCOVER,),
     "and_dist/checkpoint/export.py": (EXPORT,),

@@ -148,7 +148,10 @@ class Workshop:
             finally:
                 self._free.put(bench)
 
-        with ThreadPoolExecutor(self._jobs) as pool:
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
             futures = {pool.submit(take, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -97,7 +97,9 @@ def test_the_lines_for_torchvision_build_a_model_of_the_same_layers(
     width = last.out_features if isinstance(last, torch.nn.Linear) else None
     assert width == (16 if has_head else None)
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-    assert first.kernel_size == ((3, 3) if name == "cifar_resnet18" else first.kernel_size)
+    is_of_cifar = name == "cifar_resnet18"
+    assert (first.kernel_size == (3, 3)) == is_of_cifar
+    assert isinstance(getattr(model, "maxpool", None), torch.nn.Identity) == is_of_cifar
     assert lines[-1].startswith("features = torch.nn.functional.normalize") == has_head
 
 

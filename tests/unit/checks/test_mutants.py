@@ -89,7 +89,7 @@ def test_every_file_has_tests_and_its_share_of_a_sample() -> None:
     assert {mutant.file for mutant in mutants} <= TESTS.keys()
     assert LEFT_OUT.keys() <= TESTS.keys()
     chosen = choose(mutants, 200, 0)
-    assert (len(chosen), len(set(chosen))) == (200, 200)
+    assert len(set(chosen)) == len(chosen) == pytest.approx(200, abs=len(TESTS) / 2)
     assert choose(mutants, 200, 0) == chosen != choose(mutants, 200, 1)
     for file in TESTS:
         possible, taken = (sum(m.file == file for m in some) for some in (mutants, chosen))
@@ -97,5 +97,5 @@ def test_every_file_has_tests_and_its_share_of_a_sample() -> None:
 
 
 def test_explanations_are_of_lines_that_are_there() -> None:
-    places = {(mutant.file, mutant.before, mutant.after) for mutant in all_mutants()}
+    places = {mutant.name for mutant in all_mutants()}
     assert read_explanations().keys() <= places
