@@ -22,7 +22,7 @@ from tests.mutants.workshop import Bench, Outcome, Workshop
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 1800
-"""Seconds that the tests of a file may take on the unchanged project."""
+"""CPU seconds that the tests of a file may take on the unchanged project."""
 
 
 def all_mutants() -> list[Mutant]:
@@ -63,7 +63,7 @@ def only(mutants: Sequence[Mutant], places: Sequence[str]) -> list[Mutant]:
 
 
 def measure_unchanged(workshop: Workshop, tests: set[str], forks: bool) -> dict[str, float]:
-    """Return how long each file of tests takes; raise RuntimeError where one fails."""
+    """Return the CPU seconds of each file of tests; raise RuntimeError where one fails."""
 
     def run(bench: Bench, path: str) -> Outcome:
         return bench.run_tests([path], LONGEST, forks)
@@ -76,7 +76,7 @@ def measure_unchanged(workshop: Workshop, tests: set[str], forks: bool) -> dict[
                 + outcome.log[-5000:]
             )
         print(f"unchanged: {path}: passed in {outcome.seconds:.0f} s", flush=True)
-        seconds[path] = outcome.seconds
+        seconds[path] = outcome.work
     return seconds
 
 
@@ -91,7 +91,7 @@ def try_each(
     def run(bench: Bench, mutant: Mutant) -> Outcome:
         paths = table[mutant.file]
         with bench.change(mutant):
-            return bench.run_tests(paths, 60 + 2 * sum(seconds[path] for path in paths), forks)
+            return bench.run_tests(paths, 60 + 3 * sum(seconds[path] for path in paths), forks)
 
     trials = []
     for mutant, outcome in workshop.each(run, mutants):

@@ -5,59 +5,59 @@ from __future__ import annotations
 PACKAGES = ("and_dist/method", "and_dist/checkpoint")
 
 UNIT, RANKS = "tests/unit", "tests/ranks"
-SEARCHES = (f"{RANKS}/test_searches.py", f"{RANKS}/test_discovery.py")
-SAVING = (f"{UNIT}/checkpoint", f"{RANKS}/test_checkpoint.py")
+METHOD, SAVING = f"{UNIT}/method", (f"{UNIT}/checkpoint", f"{RANKS}/test_checkpoint.py")
+SEARCHES, DISCOVERY = f"{RANKS}/test_searches.py", f"{RANKS}/test_discovery.py"
+LOSS = f"{RANKS}/test_loss.py"
 
 TESTS = {
-    "and_dist/method/curriculum.py": (f"{UNIT}/method/test_curriculum.py", *SEARCHES),
-    "and_dist/method/discovery.py": (f"{RANKS}/test_progress.py", *SEARCHES),
-    "and_dist/method/entropy.py": (
-        f"{RANKS}/test_entropy.py",
-        *SEARCHES,
+    "and_dist/method/curriculum.py": (f"{METHOD}/test_curriculum.py",),
+    "and_dist/method/discovery.py": (f"{RANKS}/test_progress.py", SEARCHES),
+    "and_dist/method/entropy.py": (f"{RANKS}/test_entropy.py",),
+    "and_dist/method/faiss_search.py": (SEARCHES,),
+    "and_dist/method/loss.py": (LOSS,),
+    "and_dist/method/memory_bank.py": (f"{METHOD}/test_memory_bank.py", LOSS),
+    "and_dist/method/neighbour_search.py": (SEARCHES,),
+    "and_dist/method/neighbour_table.py": (
+        f"{METHOD}/test_curriculum.py",
+        f"{METHOD}/test_neighbour_table.py",
     ),
-    "and_dist/method/faiss_search.py": SEARCHES,
-    "and_dist/method/loss.py": (f"{RANKS}/test_loss.py",),
-    "and_dist/method/memory_bank.py": (
-        f"{UNIT}/method/test_memory_bank.py",
-        f"{RANKS}/test_loss.py",
-    ),
-    "and_dist/method/neighbour_search.py": SEARCHES,
-    "and_dist/method/neighbour_table.py": SEARCHES,
-    "and_dist/method/partition.py": (
-        f"{UNIT}/method/test_partition.py",
-        f"{RANKS}/test_loss.py",
-    ),
+    "and_dist/method/partition.py": (f"{METHOD}/test_partition.py", LOSS),
     "and_dist/method/partition_kernels.py": (
-        f"{UNIT}/method/test_partition.py",
         f"{UNIT}/training/test_bank_products.py",
-        f"{RANKS}/test_loss.py",
-        f"{RANKS}/test_simulated_world.py",
+        f"{METHOD}/test_partition.py",
+        LOSS,
     ),
-    "and_dist/method/partition_merge.py": (
-        f"{UNIT}/method/test_partition.py",
-        f"{RANKS}/test_loss.py",
-    ),
+    "and_dist/method/partition_merge.py": (f"{METHOD}/test_partition.py", LOSS),
     "and_dist/checkpoint/bank_reader.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/dcp_writer.py": SAVING,
     "and_dist/checkpoint/export.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/model_card.py": (f"{UNIT}/checkpoint",),
-    "and_dist/checkpoint/names.py": (*SAVING, f"{RANKS}/test_probe_training.py"),
+    "and_dist/checkpoint/names.py": SAVING,
     "and_dist/checkpoint/reader.py": SAVING,
-    "and_dist/checkpoint/storage.py": (*SAVING, f"{RANKS}/test_probe_training.py"),
+    "and_dist/checkpoint/storage.py": SAVING,
     "and_dist/checkpoint/tensor_files.py": SAVING,
 }
 """The tests that hold each file, in the order in which they are tried."""
 
 EXPORT = "tests/end_to_end/test_export_command.py"
 DISCOVER = "tests/end_to_end/test_discover_command.py"
+PROBE = f"{RANKS}/test_probe_training.py"
 LAST_RESORT = {
     "and_dist/checkpoint/bank_reader.py": (DISCOVER,),
     "and_dist/checkpoint/export.py": (EXPORT,),
     "and_dist/checkpoint/model_card.py": (EXPORT,),
+    "and_dist/checkpoint/names.py": (PROBE,),
     "and_dist/checkpoint/reader.py": (EXPORT, DISCOVER),
-    "and_dist/method/discovery.py": (DISCOVER,),
+    "and_dist/checkpoint/storage.py": (PROBE,),
+    "and_dist/method/curriculum.py": (DISCOVERY,),
+    "and_dist/method/discovery.py": (DISCOVERY, DISCOVER),
+    "and_dist/method/entropy.py": (SEARCHES, DISCOVERY),
+    "and_dist/method/faiss_search.py": (DISCOVERY,),
+    "and_dist/method/neighbour_search.py": (DISCOVERY,),
+    "and_dist/method/neighbour_table.py": (SEARCHES, DISCOVERY),
+    "and_dist/method/partition_kernels.py": (f"{RANKS}/test_simulated_world.py",),
 }
-"""End-to-end tests, which are only tried on what survives the others: they take minutes."""
+"""Tests that are only tried on what survives the others: they take minutes."""
 
 BUDGET = "a budget of memory or of time: another one computes the same"
 NEEDS_A_GPU = "only runs on a GPU; tests/gpu and tests/pretend hold it"

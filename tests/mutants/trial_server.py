@@ -7,16 +7,20 @@ reads one trial a line from its input, and writes what came of it, a line each: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, TextIO
 
 LIBRARIES = ("faiss.contrib.torch_utils", "hypothesis", "pytest", "safetensors.torch", "yaml")
-SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_SUMS = 0.05, 2.0
+NO_WORK, LONGEST_PAUSE = 0.02, 90.0
+"""CPU seconds within SECONDS_BETWEEN_SUMS that count as none, and how long that may go on."""
 TIMED_OUT = "timed out"
 
 
@@ -34,30 +38,51 @@ def main() -> None:
 
 
 def _try(trial: dict[str, Any]) -> dict[str, Any]:
-    """Fork, run the tests, and kill whatever of them is left."""
+    """Fork, run the tests, and kill whatever of them is left; tell what came of it."""
     began = time.monotonic()
     with open(trial["log"], "w") as log:
         child = os.fork()
         if child == 0:
             _run_tests(trial["tests"], log, trial["forks"])
         try:
-            status = _wait(child, began + trial["seconds"])
+            status, work = _wait(child, trial["seconds"])
         finally:
             _kill_group(child)
-    return {"status": status, "seconds": time.monotonic() - began}
+    return {"status": status, "work": work, "seconds": time.monotonic() - began}
 
 
-def _wait(child: int, until: float) -> int | str:
-    """The exit status of the tests, or that they were killed at the limit."""
+def _wait(child: int, most_work: float) -> tuple[int | str, float]:
+    """The exit status of the tests and the CPU seconds that they took.
+
+    They are killed where they take more, or none for a while: on a busy machine, time alone would
+    tell nothing.
+    """
+    looked, work, worked = 0.0, 0.0, time.monotonic()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
+            return os.waitstatus_to_exitcode(status), work
+        now = time.monotonic()
+        if now - looked > SECONDS_BETWEEN_SUMS:
+            before, work, looked = work, _work_of(child), now
+            if work - before > NO_WORK:
+                worked = now
+        if work > most_work or now - worked > LONGEST_PAUSE:
             _kill_group(child)
             os.waitpid(child, 0)
-            return TIMED_OUT
+            return TIMED_OUT, work
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _work_of(group: int) -> float:
+    """CPU seconds of a process group, and of its members' children that have ended."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += sum(int(number) for number in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _kill_group(group: int) -> None:

@@ -34,6 +34,8 @@ class Outcome(NamedTuple):
 
     what: str
     seconds: float
+    work: float
+    """CPU seconds."""
     test: str
     """The first test that failed, where one has."""
     log: str
@@ -72,7 +74,7 @@ class Bench:
         self._server.wait()
 
     def run_tests(self, tests: Iterable[str], seconds: float, forks: bool = True) -> Outcome:
-        """Run tests of the copy as it is, until one fails; see trial_server."""
+        """Run tests of the copy as it is, until one fails or they have taken these CPU seconds."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         arguments = [f"--basetemp={self._scratch}", *tests]
@@ -81,7 +83,8 @@ class Bench:
         self._server.stdin.flush()
         reply = json.loads(self._server.stdout.readline())
         log = self._log.read_text(errors="replace")
-        return Outcome(_name_of(reply["status"]), reply["seconds"], _first_failed(log), log)
+        what, test = _name_of(reply["status"]), _first_failed(log)
+        return Outcome(what, reply["seconds"], reply["work"], test, log)
 
     @contextmanager
     def change(self, mutant: Mutant) -> Iterator[None]:

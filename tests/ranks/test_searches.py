@@ -216,6 +216,8 @@ def test_chunks_know_what_they_left_out() -> None:
     is_left_out_QS = torch.ones(7, 100, dtype=torch.bool).scatter(1, found.places_QC, False)
     left_out_Q = cosine_QS.masked_fill(~is_left_out_QS, -torch.inf).amax(dim=1)
     assert (left_out_Q <= found.floor_Q + 1e-6).all()
+    least_kept_Q = found.similarity_QC.unflatten(1, (4, 5)).amin(dim=2).amax(dim=1)
+    assert torch.equal(found.floor_Q, least_kept_Q)
 
 
 def test_the_best_of_parts_ties_to_the_lower_row_and_fills_up() -> None:
@@ -246,6 +248,19 @@ def test_an_index_that_cannot_be_built_is_refused_before_it_is_needed(search: st
     """No cells; a graph without links (faiss crashes); rows must be numbered; 256 centroids."""
     with pytest.raises(ValueError, match=r"discovery\.search="):
         check_search(search, 16, 200)
+
+
+def test_an_index_that_needs_some_rows_to_be_built_is_allowed() -> None:
+    """Sixteen centroids of each of eight parts, from as many rows as the shortest shard has."""
+    check_search("PQ8x4", 16, 200)
+    with pytest.raises(ValueError, match="cannot hold 10 rows"):
+        check_search("PQ8x4", 16, 10)
+
+
+def test_a_shard_of_one_row_can_have_an_index(ranks: RankPool) -> None:
+    bank_ND = build_scene(10, 1).bank_ND
+    found, *_ = ranks.run(4, discover_here, bank_ND, "IVF1,Flat", 2)
+    assert found.neighbours_NK.tolist() == dense_table(bank_ND, 2)
 
 
 def test_cells_are_held_against_the_shortest_shard_that_has_rows() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from and_dist.checkpoint import export as export_module
 from and_dist.checkpoint.export import (
     Export,
     Pixels,
@@ -96,6 +97,16 @@ def test_weights_that_someone_changed_are_not_ours(ranks: RankPool, run: Path) -
 def test_what_cannot_be_exported_is_refused(run: Path, format_name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         plan_export(run, None, format_name, True, None)
+
+
+def test_onnx_is_refused_where_a_package_is_missing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for missing in ("onnx", "onnxscript"):
+        monkeypatch.setattr(export_module, "find_spec", lambda name, gone=missing: name != gone)
+        with pytest.raises(ValueError, match="needs the packages onnx and onnxscript"):
+            plan_export(run, None, "onnx", True, None)
+        assert plan_export(run, None, "safetensors", True, None).format == "safetensors"
 
 
 @pytest.mark.parametrize("has_head", [True, False])

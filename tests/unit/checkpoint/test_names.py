@@ -47,3 +47,27 @@ def test_where_there_is_no_folder_there_are_no_checkpoints(tmp_path: Path) -> No
     (tmp_path / "r00-e0001").mkdir()
     (tmp_path / ".r00-e0001.damaged").mkdir()
     assert list_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("latest", "names"),
+    [
+        (None, ["r00-e0002", "r00-e0001"]),
+        ("r00-e0002", ["r00-e0002", "r00-e0001"]),
+        ("r00-e0001", ["r00-e0001", "r00-e0002"]),  # after a rollback
+        ("r00-e0003", ["r00-e0003", "r00-e0002", "r00-e0001"]),  # its loss is reported
+        ("notes", ["r00-e0002", "r00-e0001"]),  # a folder of a user's
+        ("../other", ["r00-e0002", "r00-e0001"]),
+    ],
+)
+def test_the_latest_comes_first_and_then_from_new_to_old(
+    tmp_path: Path, latest: str | None, names: list[str]
+) -> None:
+    for name in ("r00-e0001", "r00-e0002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shard-00001-model-00001-of-00001.safetensors").touch()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "r00-e0009").symlink_to(tmp_path / "r00-e0001")
+    if latest:
+        (tmp_path / "latest").write_text(latest + "\n")
+    assert list_checkpoints(tmp_path) == names

@@ -42,6 +42,7 @@ def test_rows_of_other_shards_change_nothing() -> None:
     bank = MemoryBank(features_SD.clone(), 10, 40, 0.5)
     bank.update(torch.tensor([3, 15, -1, 39]), torch.randn(4, 8))
     assert torch.equal(bank.features_SD, features_SD)
+    assert (bank.start, bank.stop) == (10, 15)
 
 
 def test_an_empty_shard_takes_an_update() -> None:
