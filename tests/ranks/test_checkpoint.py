@@ -15,7 +15,6 @@ from torch import Tensor
 
 from and_dist.checkpoint.reader import OpenedCheckpoint, refuse_corrupt
 from and_dist.checkpoint.storage import (
-    CorruptCheckpoint,
     find_latest_valid,
     load_tensors,
     prune,
@@ -97,13 +96,6 @@ def test_a_checkpoint_of_another_format_is_refused(ranks: RankPool, tmp_path: Pa
     state.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         read_latest(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '"format"', "3"])
-def test_a_state_that_is_none_of_ours_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "state.json").write_text(text)
-    with pytest.raises(CorruptCheckpoint, match=r"cannot be read: state\.json is none of ours"):
-        read_checkpoint(tmp_path)
 
 
 def test_an_unfinished_checkpoint_is_not_seen(ranks: RankPool, tmp_path: Path) -> None:
@@ -269,19 +261,6 @@ def test_where_there_is_no_room_a_sentence_says_how_much_it_takes(
     assert other == sentence
     assert ranks.run(2, find_here, small_disk)[0][0] == "small"
     assert sorted(path.name for path in small_disk.iterdir()) == ["latest", "small"]
-
-
-def save_what_no_file_takes(world: World, folder: Path) -> str:
-    with pytest.raises(AllRanksError) as failed:
-        save_checkpoint(folder, "other", {"odd": torch.eye(3, dtype=torch.complex128)}, {}, world)
-    return str(failed.value)
-
-
-def test_a_save_that_fails_leaves_nothing(ranks: RankPool, tmp_path: Path) -> None:
-    ranks.run(2, save_here, tmp_path, "one", BANK_ND)
-    sentences = ranks.run(2, save_what_no_file_takes, tmp_path)
-    assert all("writing checkpoint other failed: rank " in sentence for sentence in sentences)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one"]
 
 
 def open_here(world: World, run: Path, names: list[str]) -> None:
