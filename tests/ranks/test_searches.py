@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import World
-from and_dist.method import entropy
+from and_dist.method import discovery, entropy
 from and_dist.method.discovery import SearchOptions, check_discovery, discover
 from and_dist.method.faiss_search import ExactSearch, check_search
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
@@ -338,3 +338,25 @@ def test_a_rank_that_fails_in_discovery_is_named_on_all_at_once(
     assert all(sentence in str(error) for error in caught.value.errors.values())
     found, *_ = ranks.run(3, discover_here, bank_ND, "Flat", 1)
     assert found.neighbours_NK.tolist() == dense_table(bank_ND, 1)
+
+
+def discover_with_a_search_that_finds_itself(world: World, bank_ND: Tensor) -> None:
+    working = discovery.search_shards
+
+    def search(shard: ShardSearch, queries_QD: Tensor, own_Q: Tensor, world: World) -> Nearest:
+        found = working(shard, queries_QD, own_Q, world)
+        return found._replace(rows_QK=own_Q[:, None].expand_as(found.rows_QK))
+
+    discovery.search_shards = search
+    try:
+        discover_here(world, bank_ND, "Flat", 1)
+    finally:
+        discovery.search_shards = working
+
+
+def test_a_wrong_table_is_found_out_on_all_ranks(ranks: RankPool) -> None:
+    with pytest.raises(RankError) as caught:
+        ranks.run(2, discover_with_a_search_that_finds_itself, build_scene(41, 1).bank_ND)
+    assert sorted(caught.value.errors) == [0, 1]
+    sentence = "41 anchors have itself as a neighbour, row "
+    assert all(sentence in str(error) for error in caught.value.errors.values())
