@@ -116,7 +116,7 @@ def test_a_bank_that_is_not_finite_ends_discovery_on_all_ranks(ranks: RankPool) 
 
 
 def test_entropies_that_are_not_finite_choose_no_anchors() -> None:
-    entropy_N = torch.tensor([1.0, torch.nan, 0.5, torch.inf])
+    entropy_N = torch.tensor([1.0, torch.nan, 0.5, torch.inf, 2.0])
     with pytest.raises(RuntimeError, match=r"^the entropy of 2 rows is not finite$"):
         _choose_anchors(entropy_N, 1)
     assert _choose_anchors(entropy_N[[0, 2]], 1).tolist() == [1]

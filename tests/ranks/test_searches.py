@@ -13,7 +13,7 @@ from torch.nn import functional
 from and_dist.distributed.world import World
 from and_dist.method import discovery, entropy
 from and_dist.method.discovery import SearchOptions, check_discovery, discover
-from and_dist.method.faiss_search import ExactSearch, check_search
+from and_dist.method.faiss_search import ExactSearch, check_search, unit_float32
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
 from benchmarks.common.rank_pool import SIZES, RankError, RankPool
@@ -218,6 +218,16 @@ def test_chunks_know_what_they_left_out() -> None:
     assert (left_out_Q <= found.floor_Q + 1e-6).all()
     least_kept_Q = found.similarity_QC.unflatten(1, (4, 5)).amin(dim=2).amax(dim=1)
     assert torch.equal(found.floor_Q, least_kept_Q)
+
+
+def test_rows_that_faiss_reads_as_they_are_are_not_copied() -> None:
+    unit_XD = build_scene(41, 1, dtype=torch.float32).bank_ND
+    assert unit_float32(unit_XD) is unit_XD
+    for other_XD in (0.5 * unit_XD, unit_XD.double(), unit_XD.T.contiguous().T):
+        ours_XD = unit_float32(other_XD)
+        assert ours_XD.dtype == torch.float32
+        torch.testing.assert_close(ours_XD, unit_XD)
+        assert ours_XD is not other_XD
 
 
 def test_the_best_of_parts_ties_to_the_lower_row_and_fills_up() -> None:
