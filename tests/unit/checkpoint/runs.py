@@ -19,7 +19,7 @@ ROWS = 5
 
 
 def write_run(run: Path, *overrides: str) -> Config:
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     config = load_config(["configs/debug.yaml"], ["encoder.feature_dim=16", *overrides])
     (run / "metrics.jsonl").write_text("")
     (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))

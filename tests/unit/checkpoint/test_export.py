@@ -56,6 +56,17 @@ def test_the_weights_of_the_checkpoint_are_exported(
     assert names_of_export(export.out) == {"README.md", "encoder.safetensors"}
 
 
+def test_torchvision_gets_a_state_dict_of_its_own_names(ranks: RankPool, tmp_path: Path) -> None:
+    config = write_run(tmp_path, "encoder.name=cifar_resnet18")
+    ranks.run(1, save_here, tmp_path, config, "r01-e0003")
+    export = plan_export(tmp_path, None, "torchvision", True, None)
+    ranks.run(1, export_here, export)
+    weights = torch.load(export.file, weights_only=True)
+    encoder = build_encoder(config.encoder, 7)
+    assert torch.equal(weights["fc.weight"], encoder.head.weight)
+    assert torch.equal(weights["conv1.weight"], encoder.trunk.conv1.weight)
+
+
 def test_an_export_is_replaced_where_the_folder_was_not_named(ranks: RankPool, run: Path) -> None:
     export = plan_export(run, None, "safetensors", True, None)
     ranks.run(1, export_here, export)
