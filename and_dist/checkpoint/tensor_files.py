@@ -80,6 +80,8 @@ def _pieces_of(file: Path) -> Iterator[tuple[str, Piece]]:
 def _shape_of(pieces: list[Piece]) -> list[int] | None:
     """Return the shape of a whole tensor; None where its pieces do not make one."""
     starts = [0, *(piece.stop for piece in pieces)]
-    if not pieces or [piece.start for piece in pieces] != starts[:-1]:
+    is_whole = [piece.start for piece in pieces] == starts[:-1]
+    # A narrower piece would be spread over all columns without an error.
+    if not is_whole or len({tuple(piece.shape[1:]) for piece in pieces}) != 1:
         return None
     return [starts[-1], *pieces[0].shape[1:]] if pieces[0].shape else []

@@ -13,7 +13,7 @@ from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import top1_accuracy
 from and_dist.evaluation.knn import Voters, knn_places, vote
 from and_dist.method.curriculum import num_anchors
-from and_dist.method.discovery import discover
+from and_dist.method.discovery import _choose_anchors, discover
 from and_dist.method.neighbour_search import ShardSearch, search_shards
 from and_dist.method.neighbour_table import Neighbourhoods
 from benchmarks.common.rank_pool import SIZES, RankError, RankPool
@@ -113,6 +113,13 @@ def test_a_bank_that_is_not_finite_ends_discovery_on_all_ranks(ranks: RankPool) 
         ranks.run(3, a_broken_bank, bank_ND)
     assert sorted(caught.value.errors) == [0, 1, 2]
     assert str(caught.value.errors[2]) == "1 rows of the bank are not finite, row 40 first"
+
+
+def test_entropies_that_are_not_finite_choose_no_anchors() -> None:
+    entropy_N = torch.tensor([1.0, torch.nan, 0.5, torch.inf, 2.0])
+    with pytest.raises(RuntimeError, match=r"^the entropy of 2 rows is not finite$"):
+        _choose_anchors(entropy_N, 1)
+    assert _choose_anchors(entropy_N[[0, 2]], 1).tolist() == [1]
 
 
 def votes_here(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import World
+from and_dist.method import entropy
 from and_dist.method.entropy import PairScan, scan_pairs
 from benchmarks.common.rank_pool import SIZES, RankError, RankPool
 from tests import reference
@@ -232,6 +233,33 @@ def test_rows_that_are_not_finite_are_counted_on_all_ranks(
     assert all(isinstance(error, RuntimeError) for error in caught.value.errors.values())
     sentences = {rank: str(error) for rank, error in caught.value.errors.items()}
     assert sentences == dict.fromkeys(range(size), sentence)
+
+
+def scale_here(world: World, bank_ND: Tensor, temperature: float) -> entropy._Scale:
+    return entropy._agree_on_scale(shard_of(bank_ND, world), world, temperature)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "smallest", "temperature", "expected", "shift"),
+    [
+        ("float32", 1.0, 0.1, "float32", 0),
+        ("bfloat16", 1.0, 0.1, "float32", 0),
+        ("float32", 1.0, 0.01, "float32", 40),  # the highest logit is 100
+        ("float32", 0.5, 0.01, "float32", 40),
+        ("float32", 0.96, 0.001, "float32", 940),  # the lowest own logit is 922, of 1000
+        ("float32", 0.9, 0.001, "float64", 400),
+        ("float64", 1.0, 0.001, "float64", 400),
+    ],
+)
+def test_ranks_agree_on_the_narrowest_type_that_holds_all_sums(
+    ranks: RankPool, dtype: str, smallest: float, temperature: float, expected: str, shift: float
+) -> None:
+    norm_N = torch.linspace(1, smallest, 4)
+    bank_ND = (torch.eye(4) * norm_N[:, None]).to(getattr(torch, dtype))
+    for scale in ranks.run(2, scale_here, bank_ND, temperature):
+        assert scale.dtype == getattr(torch, expected)
+        assert scale.shift == pytest.approx(shift, abs=0.01)
+        assert scale.is_unit == (smallest == 1)
 
 
 def progress_here(

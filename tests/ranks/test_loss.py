@@ -9,7 +9,12 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from and_dist.distributed.world import World
-from and_dist.method.loss import gather_global_batch, neighbourhood_nll, sharded_nll
+from and_dist.method.loss import (
+    gather_features_with_grad,
+    gather_global_batch,
+    neighbourhood_nll,
+    sharded_nll,
+)
 from benchmarks.common.rank_pool import SIZES, RankPool
 from tests import reference
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
@@ -130,6 +135,37 @@ def test_loss_is_the_same_number_on_every_rank(ranks: RankPool) -> None:
 def test_padding_alone_costs_nothing(ranks: RankPool) -> None:
     scene = build_scene(41, 4)._replace(rows_G=torch.full((4,), -1))
     assert ranks.run(2, loss_alone, scene) == [0.0, 0.0]
+
+
+def all_features(world: World, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """The features of all ranks, and the gradient of a loss that looks at all of them alike."""
+    features_BD = part_of(scene.inputs_GD, world, 1.0).requires_grad_()
+    arguments = (part_of(scene.rows_G, world, -1), part_of(scene.neighbours_GK, world, -1))
+    batch = gather_global_batch(features_BD, *arguments, world)
+    features_GD = gather_features_with_grad(features_BD, batch, world)
+    features_GD.square().sum().backward()
+    return features_BD.detach(), features_GD.detach(), features_BD.grad
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gathered_features_let_gradients_through_to_this_ranks(ranks: RankPool, size: int) -> None:
+    results = ranks.run(size, all_features, build_scene(41, 10))
+    expected_GD = torch.cat([features_BD for features_BD, _, _ in results])
+    for features_BD, features_GD, gradient_BD in results:
+        assert torch.equal(features_GD, expected_GD)
+        torch.testing.assert_close(gradient_BD, size * 2 * features_BD)
+
+
+def request_of_all(world: World, scene: Scene, *requests: int) -> list[int]:
+    arguments = (part_of(scene.rows_G, world, -1), part_of(scene.neighbours_GK, world, -1))
+    features_BD = part_of(scene.inputs_GD, world, 1.0)
+    return gather_global_batch(features_BD, *arguments, world, *requests).requests_G.tolist()
+
+
+def test_requests_travel_with_the_batch(ranks: RankPool) -> None:
+    scene = build_scene(41, 4)
+    assert ranks.run(2, request_of_all, scene) == [[0] * 4] * 2
+    assert ranks.run(2, request_of_all, scene, 2) == [[2] * 4] * 2
 
 
 def scattered_bank(world: World, scene: Scene) -> tuple[float, Tensor]:

@@ -26,6 +26,7 @@ def progress_here(world: World, bank_ND: Tensor, search: str, round_index: int) 
 
     bank = shard_of(bank_ND, world)
     discover(bank, world, round_index, 4, 1, TEMPERATURE, search, progress=tell)
+    assert min(told) >= 0
     return sum(told)
 
 

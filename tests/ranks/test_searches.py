@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.distributed.world import World
-from and_dist.method import entropy
+from and_dist.method import discovery, entropy
 from and_dist.method.discovery import SearchOptions, check_discovery, discover
-from and_dist.method.faiss_search import ExactSearch, check_search
+from and_dist.method.faiss_search import ExactSearch, check_search, unit_float32
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
 from benchmarks.common.rank_pool import SIZES, RankError, RankPool
@@ -217,6 +217,18 @@ def test_chunks_know_what_they_left_out() -> None:
     is_left_out_QS = torch.ones(7, 100, dtype=torch.bool).scatter(1, found.places_QC, False)
     left_out_Q = cosine_QS.masked_fill(~is_left_out_QS, -torch.inf).amax(dim=1)
     assert (left_out_Q <= found.floor_Q + 1e-6).all()
+    least_kept_Q = found.similarity_QC.unflatten(1, (4, 5)).amin(dim=2).amax(dim=1)
+    assert torch.equal(found.floor_Q, least_kept_Q)
+
+
+def test_rows_that_faiss_reads_as_they_are_are_not_copied() -> None:
+    unit_XD = build_scene(41, 1, dtype=torch.float32).bank_ND
+    assert unit_float32(unit_XD) is unit_XD
+    for other_XD in (0.5 * unit_XD, unit_XD.double(), unit_XD.T.contiguous().T):
+        ours_XD = unit_float32(other_XD)
+        assert ours_XD.dtype == torch.float32
+        torch.testing.assert_close(ours_XD, unit_XD)
+        assert ours_XD is not other_XD
 
 
 def test_the_best_of_parts_ties_to_the_lower_row_and_fills_up() -> None:
@@ -247,6 +259,19 @@ def test_an_index_that_cannot_be_built_is_refused_before_it_is_needed(search: st
     """No cells; a graph without links (faiss crashes); rows must be numbered; 256 centroids."""
     with pytest.raises(ValueError, match=r"discovery\.search="):
         check_search(search, 16, 200)
+
+
+def test_an_index_that_needs_some_rows_to_be_built_is_allowed() -> None:
+    """Sixteen centroids of each of eight parts, from as many rows as the shortest shard has."""
+    check_search("PQ8x4", 16, 200)
+    with pytest.raises(ValueError, match="cannot hold 10 rows"):
+        check_search("PQ8x4", 16, 10)
+
+
+def test_a_shard_of_one_row_can_have_an_index(ranks: RankPool) -> None:
+    bank_ND = build_scene(10, 1).bank_ND
+    found, *_ = ranks.run(4, discover_here, bank_ND, "IVF1,Flat", 2)
+    assert found.neighbours_NK.tolist() == dense_table(bank_ND, 2)
 
 
 def test_cells_are_held_against_the_shortest_shard_that_has_rows() -> None:
@@ -325,3 +350,25 @@ def test_a_rank_that_fails_in_discovery_is_named_on_all_at_once(
     assert all(sentence in str(error) for error in caught.value.errors.values())
     found, *_ = ranks.run(3, discover_here, bank_ND, "Flat", 1)
     assert found.neighbours_NK.tolist() == dense_table(bank_ND, 1)
+
+
+def discover_with_a_search_that_finds_itself(world: World, bank_ND: Tensor) -> None:
+    working = discovery.search_shards
+
+    def search(shard: ShardSearch, queries_QD: Tensor, own_Q: Tensor, world: World) -> Nearest:
+        found = working(shard, queries_QD, own_Q, world)
+        return found._replace(rows_QK=own_Q[:, None].expand_as(found.rows_QK))
+
+    discovery.search_shards = search
+    try:
+        discover_here(world, bank_ND, "Flat", 1)
+    finally:
+        discovery.search_shards = working
+
+
+def test_a_wrong_table_is_found_out_on_all_ranks(ranks: RankPool) -> None:
+    with pytest.raises(RankError) as caught:
+        ranks.run(2, discover_with_a_search_that_finds_itself, build_scene(41, 1).bank_ND)
+    assert sorted(caught.value.errors) == [0, 1]
+    sentence = "41 anchors have itself as a neighbour, row "
+    assert all(sentence in str(error) for error in caught.value.errors.values())

@@ -12,7 +12,11 @@ def test_anchors_of_imagenet() -> None:
     assert counts == [0, 320291, 640583, 960875, 1281167]
 
 
-@pytest.mark.parametrize(("round_index", "num_rounds"), [(1, 0), (5, 4), (-1, 4)])
+def test_one_round_makes_every_row_an_anchor() -> None:
+    assert [num_anchors(10, r, 1) for r in range(2)] == [0, 10]
+
+
+@pytest.mark.parametrize(("round_index", "num_rounds"), [(1, 0), (0, 0), (5, 4), (-1, 4)])
 def test_a_round_outside_the_curriculum_is_refused(round_index: int, num_rounds: int) -> None:
     with pytest.raises(ValueError, match="round"):
         num_anchors(10, round_index, num_rounds)

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
+from and_dist.method.memory_bank import MemoryBank, all_shards, draw_uniform_rows, shard_range
 
 
 @given(st.integers(0, 5000), st.integers(1, 40))
 def test_shards_are_cut_like_torch_chunk(num_rows: int, size: int) -> None:
     ranges = [shard_range(num_rows, rank, size) for rank in range(size)]
+    assert all_shards(num_rows, size) == ranges
     chunks = torch.arange(num_rows).chunk(size) if num_rows else ()
     lengths = [len(chunk) for chunk in chunks] + [0] * (size - len(chunks))
     assert [stop - start for start, stop in ranges] == lengths
@@ -42,6 +43,7 @@ def test_rows_of_other_shards_change_nothing() -> None:
     bank = MemoryBank(features_SD.clone(), 10, 40, 0.5)
     bank.update(torch.tensor([3, 15, -1, 39]), torch.randn(4, 8))
     assert torch.equal(bank.features_SD, features_SD)
+    assert (bank.start, bank.stop) == (10, 15)
 
 
 def test_an_empty_shard_takes_an_update() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.method.partition import log_partition, log_partition_of_own
+from and_dist.method.partition_kernels import select_kernel
 from and_dist.method.partition_merge import Partition, merge
 
 SHAPES = [(252, 507, 123), (1, 1, 1), (3, 20_000, 128), (64, 1003, 16), (700, 41, 8)]
@@ -86,6 +87,13 @@ def test_partition_takes_little_memory(dtype: torch.dtype) -> None:
     log_partition(queries_GD, rows_SD[:20_000], 0.1, torch.bfloat16)
     assert extra_memory_of(lambda: log_partition(queries_GD, rows_SD, 0.1, torch.bfloat16)) < 20e6
     assert extra_memory_of(lambda: log_partition(queries_GD, rows_SD, 0.1)) < 20e6
+
+
+def test_a_gpu_multiplies_float64_without_a_fused_operator() -> None:
+    """Which runs here as well; there are more rows than lie in a block."""
+    queries_GD, rows_SD = unit(3, 8, seed=1), unit(20_000, 8, seed=2)
+    kernel = select_kernel(torch.device("cuda"), torch.float64, 0.1)
+    close(kernel(queries_GD, rows_SD, 0.1), dense(queries_GD, rows_SD, 0.1))
 
 
 def test_over_no_rows_is_nothing() -> None:

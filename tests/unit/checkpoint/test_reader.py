@@ -1,0 +1,84 @@
+"""Which checkpoint of a run is opened, and with which overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from and_dist.checkpoint.reader import open_checkpoint
+from benchmarks.common.rank_pool import RankPool
+from tests.unit.checkpoint.runs import ROWS, save_here, write_run
+
+
+@pytest.fixture
+def run(ranks: RankPool, tmp_path: Path) -> Path:
+    config = write_run(tmp_path / "run")
+    for name in ("r01-e0002", "r01-e0003"):
+        ranks.run(1, save_here, tmp_path / "run", config, name)
+    return tmp_path / "run"
+
+
+def test_the_newest_or_the_named_one_is_opened(run: Path) -> None:
+    opened = open_checkpoint(run)
+    assert opened.checkpoint == run / "checkpoints" / "r01-e0003"
+    assert opened.evaluation == run / "evaluation" / "r01-e0003"
+    assert opened.num_rows == ROWS
+    assert len(opened.weights) == 16
+    assert open_checkpoint(run, "r01-e0002").checkpoint.name == "r01-e0002"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "sentence"),
+    [
+        ("r09-e0001", "there is no checkpoint"),
+        ("../r01-e0002", r"is no name of a checkpoint of .* which has: r01-e0002, r01-e0003"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_refused(
+    run: Path, checkpoint: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        open_checkpoint(run, checkpoint)
+
+
+def test_what_is_no_run_or_has_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no run folder: it has no config\.yaml"):
+        open_checkpoint(tmp_path)
+    write_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        open_checkpoint(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "may_change"),
+    [
+        ("evaluation.knn=7", ()),
+        ("curriculum.neighbours=2", ("curriculum.neighbours",)),
+        ("curriculum.neighbours=2", ("curriculum",)),
+        ("data.test=elsewhere", ("data.test",)),
+    ],
+)
+def test_some_keys_may_be_changed(run: Path, override: str, may_change: tuple[str, ...]) -> None:
+    opened = open_checkpoint(run, None, [override], may_change)
+    section, key = override.split("=")[0].split(".")
+    assert str(getattr(getattr(opened.config, section), key)) == override.split("=")[1]
+
+
+@pytest.mark.parametrize("may_change", [(), ("data",), ("curriculum.rounds",)])
+def test_what_was_trained_may_not_be_changed(run: Path, may_change: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"was trained otherwise: curriculum\.neighbours: 1 -> 2$"):
+        open_checkpoint(run, None, ["curriculum.neighbours=2"], may_change)
+
+
+def test_a_checkpoint_of_another_run_is_refused(run: Path) -> None:
+    """Its images may lie elsewhere, as on another machine."""
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    written["data"]["train"] = "elsewhere"
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    assert open_checkpoint(run).config.data.train == "elsewhere"
+    written["bank"]["update_rate"] = 0.25
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(ValueError, match=r"is of another run: bank\.update_rate: 0\.5 -> 0\.25$"):
+        open_checkpoint(run)
