@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests of a file stay together, on one of as many workers as there are cores.
-SIDE_BY_SIDE := -n logical --maxprocesses=8 --dist loadgroup
+SIDE_BY_SIDE := -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo demo-control test test-all test-slurm faults nightly coverage test-gpu bench check ci clean
 

@@ -37,7 +37,7 @@ LACKS = {
 }
 """What a machine may lack, and how to get it. Nothing else is a reason to skip a test."""
 
-LIGHT_PROGRAMS = {"git", "mount", "scontrol", "sh", "tar", "umount"}
+LIGHT_PROGRAMS = {"git", "mount", "nvidia-smi", "scontrol", "sh", "tar", "umount"}
 """Programs that take milliseconds, and so may be started by any test. So may the workers of a
 ProcessPoolExecutor, with which images are prepared."""
 
@@ -53,15 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not asked for, and keep the tests of a file, or a report, on one worker."""
+    """Leave out what is not asked for."""
     if config.getoption("--quick"):
         slow = [item for item in items if is_slow(item)]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
-    for item in items:
-        folder, _, _ = item.nodeid.partition("::")
-        group = "report" if folder.startswith("tests/report/") else folder
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def is_slow(item: pytest.Item) -> bool:

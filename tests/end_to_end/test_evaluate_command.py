@@ -141,6 +141,7 @@ def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> N
     _, first, _ = cli("evaluate", copied, "--knn")
     assert "written to" in first
     file = copied / "evaluation/r02-e0003/knn.json"
+    found = figures_of(copied, "knn")
     marked = json.loads(file.read_text())
     marked["of"]["bank"]["top1"] = 0.123
     file.write_text(json.dumps(marked))
@@ -150,7 +151,7 @@ def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> N
     file.write_text(json.dumps({**marked, "weights": "of another training"}))
     _, third, _ = cli("evaluate", copied, "--knn")
     assert "written to" in third
-    assert figures_of(copied, "knn") == figures_of(run, "knn")
+    assert figures_of(copied, "knn") == found
 
 
 def test_a_checkpoint_of_another_run_is_refused(run: Path, cli: Cli, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from tests.slurm.jobs import (
     worker_of,
 )
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.whole_run]
 Say = Callable[[str], None]
 
 

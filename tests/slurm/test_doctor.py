@@ -7,7 +7,7 @@ import pytest
 from slurm.testcluster.cluster import Cluster, output
 from tests.slurm.jobs import launch
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.whole_run]
 
 
 def test_a_healthy_profile_is_called_so(home: Path) -> None:

@@ -44,7 +44,7 @@ BOOM = """\
         if self._steps_done() == 7 and self.world.rank == 1:
             raise KeyError('boom')
 """
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.whole_run]
 
 
 def test_a_job_beside_another_equals_the_same_run_without_slurm(whole: Path) -> None:

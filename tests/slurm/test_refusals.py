@@ -14,7 +14,7 @@ from launcher.submit import all_or_nothing, prepare, write_down
 from slurm.testcluster.cluster import Cluster, output, wait_until
 from tests.slurm.jobs import CONFIG, SHORT, launch, submit, wait_for_end
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.whole_run]
 
 
 def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) -> None:

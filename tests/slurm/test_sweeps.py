@@ -9,7 +9,7 @@ from launcher.status import look_at
 from slurm.testcluster.cluster import output
 from tests.slurm.jobs import SHORT, launch, wait_for_end
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.whole_run]
 
 
 SWEEP = """
