@@ -35,7 +35,7 @@ LACKS = {
     "one GPU": "a machine of one GPU is needed; run `make test-gpu` with CUDA_VISIBLE_DEVICES=0",
     "a cluster": "no job ran on SLURM; run `make test-slurm` as root, with SLURM's packages",
 }
-"""What a machine may lack, and how to get it. Nothing else is a reason to skip a test."""
+"""Names what a machine may lack, and how to get it. Nothing else is a reason to skip a test."""
 
 LIGHT_PROGRAMS = {"git", "mount", "nvidia-smi", "scontrol", "sh", "tar", "umount"}
 """Programs that take milliseconds, and so may be started by any test. So may the workers of a

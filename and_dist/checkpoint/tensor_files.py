@@ -68,9 +68,17 @@ class TensorFiles:
 
 
 def _pieces_of(file: Path) -> Iterator[tuple[str, Piece]]:
-    """Yield what a file holds: the name of each tensor, and which part of it."""
+    """Yield what a file holds: the name of each tensor, and which part of it.
+
+    Raise ValueError for a file that does not say which parts it holds.
+    """
     with safe_open(file, "pt") as content:
-        offsets = json.loads(content.metadata()[SHARDING])
+        metadata = content.metadata() or {}
+        if SHARDING not in metadata:
+            raise ValueError(
+                f"{file} does not say where its tensors begin, it is not a file of ours"
+            )
+        offsets = json.loads(metadata[SHARDING])
         for name in content.keys():  # noqa: SIM118 - an open file is no mapping
             start = next(iter(offsets[name]["saved_offsets"]), 0)
             shape = content.get_slice(name).get_shape()

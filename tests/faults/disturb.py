@@ -17,7 +17,7 @@ from typing import Any
 RANKS = 2
 SECONDS_A_START = 60
 SECONDS_TO_START = 3
-"""What a rank takes to begin, and half as much again."""
+"""Seconds: a rank begins in two thirds of them."""
 HUNG = -1
 """In place of an exit status."""
 SETTINGS = (

@@ -47,18 +47,17 @@ def choose(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     chosen: list[Mutant] = []
     for of_file in by_file.values():
         share = round(count * len(of_file) / len(mutants))
-        chosen += sorted(of_file, key=lambda m: sha256(f"{seed} {m.name}".encode()).digest())[
-            :share
-        ]
+        chosen += sorted(of_file, key=lambda m: _digest(f"{seed} {m.name}"))[:share]
     return sorted(chosen)
 
 
 def _digest(text: str) -> bytes:
+    """Return a number by which mutants are put in an order that looks random."""
     return sha256(text.encode()).digest()
 
 
 def only(mutants: Sequence[Mutant], places: Sequence[str]) -> list[Mutant]:
-    """The mutants of some files or of their lines, each given as FILE or FILE:LINE."""
+    """Return the mutants of some files or of their lines, each given as FILE or FILE:LINE."""
     return [m for m in mutants if m.file in places or f"{m.file}:{m.line}" in places]
 
 
@@ -126,6 +125,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen = only(possible, options.only)
     else:
         chosen = choose(possible, options.count, options.seed)
+    if not chosen:
+        parser.error("no mutant is chosen; --list names them, and their files and lines")
     print(f"{len(possible)} mutants can be made, {len(chosen)} are chosen")
     if options.list:
         print(*chosen, sep="\n")

@@ -75,7 +75,7 @@ class Mutant(NamedTuple):
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """What stays when lines above it come and go."""
+        """Return a name that stays when lines above the mutant come and go."""
         return self.file, self.before, self.after
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ class Source:
 
 
 Leave = Callable[[str], bool]
-"""Whether a name is left out: of a function, of a constant, or FUNCTION.VARIABLE."""
+"""Says whether a name is left out: of a function, of a constant, or FUNCTION.VARIABLE."""
 
 
 def make_mutants(file: str, content: bytes, leaves_out: Leave) -> list[Mutant]:

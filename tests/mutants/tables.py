@@ -1,4 +1,4 @@
-"""Which tests hold a file, quickest first, and what is left out, with the reason."""
+"""List the tests that hold each file, quickest first, and what is left out, with the reason."""
 
 from __future__ import annotations
 

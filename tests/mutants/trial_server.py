@@ -105,6 +105,7 @@ def _run_tests(tests: list[str], log: TextIO, forks: bool) -> None:
         os.dup2(theirs, ours)
     if forks:
         fork, get_context = multiprocessing.get_context("fork"), multiprocessing.get_context
+        # The rank pool asks for a fork server; a fork of this process has torch loaded already.
         multiprocessing.get_context = (  # type: ignore[assignment]
             lambda method=None: fork if method == "forkserver" else get_context(method)
         )

@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 class Outcome(NamedTuple):
-    """What the tests said of a copy: "passed", "failed", "timed out" or "broken"."""
+    """Holds what the tests said of a copy: "passed", "failed", "timed out" or "broken"."""
 
     what: str
     seconds: float
@@ -142,7 +142,7 @@ class Workshop:
         self._stack.close()
 
     def each(self, work: Callable[[Bench, T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """What came of every item, in the order in which they are done."""
+        """Yield what came of every item, in the order in which they are done."""
 
         def take(item: T) -> R:
             bench = self._free.get()

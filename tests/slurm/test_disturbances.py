@@ -106,7 +106,7 @@ def test_what_is_killed_or_warned_goes_on(
 def test_what_is_killed_or_warned_is_soon_understood(
     home: Path, name: str, promised: float
 ) -> None:
-    """What saves first takes as long as that takes."""
+    """Hold the seconds of strikes after which nothing is saved first."""
     (home / "soon.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\n")
     assert strike(submit(name, "--cluster", "soon.yaml"), name) < promised
 

@@ -123,6 +123,13 @@ def test_pieces_of_different_widths_are_refused(tmp_path: Path) -> None:
         TensorFiles(tmp_path).fill("rows", torch.empty(7, 2))
 
 
+def test_a_file_of_somebody_elses_is_named(tmp_path: Path) -> None:
+    write_rows(tmp_path, (0, 7))
+    save_file({"weight": torch.ones(2)}, tmp_path / "theirs.safetensors")
+    with pytest.raises(ValueError, match=r"theirs\.safetensors does not say .* not a file of ours"):
+        TensorFiles(tmp_path)
+
+
 def test_values_take_the_type_of_the_given_tensor(tmp_path: Path) -> None:
     files, read = write_rows(tmp_path, (0, 3), (3, 7)), torch.empty(7, 2, dtype=torch.float64)
     files.fill("rows", read)
