@@ -222,4 +222,6 @@ def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:
         output_type=types.RGB,
         device="mixed" if spec.on_gpu else "cpu",
         hw_decoder_load=spec.data.hardware_decoder,
+        # Mixed decoding would otherwise double the chroma's pixels, which a CPU interpolates.
+        jpeg_fancy_upsampling=True,
     )

@@ -105,7 +105,10 @@ class ExactSearch:
         faiss = load_faiss()
         metric = faiss.METRIC_INNER_PRODUCT
         if self._resources is not None and count <= MOST_ON_GPU:
-            found = faiss.knn_gpu(self._resources, queries_QD, rows_XD, count, metric=metric)
+            device = queries_QD.device.index
+            found = faiss.knn_gpu(
+                self._resources, queries_QD, rows_XD, count, metric=metric, device=device
+            )
         else:
             found = faiss.knn(queries_QD.cpu(), rows_XD.cpu(), count, metric=metric)
         similarity_QC, places_QC = (tensor.to(queries_QD.device) for tensor in found)

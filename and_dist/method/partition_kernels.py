@@ -15,6 +15,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from and_dist.method.partition_merge import Partition, merge, merge_one_by_one, merge_stacked
 
@@ -24,6 +25,11 @@ and of 16 bits on a CPU, whose operator copies all rows it is given into the lay
 LEAST_TEMPERATURE = 0.05
 """The lowest temperature at which e^(-2 / temperature), of opposite unit rows, is a normal float32,
 so that one shift by the highest logit there can be serves all rows."""
+WIDTH_OF_LOADS = 8
+"""The number of features that CUDA's attention operators load at a time; they take multiples."""
+ROWS_PADDED_AT_ONCE = 2**18
+MOST_FLASH_FEATURES = 256
+"""The most features of flash attention; efficient attention takes any number."""
 Kernel = Callable[[Tensor, Tensor, float], Partition]
 """(queries_GD, rows_SD, temperature) -> their partition."""
 
@@ -36,7 +42,7 @@ def select_kernel(device: torch.device, products: torch.dtype, temperature: floa
         return _rounding(_attend_on_cpu, products, takes_all_rows=products.itemsize > 2)
     if products == torch.float64:  # the fused operators of CUDA have no float64
         return _rounding(_dense, products, takes_all_rows=False)
-    return _rounding(_attend_by_heads_on_gpu, products, takes_all_rows=True)
+    return _rounding(_attend_padded_on_gpu, products, takes_all_rows=True)
 
 
 def is_faster_in_bfloat16(temperature: float) -> bool:
@@ -112,6 +118,20 @@ def _attend_on_cpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> P
     return Partition(log_z_11G[0, 0], mean_11GD[0, 0].to(log_z_11G.dtype))
 
 
+def _attend_padded_on_gpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
+    """Compute the partition with as many features of 0 added as the operators want."""
+    dim = rows_SD.shape[1]
+    missing = -dim % WIDTH_OF_LOADS
+    if missing == 0:
+        return _attend_by_heads_on_gpu(queries_GD, rows_SD, temperature)
+    queries_GD = functional.pad(queries_GD, (0, missing))
+    blocks = (functional.pad(rows, (0, missing)) for rows in rows_SD.split(ROWS_PADDED_AT_ONCE))
+    log_z_G, mean_GD = merge_one_by_one(
+        _attend_by_heads_on_gpu(queries_GD, rows, temperature) for rows in blocks
+    )
+    return Partition(log_z_G, mean_GD[:, :dim])
+
+
 def _attend_by_heads_on_gpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
     """Compute the partition with the rows cut along the head axis.
 
@@ -133,7 +153,8 @@ def _attend_on_gpu(queries_GD: Tensor, rows_HSD: Tensor, temperature: float) -> 
     queries_1HGD = queries_GD.expand(1, rows_HSD.shape[0], -1, -1)
     rows_1HSD = rows_HSD[None]
     scale = 1.0 / temperature
-    if rows_HSD.dtype == torch.float32:  # flash attention takes 16 bits only
+    # Flash attention takes 16 bits only.
+    if rows_HSD.dtype == torch.float32 or rows_HSD.shape[-1] > MOST_FLASH_FEATURES:
         mean, log_z, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
             queries_1HGD, rows_1HSD, rows_1HSD, None, True, 0.0, False, scale=scale
         )

@@ -32,6 +32,12 @@ from tests.suites import LACKS
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=LACKS["a GPU"])
 
 
+@pytest.fixture(autouse=True)
+def _float32_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep cuDNN from rounding float32 to TF32, which a CPU does not."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [
@@ -41,14 +47,24 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=LACKS["a G
         (torch.bfloat16, 3e-2),
     ],
 )
-@pytest.mark.parametrize(("num_queries", "num_rows"), [(1, 1), (256, 200_001), (100, 4097)])
+@pytest.mark.parametrize(
+    ("num_queries", "num_rows", "dim"),
+    [
+        (1, 1, 128),
+        (256, 200_001, 128),
+        (100, 4097, 128),
+        (48, 5003, 100),
+        (48, 5003, 200),
+        (48, 5003, 512),
+    ],
+)
 def test_fused_equals_dense(
-    dtype: torch.dtype, tolerance: float, num_queries: int, num_rows: int
+    dtype: torch.dtype, tolerance: float, num_queries: int, num_rows: int, dim: int
 ) -> None:
     random = torch.Generator("cuda").manual_seed(0)
 
     def unit(count: int) -> torch.Tensor:
-        values = torch.randn(count, 128, generator=random, device="cuda", dtype=torch.float64)
+        values = torch.randn(count, dim, generator=random, device="cuda", dtype=torch.float64)
         return functional.normalize(values, dim=1).to(dtype)
 
     queries_GD, rows_SD = unit(num_queries), unit(num_rows)
@@ -67,9 +83,11 @@ def test_a_task_of_srun_that_is_shown_one_gpu_takes_it() -> None:
         choose_device("auto", second)
 
 
-def loader_on(device: str, folder: Path, dtype: torch.dtype = torch.float32) -> TrainingLoader:
+def loader_on(
+    device: str, folder: Path, dtype: torch.dtype = torch.float32, hardware: float = 0.65
+) -> TrainingLoader:
     index = index_folder(folder).index
-    config = DataConfig(image_size=64, flip=True)
+    config = DataConfig(image_size=64, flip=True, hardware_decoder=hardware)
     world = replace(world_of(), device=torch.device(device, 0) if device == "cuda" else CPU)
     order, bad = Order(len(index), 16, 0), BadImages(index, "stop")
     return TrainingLoader(index, config, order, world, bad, dtype)
@@ -81,14 +99,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pictures(folder, [(120 + 5 * n, 90 + 3 * n) for n in range(64)], quality=95)
 
 
-def test_mixed_decoding_gives_the_images_of_the_cpu(photos: Path) -> None:
+@pytest.mark.parametrize("hardware", [0.0, 1.0])
+def test_mixed_decoding_gives_the_images_of_the_cpu(photos: Path, hardware: float) -> None:
     """Same cuts and colours; decoders and resampling differ by a level or two of 255."""
     on_cpu = images_by_row(loader_on("cpu", photos).batches(0))
-    on_gpu = images_by_row(loader_on("cuda", photos).batches(0))
+    on_gpu = images_by_row(loader_on("cuda", photos, hardware=hardware).batches(0))
     assert on_cpu.keys() == on_gpu.keys()
-    for row, image in on_cpu.items():
-        levels = 255 * 0.226 * (on_gpu[row].cpu() - image).abs()
-        assert levels.mean() < 1.5
+    apart = [255 * 0.226 * (on_gpu[row].cpu() - image).abs() for row, image in on_cpu.items()]
+    means, most = [levels.mean().item() for levels in apart], max(map(torch.max, apart)).item()
+    print(f"levels apart: {sum(means) / len(means):.3f} on average, at most {most:.1f}")
+    assert max(means) < 1.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -167,10 +167,16 @@ def index_cpu_to_gpu(resources: GpuResources, device: int, index: Any) -> GpuInd
 
 
 def knn_gpu(
-    resources: GpuResources, queries_QD: Tensor, rows_SD: Tensor, count: int, metric: int
+    resources: GpuResources,
+    queries_QD: Tensor,
+    rows_SD: Tensor,
+    count: int,
+    metric: int,
+    device: int = -1,
 ) -> tuple[Tensor, ...]:
-    """Stand in for faiss.knn_gpu."""
+    """Stand in for faiss.knn_gpu, which takes the current GPU unless it is told which."""
     assert isinstance(resources, GpuResources)
+    assert device == queries_QD.device.index
     _check_count(count)
     found = faiss.knn(_on_gpu(queries_QD), _on_gpu(rows_SD), count, metric=metric)
     queries_QD.gpu.launches[EXACT_SEARCH] += 1

@@ -54,6 +54,7 @@ def test_the_graph_of_a_gpu_is_whole(kind: Kind, is_training: bool) -> None:
     assert (FOR_MEANS.encode() in graph) == is_training
     assert (MIXED.encode() in graph) == (kind == "encoded")
     assert (b"mixed" in graph) == (kind == "encoded")
+    assert (b"jpeg_fancy_upsampling" in graph) == (kind == "encoded")
 
 
 def test_dali_has_the_operators_for_a_gpu() -> None:

@@ -236,9 +236,10 @@ def test_faiss_takes_each_tensor_where_its_function_looks_for_it() -> None:
     assert places_Q1.is_cuda
     assert places_Q1[:, 0].tolist() == list(range(50))
     for refused in (
-        lambda: faiss.knn_gpu(resources, rows_SD, on_gpu_SD, 1, metric),
-        lambda: faiss.knn_gpu(resources, on_gpu_SD, rows_SD, 1, metric),
-        lambda: faiss.knn_gpu(resources, on_gpu_SD.T[:, :50], on_gpu_SD, 1, metric),
+        lambda: faiss.knn_gpu(resources, rows_SD, on_gpu_SD, 1, metric, device=0),
+        lambda: faiss.knn_gpu(resources, on_gpu_SD, rows_SD, 1, metric, device=0),
+        lambda: faiss.knn_gpu(resources, on_gpu_SD.T[:, :50], on_gpu_SD, 1, metric, device=0),
+        lambda: faiss.knn_gpu(resources, on_gpu_SD, on_gpu_SD, 1, metric),
         lambda: faiss.knn(on_gpu_SD, on_gpu_SD, 1, metric),
         lambda: on_gpu.search(rows_SD, 1),
         lambda: on_gpu.add(rows_SD),
@@ -255,7 +256,7 @@ def test_faiss_has_the_limits_of_its_gpu_kernels() -> None:
     rows_SD = unit(3000, 16).to(CUDA)
     resources = faiss.StandardGpuResources()
     with pytest.raises(RuntimeError, match="up to 2048"):
-        faiss.knn_gpu(resources, rows_SD, rows_SD, 2049, faiss.METRIC_INNER_PRODUCT)
+        faiss.knn_gpu(resources, rows_SD, rows_SD, 2049, faiss.METRIC_INNER_PRODUCT, device=0)
     index = faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(16))
     index.add(rows_SD)
     with pytest.raises(RuntimeError, match="up to 2048"):

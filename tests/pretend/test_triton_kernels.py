@@ -180,6 +180,7 @@ def test_a_kernel_that_does_not_compile_is_counted_as_failed() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.whole_run
 @pytest.mark.parametrize("module", ["partition_kernel", "scan_kernel"])
 def test_every_kernel_compiles_for_sm_90_by_tensor_cores(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.device.{module}", "compile", "--cubins", tmp_path]
