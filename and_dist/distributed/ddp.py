@@ -73,13 +73,17 @@ def synchronise(encoder: Encoder, head: nn.Module, world: World) -> None:
             broadcast_from_coordinator(world, tensor)
 
 
-def seed_step(seed: int, epoch_number: int, step: int, rank: int) -> None:
+def seed_step(world: World, seed: int, epoch_number: int, step: int) -> None:
     """Seed what an encoder draws at random (dropout) by the step.
 
-    A resumed run then draws as an uninterrupted one.
+    A resumed run then draws as an uninterrupted one. torch.manual_seed would also note the seed,
+    with a traceback, for every kind of device that is not there, and never forget it.
     """
-    key = derive_key(seed, "step", epoch_number, step, rank)
-    torch.manual_seed(int(key >> np.uint64(1)))
+    key = derive_key(seed, "step", epoch_number, step, world.rank)
+    step_seed = int(key >> np.uint64(1))
+    torch.default_generator.manual_seed(step_seed)
+    if world.device.type == "cuda":
+        torch.cuda.manual_seed(step_seed)
 
 
 class _EagerDDP(DistributedDataParallel):

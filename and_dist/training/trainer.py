@@ -140,7 +140,7 @@ class Trainer:
         ):
             if [number, step] not in self.state.skipped:
                 num_images = self.components.order.num_images(step)
-                seed_step(self.config.seed, number, step, self.world.rank)
+                seed_step(self.world, self.config.seed, number, step)
                 self.state.losses.add(self.train_step(batch), step, num_images)
                 self._clock.count(num_images)
             self.after_step(step)

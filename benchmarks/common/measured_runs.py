@@ -122,7 +122,7 @@ def seconds_here(world: World, scene: Scene, root: str, threads: int, steps: int
     best = float("inf")
     for step in range(WARM_UP + steps):
         started = time.perf_counter()
-        seed_step(0, 0, step, world.rank)
+        seed_step(world, 0, 0, step)
         loss = trainer.train_step(next(batches))
         trainer.state.losses.add(loss, step, scene.batch_size)
         if step >= WARM_UP:

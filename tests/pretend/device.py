@@ -33,6 +33,7 @@ ON_CUDA: dict[str, Any] = {
     "device_count": 1,
     "set_device": None,
     "synchronize": None,
+    "manual_seed": None,
     "manual_seed_all": None,
     "max_memory_allocated": 0,
     "memory_allocated": 0,
