@@ -3,6 +3,8 @@ BIN := .venv/bin
 # What is imported is compiled once, and not, as this would have it, at every start of every rank.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Threads of one test must not keep a core from another's: of one thread each, and none spins.
+WITH_OTHERS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # Tests of a file stay together, on one of as many workers as there are cores.
 SIDE_BY_SIDE := -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
@@ -27,11 +29,11 @@ demo-control: setup
 
 # What everyone runs after a change; CONTRIBUTING says what it leaves out, and how long each takes.
 test: setup
-	$(BIN)/python -m pytest --quick -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm --ignore=tests/gpu
+	$(WITH_OTHERS) $(BIN)/python -m pytest --quick -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm --ignore=tests/gpu
 
 # Everything that needs no SLURM. Screenshots of reports go to artefacts/.
 test-all: setup
-	$(BIN)/python -m pytest -m "not nightly" $(SIDE_BY_SIDE) --durations=20 --ignore=tests/slurm
+	$(WITH_OTHERS) $(BIN)/python -m pytest -m "not nightly" $(SIDE_BY_SIDE) --durations=20 --ignore=tests/slurm
 
 # Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
 test-slurm: setup
@@ -56,7 +58,7 @@ nightly: setup
 # Which lines the tests reach, ranks and other processes included; artefacts/coverage/ shows them.
 coverage: setup
 	rm -f .coverage .coverage.*
-	-$(BIN)/python -m coverage run -m pytest -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm
+	-$(WITH_OTHERS) $(BIN)/python -m coverage run -m pytest -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet
 	$(BIN)/python -m coverage report --sort=cover --skip-covered

@@ -23,8 +23,21 @@ from and_dist.distributed.world import World
 SIZES = (1, 2, 3, 4)
 SECONDS_TO_ANSWER = 300
 SECONDS_TO_END = 5
-PRELOAD = ["and_dist.method.discovery", "and_dist.training.trainer"]
-"""Modules that the fork server loads once, so that no rank has to."""
+PRELOAD = [
+    "and_dist.commands.train",
+    "and_dist.data.pipeline",
+    "and_dist.checkpoint.dcp_writer",
+    "and_dist.objectives.anchor_neighbourhoods",
+    "torch._dynamo",
+    "tensorboard.summary.writer.record_writer",
+    "tensorboard.plugins.custom_scalar.metadata",
+    "tensorboard.plugins.custom_scalar.layout_pb2",
+    "faiss.contrib.torch_utils",
+]
+"""Modules that the fork server loads once, so that no rank has to.
+
+A rank that begins from nothing loads most of them when they are first needed.
+"""
 
 
 class RankError(AssertionError):

@@ -15,6 +15,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from and_dist.utils.exits import run_and_leave
 from and_dist.utils.owned_files import read_json, write_file
 
 SECONDS_TO_END = 4
@@ -53,4 +54,4 @@ def exit_codes(failures: dict[int, ProcessFailure]) -> dict[int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

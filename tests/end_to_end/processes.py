@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,20 @@ class Started:
     seconds of a core, and the tests start some hundred. The rest is as a shell would do it. Only
     where torchrun starts the processes do they begin from nothing."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        program: Callable[[], None] = main,
+        terminal: int | None = None,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
-        ours, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_become, args=(arguments, environment, theirs))
+        ours, theirs = os.pipe()
+        out = _Inherited(theirs if terminal is None else terminal)
+        self._process = context.Process(target=_become, args=(program, arguments, environment, out))
         self._process.start()
-        theirs.close()
-        self.stdout = os.fdopen(os.dup(ours.fileno()), encoding="utf-8", errors="replace")
-        ours.close()
+        os.close(theirs)
+        self.stdout = os.fdopen(ours, encoding="utf-8", errors="replace")
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -73,29 +79,52 @@ class Started:
             return said.result(timeout), None
 
 
-def _become(arguments: list[str], environment: dict[str, str], out: Connection) -> None:
+class _Inherited:
+    """An open file that the process begins with."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return _take, (DupFd(self._number),)
+
+
+def _take(passed: Any) -> int:
+    return int(passed.detach())
+
+
+def _become(
+    program: Callable[[], None], arguments: list[str], environment: dict[str, str], out: int
+) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     for number in (1, 2):
-        os.dup2(out.fileno(), number)
-    out.close()
+        os.dup2(out, number)
+    os.close(out)
     sys.argv = ["and-dist", *arguments]
-    main()
+    program()
 
 
-def start(*arguments: object, **environment: object) -> Started:
-    """One process of and-dist."""
+def start(
+    *arguments: object,
+    program: Callable[[], None] = main,
+    terminal: int | None = None,
+    **environment: object,
+) -> Started:
+    """One process of and-dist, or of another program that takes its arguments from sys.argv."""
     told = {key: str(value) for key, value in environment.items()}
-    return Started([*map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1", **told})
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", **told}
+    return Started([*map(str, arguments)], environ, program, terminal)
 
 
-def start_ranks(size: int, *arguments: object) -> list[Started]:
+def start_ranks(size: int, *arguments: object, program: Callable[[], None] = main) -> list[Started]:
     """As torchrun would, without its agent."""
     port = free_port()
     return [
         start(
             *arguments,
+            program=program,
             RANK=rank,
             WORLD_SIZE=size,
             LOCAL_RANK=rank,

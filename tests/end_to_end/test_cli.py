@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.cli import SECONDS_FOR_THE_FIRST
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.training.recovery import print_traceback_on_error
 from slurm.testcluster.cluster import PATIENCE
@@ -116,16 +117,23 @@ def test_a_world_that_cannot_be_is_refused(
     assert not root.exists()
 
 
-@pytest.mark.whole_run
-def test_what_one_rank_alone_refuses_is_said_and_what_all_refuse_is_said_once(
-    tmp_path: Path,
+def test_what_one_rank_alone_refuses_is_said_once_the_first_has_had_its_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Cli
 ) -> None:
-    options = (*DEBUG, f"run.root={tmp_path}", "data.train=/nowhere")
-    second = processes.start(*options, WORLD_SIZE=2, RANK=1, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2)
-    status, said = processes.finish(second)
+    second = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    status, _, said = cli(*DEBUG, f"run.root={tmp_path}", "data.train=/nowhere")
     assert status == 2
     assert said.startswith("and-dist: rank 1: data.train=/nowhere")
-    process = torchrun(*options)
+    assert waited == [SECONDS_FOR_THE_FIRST]
+
+
+@pytest.mark.whole_run
+def test_what_all_ranks_refuse_is_said_once(tmp_path: Path) -> None:
+    process = torchrun(*DEBUG, f"run.root={tmp_path}", "data.train=/nowhere")
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert said.count("data.train=/nowhere") == 1
@@ -170,7 +178,8 @@ def said_by(process: Started | subprocess.Popen[str]) -> str:
 def test_a_killed_run_continues_by_the_same_command(tmp_path: Path) -> None:
     """All ranks get SIGKILL after the second checkpoint; the rest is equal to the bit."""
     options = [f"run.root={tmp_path}", "curriculum.rounds=1", "data.limit=96", "data.limit_test=8"]
-    said_by(torchrun(*DEBUG, *options, "name=whole"))
+    for rank in processes.start_ranks(2, *DEBUG, *options, "name=whole"):
+        said_by(rank)
     process = torchrun(*DEBUG, *options, "name=killed")
     latest = tmp_path / "killed" / "checkpoints" / "latest"
     deadline = time.monotonic() + PATIENCE

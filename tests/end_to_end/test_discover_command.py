@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import Cli
-from tests.end_to_end.test_cli import said_by, torchrun
+from tests.end_to_end.processes import start_ranks
+from tests.end_to_end.test_cli import said_by
 from tests.ranks.runs import train_here
 
 SUMMARY_KEYS = {
@@ -111,7 +112,9 @@ def test_the_summary_says_what_training_said_of_the_same_round(
 def test_two_workers_find_the_same(run: Path, tmp_path: Path) -> None:
     """Entropies but for the rounding of float32, so anchors of near entropies may change places."""
     options = ["--checkpoint", "r00-e0003", "--out", str(tmp_path / "out")]
-    output = said_by(torchrun("discover", str(run), *options))
+    first, second = start_ranks(2, "discover", run, *options)
+    output = said_by(first)
+    assert said_by(second) == ""
     assert output.count(f"written to {tmp_path / 'out'}") == 1
     table = saved_table(run, "r01-e0003")
     found = {file.stem: np.load(file) for file in (tmp_path / "out").glob("*.npy")}

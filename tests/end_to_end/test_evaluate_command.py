@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from PIL import Image
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.runs.metrics_file import read_metrics
 from tests.conftest import Cli
+from tests.end_to_end.processes import finish, start, start_ranks
 from tests.ranks.runs import train_here
 
 SHORT = ("evaluation.linear.epochs=2", "evaluation.linear.milestones=[1]")
@@ -77,21 +76,8 @@ def test_two_workers_find_the_same(run: Path, cli: Cli, tmp_path: Path) -> None:
     alone, together = (copy_of(run, tmp_path / name) for name in ("one", "two"))
     given = ("--knn", "--linear", "--layers", "conv2,fc", *SHORT)
     assert cli("evaluate", alone, *given)[0] == 0
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "-m",
-            "and_dist",
-            "evaluate",
-            together,
-            *given,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    ends = [finish(rank) for rank in start_ranks(2, "evaluate", together, *given)]
+    assert [status for status, _ in ends] == [0, 0], ends
     assert figures_of(alone, "knn")["of"] == figures_of(together, "knn")["of"]
     ours, theirs = (figures_of(folder, "linear") for folder in (alone, together))
     assert list(ours["of"]) == ["conv2", "fc"]
@@ -169,9 +155,9 @@ def test_a_stall_leaves_its_stacks_and_nothing_that_is_in_the_way(
 ) -> None:
     copied = copy_of(run, tmp_path / "debug")
     long = ("evaluation.linear.epochs=2000", "evaluation.linear.milestones=[1]")
-    command = [sys.executable, "-m", "and_dist", "evaluate", copied, "--linear", *long]
-    stalled = subprocess.run([*command, "run.stall_seconds=0.01"], capture_output=True, text=True)
-    assert stalled.returncode == TRY_AGAIN, stalled.stderr
+    stalled = start("evaluate", copied, "--linear", *long, "run.stall_seconds=0.01")
+    status, output = finish(stalled)
+    assert status == TRY_AGAIN, output
     assert "Thread" in (copied / "stalls/rank-0.txt").read_text()
     assert not list(copied.glob("evaluation/**/stalls"))
     assert cli("evaluate", copied, "--linear", *SHORT)[0] == 0
@@ -182,10 +168,9 @@ def test_a_stall_leaves_its_stacks_and_nothing_that_is_in_the_way(
 def test_asked_to_stop_within_knn_it_does(run: Path, tmp_path: Path) -> None:
     """It hears the request between two batches, and the same command starts again."""
     copied = copy_of(run, tmp_path / "debug")
-    command = [sys.executable, "-m", "and_dist", "evaluate", copied, "--knn", "run.time_limit=0:01"]
-    stopped = subprocess.run(command, capture_output=True, text=True)
-    assert stopped.returncode == TRY_AGAIN, stopped.stderr
-    assert "the time limit, with nothing of kNN kept" in stopped.stdout + stopped.stderr
+    status, output = finish(start("evaluate", copied, "--knn", "run.time_limit=0:01"))
+    assert status == TRY_AGAIN, output
+    assert "the time limit, with nothing of kNN kept" in output
     assert not (copied / "evaluation/r02-e0003/knn.json").exists()
 
 

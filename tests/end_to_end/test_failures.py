@@ -14,12 +14,20 @@ import pytest
 
 from and_dist.distributed.watchdog import Watchdog
 from slurm.testcluster.cluster import PATIENCE
-from tests.end_to_end.processes import DEBUG, ENDLESS, starts, steps, wait_until
+from tests.end_to_end import starved
+from tests.end_to_end.processes import (
+    DEBUG,
+    ENDLESS,
+    finish,
+    start_ranks,
+    starts,
+    steps,
+    wait_until,
+)
 from tests.ranks.runs import debug_config
 
 pytestmark = pytest.mark.whole_run
 
-STARVED = Path(__file__).with_name("starved.py")
 SECONDS_TO_END = 10
 
 
@@ -51,36 +59,16 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_rank_out_of_memory_ends_all_in_seconds_and_one_speaks(
     wide_run: Path, at_most: Callable[[float], float], place: str, search: str, sentence: str
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        str(STARVED),
-        place,
-        "discover",
-        str(wide_run),
-        f"discovery.search={search}",
-        "run.threads=1",
-    ]
-    # Large blocks are mapped anew each time, so that none is found among freed ones.
-    malloc = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stderr is not None
-        ours, said_at = [], None
-        for line in process.stderr:
-            if line.startswith("and-dist: "):
-                ours.append(line)
-                said_at = said_at or time.monotonic()
-    assert process.returncode == 1
-    assert len(ours) == 1
-    assert sentence in ours[0]
-    assert "emory" in ours[0] or "bad_alloc" in ours[0]
-    assert said_at is not None
+    command = (place, "discover", wide_run, f"discovery.search={search}", "run.threads=1")
+    ranks = start_ranks(2, *command, program=starved.main_on_little_memory)
+    said = next(line for line in ranks[0].stdout if line.startswith("and-dist: "))
+    said_at = time.monotonic()
+    (first, rest), second = (finish(rank) for rank in ranks)
     assert time.monotonic() - said_at < at_most(SECONDS_TO_END)
+    assert sentence in said
+    assert "emory" in said or "bad_alloc" in said
+    assert (first, second) == (1, (1, ""))
+    assert "and-dist: " not in rest
 
 
 @pytest.mark.parametrize(

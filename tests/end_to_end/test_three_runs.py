@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.status import look_at
 from slurm.testcluster.cluster import PATIENCE
+from tests.conftest import Cli
 from tests.end_to_end.launching import launch, ranks_of, start, wait_for_step
 from tests.pictures import save_pictures
 from tests.ranks.runs import difference, losses_of
@@ -63,7 +62,7 @@ def test_a_killed_rank_is_started_again(whole: Path, tmp_path: Path) -> None:
     assert look_at(run).num_starts == 2
 
 
-def test_a_run_has_a_report(tmp_path: Path) -> None:
+def test_a_run_has_a_report(tmp_path: Path, cli: Cli) -> None:
     for split, count in (("train", 60), ("test", 16)):
         save_pictures(tmp_path / split, [(40, 36)] * count, "xyz")
     settings = (f"data.train={tmp_path}/train", f"data.test={tmp_path}/test", "evaluation.knn=5")
@@ -72,8 +71,8 @@ def test_a_run_has_a_report(tmp_path: Path) -> None:
         *(*settings, "curriculum.epochs=1", "optim.milestones=[]", "run.threads=1"),
     )
     assert status == 0, said
-    command = [sys.executable, "-m", "and_dist", "report", str(tmp_path / "pets")]
-    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    status, said, _ = cli("report", tmp_path / "pets")
+    assert status == 0, said
     page = (tmp_path / "pets" / "report.html").read_text()
     assert "<title>pets" in page
     assert "data:image/" in page

@@ -7,8 +7,6 @@ import os
 import pty
 import re
 import select
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,9 +26,7 @@ LONGER = ("curriculum.epochs=8", "optim.milestones=[6]", "evaluation.every=2")
 def seen_in_terminal(*arguments: object, columns: int) -> str:
     """All that is drawn, one frame over the other."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
-    command = [sys.executable, "-m", "and_dist", *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    process = start(*arguments, terminal=theirs, COLUMNS=columns, LINES=40, TERM="xterm")
     os.close(theirs)
     drawn, deadline = b"", time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
