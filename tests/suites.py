@@ -11,13 +11,14 @@ from __future__ import annotations
 import multiprocessing.process
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import _process_worker
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from benchmarks.common.rank_pool import SIZES
 
@@ -40,6 +41,15 @@ LACKS = {
 LIGHT_PROGRAMS = {"git", "mount", "nvidia-smi", "scontrol", "sh", "tar", "umount"}
 """Programs that take milliseconds, and so may be started by any test. So may the workers of a
 ProcessPoolExecutor, with which images are prepared."""
+
+
+def all_pairs(first: Sequence[Any], second: Sequence[Any]) -> list[ParameterSet]:
+    """Give every pair as parameters; `make test` tries each value of both sides at least once."""
+    return [
+        pytest.param(a, b, marks=() if j % len(first) == i % len(second) else pytest.mark.thorough)
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+    ]
 
 
 def skip_without(what: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,9 @@ from tests.ranks.runs import (
 )
 from tests.ranks.scenes import Scene, build_scene, part_of, shard_of
 from tests.ranks.test_loss import build_network, features_of
+from tests.suites import all_pairs
 
+Undisturbed = Callable[[str, int], Path]
 DIM = 16
 ROWS = 41
 LABELS_N = np.arange(ROWS) * 7 % 5
@@ -268,30 +272,35 @@ def run_config(root: Path, method: str, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("method", COMPETITORS)
-def test_a_run_is_the_same_at_other_world_sizes(
-    ranks: RankPool, tmp_path: Path, method: str
-) -> None:
-    losses = []
-    for size in (1, 3):
-        config = run_config(tmp_path, method, f"name=w{size}")
+@pytest.fixture(scope="module")
+def undisturbed(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The folder of a method's run on so many ranks that nothing disturbed; each trained once."""
+
+    @cache
+    def of(method: str, size: int) -> Path:
+        config = run_config(tmp_path_factory.mktemp("undisturbed"), method)
         ranks.run(size, train, config)
-        losses.append(losses_of(config.folder))
+        return config.folder
+
+    return of
+
+
+@pytest.mark.parametrize("method", COMPETITORS)
+def test_a_run_is_the_same_at_other_world_sizes(undisturbed: Undisturbed, method: str) -> None:
+    losses = [losses_of(undisturbed(method, size)) for size in (1, 3)]
     assert len(losses[0]) == 30
     assert ((losses[0] - losses[1]) / losses[0]).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("method", COMPETITORS)
-@pytest.mark.parametrize("step", [7, 15])
+@pytest.mark.parametrize(("method", "step"), all_pairs(COMPETITORS, [7, 15]))
 def test_a_stopped_run_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, method: str, step: int
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, method: str, step: int
 ) -> None:
     """Stopped within an epoch, and at the end of one."""
-    whole, broken = (run_config(tmp_path, method, f"name={n}") for n in ("whole", "broken"))
-    ranks.run(2, train, whole)
+    broken = run_config(tmp_path, method)
     ranks.run(2, train_until_asked, broken, step)
     ranks.run(2, train, broken)
-    assert_equal_to_the_bit(broken.folder, whole.folder)
+    assert_equal_to_the_bit(broken.folder, undisturbed(method, 2))
 
 
 def test_random_is_one_evaluation(ranks: RankPool, tmp_path: Path) -> None:
@@ -304,13 +313,12 @@ def test_random_is_one_evaluation(ranks: RankPool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("phase", ["clusters of all images", "features of the training images"])
 def test_a_run_stopped_while_it_clusters_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, phase: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, phase: str
 ) -> None:
-    whole, broken = (run_config(tmp_path, "deepcluster", f"name={n}") for n in ("whole", "broken"))
-    ranks.run(2, train, whole)
+    broken = run_config(tmp_path, "deepcluster")
     ranks.run(2, train_until_asked, broken, -1, phase)
     ranks.run(2, train, broken)
-    assert_equal_to_the_bit(broken.folder, whole.folder)
+    assert_equal_to_the_bit(broken.folder, undisturbed("deepcluster", 2))
 
 
 @pytest.mark.parametrize("method", COMPETITORS)
@@ -330,11 +338,10 @@ def test_an_objective_rolls_back_with_the_run(ranks: RankPool, tmp_path: Path, m
 
 @pytest.mark.parametrize("method", COMPETITORS)
 def test_an_objective_goes_on_at_another_number_of_ranks(
-    ranks: RankPool, tmp_path: Path, method: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, method: str
 ) -> None:
-    whole, moved = (run_config(tmp_path, method, f"name={n}") for n in ("whole", "moved"))
-    ranks.run(1, train, whole)
+    moved = run_config(tmp_path, method)
     ranks.run(3, train_until_asked, moved, 12)
     ranks.run(1, train, moved)
-    ours, theirs = losses_of(moved.folder), losses_of(whole.folder)
+    ours, theirs = losses_of(moved.folder), losses_of(undisturbed(method, 1))
     assert ((ours - theirs) / theirs).abs().max() < 2e-3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from and_dist.evaluation.probe_training import ProbeTraining
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.runs.console import Display
 from benchmarks.common.rank_pool import RankError, RankPool
+from tests.suites import all_pairs
 
 SIDE, CLASSES = 8, 4
 
@@ -41,9 +44,9 @@ def settings(*overrides: str) -> Config:
             "data.test_resize=null",
             "data.mean=[0.5,0.5,0.5]",
             "data.std=[0.1,0.1,0.1]",
-            "evaluation.linear.epochs=20",
+            "evaluation.linear.epochs=10",
             "evaluation.linear.batch_size=32",
-            "evaluation.linear.milestones=[15]",
+            "evaluation.linear.milestones=[7]",
             *overrides,
         ],
     )
@@ -173,17 +176,33 @@ def test_a_frozen_random_network_beats_chance_and_stays_as_it_is(
     assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("at_step", [7, 29, 30, 31, 92])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.fixture(scope="module")
+def undisturbed(
+    ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], list[Any]]:
+    """What so many ranks return of a short study that nothing disturbed; each trained once."""
+
+    @cache
+    def of(size: int) -> list[Any]:
+        config, given = a_short_study()
+        return ranks.run(size, probe, config, tmp_path_factory.mktemp("undisturbed"), *given)
+
+    return of
+
+
+@pytest.mark.parametrize(("size", "at_step"), all_pairs([1, 2, 3], [7, 29, 30, 31, 92]))
 def test_stopped_it_goes_on_to_the_bit(
-    ranks: RankPool, tmp_path: Path, size: int, at_step: int
+    ranks: RankPool,
+    undisturbed: Callable[[int], list[Any]],
+    tmp_path: Path,
+    size: int,
+    at_step: int,
 ) -> None:
     """31 steps an epoch: within one, about the end of one, and at the very end."""
     config, given = a_short_study()
-    whole = ranks.run(size, probe, config, tmp_path / "whole", *given)
-    stopped = ranks.run(size, probe, config, tmp_path / "broken", *given, at_step)
+    stopped = ranks.run(size, probe, config, tmp_path, *given, at_step)
     assert stopped == [None] * size
-    again = ranks.run(size, probe, config, tmp_path / "broken", *given)
+    again, whole = ranks.run(size, probe, config, tmp_path, *given), undisturbed(size)
     assert again[0][:2] == whole[0][:2]
     assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
 
@@ -201,10 +220,12 @@ def a_short_study() -> tuple[Config, tuple[Encoder, list[str], Any]]:
     return config, (build_encoder(config.encoder, 0), ["conv1", "conv2", "fc"], data)
 
 
-def test_it_goes_on_at_another_number_of_ranks(ranks: RankPool, tmp_path: Path) -> None:
+def test_it_goes_on_at_another_number_of_ranks(
+    ranks: RankPool, undisturbed: Callable[[int], list[Any]], tmp_path: Path
+) -> None:
     """Half an epoch's losses of three ranks lie in what two go on from."""
     config, given = a_short_study()
-    (_, expected, weights), *_ = ranks.run(1, probe, config, tmp_path / "whole", *given)
+    (_, expected, weights), *_ = undisturbed(1)
     ranks.run(3, probe, config, tmp_path / "moved", *given, 46)
     (_, losses, ours), *_ = ranks.run(2, probe, config, tmp_path / "moved", *given)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

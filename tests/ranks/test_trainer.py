@@ -29,6 +29,7 @@ from tests.ranks.runs import (
     train_until,
     train_until_asked,
 )
+from tests.suites import all_pairs
 
 GOLDEN = Path(__file__).with_name("golden_debug_losses.json")
 Undisturbed = Callable[[int], Path]
@@ -56,8 +57,7 @@ def test_debug_run_follows_the_golden_curve(undisturbed: Undisturbed, size: int)
     assert ((losses - golden).abs() / golden).max() < 1e-4
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("epochs", [1, 3, 5])
+@pytest.mark.parametrize(("size", "epochs"), all_pairs([1, 2, 3], [1, 3, 5]))
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, epochs: int
 ) -> None:
@@ -104,15 +104,18 @@ def test_a_finished_run_started_again_changes_nothing(ranks: RankPool, tmp_path:
     assert checkpoint_of(config.folder).keys() == before[1].keys()
 
 
+@pytest.mark.parametrize(
+    ("size", "after"),
+    [(1, 3), (4, 1), pytest.param(3, 4, marks=pytest.mark.thorough)],
+)
 def test_a_checkpoint_continues_at_other_world_sizes(
-    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, after: int
 ) -> None:
-    for before, after in [(4, 1), (1, 3), (3, 4)]:
-        config = debug_config(tmp_path, f"name=from{before}to{after}")
-        ranks.run(before, train_until, config, 5)
-        ranks.run(after, train, config)
-        difference = (losses_of(config.folder) - losses_of(undisturbed(1))).abs()
-        assert difference.max() < 1e-4  # seen 2.4e-6
+    config = debug_config(tmp_path)
+    ranks.run(size, train_until, config, 5)
+    ranks.run(after, train, config)
+    difference = (losses_of(config.folder) - losses_of(undisturbed(1))).abs()
+    assert difference.max() < 1e-4  # seen 2.4e-6
 
 
 def test_batch_norm_statistics_survive(ranks: RankPool, tmp_path: Path) -> None:
@@ -207,34 +210,39 @@ def test_other_images_are_refused(ranks: RankPool, tmp_path: Path) -> None:
         ranks.run(1, train, other)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("step", "name"),
-    [(2, "r00-e0000-s000004"), (11, "r00-e0002-s000003"), (17, "r01-e0000-s000004")],
+    ("size", "asked"),
+    all_pairs(
+        [1, 2, 3], [(2, "r00-e0000-s000004"), (11, "r00-e0002-s000003"), (17, "r01-e0000-s000004")]
+    ),
 )
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(
-    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, step: int, name: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, asked: tuple[int, str]
 ) -> None:
     """Five steps are an epoch; a request is carried out a step after the one it was heard in."""
+    step, name = asked
     broken = debug_config(tmp_path)
     assert ranks.run(size, train_until_asked, broken, step) == [name] * size
     ranks.run(size, train, broken)
     assert_equal_to_the_bit(broken.folder, undisturbed(size))
 
 
-@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(
-    ("phase", "name"),
-    [
-        ("features of the training images", ""),
-        ("discovery of round 1", "r00-e0003"),
-        ("discovery of round 2", "r01-e0003"),
-        ("kNN", ""),
-    ],
+    ("size", "asked"),
+    all_pairs(
+        [1, 3],
+        [
+            ("features of the training images", ""),
+            ("discovery of round 1", "r00-e0003"),
+            ("discovery of round 2", "r01-e0003"),
+            ("kNN", ""),
+        ],
+    ),
 )
 def test_a_run_stopped_between_epochs_goes_on_to_the_bit(
-    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, phase: str, name: str
+    ranks: RankPool, undisturbed: Undisturbed, tmp_path: Path, size: int, asked: tuple[str, str]
 ) -> None:
+    phase, name = asked
     broken = debug_config(tmp_path)
     assert ranks.run(size, train_until_asked, broken, -1, phase) == [name] * size
     ranks.run(size, train, broken)
@@ -274,6 +282,7 @@ def test_a_run_stopped_in_the_evaluation_of_an_epoch_goes_on_to_the_bit(
     assert_equal_to_the_bit(broken.folder, whole.folder)
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_within_an_epoch_at_any_number_of_ranks(
     ranks: RankPool, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from and_dist.config.load import load_config
@@ -117,7 +118,20 @@ def test_it_is_what_the_paper_trained_for_its_figures(file: Path) -> None:
         assert {key: found[key] for key in expected} == expected, place
 
 
-@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def with_one_of_a_kind_in_make_test() -> list[ParameterSet]:
+    """Give every file; those that train the network and method of one before are thorough."""
+    given, kinds = [], set()
+    for file in FILES:
+        config = load_config([file])
+        kind = (config.encoder, config.method, config.data.image_size, config.curriculum.start)
+        is_another = str(kind) in kinds
+        kinds.add(str(kind))
+        marks = pytest.mark.thorough if is_another else ()
+        given.append(pytest.param(file, id=file.stem, marks=marks))
+    return given
+
+
+@pytest.mark.parametrize("file", with_one_of_a_kind_in_make_test())
 def test_it_trains(file: Path, tmp_path: Path) -> None:
     """Its network and method, two steps on two images each of its size, but not its many rows.
 
