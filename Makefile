@@ -38,7 +38,7 @@ test-all: setup
 # Jobs on a real SLURM of four nodes, each a set of namespaces on this machine: only root can.
 test-slurm: setup
 	@if [ "$$(id -u)" = 0 ]; then \
-		$(BIN)/python slurm/testcluster/cluster.py true && $(BIN)/python -m pytest -m "not nightly" --durations=12 \
+		$(BIN)/python slurm/testcluster/cluster.py true && $(WITH_OTHERS) $(BIN)/python -m pytest -m "not nightly" --durations=12 \
 			-o faulthandler_timeout=1500 --dist load --maxschedchunk=1 \
 			--tx "4*popen//python=$(BIN)/python slurm/testcluster/cluster.py $(BIN)/python" tests/slurm; \
 	else echo "test-slurm: no job was tried on a real SLURM, only root can make its nodes"; fi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,23 +31,43 @@ def look(chromium: Browser) -> Iterator[Open]:
     opened = []
 
     def call(address: str | Path, width: int = 1200, scheme: str = "light") -> Watched:
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        context.set_default_timeout(1000 * PATIENCE)
-        opened.append(context)
-        watched = Watched(context.new_page())
-        watched.page.on("console", lambda message: watched.complaints.append(message.text))
-        watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
-        watched.page.on("request", lambda request: watched.requests.append(request.url))
-        url = f"file://{address.resolve()}" if isinstance(address, Path) else address
-        watched.page.goto(url)
-        return watched
+        opened.append(open_page(chromium, address, width, scheme))
+        return opened[-1]
 
     yield call
-    for context in opened:
-        context.close()
+    for watched in opened:
+        watched.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def seen(chromium: Browser, pages: dict[str, Path]) -> Iterator[Callable[[str], Watched]]:
+    """A page of some kind that has been scrolled through, for tests that only read it."""
+    opened = {}
+
+    def call(kind: str) -> Watched:
+        if kind not in opened:
+            opened[kind] = open_page(chromium, pages[kind], 1200, "light")
+            opened[kind].scroll_through()
+        return opened[kind]
+
+    yield call
+    for watched in opened.values():
+        watched.page.context.close()
+
+
+def open_page(chromium: Browser, address: str | Path, width: int, scheme: str) -> Watched:
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    context.set_default_timeout(1000 * PATIENCE)
+    watched = Watched(context.new_page())
+    watched.page.on("console", lambda message: watched.complaints.append(message.text))
+    watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+    watched.page.on("request", lambda request: watched.requests.append(request.url))
+    url = f"file://{address.resolve()}" if isinstance(address, Path) else address
+    watched.page.goto(url)
+    return watched
 
 
 @pytest.fixture(scope="session")

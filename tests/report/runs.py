@@ -51,7 +51,7 @@ class Watched:
     def scroll_through(self) -> None:
         """So that everything is drawn."""
         height = self.page.evaluate("document.documentElement.scrollHeight")
-        for top in range(0, height, 400):
+        for top in range(0, height, 800):
             self.page.evaluate("top => scrollTo(0, top)", top)
             self.page.wait_for_timeout(40)
         self.wait_for_charts()

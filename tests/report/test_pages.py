@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from and_dist.utils.formatting import as_text
-from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open
+from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open, Watched
 
 pytestmark = pytest.mark.whole_run
 
+Seen = Callable[[str], Watched]
 KINDS = ("labelled", "unlabelled", "resumed", "compared", "rival")
 TRAINING = {"loss", "lr", "speed", "wait", "map", "time-line"}
 CHARTS = {
@@ -30,11 +31,14 @@ NAME = "e => e.id || e.dataset.views || e.dataset.chart || e.getAttribute('href'
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
 def test_everything_is_there_and_nothing_leaves(
-    pages: dict[str, Path], look: Open, kind: str, width: int, scheme: str
+    pages: dict[str, Path], look: Open, seen: Seen, kind: str, width: int, scheme: str
 ) -> None:
     assert pages[kind].stat().st_size < MOST_BYTES
-    watched = look(pages[kind], width, scheme)
-    watched.scroll_through()
+    if scheme == "light":
+        watched = seen(kind)
+    else:
+        watched = look(pages[kind], width, scheme)
+        watched.scroll_through()
     page = watched.page
     shown = page.eval_on_selector_all(".chart", "all => all.map(c => c.dataset.chart)")
     assert set(shown) == CHARTS[kind]
@@ -55,10 +59,8 @@ def test_everything_is_there_and_nothing_leaves(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_that_are_markup_are_text(pages: dict[str, Path], look: Open, kind: str) -> None:
-    watched = look(pages[kind])
-    watched.scroll_through()
-    page = watched.page
+def test_names_that_are_markup_are_text(seen: Seen, kind: str) -> None:
+    page = seen(kind).page
     assert page.evaluate("typeof pwned") == "undefined"
     assert page.locator("body b, svg b, img[src='x']").count() == 0
     if kind in ("labelled", "compared"):
@@ -97,9 +99,9 @@ def test_filters_show_what_they_say(pages: dict[str, Path], look: Open) -> None:
     assert page.locator("#hubs li").count() > 0
 
 
-def test_marks_say_whether_a_neighbour_is_of_the_class(pages: dict[str, Path], look: Open) -> None:
+def test_marks_say_whether_a_neighbour_is_of_the_class(seen: Seen) -> None:
     """Against the alternative texts, which name both classes."""
-    page = look(pages["labelled"]).page
+    page = seen("labelled").page
     for hood in page.locator("#hoods li").all():
         anchor, *others = [image.get_attribute("alt") for image in hood.locator("img").all()]
         marks = hood.locator(".near span").all_text_contents()
@@ -110,8 +112,8 @@ def test_marks_say_whether_a_neighbour_is_of_the_class(pages: dict[str, Path], l
             assert mark.startswith("✓ same" if is_same else "✗ ")
 
 
-def test_without_labels_nothing_is_marked(pages: dict[str, Path], look: Open) -> None:
-    page = look(pages["unlabelled"]).page
+def test_without_labels_nothing_is_marked(seen: Seen) -> None:
+    page = seen("unlabelled").page
     assert page.locator(".same, .other").count() == 0
     assert not page.locator("#class-label").is_visible()
     assert "no labels" in str(page.locator("#summary .note").first.text_content())
@@ -164,10 +166,8 @@ def test_all_of_it_is_reached_by_keyboard(pages: dict[str, Path], look: Open) ->
     assert page.evaluate("document.documentElement.dataset.theme") != before
 
 
-def test_pictures_and_charts_say_in_words_what_they_show(
-    pages: dict[str, Path], look: Open
-) -> None:
-    page = look(pages["labelled"]).page
+def test_pictures_and_charts_say_in_words_what_they_show(seen: Seen) -> None:
+    page = seen("labelled").page
     alts = page.eval_on_selector_all("main img:not([hidden])", "all => all.map(i => i.alt)")
     assert len(alts) > 50
     assert all(alts)
@@ -177,8 +177,8 @@ def test_pictures_and_charts_say_in_words_what_they_show(
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-def test_attention_has_a_picture_a_round(pages: dict[str, Path], look: Open) -> None:
-    page = look(pages["labelled"]).page
+def test_attention_has_a_picture_a_round(seen: Seen) -> None:
+    page = seen("labelled").page
     lines = page.locator(".attended").count()
     assert lines >= 3
     assert page.locator(".attended").first.locator("img").count() == 2 + 3
@@ -186,16 +186,16 @@ def test_attention_has_a_picture_a_round(pages: dict[str, Path], look: Open) -> 
     assert min(sizes) > 0
 
 
-def test_mistakes_are_mistakes(pages: dict[str, Path], look: Open) -> None:
-    page = look(pages["labelled"]).page
+def test_mistakes_are_mistakes(seen: Seen) -> None:
+    page = seen("labelled").page
     for caption in page.locator("#mistakes li > figure:first-child figcaption").all():
         label, taken = str(caption.inner_text()).splitlines()[:2]
         assert taken.startswith("✗ taken for ")
         assert taken.removeprefix("✗ taken for ") != label
 
 
-def test_restarts_are_told(pages: dict[str, Path], look: Open) -> None:
-    page = look(pages["resumed"]).page
+def test_restarts_are_told(seen: Seen) -> None:
+    page = seen("resumed").page
     told = str(page.locator("#time-line table").text_content())
     assert "ended without a word" in told
     assert "SIGTERM, saved as r" in told
@@ -213,10 +213,8 @@ def test_a_page_that_is_printed_has_all_charts(pages: dict[str, Path], look: Ope
     watched.page.pdf(path=ARTEFACTS / "labelled.pdf")
 
 
-def test_compared_runs_stand_beside_each_other(pages: dict[str, Path], look: Open) -> None:
-    watched = look(pages["compared"])
-    watched.scroll_through()
-    page = watched.page
+def test_compared_runs_stand_beside_each_other(seen: Seen) -> None:
+    page = seen("compared").page
     names = page.evaluate("document.querySelector('[data-chart=loss]').data.map(t => t.name)")
     assert names == ["labelled", "rival"]
     text = str(page.locator("#summary").text_content())
