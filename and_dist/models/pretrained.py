@@ -1,6 +1,6 @@
 """Load weights from a file into an encoder: ours, torchvision's, or the published code's.
 
-Files are never executed: they are safetensors, or read by torch.load with weights_only. Names are
+Files are never executed: they are safetensors, or read by and_dist.models.torch_files. Names are
 first translated to ours:
 
     ours                    trunk.layer1.0.conv1.weight             head.weight
@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from and_dist.models.encoders import Encoder
+from and_dist.models.torch_files import SavedTensor, read_torch_file
+from and_dist.utils.plain_pickle import PickleError
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which other programs keep the weights beside the rest of a checkpoint."""
@@ -53,29 +55,33 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # a file that holds no weights may raise anything
-        # torch's own message is left out, because it advises to switch weights_only off.
+        return {name: saved.load() for name, saved in _unwrap(read_torch_file(file), file).items()}
+    except (PickleError, SafetensorError, OSError) as error:
         raise ValueError(
             f"encoder.weights={file} cannot be read: it is neither safetensors nor a file of "
-            "torch.save that holds tensors and plain values alone; nothing else is ever run"
+            f"torch.save that holds tensors and plain values alone; nothing else is ever run "
+            f"({error})"
         ) from None
-    return _unwrap(content, file)
 
 
-def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+def _unwrap(content: Any, file: Path) -> dict[str, SavedTensor]:
     """Return the tensors of a checkpoint by name, from under one of WRAPPERS if need be."""
     if isinstance(content, Mapping):
         for key in WRAPPERS:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break
-        if content and all(isinstance(v, Tensor) for v in content.values()):
-            return {str(name): value for name, value in content.items()}
+        if content and all(isinstance(v, SavedTensor) for v in content.values()):
+            return {_as_text(name): value for name, value in content.items()}
     raise ValueError(
         f"encoder.weights={file} holds no weights: neither names with tensors, nor such under "
         f"{', '.join(WRAPPERS)}"
     )
+
+
+def _as_text(name: Any) -> str:
+    """Return a name, which Python 2 has written as bytes."""
+    return name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def _to_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
-import pickle
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.data.importers.listing import Listing, Pixels, load_mat
+from and_dist.utils.plain_pickle import PickleError, read_pickle
 
 CIFAR_SIDE = 32
 """Height and width of CIFAR's images."""
@@ -39,7 +38,7 @@ def find_cifar(source: Path) -> list[Listing] | None:
         test = "test_batch" if len(names) > 1 else "test"
         if all(name in files for name in (*names, test, meta[0])):
             labels_of = _unpickle(files[meta[0]], meta[0], meta[1])
-            classes = tuple(name.decode() for name in labels_of[meta[1]])
+            classes = _class_names(labels_of[meta[1]], meta[0])
             return [
                 _cifar_listing(
                     split,
@@ -112,10 +111,17 @@ def _cifar_listing(
 ) -> Listing:
     """Return a split of CIFAR's python version from its unpickled files."""
     for name, batch in batches.items():
-        if len(batch[label_key]) != len(batch[b"data"]):
-            counts = len(batch[label_key]), len(batch[b"data"])
-            raise ValueError(f"{name} of CIFAR has {counts[0]} labels for {counts[1]} images")
-    flat = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches.values()])
+        data, labels = batch[b"data"], batch[label_key]
+        is_pixels = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2
+        if not is_pixels or data.shape[1] != 3 * CIFAR_SIDE**2:
+            raise ValueError(f"{name} is no file of CIFAR: its data are no images")
+        if not isinstance(labels, list) or not all(
+            type(label) is int and 0 <= label < len(class_names) for label in labels
+        ):
+            raise ValueError(f"{name} is no file of CIFAR: its labels are none of the classes")
+        if len(labels) != len(data):
+            raise ValueError(f"{name} of CIFAR has {len(labels)} labels for {len(data)} images")
+    flat = np.concatenate([batch[b"data"] for batch in batches.values()])
     labels = np.concatenate([np.asarray(batch[label_key], np.int64) for batch in batches.values()])
     return Listing(split, Pixels(_planes_to_pixels(flat)), labels, class_names)
 
@@ -157,37 +163,24 @@ def _files_of(source: Path) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"{source} cannot be read: {error}") from None
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickle arrays and nothing else: CIFAR is published as pickles, which can run any code."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-    """The names that numpy's pickled arrays refer to."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed function or class; raise UnpicklingError for any other."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
-
-
 def _unpickle(content: bytes, name: str, *keys: bytes) -> Any:
     """Return the content of a pickle of CIFAR; raise ValueError if it lacks one of the keys."""
     try:
-        found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a broken pickle may raise anything
+        found, _ = read_pickle(content)
+    except PickleError as error:
         raise ValueError(f"{name} is no file of CIFAR: {error}") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
             raise ValueError(f"{name} is no file of CIFAR: it has no {key.decode()!r}")
     return found
+
+
+def _class_names(found: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the classes, which Python 2 has written."""
+    try:
+        return tuple(name.decode() for name in found)
+    except (AttributeError, TypeError, UnicodeDecodeError):
+        raise ValueError(f"{name} is no file of CIFAR: its names of classes are none") from None
 
 
 def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:

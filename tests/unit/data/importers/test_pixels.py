@@ -86,7 +86,8 @@ def test_a_cifar_pickle_cannot_call_anything(tmp_path: Path) -> None:
         write(folder / name, content)
     for protocol in (0, 2, 4):
         write(folder / "data_batch_2", pickle.dumps({b"data": Evil()}, protocol))
-        with pytest.raises(ValueError, match=r"data_batch_2 .* would call posix\.system"):
+        sentence = "is of protocol 4" if protocol == 4 else r"names posix\.system"
+        with pytest.raises(ValueError, match=f"data_batch_2 .* {sentence}"):
             find_listings(folder)
         assert not marker.exists()
     pickle.loads(pickle.dumps(Evil()))

@@ -1,0 +1,212 @@
+"""Read what torch.save has written: tensors and plain values, and never anything that is called.
+
+A file is a zip archive with a pickle and one member for each storage, or, up to torch 1.5, four
+pickles, a list of storages and their content. Tensors are read when they are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from and_dist.utils.plain_pickle import Name, PickleError, read_pickle
+
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
+"""The number with which a file begins that is no zip archive."""
+STORAGES = {
+    Name("torch", f"{kind}Storage"): dtype
+    for kind, dtype in {
+        "Float": torch.float32,
+        "Double": torch.float64,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
+    }.items()
+}
+LENGTH = struct.Struct("<q")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Name where the numbers of one or more tensors lie."""
+
+    key: str
+    dtype: torch.dtype
+    length: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of its content."""
+        return self.length * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """Describe a tensor of a file; `load` reads it."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    read: Callable[[Storage], bytes]
+
+    def load(self) -> Tensor:
+        """Return the tensor."""
+        content = bytearray(self.read(self.storage))
+        if not math.prod(self.size):
+            return torch.empty(self.size, dtype=self.storage.dtype)
+        numbers_X = torch.frombuffer(content, dtype=self.storage.dtype)
+        return numbers_X.as_strided(self.size, self.stride, self.offset).clone()
+
+
+def read_torch_file(file: Path) -> Any:
+    """Return the content of a file, with a SavedTensor for each tensor.
+
+    Raise PickleError if there is more in it than tensors and plain values, or less.
+    """
+    if zipfile.is_zipfile(file):
+        return _read_zip(file)
+    return _read_old(file.read_bytes())
+
+
+def _read_zip(file: Path) -> Any:
+    with _opened(file) as archive:
+        pickles = [name for name in archive.namelist() if name.count("/") == 1]
+        pickles = [name for name in pickles if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise PickleError("it has no data.pkl, or more than one")
+        folder = pickles[0].removesuffix("data.pkl")
+        content = _member(archive, pickles[0])
+
+    def read(storage: Storage) -> bytes:
+        with _opened(file) as archive:
+            found = _member(archive, f"{folder}data/{storage.key}")
+        if len(found) != storage.num_bytes:
+            raise PickleError(f"storage {storage.key} has {len(found)} bytes")
+        return found
+
+    return _read_tensors(content, read)[0]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive; raise PickleError for whatever zipfile raises at a damaged one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except PickleError:
+        raise
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise PickleError(f"its archive is damaged: {error}") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member, which torch never compresses: so it is no longer than the file."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise PickleError(f"it has no {name}") from None
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise PickleError(f"its {name} is compressed")
+    return archive.read(info)
+
+
+def _read_old(content: bytes) -> Any:
+    places: dict[str, int] = {}
+
+    def read(storage: Storage) -> bytes:
+        at = places[storage.key]
+        return content[at : at + storage.num_bytes]
+
+    at, values = 0, []
+    storages: dict[str, Storage] = {}
+    for _ in range(5):  # magic number, protocol, byte order, content, keys of the storages
+        value, length = _read_tensors(content[at:], read, storages)
+        at += length
+        values.append(value)
+        if values[0] != OLD_MAGIC:
+            raise PickleError("it is no file of torch.save")
+    *_, about, found, keys = values
+    if not isinstance(about, dict) or about.get("little_endian") is not True:
+        raise PickleError("its numbers begin with their highest byte")
+    for key in keys if isinstance(keys, list) else ():
+        if not isinstance(key, str) or key not in storages:
+            raise PickleError("it lists a storage that no tensor has")
+        (length,) = LENGTH.unpack(content[at : at + LENGTH.size].ljust(LENGTH.size, b"\xff"))
+        at += LENGTH.size
+        if length != storages[key].length or at + storages[key].num_bytes > len(content):
+            raise PickleError(f"storage {key} is cut short")
+        places[key] = at
+        at += storages[key].num_bytes
+    if places.keys() != storages.keys():
+        raise PickleError("it lacks a storage")
+    return found
+
+
+def _read_tensors(
+    content: bytes, read: Callable[[Storage], bytes], storages: dict[str, Storage] | None = None
+) -> tuple[Any, int]:
+    """Return what a pickle holds, and its length; note its storages."""
+    noted = {} if storages is None else storages
+
+    def load_storage(about: Any) -> Storage:
+        kind, name, key, _location, length = about[:5] if isinstance(about, tuple) else (None,) * 5
+        is_known = kind in ("storage", b"storage") and isinstance(name, Name) and name in STORAGES
+        if not is_known or not _is_count(length) or (len(about) > 5 and about[5] is not None):
+            raise PickleError("it has a storage of an unknown kind")
+        key = key.decode() if isinstance(key, bytes) else key
+        if not isinstance(key, str):
+            raise PickleError("it has a storage without a name")
+        storage = Storage(key, STORAGES[name], length)
+        if noted.setdefault(key, storage) != storage:
+            raise PickleError(f"it has two storages {key}")
+        return storage
+
+    def rebuild(arguments: tuple[Any, ...]) -> SavedTensor:
+        storage, offset, size, stride = arguments[:4]
+        is_shape = isinstance(size, tuple) and isinstance(stride, tuple)
+        if not isinstance(storage, Storage) or not is_shape or len(size) != len(stride):
+            raise PickleError("it has a tensor of an unknown kind")
+        if not all(map(_is_count, (offset, *size, *stride))):
+            raise PickleError("it has a tensor whose shape is none")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        elements = math.prod(size)
+        if elements > storage.length or (elements and last >= storage.length):
+            raise PickleError(f"it has a tensor that is longer than storage {storage.key}")
+        return SavedTensor(storage, offset, size, stride, read)
+
+    return read_pickle(
+        content,
+        {
+            Name("torch._utils", "_rebuild_tensor_v2"): rebuild,
+            Name("torch._utils", "_rebuild_tensor"): rebuild,
+            Name("torch._utils", "_rebuild_parameter"): _first,
+            Name("torch", "Size"): _first,
+        },
+        frozenset(STORAGES),
+        load_storage,
+    )
+
+
+def _first(arguments: tuple[Any, ...]) -> Any:
+    """Return the one argument that says what something is."""
+    return arguments[0]
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a value is a whole number from 0 on that a tensor can have."""
+    return type(value) is int and 0 <= value < 2**48
