@@ -22,6 +22,7 @@ from and_dist.utils.plain_pickle import Name, PickleError, read_pickle
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 """The number with which a file begins that is no zip archive."""
+ZIP_MAGIC = b"PK\x03\x04"
 STORAGES = {
     Name("torch", f"{kind}Storage"): dtype
     for kind, dtype in {
@@ -78,9 +79,9 @@ def read_torch_file(file: Path) -> Any:
 
     Raise PickleError if there is more in it than tensors and plain values, or less.
     """
-    if zipfile.is_zipfile(file):
-        return _read_zip(file)
-    return _read_old(file.read_bytes())
+    with file.open("rb") as opened:
+        is_zip = opened.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    return _read_zip(file) if is_zip else _read_old(file.read_bytes())
 
 
 def _read_zip(file: Path) -> Any:
