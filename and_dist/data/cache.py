@@ -91,7 +91,7 @@ def _shared_block(size: int, world: World) -> U8:
         with raise_on_all_ranks(world, "making room for data.cache"):
             if world.local_rank == 0:
                 path = made.enter_context(memory_file(SHARED_MEMORY, size))
-        places = gather_objects(world, (platform.node(), path))
+        places = gather_objects(world, [platform.node(), str(path or "")])
         mine = next(place for node, place in places if node == platform.node() and place)
         block = np.memmap(mine, np.uint8, "r+")
         # The name must stay until every rank of the node has opened the file.

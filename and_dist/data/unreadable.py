@@ -101,8 +101,8 @@ class BadImages:
         """
         with self._lock:
             mine, self._unshared = self._unshared, {}
-        for found in gather_objects(world, mine):
-            self.reasons |= found
+        for found in gather_objects(world, [*mine.items()]):
+            self.reasons |= dict(found)
         self._check_share()
         name = self._index.store.name
         lines = [*self._left_out, *(f"{name(r)}: {self.reasons[r]}" for r in sorted(self.reasons))]

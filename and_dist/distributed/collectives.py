@@ -123,13 +123,21 @@ def broadcast_object(world: World, value: T) -> T:
     return on_coordinator(world, "broadcasting a value", lambda: value)
 
 
-def gather_objects(world: World, value: T) -> list[T]:
-    """Return small plain values of every rank, in rank order; too slow for a step."""
-    if world.size == 1:
-        return [value]
-    values: list[T | None] = [None] * world.size
-    dist.all_gather_object(values, value, group=world.group)
-    return [v for v in values if v is not None]
+def gather_objects(world: World, value: Any) -> list[Any]:
+    """Return a value of every rank in rank order, each as broadcast_object would return it.
+
+    It is too slow for a step.
+    """
+    encoded = b""
+    with raise_on_all_ranks(world, "gathering values"):
+        encoded = _encode(value)
+    content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+    (lengths_W,) = gather_batch(world, [torch.tensor([len(content)], device=world.device)])
+    padded_1X = torch.zeros(1, int(lengths_W.max()), dtype=torch.uint8)
+    padded_1X[0, : len(content)] = content
+    (padded_WX,) = gather_batch(world, [padded_1X.to(world.device)])
+    received = zip(padded_WX.cpu().numpy(), lengths_W.tolist(), strict=True)
+    return [_decode(bytes(padded_X[:length])) for padded_X, length in received]
 
 
 def equal_blocks(

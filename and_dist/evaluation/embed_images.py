@@ -132,7 +132,9 @@ def embed_images(
             start, _ = shard_range(count, world.rank, world.size)
             file.write(temporary, start, features_MD)
         reasons = {
-            row: why for found in gather_objects(world, bad.reasons) for row, why in found.items()
+            row: why
+            for found in gather_objects(world, [*bad.reasons.items()])
+            for row, why in found
         }
 
         def write_names() -> None:

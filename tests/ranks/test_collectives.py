@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from and_dist.distributed.collectives import (
     equal_blocks,
     exchange_parts,
     gather_batch,
+    gather_objects,
     gather_to_coordinator,
     on_coordinator,
     reduce_sum,
@@ -142,3 +145,31 @@ def fail_on_the_coordinator(world: World) -> str:
 def test_what_fails_on_the_coordinator_is_raised_on_all_ranks(ranks: RankPool, size: int) -> None:
     sentence = "choosing failed on rank 0: ZeroDivisionError: division by zero"
     assert ranks.run(size, fail_on_the_coordinator) == [sentence] * size
+
+
+def gather_values(world: World) -> tuple[list[Any], str]:
+    """Values of unlike lengths, an array among them; then one that cannot travel."""
+    values = gather_objects(world, ["é" * world.rank, {"of": np.arange(world.rank)}, (None, 1.5)])
+    hopeless: Any = [1] if world.rank == 0 else [1, {Path("/")}]
+    if world.size == 1:
+        return values, ""
+    with pytest.raises(AllRanksError) as failed:
+        gather_objects(world, hopeless)
+    return values, str(failed.value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_values_of_all_ranks_are_plain_and_nothing_is_pickled(ranks: RankPool, size: int) -> None:
+    for values, sentence in ranks.run(size, gather_values):
+        assert [text for text, *_ in values] == ["é" * rank for rank in range(size)]
+        assert [about["of"].tolist() for _, about, _ in values] == [
+            list(range(rank)) for rank in range(size)
+        ]
+        assert [rest for *_, rest in values] == [[None, 1.5]] * size
+        assert size == 1 or "gathering values failed on rank 1: TypeError: set is" in sentence
+
+
+def test_no_collective_of_pickles_is_called() -> None:
+    """torch's collectives of objects unpickle what they receive."""
+    for file in [*Path("and_dist").rglob("*.py"), *Path("launcher").rglob("*.py")]:
+        assert not re.search(r"_object(_list)?\(.*group|import pickle|dill", file.read_text()), file

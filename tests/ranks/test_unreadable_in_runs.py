@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ def look(world: World, config: Config, out: Path, stand_in: int) -> Looked:
     train_SD = evaluator.train_features(encoder, dim)
     test_MD = evaluator._test_features(encoder, dim)
     bank = MemoryBank(train_SD.clone(), shard_range(COUNT, world.rank, world.size)[0], COUNT, 0.5)
-    test_TD = torch.cat(gather_objects(world, test_MD))
+    test_TD = torch.from_numpy(np.concatenate(gather_objects(world, test_MD.numpy())))
     if 0 <= broken - bank.start < len(train_SD):
         bank.features_SD[broken - bank.start] = test_TD[stand_in]
     by_bank_M, anew_M = evaluator.places_of_both(encoder, bank)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -209,12 +208,10 @@ def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
                 if info.name.endswith(("meta.mat", GROUND_TRUTH))
                 and (opened := archive.extractfile(info)) is not None
             }
-        meta = load_mat(io.BytesIO(files["meta.mat"]), f"meta.mat of {path}", "MATLAB file")[
-            "synsets"
-        ]
+        meta = load_mat(files["meta.mat"], f"meta.mat of {path}", "MATLAB file")["synsets"]
         leaves = sorted(
             (int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta if int(s["num_children"]) == 0
         )
         return [name for _, name in leaves], [int(t) for t in files[GROUND_TRUTH].split()]
-    except (tarfile.TarError, OSError, KeyError, ValueError, IndexError) as error:
+    except (tarfile.TarError, OSError, LookupError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is no devkit of ILSVRC2012: {error}") from None

@@ -119,9 +119,12 @@ def find_dogs(source: Path) -> list[Listing] | None:
     for split in ("train", "test"):
         path, kind = places[0] / f"{split}_list.mat", "list of Stanford Dogs"
         try:
-            files = np.atleast_1d(load_mat(path, str(path), kind)["file_list"]).astype(str).tolist()
+            found = np.atleast_1d(load_mat(path, str(path), kind)["file_list"]).tolist()
         except KeyError as error:
             raise ValueError(f"{path} is no {kind}: it has no {error}") from None
+        if not all(isinstance(file, str) for file in found):
+            raise ValueError(f"{path} is no {kind}: its file_list are no names")
+        files = [str(file) for file in found]
         labels_N, class_names = number_classes([file.split("/")[0] for file in files])
         content = Files((source / "Images").absolute(), Names.of(files))
         listings.append(Listing(split, content, labels_N, class_names))

@@ -5,13 +5,17 @@ N all rows of the split.
 
 from __future__ import annotations
 
+import io
+import resource
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from and_dist.data.processes import open_processes
 from and_dist.data.stores import U8, Names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
@@ -69,17 +73,33 @@ def number_classes(names: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]
     return labels_N.astype(np.int64), tuple(class_names.tolist())
 
 
-def load_mat(file: Path | BinaryIO, name: str, kind: str) -> dict[str, Any]:
+def load_mat(file: Path | bytes, name: str, kind: str) -> dict[str, Any]:
     """Return the content of a MATLAB file, its cells squeezed; raise ValueError if it is none.
 
-    `name` and `kind` name the file in the error message.
+    `name` and `kind` name the file in the error message. It is read in a process of its own, since
+    scipy's reader can crash at a damaged file.
     """
+    with open_processes(1) as pool:
+        try:
+            found = pool.submit(_read_mat, file).result()
+        except BrokenProcessPool:
+            found = "its reader crashed"
+    if isinstance(found, str):
+        raise ValueError(f"{name} is no {kind}: {found}")
+    return found
+
+
+def _read_mat(file: Path | bytes) -> dict[str, Any] | str:
+    """Return the content of a MATLAB file, or why there is none."""
     from scipy.io import loadmat
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file behind
     try:
-        content: dict[str, Any] = loadmat(file, squeeze_me=True)
+        content: dict[str, Any] = loadmat(
+            io.BytesIO(file) if isinstance(file, bytes) else file, squeeze_me=True
+        )
     except Exception as error:  # scipy may raise anything at bytes that are no MATLAB file
-        raise ValueError(f"{name} is no {kind}: {error}") from None
+        return str(error) or type(error).__name__
     return content
 
 

@@ -75,10 +75,15 @@ def find_svhn(source: Path) -> list[Listing] | None:
             continue
         try:
             content = load_mat(path, str(path), "file of SVHN")
-            images_NHWC = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2), dtype=np.uint8)
-            labels_N = content["y"].reshape(-1).astype(np.int64) % 10
-        except (KeyError, AttributeError) as error:
+            pixels_HWCN, labels_N = np.asarray(content["X"]), np.asarray(content["y"])
+        except KeyError as error:
             raise ValueError(f"{path} is no file of SVHN: it has no {error}") from None
+        if pixels_HWCN.dtype != np.uint8 or pixels_HWCN.ndim != 4 or pixels_HWCN.shape[2] != 3:
+            raise ValueError(f"{path} is no file of SVHN: its X are no images")
+        if labels_N.dtype.kind not in "iuf":
+            raise ValueError(f"{path} is no file of SVHN: its y are no labels")
+        images_NHWC = np.ascontiguousarray(pixels_HWCN.transpose(3, 0, 1, 2))
+        labels_N = labels_N.reshape(-1).astype(np.int64) % 10
         if len(labels_N) != len(images_NHWC):
             raise ValueError(f"{path} has {len(labels_N)} labels for {len(images_NHWC)} images")
         listings.append(Listing(split, Pixels(images_NHWC), labels_N, tuple("0123456789")))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
-from and_dist.data.importers import find_listings
+from and_dist.data.importers import find_listings, listing
 from tests.pictures import encode, write
 from tests.unit.data.importers.listings import contents, find_pair, labels
 
@@ -113,6 +114,19 @@ def test_a_damaged_list_of_stanford_dogs_is_named(tmp_path: Path, kept: int) -> 
     path = tmp_path / "test_list.mat"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"test_list\.mat is no list of Stanford Dogs"):
+        find_listings(tmp_path)
+
+
+def crash(_file: object) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_list_at_which_its_reader_crashes_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_dogs(tmp_path, tmp_path)
+    monkeypatch.setattr(listing, "_read_mat", crash)
+    with pytest.raises(ValueError, match=r"train_list\.mat is no list .*: its reader crashed"):
         find_listings(tmp_path)
 
 
