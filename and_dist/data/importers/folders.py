@@ -98,7 +98,7 @@ def find_cub(source: Path) -> list[Listing] | None:
     listings = []
     for split, flag in (("train", "1"), ("test", "0")):
         rows = [number for number in names if is_train.get(number) == flag]
-        content = Files((source / "images").absolute(), Names.of([names[r] for r in rows]))
+        content = _files_of_list(tables[0], source / "images", [names[r] for r in rows])
         labels_N = np.array([class_of[labels[r]] for r in rows], np.int64)
         if rows or split == "train":
             listings.append(Listing(split, content, labels_N, class_names))
@@ -126,9 +126,17 @@ def find_dogs(source: Path) -> list[Listing] | None:
             raise ValueError(f"{path} is no {kind}: its file_list are no names")
         files = [str(file) for file in found]
         labels_N, class_names = number_classes([file.split("/")[0] for file in files])
-        content = Files((source / "Images").absolute(), Names.of(files))
+        content = _files_of_list(path, source / "Images", files)
         listings.append(Listing(split, content, labels_N, class_names))
     return listings
+
+
+def _files_of_list(path: Path, folder: Path, names: list[str]) -> Files:
+    """Return the files of a folder that a list names; raise ValueError if one lies elsewhere."""
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path} names {name}, which is not in {folder}")
+    return Files(folder.absolute(), Names.of(names))
 
 
 def _walk(folder: Path) -> list[tuple[str, list[str]]]:

@@ -117,6 +117,20 @@ def test_a_damaged_list_of_stanford_dogs_is_named(tmp_path: Path, kept: int) -> 
         find_listings(tmp_path)
 
 
+@pytest.mark.parametrize("outside", ["/etc/a.jpg", "../a.jpg", "n02-Chihuahua/../../a.jpg"])
+def test_a_list_that_names_files_elsewhere_is_refused(tmp_path: Path, outside: str) -> None:
+    save_dogs(tmp_path, tmp_path)
+    cells = np.array([*DOGS["train"], outside], object)[:, None]
+    savemat(tmp_path / "train_list.mat", {"file_list": cells})
+    with pytest.raises(ValueError, match=f"names {outside}, which is not in .*Images"):
+        find_listings(tmp_path)
+    save_cub(tmp_path / "cub")
+    table = tmp_path / "cub" / "images.txt"
+    table.write_text(table.read_text().replace("001.Albatross/Black_1.jpg", outside))
+    with pytest.raises(ValueError, match=f"names {outside}, which is not in .*images"):
+        find_listings(tmp_path / "cub")
+
+
 def crash(_file: object) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
