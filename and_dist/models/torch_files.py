@@ -1,7 +1,8 @@
 """Read what torch.save has written: tensors and plain values, and never anything that is called.
 
 A file is a zip archive with a pickle and one member for each storage, or, up to torch 1.5, four
-pickles, a list of storages and their content. Tensors are read when they are asked for.
+pickles, a list of storages and their content. Tensors are read when they are asked for. X any
+number of elements.
 """
 
 from __future__ import annotations

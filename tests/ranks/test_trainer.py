@@ -138,15 +138,16 @@ def train_and_count_graphs(world: World, config: Config) -> int:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_compiled_network_learns_what_it_learns_otherwise(
-    ranks: RankPool, tmp_path: Path
+    ranks: RankPool, tmp_path: Path, size: int
 ) -> None:
     plain = debug_config(tmp_path, "name=plain", "curriculum.epochs=1")
     compiled = debug_config(
         tmp_path, "name=compiled", "curriculum.epochs=1", "encoder.compile=true"
     )
-    ranks.run(2, train, plain)
-    assert min(ranks.run(2, train_and_count_graphs, compiled)) > 0
+    ranks.run(size, train, plain)
+    assert min(ranks.run(size, train_and_count_graphs, compiled)) > 0
     assert checkpoint_of(compiled.folder).keys() == checkpoint_of(plain.folder).keys()
     difference = losses_of(compiled.folder) - losses_of(plain.folder)
     assert difference.abs().max() < 1e-3

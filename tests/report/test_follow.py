@@ -22,7 +22,8 @@ pytestmark = pytest.mark.whole_run
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Started, Path]]:
     root = tmp_path_factory.mktemp("followed")
-    process = start(*DEBUG, f"run.root={root}", *ENDLESS, "run.threads=1", "run.keep=100000")
+    longer_epochs = ("data.limit=1000", "run.threads=1", "run.keep=100000")
+    process = start(*DEBUG, f"run.root={root}", *ENDLESS, *longer_epochs)
     run = root / "debug"
     wait_until(lambda: steps(run) > 2, process)
     yield process, run
