@@ -17,7 +17,7 @@ from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.printout import in_short
 from and_dist.planning.workload import Size as JobSize
 from and_dist.runs.folder import write_config
-from and_dist.utils.owned_files import check_file, or_empty, scratch_folder
+from and_dist.utils.owned_files import check_file, or_empty
 from and_dist.utils.owned_folders import remove_tree
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
@@ -184,9 +184,7 @@ def dry_script(
     jobs: Sequence[Path], request: Request, name: str, after: str | None = None, parallel: int = 1
 ) -> str:
     """Return the sbatch script of jobs that are not submitted."""
-    with scratch_folder() as folder:  # submitit creates its folder in the constructor
-        script = sbatch.script_of(folder, jobs, request, name, after, parallel)
-        return script.replace(str(folder), str(Path(request.code).parent))
+    return sbatch.script_of(Path(request.code).parent, jobs, request, name, after, parallel)
 
 
 def command_of_one_node(wanted: RunSpec) -> str:

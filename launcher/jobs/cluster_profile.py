@@ -15,7 +15,8 @@ from pydantic import Field, PositiveInt
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
 
-Line = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
+Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Option = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -59,7 +60,7 @@ class Profile(Section):
     """Additional arguments of srun, such as --container-image=..."""
     environment: dict[Variable, str] = Field(default_factory=dict)
     """Environment variables of every process."""
-    sbatch: dict[Line, str | int | bool] = Field(default_factory=dict)
+    sbatch: dict[Option, Line | int | bool] = Field(default_factory=dict)
     """Additional options of sbatch, by their long names, such as mail-type: END."""
 
     @pydantic.field_validator("python", "host_python")

@@ -16,6 +16,7 @@ from and_dist.config.schema import Config
 from and_dist.config.validation import Section, parse_duration
 from and_dist.runs.folder import check_run_folder
 from and_dist.utils import owned_files
+from and_dist.utils.formatting import as_text
 from launcher.jobs.cluster_profile import Profile
 
 
@@ -92,9 +93,23 @@ def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
     """Return the config of one run; raise ValueError if its folder belongs to another. Nothing is
     written."""
     config = load_config(files, overrides)
+    check_in_script(config.folder)
     check_run_folder(config)
     check_writable(config.folder)
     return config
+
+
+def check_in_script(folder: Path) -> None:
+    """Raise ValueError unless a folder's path can stand in a line of a batch script.
+
+    sbatch ends an option at the end of its line, and fills in % in the names of log files.
+    """
+    path = str(folder.absolute())
+    if not all(letter.isprintable() and letter != "%" for letter in path):
+        raise ValueError(
+            f"the run folder {as_text(path)} has a % or a control character in its path, which "
+            "SLURM does not take as it is; choose another run.root=..."
+        )
 
 
 def check_writable(folder: Path) -> None:

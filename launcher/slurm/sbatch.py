@@ -6,6 +6,7 @@ goes on (task.main).
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from and_dist.utils.owned_files import scratch_folder
 from launcher.jobs.job_folder import write_id
 from launcher.jobs.request import Request
 from launcher.node.runner import environment_of
 from launcher.slurm import client
 from launcher.slurm.task import run_node
+
+JOB_IDS = re.compile(r"\d+(_\d+)?(:\d+(_\d+)?)*")
 
 
 class _Executor(SlurmExecutor):
@@ -38,8 +42,10 @@ def script_of(
     after: str | None = None,
     parallel: int = 1,
 ) -> str:
-    """Return the script that `submit` or `submit_array` passes to sbatch."""
-    executor = _make_executor(folder, jobs, request, name, after, parallel)
+    """Return the script that `submit` or `submit_array` passes to sbatch; nothing is written."""
+    with scratch_folder() as scratch:  # submitit creates its folder in the constructor
+        executor = _make_executor(scratch, jobs, request, name, after, parallel)
+    executor.folder = folder.absolute()
     if len(jobs) > 1:
         executor.parameters["map_count"] = len(jobs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
@@ -114,6 +120,8 @@ def _parameters(
     more: dict[str, Any] = {"requeue" if profile.requeues else "no-requeue": True}
     more |= {option: value for option, value in profile.sbatch.items() if value is not False}
     if after is not None:
+        if not JOB_IDS.fullmatch(after):
+            raise ValueError(f"--after {after!r} is no id of a job, such as 4711 or 4711_3")
         more["dependency"] = f"afterany:{after}"
     wanted = {
         "job_name": name,
