@@ -6,14 +6,16 @@ version is served.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
@@ -27,6 +29,11 @@ from and_dist.runs.lock import is_held
 HOSTS = ("127.0.0.1", "localhost")
 """The host names that a request may have. A site whose name has been pointed to 127.0.0.1 (DNS
 rebinding) sends its own name and is refused."""
+MOST_CONNECTIONS = 64
+SECONDS_TO_ASK = 10.0
+"""The time in which a request has to arrive as a whole."""
+SECONDS_TO_READ = 300.0
+"""The time in which an answer has to be taken; a page has up to 15 MB."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -98,7 +105,53 @@ def _state_of(run: Path) -> tuple[object, ...]:
     return (*found, *run.glob("jobs/*/start-*/end.json"), is_held(run))
 
 
-def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
+class PageServer(ThreadingHTTPServer):
+    """Answer each connection in a thread, so many at once and none for ever."""
+
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        """Listen on a port of this machine alone."""
+        super().__init__(("127.0.0.1", port), handler)
+        self._deadlines: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, or close it if there are as many as there may be."""
+        with self._lock:
+            is_full = len(self._deadlines) >= MOST_CONNECTIONS
+            if not is_full:
+                self._deadlines[request] = time.monotonic() + SECONDS_TO_ASK
+        if is_full:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def give_time_to_read(self, request: socket.socket) -> None:
+        """Let whoever has asked for the page take as long as a slow network does."""
+        with self._lock:
+            self._deadlines[request] = time.monotonic() + SECONDS_TO_READ
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection and forget it."""
+        with self._lock:
+            self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut off connections whose time is over; the server calls this about twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            late = [request for request, deadline in self._deadlines.items() if deadline < now]
+        for request in late:
+            with contextlib.suppress(OSError):  # it has been closed meanwhile
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing about a connection that ended early."""
+
+
+def serve(pages: Pages, port: int, token: str) -> PageServer:
     """Start a server that answers from a thread of its own; shutdown() stops it."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -116,12 +169,14 @@ def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
 
         def _answer(self, with_content: bool) -> None:
             """Answer with the page or its version, or with error 404."""
+            server.give_time_to_read(self.connection)
             page, version = pages.newest
             contents = {
                 f"/{token}/": ("text/html", page),
                 f"/{token}/version": ("text/plain", version.encode()),
             }
-            asked = self.path.encode(errors="replace")
+            # As it was sent: self.path has lost slashes that it began with.
+            asked = self.requestline.split()[1].encode(errors="replace")
             # compare_digest takes the same time for every wrong path, so timing tells nothing.
             found = [c for path, c in contents.items() if hmac.compare_digest(path.encode(), asked)]
             host = self.headers.get("Host", "").partition(":")[0]
@@ -144,7 +199,7 @@ def serve(pages: Pages, port: int, token: str) -> ThreadingHTTPServer:
         def log_message(self, format: str, *arguments: object) -> None:
             """Log nothing: a list of requests would fill the terminal."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = PageServer(port, Handler)
     threading.Thread(target=server.serve_forever, name="pages", daemon=True).start()
     return server
 
