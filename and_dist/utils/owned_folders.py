@@ -56,6 +56,10 @@ def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
         raise NotOursError(f"folder {folder} was not written by and-dist, {foreign}: {remedy}")
 
 
+TRIES = 20
+"""How often a folder is made under a new name, because another process takes it for abandoned."""
+
+
 class NewFolder:
     """Build a folder aside, which then takes its place or that of one of ours.
 
@@ -81,17 +85,13 @@ class NewFolder:
         restore_folder(target, owned_names, contents)
         self.target, self._owned_names, self._contents = target, owned_names, contents
         self._remedy = remedy
-        token = fingerprint or secrets.token_hex(8)
-        self.path = target.with_name(f".{stem_of(target)}.{token}.building")
+        self._lock: int | None = None
         self._made = _make_folders(target.parent)
         try:
-            self._take(token, "" if fingerprint is None else RESUMABLE)
-            self._lock = lock_file(self.path / MARK)
-            if not is_mark(self.path / MARK):  # another process removed it before it was locked
-                raise BlockingIOError
-        except BlockingIOError:
-            busy = f"{target} is being built by another process: wait for it or end it"
-            raise RuntimeError(busy) from None
+            tokens = (fingerprint,) if fingerprint else map(secrets.token_hex, [8] * TRIES)
+            if not any(self._take_and_lock(token, fingerprint is not None) for token in tokens):
+                busy = f"{target} is being built by another process: wait for it or end it"
+                raise RuntimeError(busy)
         except BaseException:
             _unmake(self._made)
             raise
@@ -136,6 +136,20 @@ class NewFolder:
     def leave(self) -> None:
         """Unlock the unfinished folder and leave it for the same command to resume."""
         self._unlock()
+
+    def _take_and_lock(self, token: str, is_resumable: bool) -> bool:
+        """Make or resume the folder of a token; return False if another process has it, or has
+        removed it as abandoned before it was locked."""
+        self.path = self.target.with_name(f".{stem_of(self.target)}.{token}.building")
+        try:
+            self._take(token, RESUMABLE if is_resumable else "")
+            self._lock = lock_file(self.path / MARK)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        if not is_mark(self.path / MARK):
+            self._unlock()
+            return False
+        return True
 
     def _take(self, token: str, resumable: str) -> None:
         """Make the folder or resume one that was left, and mark it."""
@@ -182,14 +196,15 @@ def restore_folder(
         found, path = pattern.fullmatch(name), target.parent / name
         if found is None or kind_of(path) != "folder":
             continue
-        if is_mark(path / MARK) or is_bare(path):
-            if not (keeps_resumable and read_mark(path / MARK).endswith(RESUMABLE)):
-                _remove_abandoned(path, names_being_built(found.group(1), contents))
-        elif not find_foreign(path, owned_names):
-            if kind_of(target) == "":
-                os.rename(path, target)
-            else:
-                _remove_known(path, owned_names)
+        with suppress(FileNotFoundError):  # another process finished or removed it meanwhile
+            if is_mark(path / MARK) or is_bare(path):
+                if not (keeps_resumable and read_mark(path / MARK).endswith(RESUMABLE)):
+                    _remove_abandoned(path, names_being_built(found.group(1), contents))
+            elif not find_foreign(path, owned_names):
+                if kind_of(target) == "":
+                    os.rename(path, target)
+                else:
+                    _remove_known(path, owned_names)
 
 
 def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
@@ -264,8 +279,12 @@ def _remove_known(folder: Path, owned_names: OwnedNames) -> bool:
 
 def _remove_abandoned(folder: Path, owned_names: OwnedNames) -> None:
     """Remove a folder that is being built, unless its builder is alive or that cannot be told."""
-    if not is_mark(folder / MARK):
-        _remove_known(folder, owned_names)
+    if is_bare(folder):
+        # Its builder may be about to mark it, so nothing but what a kill has left is removed.
+        for name in os.listdir(folder):
+            clear_if_abandoned(folder / name)
+        with suppress(OSError):
+            os.rmdir(folder)
         return
     with suppress(BlockingIOError):
         if (lock := lock_file(folder / MARK)) is not None:

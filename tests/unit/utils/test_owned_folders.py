@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.data.processes import open_processes
 from and_dist.utils import owned_folders
 from and_dist.utils.folder_names import MARK, Named, entries_of
 from and_dist.utils.output_folders import publish_files
@@ -180,3 +181,24 @@ def test_a_tree_loses_our_files_and_keeps_the_others(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     remove_tree(tmp_path / "job", Named(r".*\.py|log"))
     assert entries_of(tmp_path) == ["job/code/notes.txt"]
+
+
+def publish_often(folder: Path, writer: int) -> list[str]:
+    """What failed of 60 files that this process published."""
+    failed = []
+    for number in range(60):
+        name = f"{writer}-{number}.txt"
+        try:
+            with publish_files({name: folder / name}) as building:
+                (building / name).write_text(name)
+        except (OSError, RuntimeError) as error:
+            failed.append(f"{type(error).__name__}: {error}")
+    return failed
+
+
+def test_processes_publish_into_one_folder_beside_each_other(tmp_path: Path) -> None:
+    """As ranks do with their profiles: one that tidies up takes no other's folder for abandoned."""
+    with open_processes(3) as pool:
+        writers = [pool.submit(publish_often, tmp_path / "out", writer) for writer in range(3)]
+    assert [writer.result() for writer in writers] == [[], [], []]
+    assert len(list((tmp_path / "out").iterdir())) == 180
