@@ -20,7 +20,7 @@ from torch import Tensor
 
 from and_dist.models.encoders import Encoder
 from and_dist.models.torch_files import SavedTensor, read_torch_file
-from and_dist.utils.plain_pickle import PickleError
+from and_dist.utils.pickled_names import PickleError
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which other programs keep the weights beside the rest of a checkpoint."""

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.utils.plain_pickle import Name, PickleError, read_pickle
+from and_dist.utils.pickled_names import Name, PickleError
+from and_dist.utils.plain_pickle import read_pickle
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 """The number with which a file begins that is no zip archive."""

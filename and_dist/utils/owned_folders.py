@@ -57,7 +57,7 @@ def check_folder(folder: Path, owned_names: OwnedNames, remedy: str) -> None:
 
 
 TRIES = 20
-"""How often a folder is made under a new name, because another process takes it for abandoned."""
+"""The most names under which a folder is tried, while other processes take it for abandoned."""
 
 
 class NewFolder:
@@ -281,7 +281,7 @@ def _remove_abandoned(folder: Path, owned_names: OwnedNames) -> None:
     """Remove a folder that is being built, unless its builder is alive or that cannot be told."""
     if is_bare(folder):
         # Its builder may be about to mark it, so nothing but what a kill has left is removed.
-        for name in os.listdir(folder):
+        for name in filter(UNFINISHED_MARK.__contains__, os.listdir(folder)):
             clear_if_abandoned(folder / name)
         with suppress(OSError):
             os.rmdir(folder)

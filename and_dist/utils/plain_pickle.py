@@ -3,71 +3,40 @@
 A pickle is a program for a machine with a stack: GLOBAL pushes a function or class by its name,
 REDUCE calls it. Python's pickle module looks the name up, so whoever wrote the file chooses what is
 called, and with which arguments. Here a name stays a `Name`, and the few that data sets and
-checkpoints use have a meaning that this module or its caller gives them. All else is refused.
+checkpoints use have a meaning that pickled_names or the caller gives them. All else is refused.
 
 Protocols 0 to 2 are read, which Python 2, NumPy of its time and torch.save write.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from codecs import escape_decode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from and_dist.utils.pickled_names import (
+    ALWAYS,
+    NDARRAY,
+    ArrayPlace,
+    ArrayType,
+    Meaning,
+    Name,
+    PickleError,
+    as_dict,
+    check_byte_order,
+    filled_array,
+)
 
 HIGHEST_PROTOCOL = 2
 LONGEST_NUMBER = 1024
 """The most bytes or digits of a whole number."""
-MOST_DIMENSIONS = 8
-ARRAY_TYPES: dict[str, str] = {
-    "u1": "u1",
-    "b1": "?",
-    "i4": "<i4",
-    "i8": "<i8",
-    "f4": "<f4",
-    "f8": "<f8",
-}
-"""The types of arrays, by the names that pickles give them."""
-
-
-class PickleError(ValueError):
-    """Say what in a pickle is cut short, out of order, or nothing that is read here."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """Stand for a function or class that a pickle names; it is never looked up."""
-
-    module: str
-    name: str
-
-
-Meaning = Callable[[tuple[Any, ...]], Any]
-"""What REDUCE gives for a name: a function of the arguments in the file."""
 
 
 @dataclass(frozen=True)
 class _Mark:
     """Lie on the stack where a list, tuple or dict begins."""
-
-
-@dataclass(frozen=True)
-class _Type:
-    """Hold a type of arrays, one of ARRAY_TYPES."""
-
-    code: str
-
-
-@dataclass
-class _Array:
-    """Hold the place of an array, which a pickle makes empty, keeps, and fills after that."""
-
-    kept_as: list[int] = field(default_factory=list)
 
 
 def read_pickle(
@@ -147,7 +116,7 @@ class _Reader:
     def pop(self) -> Any:
         """Take a value off the stack."""
         value = self._stack.pop()
-        if isinstance(value, (_Mark, _Array)):
+        if isinstance(value, (_Mark, ArrayPlace)):
             raise PickleError(f"it has no value where it wants one, at byte {self.at}")
         return value
 
@@ -224,7 +193,7 @@ class _Reader:
         value = self._stack[-1]
         if isinstance(value, _Mark):
             raise PickleError(f"it keeps no value at byte {self.at}")
-        if isinstance(value, _Array):
+        if isinstance(value, ArrayPlace):
             value.kept_as.append(place)
         self._memo[place] = value
 
@@ -255,11 +224,11 @@ class _Reader:
         """Fill an array; drop what is written beside a dict or a type, such as versions."""
         state = self.pop()
         made = self._stack[-1]
-        if isinstance(made, _Array):
+        if isinstance(made, ArrayPlace):
             self._stack[-1] = filled_array(state)
             for place in made.kept_as:
                 self._memo[place] = self._stack[-1]
-        elif isinstance(made, _Type):
+        elif isinstance(made, ArrayType):
             check_byte_order(state)
         elif not isinstance(made, dict):
             raise PickleError(f"it changes what cannot be changed, at byte {self.at}")
@@ -277,87 +246,6 @@ def whole(text: bytes) -> int:
         raise PickleError(f"it has a number of {len(text)} digits")
     return int(text)
 
-
-def as_dict(values: list[Any]) -> dict[Any, Any]:
-    """Return a dict of keys and values in turn; keys are text, bytes or numbers."""
-    if len(values) % 2:
-        raise PickleError("it has a key without a value")
-    if not all(isinstance(key, (str, bytes, int, float)) for key in values[::2]):
-        raise PickleError("it has a key that is neither text nor a number")
-    return dict(zip(values[::2], values[1::2], strict=True))
-
-
-def start_array(arguments: tuple[Any, ...]) -> _Array:
-    """Return the place of an array: _reconstruct(ndarray, (0,), 'b')."""
-    if len(arguments) != 3 or arguments[0] != NDARRAY:
-        raise PickleError("it makes an array of an unknown kind")
-    return _Array()
-
-
-def array_type(arguments: tuple[Any, ...]) -> _Type:
-    """Return a type of arrays: dtype('u1', align, copy)."""
-    code = arguments[0]
-    code = code.decode("ascii", "replace") if isinstance(code, bytes) else code
-    # A nested tuple has no hash that is safe to take: C code would walk it without end.
-    if not isinstance(code, str) or code not in ARRAY_TYPES:
-        raise PickleError(f"it has an array of a type that is none of {', '.join(ARRAY_TYPES)}")
-    return _Type(code)
-
-
-def check_byte_order(state: Any) -> None:
-    """Refuse types whose numbers begin with their highest byte, or that have fields."""
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-    if order not in (b"|", b"<", "|", "<") or any(part is not None for part in state[2:5]):
-        raise PickleError("it has an array of an unknown kind")
-
-
-def filled_array(state: Any) -> NDArray[Any]:
-    """Return an array of (version, shape, type, whether columns come first, bytes)."""
-    _, shape, kind, is_fortran, content = state
-    is_shape = isinstance(shape, tuple) and len(shape) <= MOST_DIMENSIONS
-    if not is_shape or not all(type(length) is int and length >= 0 for length in shape):
-        raise PickleError("it has an array whose shape is none")
-    if not isinstance(kind, _Type) or not isinstance(content, bytes):
-        raise PickleError("it has an array whose type or content is none")
-    dtype = np.dtype(ARRAY_TYPES[kind.code])
-    if math.prod(shape) * dtype.itemsize != len(content):
-        raise PickleError(f"it has {len(content)} bytes for an array of shape {shape}")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
-
-
-def encoded(arguments: tuple[Any, ...]) -> bytes:
-    """Return bytes that Python 3 writes as text: encode('...', 'latin1')."""
-    text, encoding = arguments
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise PickleError("it has text in an unknown encoding")
-    return text.encode("latin-1")
-
-
-def ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """Return an empty dict, which keeps the order of its keys, or one of a list of pairs."""
-    if not arguments:
-        return {}
-    (pairs,) = arguments
-    return as_dict([part for pair in pairs for part in pair])
-
-
-def empty_bytes(arguments: tuple[Any, ...]) -> bytes:
-    """Return no bytes, which Python 3 writes as bytes()."""
-    if arguments:
-        raise PickleError("it makes bytes of something")
-    return b""
-
-
-NDARRAY = Name("numpy", "ndarray")
-ALWAYS: dict[Name, Meaning] = {
-    Name("numpy.core.multiarray", "_reconstruct"): start_array,
-    Name("numpy._core.multiarray", "_reconstruct"): start_array,
-    Name("numpy", "dtype"): array_type,
-    Name("_codecs", "encode"): encoded,
-    Name("__builtin__", "bytes"): empty_bytes,
-    Name("collections", "OrderedDict"): ordered_dict,
-}
-"""The names that have a meaning in every pickle."""
 
 OPERATIONS: dict[bytes, Callable[[_Reader], None]] = {
     b"\x80": _Reader.check_protocol,
@@ -405,5 +293,5 @@ OPERATIONS: dict[bytes, Callable[[_Reader], None]] = {
     b"b": _Reader.build,
     b"Q": _Reader.push_persistent,
 }
-"""What each opcode does. Those that pickletools lists and that are not here make objects of classes
-that the file names, or belong to protocols from 3 on."""
+"""The method of each opcode. Those that pickletools lists and that are not here make objects of
+classes that the file names, or belong to protocols from 3 on."""

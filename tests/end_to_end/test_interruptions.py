@@ -47,26 +47,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "debug"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], ids=str)
-def test_a_signal_saves_and_ends_the_process(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(*DEBUG, *ENDLESS, f"run.root={tmp_path}")
-    folder = tmp_path / "debug"
-    wait_until(lambda: steps(folder) >= 1, process)
-    process.send_signal(number)
-    status, output = finish(process)
-    assert status == TRY_AGAIN
-    latest = (folder / "checkpoints" / "latest").read_text().strip()
-    assert f"and-dist: stopped by {number.name}, saved as {latest}" in output
-
-
-def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
-    tmp_path: Path, whole: Path
-) -> None:
-    number = signal.SIGINT
-    arguments = (*DEBUG, *SHORT, f"run.root={tmp_path}")
-    process = start(*arguments)
-    folder = tmp_path / "debug"
-    wait_until(lambda: steps(folder) >= 9, process)
+def stop_after(step: int, number: signal.Signals, *options: str) -> str:
+    """The name of the checkpoint of a run that is sent a signal once it has logged a step."""
+    process = start(*DEBUG, *options)
+    folder = Path(options[-1].removeprefix("run.root=")) / "debug"
+    wait_until(lambda: steps(folder) >= step, process)
     process.send_signal(number)
     status, output = finish(process)
     assert status == TRY_AGAIN
@@ -74,6 +59,19 @@ def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
     sentence = f"stopped by {number.name}, saved as {latest}; the same command goes on"
     assert f"and-dist: {sentence}" in output
     assert "Traceback" not in output
+    return latest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], ids=str)
+def test_a_signal_saves_and_ends_the_process(tmp_path: Path, number: signal.Signals) -> None:
+    stop_after(1, number, *ENDLESS, f"run.root={tmp_path}")
+
+
+def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = tmp_path / "debug"
+    latest = stop_after(9, signal.SIGINT, *SHORT, f"run.root={tmp_path}")
     done = steps(folder)
     assert done % 7 == 0 or latest.endswith(f"-s{done % 7:06}"), "seven steps are an epoch"
     train(*SHORT, f"run.root={tmp_path}")

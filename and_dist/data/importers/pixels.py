@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.data.importers.listing import Listing, Pixels, load_mat
-from and_dist.utils.plain_pickle import PickleError, read_pickle
+from and_dist.utils.pickled_names import PickleError
+from and_dist.utils.plain_pickle import read_pickle
 
 CIFAR_SIDE = 32
 """Height and width of CIFAR's images."""

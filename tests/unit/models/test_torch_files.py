@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from and_dist.models.torch_files import OLD_MAGIC, STORAGES, SavedTensor, read_torch_file
-from and_dist.utils.plain_pickle import PickleError
+from and_dist.utils.pickled_names import PickleError
 
 
 def saved(content: object, is_zip: bool = True) -> bytes:

@@ -184,7 +184,7 @@ def test_a_tree_loses_our_files_and_keeps_the_others(tmp_path: Path) -> None:
 
 
 def publish_often(folder: Path, writer: int) -> list[str]:
-    """What failed of 60 files that this process published."""
+    """The errors of 60 files that this process published."""
     failed = []
     for number in range(60):
         name = f"{writer}-{number}.txt"

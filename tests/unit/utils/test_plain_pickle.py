@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from and_dist.utils.plain_pickle import Name, PickleError, read_pickle
+from and_dist.utils.pickled_names import Name, PickleError
+from and_dist.utils.plain_pickle import read_pickle
 from tests.unit.data.importers.cifar import cifar_batch
 
 PLAIN = st.recursive(
