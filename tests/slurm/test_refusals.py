@@ -35,7 +35,7 @@ def assert_refused(home: Path, profile: str, sentence: str, *arguments: object) 
         ("partition: gpu", [], "(partition=gpu; there are low, main, paid, short)"),
         ("partition: paid\naccount: nobody", [], "account=nobody"),
         ("", ["--gpus", 9], "sbatch refused the job"),
-        ("", ["--after", "nonsense"], "--after afterany:nonsense"),
+        ("", ["--after", "nonsense"], "--after 'nonsense' is no id of a job"),
         # PartitionConfig, or a more precise reason if SLURM's other scheduler comes first.
         ("", ["--nodes", 5], "would never start it: Partition"),
         ("memory_gb: 4000", [], "sbatch refused the job"),
