@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from and_dist.checkpoint.tensor_files import TensorFiles
+from and_dist.checkpoint.tensor_files import BANK, TensorFiles
 from and_dist.method.neighbour_search import Nearest, ShardSearch, best_of
 
 ROWS_PER_READ = 1 << 16
@@ -23,7 +23,7 @@ class StoredBank:
 
     def __init__(self, checkpoint: Path) -> None:
         """Find the files; raise ValueError where there is no bank."""
-        self._pieces = TensorFiles(checkpoint).pieces("bank")
+        self._pieces = TensorFiles(checkpoint).pieces(BANK)
         if not self._pieces:
             raise ValueError(f"checkpoint {checkpoint} holds no bank, or is gone")
         self.num_rows = self._pieces[-1].stop
@@ -34,7 +34,7 @@ class StoredBank:
             for at in range(0, piece.stop - piece.start, size):
                 # Opened for each block: what was read stays mapped as long as the file is open.
                 with safe_open(piece.file, "pt") as content:
-                    rows_SD = content.get_slice("bank")[at : at + size].float().clone()
+                    rows_SD = content.get_slice(BANK)[at : at + size].float().clone()
                 yield piece.start + at, rows_SD
 
     def take(self, rows_Q: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class StoredBank:
         wanted = sorted(set(rows_Q.tolist()))
         for piece in self._pieces:
             with safe_open(piece.file, "pt") as content:
-                stored = content.get_slice("bank")
+                stored = content.get_slice(BANK)
                 for row in [r for r in wanted if piece.start <= r < piece.stop]:
                     found[row] = stored[row - piece.start].float()
         return torch.stack([found[row] for row in rows_Q.tolist()])

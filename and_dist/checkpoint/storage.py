@@ -33,16 +33,14 @@ from and_dist.checkpoint.names import (
     list_checkpoints,
     names_of_checkpoint,
 )
-from and_dist.checkpoint.tensor_files import TensorFiles
+from and_dist.checkpoint.tensor_files import BANK, TensorFiles, write_share
 from and_dist.distributed.collectives import gather_objects, on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.utils.folder_names import entries_of
 from and_dist.utils.owned_files import TOKEN, check_file, or_empty, sum_of, write_file
 from and_dist.utils.owned_folders import (
     NewFolder,
-    flush_file,
     flush_folder,
     move_folder,
     remove_folder,
@@ -68,9 +66,6 @@ def save_checkpoint(
     bank: MemoryBank | None = None,
 ) -> None:
     """Write one checkpoint with all ranks; whatever happens, the older ones stay whole."""
-    # Loading torch's DCP takes most of a second, and a run that starts has nothing to save yet.
-    from and_dist.checkpoint.dcp_writer import write_tensors
-
     building: NewFolder | None = None
 
     def begin() -> str:
@@ -89,15 +84,8 @@ def save_checkpoint(
 
     path = Path(on_coordinator(world, f"making room for checkpoint {name}", begin))
     try:
-        try:
-            write_tensors(path, tensors, bank, world)
-        except AllRanksError as error:
-            raise AllRanksError(f"writing checkpoint {name} failed: {error}") from None
-        # One rank lists the files for all: a network file system may show another rank others.
-        what = f"listing the files of checkpoint {name}"
-        names = on_coordinator(world, what, lambda: entries_of(path))
-        with raise_on_all_ranks(world, f"flushing checkpoint {name}"):
-            mine = _sums_of(path, names[world.rank :: world.size])
+        with raise_on_all_ranks(world, f"writing checkpoint {name}"):
+            mine = write_share(path, tensors, bank, world.rank, world.size)
         files = {
             file: entry for share in gather_objects(world, mine) for file, entry in share.items()
         }
@@ -197,7 +185,7 @@ def load_tensors(
         for name, tensor in tensors.items():
             files.fill(name, tensor)
         if bank is not None:
-            files.fill("bank", bank.features_SD, bank.start, bank.num_rows)
+            files.fill(BANK, bank.features_SD, bank.start, bank.num_rows)
 
 
 def prune(folder: Path, keep: int, keeps_always: Callable[[str], bool], world: World) -> None:
@@ -230,14 +218,6 @@ def _check_space(folder: Path, tensors: Tensors, bank: MemoryBank | None) -> Non
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(f"it takes {needed / 1e6:,.1f} MB and {folder} has {free / 1e6:,.1f} MB left")
-
-
-def _sums_of(unfinished: Path, names: list[str]) -> dict[str, Any]:
-    """Flush some files to the disk, and return the size and sum of each."""
-    files = [unfinished / name for name in names]
-    for file in files:
-        flush_file(file)
-    return {file.name: {"bytes": file.stat().st_size, "sha256": sum_of(file)} for file in files}
 
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:

@@ -1,20 +1,123 @@
-"""Read the tensors of a checkpoint, whole or some of their rows, from the files of all ranks.
+"""Write the tensors of a checkpoint, a file a rank, and read them whole or some of their rows.
 
-Only safetensors is needed for that, so a run that resumes does not load torch's DCP.
+The files are safetensors as torch's distributed checkpoint (DCP) lays them out, so torch can load
+them. They are written here because DCP's ranks send each other pickles, and unpickle what arrives;
+ours need not send anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from and_dist.method.memory_bank import MemoryBank
+from and_dist.utils.owned_files import open_new
+
+BANK = "bank"
+"""The name of the bank among the tensors of a checkpoint."""
 SHARDING = "DCP_SHARDING_INFO"
 """The metadata of a file that say where its part of each tensor begins."""
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names of types in a safetensors file."""
+ALIGNMENT = 8
+"""The bytes of which the start of the data is a multiple."""
+
+
+class Part(NamedTuple):
+    """Holds rows of a tensor that a rank writes: all, or those from `start` on."""
+
+    name: str
+    tensor: Tensor
+    start: int = 0
+
+
+def write_share(
+    folder: Path, tensors: Mapping[str, Tensor], bank: MemoryBank | None, rank: int, num_ranks: int
+) -> dict[str, dict[str, Any]]:
+    """Write what one rank writes of a checkpoint: its rows of the bank, and its share of the rest.
+
+    All ranks are given the same tensors. Return the name of the file with its size and sha256;
+    nothing where this rank has nothing to write.
+    """
+    parts = [Part(name, tensors[name]) for name in share_of(tensors, rank, num_ranks)]
+    if bank is not None:
+        parts.append(Part(BANK, bank.features_SD, bank.start))
+    if not parts:
+        return {}
+    file = folder / f"shard-{rank + 1:05}-model-00001-of-00001.safetensors"
+    return {file.name: _write(file, parts)}
+
+
+def share_of(tensors: Mapping[str, Tensor], rank: int, num_ranks: int) -> list[str]:
+    """Return the names of the tensors that a rank writes, so that all write about as many bytes."""
+    written, names = [0] * num_ranks, []
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        writer = written.index(min(written))
+        written[writer] += tensors[name].nbytes
+        if writer == rank:
+            names.append(name)
+    return names
+
+
+def _write(file: Path, parts: list[Part]) -> dict[str, Any]:
+    """Write one file; return its size and sha256."""
+    content = hashlib.sha256()
+    with open_new(file) as output:
+        for piece in _content_of(parts):
+            output.write(piece)
+            content.update(piece)
+        size = output.tell()
+    return {"bytes": size, "sha256": content.hexdigest()}
+
+
+def _content_of(parts: list[Part]) -> Iterator[bytes | memoryview]:
+    """Yield the content of a file, a tensor at a time."""
+    # The widest types come first, so that every tensor lies at a multiple of its type's width.
+    parts = sorted(parts, key=lambda part: (-part.tensor.element_size(), part.name))
+    header = _header_of(parts)
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for part in parts:
+        # One on the CPU is not copied.
+        flat = part.tensor.detach().cpu().contiguous().flatten()
+        yield flat.view(torch.uint8).numpy().data
+
+
+def _header_of(parts: list[Part]) -> bytes:
+    """Return the JSON that says where in the file each tensor lies, and where in the whole."""
+    header, offsets, at = dict[str, Any](), {}, 0
+    for name, tensor, start in parts:
+        if tensor.dtype not in TYPES:
+            raise ValueError(f"{name} is of {tensor.dtype}, which no checkpoint holds")
+        header[name] = {
+            "dtype": TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.nbytes],
+        }
+        offsets[name] = {"saved_offsets": [start, *[0] * tensor.dim()][: tensor.dim()]}
+        at += tensor.nbytes
+    header["__metadata__"] = {"format": "pt", "DCP_VERSION": "1.0", SHARDING: json.dumps(offsets)}
+    encoded = json.dumps(header).encode()
+    return encoded.ljust(math.ceil(len(encoded) / ALIGNMENT) * ALIGNMENT)
 
 
 class Piece(NamedTuple):

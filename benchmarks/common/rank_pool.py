@@ -26,7 +26,6 @@ SECONDS_TO_END = 5
 PRELOAD = [
     "and_dist.commands.train",
     "and_dist.data.pipeline",
-    "and_dist.checkpoint.dcp_writer",
     "and_dist.objectives.anchor_neighbourhoods",
     "torch._dynamo",
     "tensorboard.summary.writer.record_writer",

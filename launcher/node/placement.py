@@ -14,6 +14,8 @@ import psutil
 from and_dist.distributed.launch_env import first_node, port_of
 
 HOST = "127.0.0.1"
+RENDEZVOUS = "fixed-nodes"
+"""The name of our rendezvous (launcher.node.rendezvous) for torchrun's --rdzv-backend."""
 
 
 @dataclass(frozen=True)

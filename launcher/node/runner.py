@@ -35,7 +35,7 @@ from launcher.jobs.job_folder import (
 )
 from launcher.jobs.outcome import TERMINATED
 from launcher.jobs.request import Request
-from launcher.node.placement import NodePlacement, interface_of, resolves
+from launcher.node.placement import HOST, RENDEZVOUS, NodePlacement, interface_of, resolves
 from launcher.node.rank import STOP
 
 ASKED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -169,13 +169,20 @@ def listen() -> list[str]:
 
 
 def network_of(place: NodePlacement) -> dict[str, str]:
-    """Return the variable that names gloo's interface, where gloo cannot find one by the host's
-    name.
+    """Return the variables that name the interface at which the ranks listen for each other.
 
-    A variable that the profile sets takes precedence.
+    On one machine it is the loopback interface, which no other machine reaches. On several, gloo
+    finds one by the host's name, and only where it cannot is it told. What the profile sets takes
+    precedence.
     """
-    interface = None if resolves(platform.node()) else interface_of(place.address)
-    return {} if interface is None else {"GLOO_SOCKET_IFNAME": interface}
+    is_one_machine = place.address == HOST
+    if not is_one_machine and resolves(platform.node()):
+        return {}
+    interface = interface_of(place.address)
+    if interface is None:
+        return {}
+    nccl = {"NCCL_SOCKET_IFNAME": interface} if is_one_machine else {}
+    return {"GLOO_SOCKET_IFNAME": interface, **nccl}
 
 
 def exit_codes_file(job: Path, place: NodePlacement) -> Path:
@@ -198,11 +205,10 @@ def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:
         str(exit_codes_file(job, place)),
         f"--nnodes={place.num_nodes}",
         f"--nproc-per-node={request.workers}",
-        "--rdzv-backend=c10d",
+        f"--rdzv-backend={RENDEZVOUS}",
         f"--rdzv-endpoint={place.meeting}",
-        f"--rdzv-conf=is_host={int(place.node == 0)}",
+        f"--rdzv-conf=node={place.node}",
         f"--rdzv-id={place.job}.{place.start}",
-        f"--local-addr={place.address}",
         "--max-restarts=0",
         "-m",
         "launcher.node.rank",
@@ -220,9 +226,6 @@ def environment_of(request: Request) -> dict[str, str]:
     return {
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
-        # torch 2.15's torchrun keeps one store over all restarts: its ranks would look for the
-        # store of the first start, perhaps on a node that is gone, and wait for ever.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         **{variable: str(interface) for variable in variables},
         **request.profile.environment,
     }

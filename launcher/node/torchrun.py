@@ -1,6 +1,7 @@
-"""Run torchrun (torch.distributed.run), record how its ranks ended, and shorten its grace period.
+"""Run torchrun (torch.distributed.run) as a start of ours needs it.
 
-The grace period is the time that torchrun gives the ranks beside one that failed.
+Its nodes meet by a rendezvous of ours, how its ranks ended is recorded, and its grace period, the
+time that it gives the ranks beside one that failed, is shorter.
 
 python -m launcher.node.torchrun FILE [torchrun's arguments]
 """
@@ -8,15 +9,18 @@ python -m launcher.node.torchrun FILE [torchrun's arguments]
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 
 from and_dist.utils.exits import run_and_leave
 from and_dist.utils.owned_files import read_json, write_file
+from launcher.node import rendezvous
 
 SECONDS_TO_END = 4
 """The time for ranks beside one that failed. torchrun's default is 30 s, and no option changes it.
@@ -24,9 +28,12 @@ When torchrun itself is told to end, its ranks keep their 30 s to save."""
 
 
 def main() -> None:
-    """Run torchrun with the arguments after FILE; on a failure write exit codes and exit with code
-    1."""
+    """Run torchrun with the arguments after FILE; exit with code 1 on a failure, whose exit codes
+    FILE then holds."""
     ends, arguments = Path(sys.argv[1]), sys.argv[2:]
+    rendezvous.register()
+    # Every node has as many ranks, so torchrun need not read from the store who has how many.
+    os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
     # close(death_sig=None, timeout=30) of torch 2.15: only its default can shorten the period.
     PContext.close.__defaults__ = (None, SECONDS_TO_END)
     try:
@@ -34,6 +41,8 @@ def main() -> None:
     except ChildFailedError as error:
         write_file(ends, json.dumps(exit_codes(error.failures)), is_exit_codes)
         sys.exit(1)
+    except RendezvousError as error:
+        sys.exit(f"the nodes did not meet: {error}")
 
 
 def is_exit_codes(path: Path) -> bool:

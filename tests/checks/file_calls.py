@@ -71,11 +71,6 @@ LIBRARIES = {
     "write_html",
 }
 EXCEPTIONS = {
-    (
-        "and_dist/checkpoint/dcp_writer.py",
-        "HuggingFaceStorageWriter",
-    ): "writes into a NewFolder of the caller",
-    ("and_dist/checkpoint/dcp_writer.py", "save"): "dcp.save writes by the writer above",
     ("and_dist/data/cache.py", "memmap"): "maps a memory_file, which another rank may have made",
     ("and_dist/data/index.py", "memmap"): "maps for reading",
     ("and_dist/runs/trackers.py", "RecordWriter"): "writes into a file of open_to_append",

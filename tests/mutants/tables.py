@@ -29,7 +29,6 @@ TESTS = {
     ),
     "and_dist/method/partition_merge.py": (f"{METHOD}/test_partition.py", LOSS),
     "and_dist/checkpoint/bank_reader.py": (f"{UNIT}/checkpoint",),
-    "and_dist/checkpoint/dcp_writer.py": SAVING,
     "and_dist/checkpoint/export.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/model_card.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/names.py": SAVING,

@@ -31,7 +31,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for library in (*LIBRARIES, "torch.distributed.checkpoint", "torch.distributed.tensor"):
+    for library in LIBRARIES:
         __import__(library)
     for line in sys.stdin:
         trial = json.loads(line)

@@ -20,7 +20,6 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import filesystem
 
 from and_dist.data import pipeline
 from tests.pretend import stand_ins
@@ -93,17 +92,13 @@ def _patch_faiss(held: ExitStack) -> None:
 
 
 def _patch_distributed(held: ExitStack) -> None:
-    """Take gloo for NCCL, and the loader of checkpoints that needs no stream."""
+    """Take gloo for NCCL."""
     join = dist.init_process_group
 
     def join_by_gloo(_: str, *args: Any, **kwargs: Any) -> None:
         join("gloo", *args, **kwargs)
 
-    def load_one_by_one(resolve: Any, **_: Any) -> Any:
-        return filesystem._SerialCpuLoader(resolve)
-
     held.enter_context(patch.object(dist, "init_process_group", join_by_gloo))
-    held.enter_context(patch.object(filesystem, "_OverlappingCpuLoader", load_one_by_one))
 
 
 def _patch_images(held: ExitStack, gpu: PretendGpu) -> None:

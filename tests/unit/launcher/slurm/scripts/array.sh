@@ -16,7 +16,6 @@
 # setup
 export PYTHONSAFEPATH=1
 export PYTHONUNBUFFERED=1
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export PYTHONPATH=/shared/runs/demo/jobs/001/code${PYTHONPATH:+:$PYTHONPATH}
 
 # command

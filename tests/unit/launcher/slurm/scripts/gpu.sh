@@ -27,7 +27,6 @@ module load cuda/13.0
 source /shared/me/and-dist/.venv/bin/activate
 export PYTHONSAFEPATH=1
 export PYTHONUNBUFFERED=1
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export GLOO_SOCKET_IFNAME=ib0
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_DEBUG=WARN
