@@ -101,7 +101,7 @@ def examine(
 
 def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
     job = new_job_folder(run, made)
-    take_snapshot(job / "code")
+    take_snapshot(job / "code", profile.secrets)
     seen = f"touch {shlex.quote(str(run / 'seen-by-batch-script'))}"
     tried = profile.model_copy(
         update={"signal_lead": SIGNAL_LEAD, "requeues": False, "setup": (seen, *profile.setup)}
@@ -115,7 +115,8 @@ def _submit(run: Path, profile: Profile, size: Size, made: list[Path]) -> str:
         seconds=SECONDS,
         **pythons_of(profile),
         code=str(job / "code"),
-        profile=tried,
+        profile=tried.without_secrets(),
+        has_secrets=bool(profile.secrets),
     )
     write_request(job, request)
     job_id = sbatch.submit(job, request, "and-launch-doctor", None, run_probe)

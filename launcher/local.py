@@ -19,6 +19,7 @@ from launcher.jobs.job_folder import (
     note_beginning,
     read_node_ends,
     read_request,
+    read_secrets,
     starts_without_progress,
     write_end,
 )
@@ -62,7 +63,7 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     with socket.socket() as free:
         free.bind((HOST, 0))
         meeting = f"{HOST}:{free.getsockname()[1]}"
-    environment = {**os.environ, **environment_of(request)}
+    environment = {**os.environ, **environment_of(request), **read_secrets(request)}
     others = environment.get("PYTHONPATH", "").split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [request.code, *others]))
     nodes = [

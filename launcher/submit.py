@@ -55,7 +55,8 @@ class RunSpec:
             seconds=parse_duration(size.time, "--time"),
             **pythons_of(self.profile),
             code=str(code),
-            profile=self.profile,
+            profile=self.profile.without_secrets(),
+            has_secrets=bool(self.profile.secrets),
         )
 
 
@@ -112,7 +113,7 @@ def write_down(
     write_config(config, config.folder)
     job = new_job_folder(config.folder.absolute(), made)
     fill(job, wanted, job / "code", has_time_limit)
-    take_snapshot(job / "code")
+    take_snapshot(job / "code", wanted.profile.secrets)
     return job
 
 

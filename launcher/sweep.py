@@ -193,7 +193,7 @@ def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
 
 def _submit(folder: Path, sweep: Sweep, missing: Sequence[RunSpec], made: list[Path]) -> list[str]:
     whole = new_job_folder(folder.absolute(), made)
-    take_snapshot(whole / "code")
+    take_snapshot(whole / "code", missing[0].profile.secrets)
     jobs = []
     for run in missing:
         job = new_job_folder(run.config.folder.absolute(), made)

@@ -13,6 +13,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from and_dist.config.secret_values import is_secret
+
 
 class Section(BaseModel):
     """Hold a group of keys; unknown keys and wrong types are errors, and values never change."""
@@ -65,7 +67,8 @@ def describe(error: Any, root: type[Section]) -> str:
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"{path} = {error['input']!r} will not do: {error['msg'].lower()}"
+    value = "" if is_secret(path) else f" = {error['input']!r}"
+    return f"{path}{value} will not do: {error['msg'].lower()}"
 
 
 def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:

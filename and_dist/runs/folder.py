@@ -27,6 +27,7 @@ import yaml
 
 from and_dist.config.comparison import differing_keys
 from and_dist.config.schema import Config
+from and_dist.config.secret_values import hide_secrets
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.lock import is_lock
 from and_dist.runs.metrics_file import is_metrics
@@ -140,7 +141,7 @@ def describe_environment(world_size: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": package_versions(),
         "revision": revision(),
-        "command": sys.argv,
+        "command": hide_secrets(sys.argv),
     }
 
 

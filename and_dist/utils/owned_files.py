@@ -35,6 +35,9 @@ LONGEST_STEM = 100
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems that cannot make a hard link."""
 
+PUBLIC, PRIVATE = 0o666, 0o600
+"""Who may read a file: whom the umask lets, or its owner alone."""
+
 IsOurs = Callable[[Path], bool]
 """A test of a regular file: whether this program wrote it."""
 
@@ -158,12 +161,12 @@ def check_writable(folder: Path, what: str) -> None:
 class NewFile:
     """Write a file under a temporary name, then publish it under its own, complete and flushed."""
 
-    def __init__(self, path: Path, is_ours: IsOurs = never) -> None:
+    def __init__(self, path: Path, is_ours: IsOurs = never, mode: int = PUBLIC) -> None:
         """Create the temporary file; raise NotOursError if the path may not be written."""
         check_file(path, is_ours)
         _clear_unfinished(path)
         self.path, self._is_ours = path, is_ours
-        self.temporary, self.file = _create_aside(path)
+        self.temporary, self.file = _create_aside(path, mode)
 
     def publish(self) -> None:
         """Give the file its name; raise NotOursError if somebody else has taken it meanwhile."""
@@ -181,9 +184,9 @@ class NewFile:
 
 
 @contextmanager
-def open_new(path: Path, is_ours: IsOurs = never) -> Iterator[BinaryIO]:
+def open_new(path: Path, is_ours: IsOurs = never, mode: int = PUBLIC) -> Iterator[BinaryIO]:
     """Open a file that appears under its name if the block ends well, and not at all otherwise."""
-    new = NewFile(path, is_ours)
+    new = NewFile(path, is_ours, mode)
     try:
         yield new.file
         new.publish()
@@ -192,10 +195,12 @@ def open_new(path: Path, is_ours: IsOurs = never) -> Iterator[BinaryIO]:
         raise
 
 
-def write_file(path: Path, content: str | bytes, is_ours: IsOurs = never) -> None:
+def write_file(
+    path: Path, content: str | bytes, is_ours: IsOurs = never, mode: int = PUBLIC
+) -> None:
     """Write a file so that it is complete or absent, even after a power failure."""
     encoded = content.encode(errors="surrogateescape") if isinstance(content, str) else content
-    with open_new(path, is_ours) as file:
+    with open_new(path, is_ours, mode) as file:
         file.write(encoded)
 
 
@@ -327,13 +332,13 @@ def lock_file(path: Path) -> int | None:
     return descriptor
 
 
-def _create_aside(path: Path) -> tuple[Path, BinaryIO]:
+def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:
     """Create a locked file under an unpredictable name beside `path`, and open it."""
     while True:
         temporary = aside_name(path, "unfinished")
         # O_EXCL follows no link.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.fdopen(os.open(temporary, flags, 0o666), "w+b")
+        file = os.fdopen(os.open(temporary, flags, mode), "w+b")
         with suppress(OSError):  # without locks, files of killed processes are never removed
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if temporary.exists():  # else another process removed it before it was locked

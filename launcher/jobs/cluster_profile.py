@@ -12,6 +12,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, PositiveInt
 
+from and_dist.config.secret_values import is_secret
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
 
@@ -59,9 +60,20 @@ class Profile(Section):
     srun: tuple[Line, ...] = ()
     """Additional arguments of srun, such as --container-image=..."""
     environment: dict[Variable, str] = Field(default_factory=dict)
-    """Environment variables of every process."""
+    """Environment variables of every process. What looks like a key or a password by its name is
+    kept out of the batch script, in a file that only its owner can read."""
     sbatch: dict[Option, Line | int | bool] = Field(default_factory=dict)
     """Additional options of sbatch, by their long names, such as mail-type: END."""
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Return the variables that look like keys or passwords."""
+        return {name: value for name, value in self.environment.items() if is_secret(name)}
+
+    def without_secrets(self) -> Profile:
+        """Return the profile as it may be written down."""
+        environment = {n: v for n, v in self.environment.items() if n not in self.secrets}
+        return self.model_copy(update={"environment": environment})
 
     @pydantic.field_validator("python", "host_python")
     @classmethod

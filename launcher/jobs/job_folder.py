@@ -3,10 +3,13 @@
 request.json          the request of the user
 config.yaml           the resolved config
 code/                 a copy of the packages at submission
+secrets.sh            keys and passwords of the cluster profile, if it has any
 job.json              SLURM's id of the job
 start-0/checkpoint    the newest checkpoint when a start began
 start-0/node-1.json   how the ranks of a node ended in a start
 start-0/end.json      how a start ended, and whether the job goes on
+
+Only the owner can read RUN/jobs: scripts and submitit's files name everything a job runs with.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,21 @@ import and_dist
 from and_dist.config.validation import Section
 from and_dist.runs.folder import REVISION_FILE, revision
 from and_dist.utils.folder_names import Named
-from and_dist.utils.owned_files import IsOurs, create_file, is_json_with, starts_with, write_file
+from and_dist.utils.owned_files import (
+    PRIVATE,
+    IsOurs,
+    create_file,
+    is_json_with,
+    starts_with,
+    write_file,
+)
 from and_dist.utils.owned_folders import copy_tree, remove_tree
 from launcher.jobs.request import Request
 
 PACKAGES = ("and_dist", "launcher")
 """The packages that are copied into a job's folder."""
 WRITTEN = Named(
-    r"(request|job)\.json|config\.yaml|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
+    r"(request|job)\.json|config\.yaml|secrets\.sh|code/.*|start-\d+/.*|\.submission_file_[0-9a-f]{32}\.sh|"
     r"[0-9a-f]{32}\.pkl|\d+(_\d+)*_(submission\.sh|(submitted|result)\.pkl|log\.(out|err))"
 )
 """The files that this program and submitit write in a job's folder, by their paths in it."""
@@ -75,15 +86,17 @@ def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
 
     A number is taken by creating its folder, so two submissions never share one.
     """
-    taken = [path.name for path in (run / "jobs").glob("[0-9]*")]
+    jobs = run / "jobs"
+    run.mkdir(parents=True, exist_ok=True)
+    jobs.mkdir(exist_ok=True)
+    jobs.chmod(0o700)  # earlier revisions let others look into it
+    taken = [path.name for path in jobs.glob("[0-9]*")]
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
-        folder = run / "jobs" / f"{number:03d}"
+        folder = jobs / f"{number:03d}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
-            if not (run / "jobs").is_dir():
-                raise
             number += 1
         else:
             if made is not None:
@@ -92,8 +105,16 @@ def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
 
 
 def job_folders(run: Path) -> list[Path]:
-    """Return the job folders of a run, oldest first, without folders that hold no job."""
-    found = (run / "jobs").glob("[0-9]*")
+    """Return the job folders of a run, oldest first, without folders that hold no job.
+
+    Raise ValueError for a run of somebody else's, whose jobs are closed.
+    """
+    jobs = run / "jobs"
+    if jobs.is_dir() and not os.access(jobs, os.R_OK | os.X_OK, effective_ids=True):
+        raise ValueError(
+            f"{jobs} is closed: only {jobs.owner()}, who submitted the run, can see it"
+        )
+    found = jobs.glob("[0-9]*")
     return sorted(path for path in found if path.name.isdecimal() and _is_job(path))
 
 
@@ -106,13 +127,24 @@ def remove_job(job: Path) -> None:
     remove_tree(job, WRITTEN)
 
 
-def take_snapshot(code: Path) -> None:
-    """Copy the packages this process runs, with their revision."""
+def take_snapshot(code: Path, secrets: Mapping[str, str] | None = None) -> None:
+    """Copy the packages this process runs, with their revision, and write secrets beside them."""
     source = Path(and_dist.__file__).parents[1]
     code.mkdir(parents=True)
     for package in PACKAGES:
         copy_tree(source / package, code / package)
     write_file(code / REVISION_FILE, f"{revision() or ''}\n")
+    if secrets:
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()]
+        write_file(code.with_name("secrets.sh"), "".join(lines), mode=PRIVATE)
+
+
+def read_secrets(request: Request) -> dict[str, str]:
+    """Return the secrets of a job as environment variables."""
+    if not request.has_secrets:
+        return {}
+    words = shlex.split(request.secrets_file.read_text())
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def write_request(job: Path, request: Request) -> None:

@@ -41,6 +41,9 @@ class Request(Section):
     code: str
     """Folder with a copy of the packages at submission."""
     profile: Profile
+    """The cluster profile without its secrets."""
+    has_secrets: bool = False
+    """True if there are secrets, in a file beside the copy of the packages."""
 
     @property
     def world_size(self) -> int:
@@ -51,6 +54,11 @@ class Request(Section):
     def folder(self) -> Path:
         """Return the run folder."""
         return Path(self.run)
+
+    @property
+    def secrets_file(self) -> Path:
+        """Return the file of shell lines that export the secrets."""
+        return Path(self.code).with_name("secrets.sh")
 
     @property
     def minutes(self) -> int:
@@ -102,13 +110,14 @@ def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
 def check_in_script(folder: Path) -> None:
     """Raise ValueError unless a folder's path can stand in a line of a batch script.
 
-    sbatch ends an option at the end of its line, and fills in % in the names of log files.
+    sbatch ends an option at the end of its line, and in the names of log files it fills in % and
+    leaves out a backslash.
     """
     path = str(folder.absolute())
-    if not all(letter.isprintable() and letter != "%" for letter in path):
+    if not all(letter.isprintable() and letter not in "%\\" for letter in path):
         raise ValueError(
-            f"the run folder {as_text(path)} has a % or a control character in its path, which "
-            "SLURM does not take as it is; choose another run.root=..."
+            f"the run folder {as_text(path)} has a %, a backslash or a control character in its "
+            "path, which SLURM does not take as it is; choose another run.root=..."
         )
 
 

@@ -149,6 +149,8 @@ def _parameters(
 
 def _exports(request: Request) -> list[str]:
     lines = [f"export {k}={shlex.quote(v)}" for k, v in environment_of(request).items()]
+    if request.has_secrets:
+        lines.append(f". {shlex.quote(str(request.secrets_file))}")
     code = shlex.quote(request.code)
     return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
