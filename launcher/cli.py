@@ -17,6 +17,7 @@ import typer
 
 from and_dist.commands.options import LogLevel
 from and_dist.distributed.watchdog import TRY_AGAIN
+from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.request import Size
@@ -81,7 +82,7 @@ def submit(
     wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
     if dry_run:
         for line in submission.describe_dry(wanted, after):
-            typer.echo(line)
+            typer.echo(line)  # a script to the letter
         return
     client.check_slurm()
     active = is_active(wanted.config.folder)
@@ -90,13 +91,13 @@ def submit(
             f"{wanted.config.folder} is in use by job {active}; and-launch cancel it first"
         )
     for line in submission.describe(wanted):
-        typer.echo(line)
+        say(line)
     job_id = submission.submit(wanted, after)
     run = wanted.config.folder
-    typer.echo(f"job {job_id}: submitted")
-    typer.echo(f"  state  and-launch status {run}")
-    typer.echo(f"  logs   and-launch logs -f {run}     ({run}/logs/)")
-    typer.echo(f"  stop   and-launch cancel {run}     (the same command goes on)")
+    say(f"job {job_id}: submitted")
+    say(f"  state  and-launch status {run}")
+    say(f"  logs   and-launch logs -f {run}     ({run}/logs/)")
+    say(f"  stop   and-launch cancel {run}     (the same command goes on)")
     if follow:
         sys.exit(_follow(run, 0))
 
@@ -119,12 +120,12 @@ def local(
     size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
     wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
     for line in submission.describe(wanted):
-        typer.echo(line)
+        say(line)
     if dry_run:
-        typer.echo(submission.command_of_one_node(wanted))
+        say(submission.command_of_one_node(wanted))
         return
     end = run_here(submission.write_down(wanted, has_time_limit=True))
-    typer.echo(f"and-launch: {end.state}, {end.why}")
+    say(f"and-launch: {end.state}, {end.why}")
     if end.state == "failed":
         _say_failure(wanted.config.folder, end.rank)
     sys.exit({"finished": 0, "stopped": TRY_AGAIN}.get(end.state, 1))
@@ -139,10 +140,10 @@ def status(
 
     for run in runs:
         if is_sweep(run):
-            typer.echo(table_of(run))
+            say(table_of(run))
             continue
         for line in as_lines(look_at(run)):
-            typer.echo(line)
+            say(line)
 
 
 @app.command()
@@ -159,12 +160,12 @@ def logs(
             f"{run} has no rank {rank}: its ranks are 0 to {found.request.world_size - 1}"
         )
     if found.end is not None and found.end.state != "finished":
-        typer.echo(f"{found.end.state}: {found.end.why}")
+        say(f"{found.end.state}: {found.end.why}")
         _say_failure(run, found.end.rank)
     log = log_of(run, rank)
     text = read_tail(log, lines) if ranks else _said_before_ranks(found)
     for line in text or [f"rank {rank} has written no log yet"]:
-        typer.echo(line)
+        say(line)
     if follow:
         sys.exit(_follow(run, rank))
 
@@ -174,7 +175,7 @@ def cancel(run: Run) -> None:
     """Cancel the job of a run. Submitted again, it resumes from the last checkpoint."""
     job_id = _active_job(run)
     client.cancel(job_id)
-    typer.echo(f"job {job_id} is cancelled; the same and-launch submit goes on")
+    say(f"job {job_id} is cancelled; the same and-launch submit goes on")
 
 
 @app.command()
@@ -195,10 +196,10 @@ def requeue(run: Run) -> None:
         )
     if known.state == "RUNNING":
         client.cancel(job_id, "USR2")
-        typer.echo(f"job {job_id} was told to save, and will start again")
+        say(f"job {job_id} was told to save, and will start again")
         return
     client.requeue(job_id)
-    typer.echo(f"job {job_id} is queued again")
+    say(f"job {job_id} is queued again")
 
 
 @app.command()
@@ -233,7 +234,7 @@ def doctor(
     from launcher.doctor import examine
 
     size = Size(nodes=nodes, gpus=gpus, time="1m")
-    sys.exit(examine(_profile(cluster), size, folder, patience, typer.echo))
+    sys.exit(examine(_profile(cluster), size, folder, patience, say))
 
 
 def _profile(cluster: Path | None) -> Profile:
@@ -250,16 +251,19 @@ def _active_job(run: Path) -> str:
 def _say_failure(run: Path, rank: int | None) -> None:
     if rank is None:
         return
-    typer.echo(f"last lines of rank {rank} ({log_of(run, rank)}):")
+    say(f"last lines of rank {rank} ({log_of(run, rank)}):")
     for line in read_failure(log_of(run, rank)):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def _said_before_ranks(found: Status) -> list[str]:
     """Return the last lines of the batch script, srun and torchrun, for a run without rank logs."""
     files = sorted((found.run / "logs").glob("node-*.log"))
     if found.request is not None:  # the batch log of an array lies in the folder of the sweep
-        files = sorted(Path(found.request.code).parent.glob(f"{found.job_id}_*_log.out")) + files
+        job = Path(found.request.code).parent
+        sweep = found.run.absolute().parent.resolve()
+        if job.resolve().is_relative_to(sweep):
+            files = sorted(job.glob(f"{found.job_id}_*_log.out")) + files
     return [f"{file.name}: {line}" for file in files for line in read_tail(file, 20)]
 
 
@@ -273,12 +277,17 @@ def _follow(run: Path, rank: int) -> int:
         follower.show_more()
         if found.state != said:
             said = found.state
-            typer.echo(f"and-launch: {as_lines(found)[0]}")
+            say(f"and-launch: {as_lines(found)[0]}")
         if found.is_over:
             if found.end is not None:
-                typer.echo(f"and-launch: {found.end.state}, {found.end.why}")
+                say(f"and-launch: {found.end.state}, {found.end.why}")
             return 0 if found.state == "finished" else 1
         time.sleep(POLL_SECONDS)
+
+
+def say(text: str) -> None:
+    """Print lines; what they have from a run's files must not control the terminal."""
+    typer.echo(safe_lines(text.expandtabs()))
 
 
 def main() -> None:
@@ -287,8 +296,8 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        log.error("%s", error)
+        log.error("%s", safe_lines(str(error)))
         sys.exit(2)
     except (RuntimeError, OSError) as error:
-        log.error("%s", error)
+        log.error("%s", safe_lines(str(error)))
         sys.exit(1)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from and_dist.utils.formatting import safe_lines
+from and_dist.utils.plain_files import open_plain
+
 MARK = "--- "
 """The beginning of the line that opens each start in a log."""
 TRACEBACK = "Traceback (most recent call last):"
+MOST_BYTES = 4_000_000
+"""The most bytes of a log that are looked at, from its end."""
 LAST_LINES = 20
 """The number of lines that are shown of a failure without a traceback."""
 LOST_ANOTHER = re.compile(
@@ -31,13 +37,13 @@ class Follower:
         """Print the whole lines that were added since the last call."""
         if not self._path.exists():
             return
-        with self._path.open("rb") as file:
+        with open_plain(self._path) as file:
             file.seek(self._at)
             more = file.read()
         more = more[: more.rfind(b"\n") + 1]
         self._at += len(more)
         if more:
-            self._out.write(more.decode(errors="replace"))
+            self._out.write(safe_lines(more.decode(errors="replace").expandtabs()))
             self._out.flush()
 
 
@@ -45,7 +51,7 @@ def read_last_start(log: Path) -> list[str]:
     """Return the lines that a rank has written since its last start; none if it has no log."""
     if not log.exists():
         return []
-    lines = log.read_text(errors="replace").splitlines()
+    lines = _last_lines(log)
     marks = [at for at, line in enumerate(lines) if line.startswith(MARK)]
     return lines[marks[-1] :] if marks else lines
 
@@ -74,7 +80,14 @@ def failure_priority(run: Path) -> Callable[[int], tuple[bool, bool, int]]:
 
 def read_tail(log: Path, num_lines: int) -> list[str]:
     """Return the last lines of a log; none if it does not exist."""
-    return log.read_text(errors="replace").splitlines()[-num_lines:] if log.exists() else []
+    return _last_lines(log)[-num_lines:] if log.exists() else []
+
+
+def _last_lines(log: Path) -> list[str]:
+    """Return the lines of a log, of a long one the last megabytes."""
+    with open_plain(log) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
+        return file.read(MOST_BYTES).decode(errors="replace").splitlines()
 
 
 def list_ranks(run: Path) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from and_dist.runs.folder import read_starts
+from and_dist.runs.folder import check_inside, checked_starts
+from and_dist.runs.records import check_event, parse
+from and_dist.utils.plain_files import open_plain
 from launcher.jobs.job_folder import (
     StartOutcome,
     job_folders,
@@ -19,6 +20,8 @@ from launcher.jobs.job_folder import (
 from launcher.jobs.request import Request
 from launcher.slurm import client
 
+KEPT = (b"step", b"round")
+"""The events of which the last line is shown."""
 FORGOTTEN = "forgotten by SLURM"
 """The state of a job that SLURM no longer knows."""
 
@@ -62,6 +65,7 @@ def look_at(run: Path) -> Status:
     """Return the status of a run; raise ValueError for a folder that holds no run."""
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} holds no run: it has no config.yaml")
+    check_inside(run)
     jobs = job_folders(run)
     training = read_training(run)
     if not jobs:
@@ -118,23 +122,23 @@ def is_active(run: Path) -> str | None:
 def read_training(run: Path) -> dict[str, Any]:
     """Return the last "step" and "round" records of metrics.jsonl, which may be growing
     meanwhile."""
-    found: dict[str, Any] = {}
     path = run / "metrics.jsonl"
     if not path.exists():
-        return found
-    with path.open(encoding="utf-8", errors="replace") as lines:
+        return {}
+    last: dict[str, bytes] = {}
+    with open_plain(path) as lines:
         for line in lines:
-            if line.endswith("}\n") and line.startswith(('{"event": "step"', '{"event": "round"')):
-                event = json.loads(line)
-                found[event["event"]] = event
-    return found
+            name = next((name for name in KEPT if line.startswith(b'{"event": "%b"' % name)), None)
+            if name is not None and line.endswith(b"}\n"):
+                last[name.decode()] = line
+    return {name: check_event(parse(line)) for name, line in last.items()}
 
 
 def goodput(run: Path, training: dict[str, Any]) -> float | None:
     """Return the share of the trained steps that did not have to be repeated; None before the
     first."""
     steps = training.get("step", {}).get("step", 0)
-    again = sum(start.get("steps_again", 0) for start in read_starts(run))
+    again = sum(start.get("steps_again", 0) for start in checked_starts(run))
     return steps / (steps + again) if steps else None
 
 

@@ -30,7 +30,9 @@ from and_dist.config.load import load_config
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
+from and_dist.runs.records import Summary, parse, read_record
 from and_dist.utils.owned_files import check_file, read_json, write_file
+from and_dist.utils.plain_files import read_plain
 from launcher import submit
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import job_folders, new_job_folder, read_ends, take_snapshot
@@ -239,7 +241,7 @@ def is_list(path: Path) -> bool:
 
 def read_list(folder: Path) -> dict[str, dict[str, Value]]:
     """Return the varied settings of each run of a sweep, by its name."""
-    return dict(json.loads((folder / LIST).read_text()))
+    return dict(parse(read_plain(folder / LIST)))
 
 
 def table_of(folder: Path) -> str:
@@ -254,7 +256,7 @@ def table_of(folder: Path) -> str:
     for name, member in members.items():
         varied = [_as_yaml(member[key]) if key in member else "-" for key in keys]
         table.add_row(*varied, *_results(folder / name))
-    console = Console(width=120)
+    console = Console(width=120, force_terminal=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
@@ -264,7 +266,7 @@ def _results(run: Path) -> tuple[str, ...]:
     summary = run / "summary.json"
     if not summary.exists():
         return _state(run), "-", "-", "-"
-    found = json.loads(summary.read_text())
+    found = read_record(summary, Summary)
     last = found["rounds"][-1]
     figures = [
         "-" if last[key] is None else f"{100 * last[key]:.1f}" for key in ("knn_bank", "knn")

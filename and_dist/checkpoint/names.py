@@ -17,6 +17,7 @@ from torch import Tensor
 from and_dist.utils.folder_names import Named, name_of
 from and_dist.utils.owned_files import check_file, or_empty, read_json
 from and_dist.utils.owned_folders import check_folder
+from and_dist.utils.plain_files import read_plain
 
 NAMES_OF_OURS = r"r\d{2,}-e\d{4,}(?:-s\d{6,})?|s\d{8,}"
 STATE = "state.json"
@@ -72,7 +73,7 @@ def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
     if isinstance(state, dict) and "format" in state:
         try:
             named = name_in(state)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             named = None
         return FILES if named in (None, name) else None
     return FILES if re.fullmatch(NAMES_OF_OURS, name) else None
@@ -81,7 +82,7 @@ def names_of_checkpoint(checkpoint: Path) -> Container[str] | None:
 def is_pointer(path: Path) -> bool:
     """Recognise `latest`: one line with a checkpoint's name."""
     try:
-        return NAME.fullmatch(path.read_text().strip()) is not None
+        return NAME.fullmatch(read_plain(path).strip()) is not None
     except (OSError, ValueError):
         return False
 
@@ -115,7 +116,7 @@ def _is_ours(path: Path) -> bool:
 def _read_pointer(folder: Path) -> str | None:
     """Return the name in `latest`, None where it can be no checkpoint of ours."""
     try:
-        name = (folder / "latest").read_text(errors="replace").strip()
-    except OSError:
+        name = read_plain(folder / "latest").strip()
+    except (OSError, ValueError):
         return None
     return name if NAME.fullmatch(name) else None

@@ -22,9 +22,7 @@ from and_dist.checkpoint.storage import (
     read_latest,
 )
 from and_dist.config.comparison import PATHS, differing_keys
-from and_dist.config.load import load_config
 from and_dist.config.schema import Config
-from and_dist.config.yaml_files import read_yaml
 from and_dist.data.datasets import load_images
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import BadImages
@@ -32,6 +30,7 @@ from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.runs.folder import config_of
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,8 @@ def open_checkpoint(
     Raise ValueError where there is none, where it is another run's, and for overrides that change
     what was trained; sections and keys in `may_change` may be changed.
     """
-    if not (run / "config.yaml").exists():
-        raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    config = load_config([run / "config.yaml"], overrides)
-    if others := _differing(config, read_yaml(run / "config.yaml"), may_change):
+    config = config_of(run, overrides)
+    if others := _differing(config, config_of(run).model_dump(mode="json"), may_change):
         raise ValueError(f"{run} was trained otherwise: {others}")
     folder = run / "checkpoints"
     if checkpoint and Path(checkpoint).name != checkpoint:

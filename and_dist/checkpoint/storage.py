@@ -33,12 +33,21 @@ from and_dist.checkpoint.names import (
     list_checkpoints,
     names_of_checkpoint,
 )
+from and_dist.checkpoint.saved_state import check_state
 from and_dist.checkpoint.tensor_files import BANK, TensorFiles, write_share
 from and_dist.distributed.collectives import gather_objects, on_coordinator, raise_on_all_ranks
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.utils.owned_files import TOKEN, check_file, or_empty, sum_of, write_file
+from and_dist.runs.records import parse
+from and_dist.utils.owned_files import (
+    TOKEN,
+    check_file,
+    kind_of,
+    or_empty,
+    sum_of,
+    write_file,
+)
 from and_dist.utils.owned_folders import (
     NewFolder,
     flush_folder,
@@ -46,6 +55,7 @@ from and_dist.utils.owned_folders import (
     remove_folder,
     restore_folder,
 )
+from and_dist.utils.plain_files import open_plain, read_plain
 
 FORMAT = 3
 PUT_ASIDE = re.compile(rf"\.({NAMES_OF_OURS})\.damaged")
@@ -98,14 +108,14 @@ def save_checkpoint(
 
 def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     """Return a checkpoint and its state.json; raise CorruptCheckpoint where it cannot be read."""
-    if not checkpoint.is_dir():
+    if kind_of(checkpoint) != "folder":
         others = set(list_checkpoints(checkpoint.parent)) - {checkpoint.name}
         raise CorruptCheckpoint(
             f"there is no checkpoint {checkpoint}; {checkpoint.parent} has: "
             f"{', '.join(sorted(others)) or 'none'}"
         )
     try:
-        state = json.loads((checkpoint / STATE).read_text())
+        state = parse(read_plain(checkpoint / STATE))
     except (OSError, ValueError) as error:
         raise CorruptCheckpoint(f"checkpoint {checkpoint} cannot be read: {error}") from None
     if not isinstance(state, dict) or "format" not in state:
@@ -121,7 +131,10 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
         raise CorruptCheckpoint(
             f"checkpoint {checkpoint} cannot be read: state.json is not as written"
         )
-    return checkpoint, state
+    try:
+        return checkpoint, check_state(state)
+    except ValueError as error:
+        raise CorruptCheckpoint(f"checkpoint {checkpoint} cannot be read: {error}") from None
 
 
 def read_latest(folder: Path) -> tuple[Path, State] | None:
@@ -228,7 +241,8 @@ def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str
     for name in sorted(files)[world.rank :: world.size]:
         file, entry = checkpoint / name, files[name]
         try:
-            size = file.stat().st_size
+            with open_plain(file) as content:
+                size = os.fstat(content.fileno()).st_size
             if size != entry["bytes"]:
                 raise CorruptCheckpoint(f"it has {size:,} bytes instead of {entry['bytes']:,}")
             if sum_of(file) != entry["sha256"]:

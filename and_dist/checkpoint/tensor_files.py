@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.utils.owned_files import open_new
+from and_dist.utils.owned_files import kind_of, open_new
 
 BANK = "bank"
 """The name of the bank among the tensors of a checkpoint."""
@@ -175,17 +175,28 @@ def _pieces_of(file: Path) -> Iterator[tuple[str, Piece]]:
 
     Raise ValueError for a file that does not say which parts it holds.
     """
-    with safe_open(file, "pt") as content:
-        metadata = content.metadata() or {}
-        if SHARDING not in metadata:
-            raise ValueError(
-                f"{file} does not say where its tensors begin, it is not a file of ours"
-            )
-        offsets = json.loads(metadata[SHARDING])
-        for name in content.keys():  # noqa: SIM118 - an open file is no mapping
-            start = next(iter(offsets[name]["saved_offsets"]), 0)
-            shape = content.get_slice(name).get_shape()
-            yield name, Piece(start, start + next(iter(shape), 1), file, shape)
+    if kind_of(file) != "file":
+        raise ValueError(f"{file} is a {kind_of(file)} and no file of the checkpoint")
+    try:
+        with safe_open(file, "pt") as content:
+            sharding = json.loads((content.metadata() or {}).get(SHARDING, "{}"))
+            for name in content.keys():  # noqa: SIM118 - an open file is no mapping
+                start = _start_of(name, sharding)
+                shape = content.get_slice(name).get_shape()
+                yield name, Piece(start, start + next(iter(shape), 1), file, shape)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} does not say where its tensors begin, it is not a file of ours: {error}"
+        ) from None
+
+
+def _start_of(name: str, sharding: Any) -> int:
+    """Return the first row of a part; raise ValueError where the file does not say it."""
+    about = sharding.get(name) if isinstance(sharding, dict) else None
+    offsets = about.get("saved_offsets") if isinstance(about, dict) else None
+    if not isinstance(offsets, list) or not all(type(at) is int and at >= 0 for at in offsets):
+        raise ValueError(f"nothing is said of {name}")
+    return next(iter(offsets), 0)
 
 
 def _shape_of(pieces: list[Piece]) -> list[int] | None:

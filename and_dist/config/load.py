@@ -8,6 +8,7 @@ This module imports no torch, so a login node can check a config without it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from and_dist.config.comparison import PAPER_SAFE_KEYS, is_among
 from and_dist.config.schema import Config
 from and_dist.config.validation import build, flatten
-from and_dist.config.yaml_files import merge, parse_override, read_layers
+from and_dist.config.yaml_files import merge, parse_override, read_layers, read_yaml
 
 PRESETS: dict[str, dict[str, Any]] = {
     "code": {
@@ -38,7 +39,23 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
 
     Raise ValueError if a file cannot be read or a value is wrong.
     """
-    layers = [layer for file in files for layer in read_layers(Path(file))]
+    return _build([layer for file in files for layer in read_layers(Path(file))], overrides)
+
+
+def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the resolved config in a run folder, and of overrides.
+
+    It may be somebody else's, so it can name no other file as its base. Raise ValueError if the
+    folder holds no run.
+    """
+    file = run / "config.yaml"
+    if not os.path.lexists(file):
+        raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    return _build([read_yaml(file, may_be_link=False)], overrides)
+
+
+def _build(layers: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Config:
+    """Return the config of layers, merged from the first to the last, and of overrides."""
     none: dict[str, Any] = {}
     given = reduce(merge, map(parse_override, overrides), none)
     merged: dict[str, Any] = {}

@@ -11,22 +11,45 @@ from typing import Any
 
 import yaml
 
+from and_dist.utils.plain_files import read_plain
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; raise ValueError if it is none or cannot be read."""
+MOST_VALUES = 100_000
+"""The most values in a YAML file, with those that it repeats by aliases."""
+
+
+def read_yaml(path: Path, may_be_link: bool = True) -> dict[str, Any]:
+    """Return the mapping in a YAML file; raise ValueError if it is none or cannot be read.
+
+    With `may_be_link` False it has to be a regular file, as in a folder of somebody else's.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if may_be_link else read_plain(path)
     except OSError as error:
         raise ValueError(f"cannot read config {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"config {path} is not UTF-8 text: {error}") from None
     try:
         values = yaml.load(text, Loader=ConfigLoader)
+        if _count_values(values, {}) > MOST_VALUES:
+            raise ValueError("it holds too many values")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"config {path} is not plain YAML: {' '.join(str(error).split())}"
         ) from None
     return as_mapping(values, f"config {path}")
+
+
+def _count_values(values: Any, known: dict[int, int]) -> int:
+    """Return how many values there are when every alias is written out.
+
+    A file of ten lines can stand for more than a machine can hold.
+    """
+    if not isinstance(values, (dict, list)):
+        return 1
+    if id(values) not in known:
+        inside = values.values() if isinstance(values, dict) else values
+        known[id(values)] = 1 + sum(_count_values(value, known) for value in inside)
+    return known[id(values)]
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:

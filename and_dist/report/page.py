@@ -219,7 +219,7 @@ def _environment(history: History) -> list[tuple[str, str]]:
     if not history.starts:
         return []
     about = history.starts[-1].about
-    flat = {**{k: v for k, v in about.items() if k != "packages"}, **about.get("packages", {})}
+    flat = {**{k: v for k, v in about.items() if v and k != "packages"}, **about["packages"]}
     words = {
         key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in flat.items()

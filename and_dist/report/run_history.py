@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from collections.abc import Iterable
@@ -14,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.config.load import load_config
 from and_dist.config.schema import Config
-from and_dist.runs.folder import TIME, read_starts
+from and_dist.runs.folder import TIME, checked_starts, config_of
 from and_dist.runs.lock import is_held
 from and_dist.runs.metrics_file import stream
+from and_dist.runs.records import Evaluation, Verdict, read_record
+from and_dist.utils.formatting import as_text
+from and_dist.utils.plain_files import read_plain
 
 Record = dict[str, Any]
 
@@ -122,9 +123,7 @@ class History:
 
 def read_history(run: Path) -> History:
     """Read the history of a run; raise ValueError if the folder holds no run or is unreadable."""
-    if not (run / "config.yaml").exists():
-        raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    config = load_config([run / "config.yaml"])
+    config = config_of(run)
     try:
         metrics = run / "metrics.jsonl"
         records, steps = _sort_out(stream(metrics) if metrics.exists() else ())
@@ -161,14 +160,14 @@ def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
 
     A killed start has left no time of its end, so its last line of metrics.jsonl stands for it.
     """
-    abouts = read_starts(run)
+    abouts = checked_starts(run)
     begins = [seconds_of(about["started"]) for about in abouts]
     starts = []
     for at, (about, began) in enumerate(zip(abouts, begins, strict=True)):
         is_newest = at + 1 == len(abouts)
         limit = float("inf") if is_newest else begins[at + 1]
         seen = times[(times >= began) & (times < limit)]
-        if "ended" in about:
+        if about["ended"] is not None:
             starts.append(Start(began, seconds_of(about["ended"]), about["how"], about))
         else:
             how = "" if is_newest and is_held(run) else "ended without a word"
@@ -183,8 +182,8 @@ def _of_starts(starts: tuple[Start, ...]) -> list[Incident]:
         about = start.about
         where = f"{about['world_size']} rank(s) on {about['device']}, {about['host']}"
         goes_on = ""
-        if "continued_from" in about:
-            again = f", {about['steps_again']} steps again" if about.get("steps_again") else ""
+        if about["continued_from"] is not None:
+            again = f", {about['steps_again']} steps again" if about["steps_again"] else ""
             goes_on = f", from {about['continued_from']}{again}"
         found.append(Incident(start.began, "started", f"start {at + 1}: {where}{goes_on}"))
         if start.how:
@@ -213,10 +212,10 @@ def _of_stalls(run: Path) -> list[Incident]:
     """
     found = []
     for file in sorted((run / "stalls").glob("rank-*.txt")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_plain(file, "replace").splitlines():
             if match := re.fullmatch(r"--- (\S+ \S+ \S+): (.*)", line):
                 when = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
-                found.append(Incident(when, "stalled", f"{file.stem}: {match[2]}"))
+                found.append(Incident(when, "stalled", f"{file.stem}: {as_text(match[2])}"))
     return found
 
 
@@ -224,7 +223,7 @@ def _read_verdicts(run: Path) -> list[Incident]:
     """Return and-launch's verdicts on the starts of its jobs as incidents."""
     found = []
     for file in sorted((run / "jobs").glob("*/start-*/end.json")):
-        end = json.loads(file.read_text())
+        end = read_record(file, Verdict)
         text = f"job {file.parts[-3]}, {file.parts[-2]}: {end['state']}, {end['why']}"
         found.append(Incident(end["when"], "judged", text))
     return found
@@ -232,4 +231,4 @@ def _read_verdicts(run: Path) -> list[Incident]:
 
 def _read_evaluations(run: Path) -> list[Record]:
     """Return the results of `and-dist evaluate`, sorted by checkpoint."""
-    return [json.loads(file.read_text()) for file in sorted(run.glob("evaluation/*/*.json"))]
+    return [read_record(file, Evaluation) for file in sorted(run.glob("evaluation/*/*.json"))]

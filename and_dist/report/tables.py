@@ -14,9 +14,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from and_dist.config.comparison import PATHS, SPEED_ONLY_KEYS, TEST_KEYS, is_among
-from and_dist.config.load import load_config
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
+from and_dist.runs.folder import config_of
+from and_dist.runs.records import Evaluation, Record, Summary, read_record
 
 NOT_OF_A_KIND = (*SPEED_ONLY_KEYS, "paper", "evaluation.every", "evaluation.baselines")
 """The keys and sections in which runs of one kind may differ."""
@@ -158,8 +159,8 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 def read_run(folder: Path) -> Run | str:
     """Read a finished run; return a sentence instead if it has not finished."""
-    config = load_config([folder / "config.yaml"])
-    summary = _read_json(folder / "summary.json")
+    config = config_of(folder)
+    summary = _read(folder / "summary.json", Summary)
     rounds = summary["rounds"] if summary else []
     if len(rounds) <= config.last_round:
         return (
@@ -172,10 +173,10 @@ def read_run(folder: Path) -> Run | str:
     final = f"r{config.last_round:02}-e{config.epochs_of(config.last_round):04}"
     for kind in EVALUATIONS:
         file = folder / "evaluation" / final / f"{kind}.json"
-        evaluated = _read_json(file)
+        evaluated = _read(file, Evaluation)
         if evaluated is None:
             continue
-        others = [key for key in TEST_KEYS if evaluated[key] != flat[f"data.{key}"]]
+        others = [key for key in TEST_KEYS if evaluated.get(key) != flat[f"data.{key}"]]
         if others:
             notes.append(f"{file} is left out: it was measured at another data.{others[0]}.")
             continue
@@ -192,7 +193,7 @@ def _top1_of(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     otherwise = [
         f"{key.removeprefix('evaluation.').removeprefix('linear.')}={value}"
         for key, value in protocol.items()
-        if config[key] != value
+        if config.get(key) != value
     ]
     crops = ["ten crops"] if evaluated.get("ten_crop") else []
     return {
@@ -326,6 +327,6 @@ def _data_of(kind: Kind) -> str:
     return str(kind.config["data.train"]) + (f" (first {limit:,})" if limit else "")
 
 
-def _read_json(file: Path) -> Any:
-    """Return the content of a JSON file, or None if there is no such file."""
-    return json.loads(file.read_text()) if file.exists() else None
+def _read(file: Path, model: type[Record]) -> dict[str, Any] | None:
+    """Return the record in a file, or None if there is no such file."""
+    return read_record(file, model) if file.exists() else None

@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,11 +26,14 @@ from typing import Any
 import yaml
 
 from and_dist.config.comparison import differing_keys
+from and_dist.config.load import load_run_config
 from and_dist.config.schema import Config
 from and_dist.config.secret_values import hide_secrets
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.lock import is_lock
 from and_dist.runs.metrics_file import is_metrics
+from and_dist.runs.records import Start, check, parse
+from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
     NotOursError,
     check_file,
@@ -40,10 +43,15 @@ from and_dist.utils.owned_files import (
     starts_with,
     write_file,
 )
+from and_dist.utils.plain_files import read_plain
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
-FOLDERS = ("checkpoints", "jobs", "logs")
-"""The folders that a run cannot do without."""
+FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "lock")
+"""The files of a run itself."""
+FOLDERS = ("checkpoints", "evaluation", "jobs", "logs", "stalls")
+"""The folders that are read in a run folder."""
+NESTED = ("evaluation/*", "evaluation/*/*", "jobs/*", "jobs/*/start-*", "logs/*", "stalls/*")
+"""Where else in a run folder this program opens files, or looks for them."""
 is_config = starts_with(r"name: ")
 is_history = is_json_with("started")
 is_summary = is_json_with("rounds", "raw_pixels", "seconds")
@@ -59,7 +67,7 @@ def check_run_folder(config: Config) -> None:
         raise ValueError(f"run folder {folder} is a file; choose another name=... or run.root=...")
     written = folder / "config.yaml"
     if written.exists():
-        differences = differing_keys(config, read_yaml(written))
+        differences = differing_keys(config, read_yaml(written, may_be_link=False))
         if differences:
             raise ValueError(
                 f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
@@ -73,6 +81,32 @@ def check_run_folder(config: Config) -> None:
         )
 
 
+def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a run that is opened, by whoever it was trained.
+
+    Raise ValueError if the folder holds no run, or links to what lies outside of it.
+    """
+    check_inside(run)
+    return load_run_config(run, overrides)
+
+
+def check_inside(run: Path) -> None:
+    """Raise ValueError where a run folder has a link, a device or a pipe in a place that is read.
+
+    A link could lead to any file of the reader's, which would be shown or written to.
+    """
+    either = "file or folder"
+    expected = dict.fromkeys(FILES, "file") | dict.fromkeys(FOLDERS, "folder")
+    kinds = {run / name: kind for name, kind in expected.items()}
+    kinds |= {path: either for pattern in NESTED for path in run.glob(pattern)}
+    for path, allowed in kinds.items():
+        kind = kind_of(path)
+        if kind and kind not in allowed.split():
+            raise NotOursError(
+                f"{as_text(str(path))} is a {kind}, and a run has a {allowed} there: move it away"
+            )
+
+
 def check_own_names(folder: Path) -> None:
     """Raise NotOursError where something else has a name in a run folder that this program uses."""
     check_file(folder / "config.yaml", is_config)
@@ -80,10 +114,7 @@ def check_own_names(folder: Path) -> None:
     check_file(folder / "metrics.jsonl", or_empty(is_metrics))
     check_file(folder / "summary.json", is_summary)
     check_file(folder / "lock", is_lock)
-    for name in FOLDERS:
-        if os.path.lexists(folder / name) and not (folder / name).is_dir():
-            kind = kind_of(folder / name)
-            raise NotOursError(f"{folder / name} is a {kind} and has to be a folder: move it away")
+    check_inside(folder)
 
 
 def write_config(config: Config, folder: Path) -> None:
@@ -204,6 +235,12 @@ def _is_anothers(path: Path) -> bool:
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """Return the starts so far; a damaged file counts as none, since only people read it."""
     try:
-        return list(json.loads((folder / "environment.json").read_text()))
+        found = parse(read_plain(folder / "environment.json"))
     except (OSError, ValueError):
         return []
+    return found if isinstance(found, list) and all(isinstance(s, dict) for s in found) else []
+
+
+def checked_starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the starts so far; raise ValueError for one that was not written by us."""
+    return [check(Start, start) for start in read_starts(folder)]

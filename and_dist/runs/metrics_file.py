@@ -8,11 +8,16 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from and_dist.runs.records import check_event, parse
 from and_dist.utils.owned_files import open_to_append, starts_with
+from and_dist.utils.plain_files import open_plain
 
+LONGEST_LINE = 16_000_000
+"""Bytes. The longest lines name the images of a batch."""
 is_metrics = starts_with(r'\{"event": "\w+", "time": ')
 
 
@@ -96,9 +101,21 @@ class NoRoom(OSError):
 
 
 def stream(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines in order; a last line that is still being written is not one."""
-    with path.open(encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines if line.endswith("\n"))
+    """Yield the lines in order; a last line that is still being written is not one.
+
+    Raise ValueError with the number of a line that is none of ours.
+    """
+    with open_plain(path) as lines:
+        for number in count(1):
+            line = lines.readline(LONGEST_LINE)
+            if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise ValueError(f"{path}, line {number}: it is longer than a line of ours")
+                return
+            try:
+                yield check_event(parse(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
 
 
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from and_dist.utils.plain_files import open_plain, read_plain
+
 TOKEN = r"[0-9a-f]{16}"
 """A pattern of the unpredictable part of temporary names."""
 LONGEST_STEM = 100
@@ -72,7 +74,7 @@ def starts_with(pattern: str) -> IsOurs:
 
     def is_ours(path: Path) -> bool:
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 return re.match(pattern.encode(), file.read(4096)) is not None
         except OSError:
             return False
@@ -83,14 +85,14 @@ def starts_with(pattern: str) -> IsOurs:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; None if it cannot be read or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return json.loads(read_plain(path))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def sum_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as content:
+    """Return the sha256 of a file; raise OSError for a link or a device."""
+    with open_plain(path) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 

@@ -21,13 +21,14 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 import and_dist
 from and_dist.config.validation import Section
 from and_dist.runs.folder import REVISION_FILE, revision
+from and_dist.runs.records import Record, read_record
 from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
     PRIVATE,
@@ -38,8 +39,10 @@ from and_dist.utils.owned_files import (
     write_file,
 )
 from and_dist.utils.owned_folders import copy_tree, remove_tree
+from and_dist.utils.plain_files import read_plain
 from launcher.jobs.request import Request
 
+S = TypeVar("S", bound=Section)
 PACKAGES = ("and_dist", "launcher")
 """The packages that are copied into a job's folder."""
 WRITTEN = Named(
@@ -52,6 +55,13 @@ is_node_end = is_json_with("node", "exit_codes")
 is_end = is_json_with("state", "why")
 is_log = starts_with("--- ")
 """Recognise the log of a rank or a node, which begins with the mark of its first start."""
+
+
+class Submitted(Record):
+    """Hold the content of job.json."""
+
+    id: Annotated[str, Field(pattern=r"^\d+(_\d+)?$")]
+    """SLURM's id of the job. SLURM's programs are given it, so nothing else may stand here."""
 
 
 class NodeEnd(Section):
@@ -154,7 +164,7 @@ def write_request(job: Path, request: Request) -> None:
 
 def read_request(job: Path) -> Request:
     """Return the request of a job."""
-    return Request.model_validate_json((job / "request.json").read_text())
+    return _read(job / "request.json", Request)
 
 
 def write_id(job: Path, job_id: str) -> None:
@@ -167,9 +177,10 @@ def write_id(job: Path, job_id: str) -> None:
 def read_id(job: Path) -> str | None:
     """Return SLURM's id of the job; None if SLURM has not accepted it or it ran on this machine."""
     try:
-        return str(json.loads((job / "job.json").read_text())["id"])
+        found = read_record(job / "job.json", Submitted)
     except FileNotFoundError:
         return None
+    return str(found["id"])
 
 
 def start_folder(job: Path, start: int) -> Path:
@@ -179,7 +190,8 @@ def start_folder(job: Path, start: int) -> Path:
 
 def starts(job: Path) -> list[int]:
     """Return the numbers of the job's starts, in order."""
-    return sorted(int(path.name.removeprefix("start-")) for path in job.glob("start-*"))
+    names = [path.name.removeprefix("start-") for path in job.glob("start-*")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def note_beginning(job: Path, start: int) -> None:
@@ -210,10 +222,9 @@ def write_node_end(job: Path, start: int, node: int, end: NodeEnd) -> None:
 
 def read_node_ends(job: Path, start: int) -> dict[int, NodeEnd]:
     """Return the ends of the nodes by their number; a node that was lost has none."""
-    return {
-        int(path.stem.removeprefix("node-")): NodeEnd.model_validate_json(path.read_text())
-        for path in sorted(start_folder(job, start).glob("node-*.json"))
-    }
+    files = start_folder(job, start).glob("node-*.json")
+    numbered = {path.stem.removeprefix("node-"): path for path in sorted(files)}
+    return {int(n): _read(path, NodeEnd) for n, path in numbered.items() if n.isdecimal()}
 
 
 def claim_end(job: Path, start: int) -> bool:
@@ -231,7 +242,7 @@ def write_end(job: Path, start: int, end: StartOutcome) -> None:
 def read_end(job: Path, start: int) -> StartOutcome | None:
     """Return how a start ended; None if nothing was decided."""
     path = start_folder(job, start) / "end.json"
-    return StartOutcome.model_validate_json(path.read_text()) if path.exists() else None
+    return _read(path, StartOutcome) if path.exists() else None
 
 
 def read_ends(job: Path) -> Iterator[StartOutcome]:
@@ -244,14 +255,24 @@ def read_ends(job: Path) -> Iterator[StartOutcome]:
 def newest_checkpoint(run: Path) -> str:
     """Return the name in RUN/checkpoints/latest; an empty string if there is none."""
     try:
-        return (run / "checkpoints" / "latest").read_text().strip()
-    except OSError:
+        return read_plain(run / "checkpoints" / "latest").strip()
+    except (OSError, ValueError):
         return ""
 
 
 def is_pointer(path: Path) -> bool:
     """Recognise a file that holds the name of a checkpoint, or nothing."""
     return re.fullmatch(r"[A-Za-z0-9_-]*", path.read_text(errors="replace")) is not None
+
+
+def _read(path: Path, model: type[S]) -> S:
+    """Return what a file of a job holds; raise ValueError where and-launch did not write it so."""
+    try:
+        return model.model_validate_json(read_plain(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}, {where or 'as a whole'}: {first['msg'].lower()}") from None
 
 
 def _write(path: Path, value: Section, is_ours: IsOurs) -> None:

@@ -31,6 +31,10 @@ def state_of(config: Config, epochs: int = 3, round_index: int = 1) -> dict[str,
         "config": config.model_dump(mode="json"),
         "images": {"rows": ROWS, "content_hash": "0123abcd"},
         "progress": {"round_index": round_index, "epochs": epochs, "step": 0},
+        "num_anchors": 0,
+        "losses": {},
+        "skipped": [],
+        "metrics_bytes": 0,
         "bad_images": {},
     }
 

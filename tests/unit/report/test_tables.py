@@ -41,10 +41,17 @@ def evaluate(folder: Path, checkpoint: str, *, ten_crop: bool = False, **top1: f
     config = load_config([folder / "config.yaml"])
     data = {key: getattr(config.data, key) for key in ("test", "limit_test", "test_resize")}
     protocol = {"linear": config.evaluation.linear.model_dump(mode="json")}
-    of = {layer: {"top1": share / 100} for layer, share in top1.items()}
+    others = {"top5": 1.0, "interval": [0.0, 1.0], "images": 9, "unreadable": 0}
+    of = {layer: {"says": layer, "top1": share / 100, **others} for layer, share in top1.items()}
     out = folder / "evaluation" / checkpoint
     out.mkdir(parents=True, exist_ok=True)
-    record = {**data, "protocol": protocol, "ten_crop": ten_crop, "of": of}
+    record = {
+        **data,
+        "checkpoint": checkpoint,
+        "protocol": protocol,
+        "ten_crop": ten_crop,
+        "of": of,
+    }
     file = out / ("linear-ten-crop.json" if ten_crop else "linear.json")
     file.write_text(json.dumps(record))
     return file

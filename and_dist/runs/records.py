@@ -1,0 +1,238 @@
+"""Check what is read from a run folder: it may be torn, bent or somebody else's. No torch.
+
+Whoever reads a record that passed finds the keys that it needs, of the right kind and size. Keys
+that are not listed here may hold anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from and_dist.utils.formatting import as_text
+from and_dist.utils.plain_files import read_plain
+
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Figure = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+"""A time since 1970, or how long something took."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=10_000), pydantic.AfterValidator(as_text)]
+"""A text without anything that could control a terminal."""
+Word = Annotated[Text, Field(max_length=200)]
+Plain = bool | int | float | Word | None | list[Any]
+DEEPEST = 20
+"""The most containers within each other in a file of ours."""
+NAN = float("nan")
+TOO_DEEP = "it is nested too deeply"
+
+
+class Record(BaseModel):
+    """Holds the keys of a record that are read by name."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Event(Record):
+    """A line of metrics.jsonl."""
+
+    event: Word
+    time: Seconds = 0.0
+
+
+class Step(Event):
+    """The state of training every few steps; what an older program did not write is NaN."""
+
+    round: Count
+    epoch: Count
+    step: Count
+    epochs: float = NAN
+    loss: float = NAN
+    lr: float = NAN
+    images_per_s: float = NAN
+    data_wait: float = NAN
+    memory_mb: float = NAN
+
+
+class Epoch(Event):
+    """The end of an epoch."""
+
+    round: Count
+    epoch: Count
+    loss: float
+    lr: float
+    knn_bank: Share | None = None
+
+
+class Round(Event):
+    """The end of a round."""
+
+    round: Count
+    anchors: Count
+    consistency: Share | None
+    knn_bank: Share | None
+    knn: Share | None
+    seconds: Seconds = 0.0
+
+
+class Baselines(Event):
+    """The accuracies before anything was trained."""
+
+    raw_pixels: Share | None = None
+    random: Share | None = None
+    seconds: Seconds = 0.0
+
+
+class Entropies(Record):
+    """Histograms of the entropies of all rows and of the anchors."""
+
+    low: Figure
+    high: Figure
+    mean: Figure
+    mean_of_anchors: Figure | None = None
+    rows: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
+    anchors: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
+
+    @pydantic.model_validator(mode="after")
+    def check_lengths(self) -> Entropies:
+        """Raise ValueError unless both histograms have the same bins."""
+        if len(self.rows) != len(self.anchors) or self.high < self.low:
+            raise ValueError("its histograms have other bins")
+        return self
+
+
+class Discovery(Event):
+    """What a round has discovered."""
+
+    round: Count
+    anchors: Count
+    consistent: Count | None
+    inconsistent: Count | None
+    consistency_by_entropy: Annotated[list[Share], Field(max_length=1000)] | None = None
+    entropy: Entropies
+
+
+class LostBatch(Event):
+    """A batch whose loss or gradient was not finite."""
+
+    round: Count
+    epoch: Count
+    step: Count
+    rows: list[int]
+
+
+class Start(Record):
+    """An entry of environment.json."""
+
+    started: Word
+    ended: Word | None = None
+    how: Text = ""
+    world_size: Annotated[int, Field(ge=1, le=10**6)]
+    device: Word
+    host: Word
+    packages: dict[Word, Word] = Field(default_factory=dict)
+    continued_from: Word | None = None
+    steps_again: Count = 0
+
+
+class Verdict(Record):
+    """A start's end.json, as and-launch wrote it."""
+
+    state: Word
+    why: Text
+    when: Seconds
+
+
+class Figures(Record):
+    """The figures of one way to evaluate a checkpoint."""
+
+    says: Word
+    top1: Share
+    top5: Share
+    interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    images: Count
+    unreadable: Count
+
+
+class Evaluation(Record):
+    """A file of `and-dist evaluate`."""
+
+    checkpoint: Word
+    of: dict[Word, Figures]
+    protocol: dict[Word, Plain | dict[Word, Plain]]
+
+
+class RoundSummary(Record):
+    """The accuracies of a round in summary.json."""
+
+    knn_bank: Share | None
+    knn: Share | None
+
+
+class Summary(Record):
+    """What summary.json holds."""
+
+    rounds: list[RoundSummary]
+    seconds: Seconds = 0.0
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    "step": Step,
+    "epoch": Epoch,
+    "round": Round,
+    "baselines": Baselines,
+    "discovery": Discovery,
+    "rolled_back": LostBatch,
+}
+
+
+def check_event(value: Any) -> dict[str, Any]:
+    """Return a line of metrics.jsonl; raise ValueError where a key is not what it has to be."""
+    name = value.get("event") if isinstance(value, dict) else None
+    return check(EVENTS.get(name, Event) if isinstance(name, str) else Event, value)
+
+
+def check(model: type[Record], value: Any) -> dict[str, Any]:
+    """Return a record with the values of keys that it may lack.
+
+    Raise ValueError with a sentence where a key is not what it has to be.
+    """
+    try:
+        return model.model_validate(value).model_dump()
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(as_text(f"{where}: {first['msg'].lower()}")) from None
+
+
+def parse(text: str | bytes) -> Any:
+    """Return what JSON says; raise ValueError for anything else."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _containers_in(outer)]
+        if not level:
+            return value
+    raise ValueError(TOO_DEEP)
+
+
+def _containers_in(value: Any) -> list[Any]:
+    """Return the lists and dictionaries that lie directly in a value."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [inner for inner in inside if isinstance(inner, (dict, list))]
+
+
+def read_record(path: Path, model: type[Record]) -> dict[str, Any]:
+    """Return the record in a JSON file; raise ValueError or OSError where there is none."""
+    try:
+        return check(model, parse(read_plain(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,49 @@
+"""Read files of a folder that somebody else may have made. No torch.
+
+A link there could name any file of the reader's, and reading a device or a pipe may never end. So
+only regular files are opened, and links are not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+MOST_BYTES = 100_000_000
+"""The size from which on a file is refused that is read as a whole: ours have some kilobytes."""
+
+
+class NotPlainError(OSError):
+    """Says that a path is no regular file of the folder itself."""
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a regular file for reading; raise NotPlainError for a link, a device or a pipe."""
+    try:
+        # Opening a pipe without O_NONBLOCK waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise _not_plain(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path, errors: str = "strict") -> str:
+    """Return the text of a regular file; raise OSError or ValueError where there is none."""
+    with open_plain(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, "it has more than 100 MB", str(path))
+    return content.decode("utf-8", errors)
+
+
+def _not_plain(path: Path) -> NotPlainError:
+    why = "it is no regular file, and links are not followed there"
+    return NotPlainError(errno.EINVAL, why, str(path))
