@@ -296,8 +296,8 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        log.error("%s", safe_lines(str(error)))
+        log.error("%s", error)
         sys.exit(2)
     except (RuntimeError, OSError) as error:
-        log.error("%s", safe_lines(str(error)))
+        log.error("%s", error)
         sys.exit(1)

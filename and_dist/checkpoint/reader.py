@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from and_dist.checkpoint.bank_reader import StoredBank
 from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.storage import (
     find_corruption,
@@ -84,6 +85,8 @@ def open_checkpoint(
     opened = OpenedCheckpoint(run, config, *found)
     if others := _differing(config, opened.state["config"], (*may_change, *PATHS)):
         raise ValueError(f"{opened.checkpoint} is of another run: {others}")
+    if (num_rows := StoredBank(opened.checkpoint).num_rows) != opened.num_rows:
+        raise ValueError(f"{opened.checkpoint} has {num_rows:,} rows, and says {opened.num_rows:,}")
     return opened
 
 

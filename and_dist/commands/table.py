@@ -21,6 +21,7 @@ def table(
     """Put finished runs into the paper's tables, beside its figures, with means over seeds."""
     from and_dist.report.render_tables import FORMATS
     from and_dist.report.tables import collect
+    from and_dist.utils.formatting import safe_lines
     from and_dist.utils.owned_files import check_output, recognise_output, write_file
 
     may_replace = recognise_output(force, is_named=True)
@@ -30,6 +31,6 @@ def table(
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FORMATS)}")
     text = FORMATS[format_name](collect(runs))
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(safe_lines(text), nl=False)
     else:
         write_file(out, text, may_replace)

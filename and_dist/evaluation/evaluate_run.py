@@ -44,7 +44,8 @@ from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
-from and_dist.utils.formatting import percent
+from and_dist.runs.records import Evaluation, read_record
+from and_dist.utils.formatting import as_text, percent
 from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
 from and_dist.utils.progress import Advance
 
@@ -245,7 +246,7 @@ class FigureFile:
         """
 
         def read_if_there() -> Figures:
-            return dict(json.loads(self.path.read_text())) if self.path.exists() else {}
+            return read_record(self.path, Evaluation) if self.path.exists() else {}
 
         found = on_coordinator(self._world, f"reading {self.path}", read_if_there)
         is_same = all(found.get(key) == value for key, value in self._record.items())
@@ -322,7 +323,8 @@ def as_class_table(of: Figures) -> Table:
     for kind in kinds:
         table.add_column(kind, justify="right", no_wrap=True)
     for name in shown:
-        table.add_row(name, *(percent(of[kind]["per_class"][name]) for kind in kinds))
+        shares = [percent(of[kind]["per_class"].get(name)) for kind in kinds]
+        table.add_row(as_text(name), *shares)
     return table
 
 

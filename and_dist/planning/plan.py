@@ -13,6 +13,7 @@ import yaml
 
 from and_dist.config.comparison import differing_keys
 from and_dist.config.schema import Config
+from and_dist.config.yaml_files import read_yaml
 from and_dist.planning.hardware import Hardware
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
@@ -194,7 +195,7 @@ def measured_images_per_s(job: Job) -> float | None:
         and job.num_rows == count_rows(job.config.data)
     )
     try:
-        trained = yaml.safe_load(file.read_text())
+        trained = read_yaml(file, may_be_link=False)
         if not is_alike or not isinstance(trained, dict) or differing_keys(job.config, trained):
             return None
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()

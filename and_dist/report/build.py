@@ -12,6 +12,7 @@ from and_dist.report.checkpoint_views import Findings, gather_findings
 from and_dist.report.page import render
 from and_dist.report.run_history import History, read_history
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
+from and_dist.utils.plain_files import read_plain
 from and_dist.utils.progress import Phase
 
 MOST_BYTES = 15_000_000
@@ -45,11 +46,11 @@ def gather(history: History, world: World, phase: Phase) -> Findings | None:
     # one, and reading starts again.
     newest = history.run / "checkpoints" / "latest"
     while newest.exists():
-        name = newest.read_text()
+        name = read_plain(newest)
         try:
             return gather_findings(history.run, history.config, world, phase)
         except (ValueError, OSError, AllRanksError):
-            if newest.read_text() == name:
+            if read_plain(newest) == name:
                 raise
     return None
 

@@ -25,6 +25,7 @@ from and_dist.report.page import render
 from and_dist.report.run_history import History
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_held
+from and_dist.utils.plain_files import read_plain
 
 HOSTS = ("127.0.0.1", "localhost")
 """The host names that a request may have. A site whose name has been pointed to 127.0.0.1 (DNS
@@ -80,7 +81,7 @@ class Pages:
         the checkpoints cannot be read, log each reason once and keep the earlier findings.
         """
         newest = self._run / "checkpoints" / "latest"
-        round_name = newest.read_text().partition("-")[0] if newest.exists() else ""
+        round_name = read_plain(newest).partition("-")[0] if newest.exists() else ""
         now = f"{round_name} {history.state == 'finished'}"
         if not round_name or now == self._looked_at:
             return
@@ -220,7 +221,7 @@ def follow(pages: Pages, port: int, every: float, say: Callable[[str], None]) ->
         while True:
             try:
                 pages.refresh(every)
-            except ValueError as error:  # the run's folder is being written
+            except (ValueError, OSError) as error:  # the run's folder is being written
                 say(str(error))
             time.sleep(every)
     finally:

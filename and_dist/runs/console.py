@@ -37,7 +37,7 @@ class Display:
 
     def __init__(self, is_shown: bool, style: Style = "auto") -> None:
         """Choose between live view, lines, JSON and silence."""
-        self.console = Console(quiet=not is_shown or style != "auto", highlight=False)
+        self.console = Console(quiet=not is_shown or style != "auto", highlight=False, markup=False)
         self._is_json = is_shown and style == "json"
         self._screen: Screen | None = None
         self._schedule: Schedule | None = None

@@ -27,6 +27,7 @@ from and_dist.utils.owned_files import (
     read_clock_of,
     remove_file,
 )
+from and_dist.utils.plain_files import read_plain
 
 SECONDS_BETWEEN_TOUCHES = 20.0
 SECONDS_UNTIL_STALE = 120.0
@@ -139,7 +140,7 @@ def _parse(content: str) -> dict[str, Any]:
 def _read(path: Path) -> str | None:
     """Return the content of a lock; None where there is none."""
     try:
-        return path.read_text(errors="replace")
+        return read_plain(path, "replace")
     except FileNotFoundError:
         return None
 

@@ -153,10 +153,11 @@ class Figures(Record):
 
     says: Word
     top1: Share
-    top5: Share
+    top5: Share | None
     interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
     images: Count
     unreadable: Count
+    per_class: dict[Text, Share | None] = Field(default_factory=dict)
 
 
 class Evaluation(Record):

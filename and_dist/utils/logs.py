@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from and_dist.utils.formatting import safe_lines
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -14,7 +16,8 @@ class StandardErrorHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            # A sentence may name what a file of somebody else's holds.
+            print(safe_lines(self.format(record)), file=sys.stderr, flush=True)
         except Exception:  # as all handlers of logging: what cannot be logged ends nothing
             self.handleError(record)
 

@@ -114,7 +114,7 @@ def _run_tests(tests: list[str], log: TextIO, forks: bool) -> None:
     import and_dist
 
     assert os.path.commonpath([and_dist.__file__, os.getcwd()]) == os.getcwd()
-    os._exit(int(pytest.main(["-x", "-q", "-m", "not ci and not nightly", "-rfE", *tests])))
+    os._exit(int(pytest.main(["-x", "-q", "-m", "not nightly", "-rfE", *tests])))
 
 
 if __name__ == "__main__":

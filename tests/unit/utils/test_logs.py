@@ -49,3 +49,9 @@ def test_other_ranks_are_silent_unless_something_is_wrong(
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="--log-level loud is not one of: debug, info, warning"):
         set_up_logging("and-dist", "loud")
+
+
+def test_a_sentence_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("and-dist", "info")
+    log.error("cannot read %s", "\x1b[2Jconfig\x07")
+    assert capsys.readouterr().err == "and-dist: cannot read \ufffd[2Jconfig\ufffd\n"
