@@ -103,7 +103,7 @@ def curve(
             continue
         x, y = thin(all_x[is_known], all_y[is_known])
         mode = "lines+markers" if len(x) < 30 else "lines"
-        figure.add_scatter(x=x, y=y, name=history.name, mode=mode, line={"color": colour})
+        figure.add_scatter(x=x, y=y, name=plain(history.name), mode=mode, line={"color": colour})
         alts.append(f"{history.name}: from {y[0]:.4g} to {y[-1]:.4g} over {x[-1]:.4g} epochs")
         rows += [(history.name, f"{a:.4g}", f"{b:.4g}") for a, b in _some(x, y)]
     if not figure.data:
@@ -174,7 +174,7 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
             figure.add_scatter(
                 x=[r["round"] for r in rounds],
                 y=[100 * r[key] for r in rounds],
-                name=f"{history.name}: {says}",
+                name=f"{plain(history.name)}: {says}",
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
             )

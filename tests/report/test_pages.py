@@ -28,6 +28,12 @@ NAME = "e => e.id || e.dataset.views || e.dataset.chart || e.getAttribute('href'
 """What to call an element."""
 
 
+LEADING_OUT = """[...document.querySelectorAll('*')].flatMap(element =>
+    ['href', 'xlink:href', 'src', 'action', 'formaction', 'data', 'srcset', 'ping', 'poster']
+        .filter(name => element.hasAttribute(name)).map(name => element.getAttribute(name)))"""
+"""Where every element of the page leads."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
 def test_everything_is_there_and_nothing_leaves(
@@ -51,6 +57,9 @@ def test_everything_is_there_and_nothing_leaves(
         f"file://{pages[kind]}"
     ]
     assert watched.complaints == []
+    places = page.evaluate(LEADING_OUT)
+    assert places
+    assert [place for place in places if not place.startswith(("#", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
         "rgb(251, 251, 250)" if scheme == "light" else "rgb(21, 23, 26)"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from and_dist.report import serve as module
-from and_dist.report.serve import MOST_CONNECTIONS, PageServer, serve
+from and_dist.report.page import _policy
+from and_dist.report.serve import MOST_CONNECTIONS, Pages, PageServer, serve
 from slurm.testcluster.cluster import PATIENCE
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 TOKEN = "a-token-that-nobody-guesses"
 PAGE = b"<!doctype html>" + b"x" * 3_000_000
 
@@ -117,3 +121,32 @@ def test_a_slow_reader_gets_the_whole_page(server: PageServer) -> None:
     received = response.read(1000)
     time.sleep(2)  # longer than a request may take to arrive
     assert received + response.read() == PAGE
+
+
+def test_an_odd_line_is_a_sentence_and_the_page_goes_on(tmp_path: Path) -> None:
+    run = shutil.copytree(FIXTURES / "and", tmp_path / "and")
+    nobody: Any = None
+    pages = Pages(run, (), nobody, nobody)
+    pages.refresh(1.0, with_pictures=False)
+    before = pages.newest
+    metrics = run / "metrics.jsonl"
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole + b'{"event": "round"}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line \d+: round: field required"):
+        pages.refresh(1.0, with_pictures=False)
+    assert pages.newest == before
+    metrics.write_bytes(whole)
+    pages.refresh(1.0, with_pictures=False)
+    assert pages.newest != before
+
+
+def test_a_page_may_load_and_send_nothing() -> None:
+    policy = dict(part.split(" ", 1) for part in _policy(("script",), False).split("; "))
+    assert policy.pop("script-src").startswith("'sha256-")
+    assert policy == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
