@@ -4,7 +4,7 @@ What an opening may do is show the run, or refuse it by a sentence (ValueError, 
 AllRanksError). It may not run anything, open anything outside the folder, never end, end in another
 exception, or print what controls a terminal.
 
-    python -m tests.attack.access.run_folders [--trials N] [--seed S]
+    python -m tests.attack.access.run_folders [--trials N] [--seed S] [--every N]
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ def main() -> None:
     began = time.monotonic()
     counts, wrongs = campaign(options.trials, options.seed, options.every)
     print("\n".join(wrongs))
-    print(dict(counts), f"{time.monotonic() - began:.0f} s")
+    print({"wrong": len(wrongs), "cases": counts["cases"]}, f"{time.monotonic() - began:.0f} s")
     sys.exit(bool(wrongs))
 
 
