@@ -1,6 +1,6 @@
-"""Check state.json, which says what a checkpoint holds: it may be somebody else's.
+"""Validate state.json, which describes a checkpoint that may be damaged or foreign.
 
-A state that passed names none but the files of a checkpoint, which lie in its folder.
+A validated state names only files of a checkpoint, which lie in its own folder.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ Row = Annotated[Word, Field(pattern=r"^\d{1,12}$")]
 
 
 class SavedFile(Record):
-    """The size and sum of a file."""
+    """Hold the size and checksum of a file."""
 
     bytes: Count
     sha256: Annotated[Word, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SavedImages(Record):
-    """The images that the run was trained on."""
+    """Describe the images that the run was trained on."""
 
     rows: Count
     content_hash: Word
 
 
 class SavedProgress(Record):
-    """How far the run was."""
+    """Hold the progress of the run."""
 
     round_index: Count
     epochs: Count
@@ -41,14 +41,14 @@ class SavedProgress(Record):
 
 
 class SavedState(Record):
-    """What every checkpoint holds."""
+    """Hold the keys of every checkpoint."""
 
     files: dict[FileName, SavedFile]
     bad_images: dict[Row, Text] = Field(default_factory=dict)
 
 
 class SavedTraining(SavedState):
-    """What a checkpoint of training holds besides."""
+    """Hold the keys of a checkpoint of training."""
 
     progress: SavedProgress
     num_anchors: Count
@@ -67,7 +67,7 @@ class SavedTraining(SavedState):
 
 
 class SavedProbe(SavedState):
-    """What a checkpoint of linear classifiers holds besides."""
+    """Hold the keys of a checkpoint of linear classifiers."""
 
     steps_done: Count
     sums: list[float]
@@ -75,6 +75,6 @@ class SavedProbe(SavedState):
 
 
 def check_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a state.json; raise ValueError where a key is not what it has to be."""
+    """Return a validated state; raise ValueError where a key has another kind of value."""
     model = SavedTraining if "progress" in state else SavedProbe if "sums" in state else SavedState
     return check(model, state)

@@ -1,7 +1,7 @@
-"""Check what is read from a run folder: it may be torn, bent or somebody else's. No torch.
+"""Validate the records that are read from a run folder, which may be damaged or foreign. No torch.
 
-Whoever reads a record that passed finds the keys that it needs, of the right kind and size. Keys
-that are not listed here may hold anything.
+Code that reads a validated record finds the keys that it needs, with values of the right kind and
+size. Keys that are not listed here may hold anything.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ TOO_DEEP = "it is nested too deeply"
 
 
 class Record(BaseModel):
-    """Holds the keys of a record that are read by name."""
+    """Hold the keys of a record that are read by name."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Event(Record):
-    """A line of metrics.jsonl."""
+    """Hold a line of metrics.jsonl."""
 
     event: Word
     time: Seconds = 0.0
 
 
 class Step(Event):
-    """The state of training every few steps; what an older program did not write is NaN."""
+    """Hold the state of training at a step; what an earlier revision did not write is NaN."""
 
     round: Count
     epoch: Count
@@ -60,7 +60,7 @@ class Step(Event):
 
 
 class Epoch(Event):
-    """The end of an epoch."""
+    """Hold the figures of an epoch."""
 
     round: Count
     epoch: Count
@@ -70,7 +70,7 @@ class Epoch(Event):
 
 
 class Round(Event):
-    """The end of a round."""
+    """Hold the figures of a round."""
 
     round: Count
     anchors: Count
@@ -81,7 +81,7 @@ class Round(Event):
 
 
 class Baselines(Event):
-    """The accuracies before anything was trained."""
+    """Hold the accuracies before anything was trained."""
 
     raw_pixels: Share | None = None
     random: Share | None = None
@@ -89,7 +89,7 @@ class Baselines(Event):
 
 
 class Entropies(Record):
-    """Histograms of the entropies of all rows and of the anchors."""
+    """Hold the histograms of the entropies of all rows and of the anchors."""
 
     low: Figure
     high: Figure
@@ -107,7 +107,7 @@ class Entropies(Record):
 
 
 class Discovery(Event):
-    """What a round has discovered."""
+    """Hold the figures of a discovery."""
 
     round: Count
     anchors: Count
@@ -118,7 +118,7 @@ class Discovery(Event):
 
 
 class LostBatch(Event):
-    """A batch whose loss or gradient was not finite."""
+    """Hold the place and rows of a batch whose loss or gradient was not finite."""
 
     round: Count
     epoch: Count
@@ -127,7 +127,7 @@ class LostBatch(Event):
 
 
 class Start(Record):
-    """An entry of environment.json."""
+    """Hold an entry of environment.json."""
 
     started: Word
     ended: Word | None = None
@@ -141,7 +141,7 @@ class Start(Record):
 
 
 class Verdict(Record):
-    """A start's end.json, as and-launch wrote it."""
+    """Hold the end.json of a start, which and-launch writes."""
 
     state: Word
     why: Text
@@ -149,7 +149,7 @@ class Verdict(Record):
 
 
 class Figures(Record):
-    """The figures of one way to evaluate a checkpoint."""
+    """Hold the figures of one way to evaluate a checkpoint."""
 
     says: Word
     top1: Share
@@ -161,7 +161,7 @@ class Figures(Record):
 
 
 class Evaluation(Record):
-    """A file of `and-dist evaluate`."""
+    """Hold a file that `and-dist evaluate` writes."""
 
     checkpoint: Word
     of: dict[Word, Figures]
@@ -169,14 +169,14 @@ class Evaluation(Record):
 
 
 class RoundSummary(Record):
-    """The accuracies of a round in summary.json."""
+    """Hold the accuracies of a round in summary.json."""
 
     knn_bank: Share | None
     knn: Share | None
 
 
 class Summary(Record):
-    """What summary.json holds."""
+    """Hold the part of summary.json that is read."""
 
     rounds: list[RoundSummary]
     seconds: Seconds = 0.0
@@ -193,7 +193,7 @@ EVENTS: Mapping[str, type[Event]] = {
 
 
 def check_event(value: Any) -> dict[str, Any]:
-    """Return a line of metrics.jsonl; raise ValueError where a key is not what it has to be."""
+    """Return a line of metrics.jsonl; raise ValueError where a key has another kind of value."""
     name = value.get("event") if isinstance(value, dict) else None
     return check(EVENTS.get(name, Event) if isinstance(name, str) else Event, value)
 
@@ -201,7 +201,7 @@ def check_event(value: Any) -> dict[str, Any]:
 def check(model: type[Record], value: Any) -> dict[str, Any]:
     """Return a record with the values of keys that it may lack.
 
-    Raise ValueError with a sentence where a key is not what it has to be.
+    Raise ValueError with an error message where a key has another kind of value.
     """
     try:
         return model.model_validate(value).model_dump()
