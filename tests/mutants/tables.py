@@ -33,6 +33,7 @@ TESTS = {
     "and_dist/checkpoint/model_card.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/names.py": SAVING,
     "and_dist/checkpoint/reader.py": SAVING,
+    "and_dist/checkpoint/saved_state.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/storage.py": SAVING,
     "and_dist/checkpoint/tensor_files.py": SAVING,
 }
