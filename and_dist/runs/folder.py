@@ -86,8 +86,9 @@ def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raise ValueError if the folder holds no run, or links to what lies outside of it.
     """
+    config = load_run_config(run, overrides)
     check_inside(run)
-    return load_run_config(run, overrides)
+    return config
 
 
 def check_inside(run: Path) -> None:

@@ -95,8 +95,9 @@ def measured(tmp_path: Path) -> Config:
     """Of a run that made 100 images a second on two CPU ranks, and 7 before it was restarted."""
     run = config(f"run.root={tmp_path}")
     write_config(run, run.folder)
+    place = {"event": "step", "round": 0, "epoch": 0, "step": 1}
     steps = [
-        {"event": "step", "time": at, "images_per_s": 7.0 if at < 1e9 else 100.0}
+        {**place, "time": at, "images_per_s": 7.0 if at < 1e9 else 100.0}
         for at in (*range(10), *range(10**9 + 5, 10**9 + 8))
     ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
