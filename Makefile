@@ -58,6 +58,7 @@ nightly: setup
 # Which lines the tests reach, ranks and other processes included; artefacts/coverage/ shows them.
 coverage: setup
 	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run --source=and_dist,launcher -m keyword  # lists files that nothing imports
 	-$(WITH_OTHERS) $(BIN)/python -m coverage run -m pytest -m "not nightly" $(SIDE_BY_SIDE) --ignore=tests/slurm
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet
