@@ -159,21 +159,10 @@ def cache_bytes(job: Job) -> float:
 
 
 def rank_checkpoint_bytes(job: Job) -> int:
-    """Return the bytes of a rank's copy of all that it holds, from which a thread writes."""
+    """Return the bytes of a rank's copy of all that it holds, which a thread writes as it is."""
     copies = 2 if job.config.optim.momentum else 1
     weights = 4 * copies * job.parameters + job.cost.buffer_bytes
     return weights + table_bytes(job) + shard_bytes(job)
-
-
-def writing_bytes(job: Job) -> float:
-    """Return the bytes of the buffers from which torch's writer writes a checkpoint.
-
-    They hold everything that the rank writes, and its largest tensor once more. A rank writes its
-    shard and, in whole tensors, a share of everything that is equal on all ranks.
-    """
-    alike = rank_checkpoint_bytes(job) - shard_bytes(job)
-    largest = max(4 * job.cost.largest_parameter, 8 * job.neighbours * job.num_rows)
-    return shard_bytes(job) + max(alike / job.world, largest) + max(shard_bytes(job), largest)
 
 
 def checkpoint_bytes(job: Job) -> int:
@@ -213,7 +202,6 @@ def training_parts(job: Job) -> tuple[Part, ...]:
         Part("queries and partitions", exchange_scratch(job)),
         # The optimiser's step comes when the activations are gone, and reuses their memory.
         Part("optimiser's scratch", max(0.0, optimiser_scratch(job) - activations)),
-        Part("checkpoint: bytes being written", writing_bytes(job), "host"),
     )
 
 

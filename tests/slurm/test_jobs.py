@@ -98,7 +98,7 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )
-    wait_until(lambda: bool(pids_of(worker_of(run))), "ranks")
+    pause_at_step(run, 1)  # SLURM would hear of its end only a minute after it is back
     assert "requeues: false" in launch("requeue", run)[1]
     assert "Requeue=0" in output("scontrol", "show", "job", str(look_at(run).job_id))
     wait_until(lambda: "RUNNING" in said.read_text(), "a running job")
@@ -109,6 +109,7 @@ def test_a_submission_is_followed_to_its_end(home: Path) -> None:
         wait_until(lambda: "unknown" in said.read_text(), "no answer to who follows")
     finally:
         os.kill(slurmctld, signal.SIGCONT)
+        resume(run)
     assert follower.wait(PATIENCE) == 0
     words = ("predicted:", "submitted", "and-launch status runs/followed", "RUNNING", "unknown")
     ends = ("round 1 done", "finished, trained to its end")
