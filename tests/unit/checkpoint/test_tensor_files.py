@@ -153,3 +153,29 @@ def test_what_one_rank_cannot_load_ends_all_with_the_checkpoints_name(
     assert sorted(caught.value.errors) == [0, 1, 2]
     assert all(sentence in str(error) for error in caught.value.errors.values())
     assert all("[7, 2], not as [7, 3]" in str(error) for error in caught.value.errors.values())
+
+
+@pytest.mark.parametrize("offsets", [[-1, 0], [1.5, 0], [True, 0], ["0", 0], [0, -1], {}, None, 3])
+def test_offsets_that_are_none_are_refused(tmp_path: Path, offsets: object) -> None:
+    write(tmp_path, 0, rows=([0, 0], ROWS_ND))
+    assert TensorFiles(tmp_path).pieces("rows")
+    write(tmp_path, 0, rows=(offsets, ROWS_ND))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="it is not a file of ours: nothing is said of rows"):
+        TensorFiles(tmp_path)
+
+
+@pytest.mark.parametrize("sharding", ["[]", "3", "null", "[" * 100_000, "{", '{"rows": []}'])
+def test_other_metadata_is_refused(tmp_path: Path, sharding: str) -> None:
+    file = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"rows": ROWS_ND}, file, {SHARDING: sharding})
+    with pytest.raises(ValueError, match="it is not a file of ours"):
+        TensorFiles(tmp_path)
+
+
+def test_a_link_among_the_files_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 0, rows=([0, 0], ROWS_ND))
+    file = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    file.rename(tmp_path / "outside")
+    file.symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match="is a link and no file of the checkpoint"):
+        TensorFiles(tmp_path)
