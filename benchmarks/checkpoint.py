@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,17 +65,22 @@ class Checkpoints:
         """Return the state's tensors and the bank."""
         return self.state.tensors() | {"bank": self.state.bank.features_SD}
 
+    def plain(self) -> dict[str, Any]:
+        """Return the state's plain values, and those that training writes beside them."""
+        images = {"rows": self.state.bank.num_rows, "content_hash": "0"}
+        return self.state.plain() | {"images": images, "config": {}, "metrics_bytes": 0}
+
     def save_alone(self) -> None:
         """Save a checkpoint while training stands still."""
         state = self.state
-        tensors, plain = state.tensors(), state.plain()
+        tensors, plain = state.tensors(), self.plain()
         save_checkpoint(self.folder, "r00-e0001", tensors, plain, self.world, state.bank)
 
     def save_beside(self) -> tuple[float, float]:
         """Save in a thread; return the seconds that training waited, and those of the whole
         save."""
         state = self.state
-        self.saver.start("r00-e0002", state.tensors(), state.bank, state.plain())
+        self.saver.start("r00-e0002", state.tensors(), state.bank, self.plain())
         while self.saver.is_busy():
             self.matrix @ self.matrix  # stands for training
         saved = self.saver.finish()
