@@ -51,7 +51,7 @@ FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "lo
 FOLDERS = ("checkpoints", "evaluation", "jobs", "logs", "stalls")
 """The folders that are read in a run folder."""
 NESTED = ("evaluation/*", "evaluation/*/*", "jobs/*", "jobs/*/start-*", "logs/*", "stalls/*")
-"""Where else in a run folder this program opens files, or looks for them."""
+"""Patterns of the other places in a run folder where this program opens or looks for files."""
 is_config = starts_with(r"name: ")
 is_history = is_json_with("started")
 is_summary = is_json_with("rounds", "raw_pixels", "seconds")

@@ -38,7 +38,7 @@ NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems that cannot make a hard link."""
 
 PUBLIC, PRIVATE = 0o666, 0o600
-"""Who may read a file: whom the umask lets, or its owner alone."""
+"""Modes of a file that those whom the umask lets may read, and of one for its owner alone."""
 
 IsOurs = Callable[[Path], bool]
 """A test of a regular file: whether this program wrote it."""

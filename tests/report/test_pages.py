@@ -31,7 +31,7 @@ NAME = "e => e.id || e.dataset.views || e.dataset.chart || e.getAttribute('href'
 LEADING_OUT = """[...document.querySelectorAll('*')].flatMap(element =>
     ['href', 'xlink:href', 'src', 'action', 'formaction', 'data', 'srcset', 'ping', 'poster']
         .filter(name => element.hasAttribute(name)).map(name => element.getAttribute(name)))"""
-"""Where every element of the page leads."""
+"""A script that returns the targets of all elements of a page."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Who reaches the processes of a job: from another node nobody, if it runs on one.
+"""Try to reach the processes of a job; from another node nobody does, if it runs on one.
 
 Every node has a network of its own, so a connection from one to another goes over the wire.
 """
@@ -46,7 +46,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def reaches(node: str, address: str, port: int) -> bool:
-    """Whether a program on a node gets a connection."""
+    """Return whether a program on a node gets a connection."""
     shell = f"exec 3<>/dev/tcp/{address}/{port}"
     command = ["srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "bash", "-c", shell]
     return subprocess.run(command, capture_output=True).returncode == 0

@@ -101,7 +101,7 @@ def plants(run: Path) -> Iterator[Trial]:
         yield Trial(f"{name} is a pipe", instead(name, os.mkfifo))
         yield Trial(f"{name} is a folder", instead(name, Path.mkdir))
         for content in RAW:
-            put = instead(name, lambda p, content=content: p.write_bytes(content))  # type: ignore[misc]
+            put = instead(name, partial(Path.write_bytes, data=content))
             yield Trial(f"{name} holds {content[:40]!r}", put)
     folders = sorted({str(Path(name).parent) for name in files_of(run)} - {"."})
     for name in [*folders, "evaluation", "logs", "stalls", "jobs"]:

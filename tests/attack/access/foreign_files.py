@@ -35,7 +35,7 @@ from and_dist.models.pretrained import load_weights
 SECONDS = 30
 TOUCH = "touch executed"
 MATS = 40
-"""How many MATLAB files a seed bends."""
+"""The number of MATLAB files that a seed bends."""
 CALLS: dict[str, bytes] = {
     "os.system": b"cos\nsystem\n(S'%b'\ntR",
     "posix.system": b"cposix\nsystem\n(S'%b'\ntR",

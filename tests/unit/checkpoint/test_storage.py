@@ -54,7 +54,7 @@ def of_all_kinds() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_torch_reads_what_was_written(ranks: RankPool, tmp_path: Path, size: int) -> None:
-    """By its own reader of this layout, which sees the bank's parts as one."""
+    """Load by torch's own reader of this layout, which joins the parts of the bank."""
     ranks.run(size, save_of_all_kinds, tmp_path)
     written = of_all_kinds() | {"bank": torch.arange(21.0).view(7, 3).to(torch.bfloat16)}
     read = {name: torch.zeros_like(tensor) for name, tensor in written.items()}

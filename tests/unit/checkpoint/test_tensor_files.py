@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,10 +157,10 @@ def test_what_one_rank_cannot_load_ends_all_with_the_checkpoints_name(
 
 
 @pytest.mark.parametrize("offsets", [[-1, 0], [1.5, 0], [True, 0], ["0", 0], [0, -1], {}, None, 3])
-def test_offsets_that_are_none_are_refused(tmp_path: Path, offsets: object) -> None:
+def test_offsets_that_are_none_are_refused(tmp_path: Path, offsets: Any) -> None:
     write(tmp_path, 0, rows=([0, 0], ROWS_ND))
     assert TensorFiles(tmp_path).pieces("rows")
-    write(tmp_path, 0, rows=(offsets, ROWS_ND))  # type: ignore[arg-type]
+    write(tmp_path, 0, rows=(offsets, ROWS_ND))
     with pytest.raises(ValueError, match="it is not a file of ours: nothing is said of rows"):
         TensorFiles(tmp_path)
 

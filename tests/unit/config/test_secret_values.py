@@ -1,4 +1,4 @@
-"""What counts as a secret, and how arguments are shown without it."""
+"""Recognise the names of secrets, and show arguments without their values."""
 
 from __future__ import annotations
 
