@@ -22,6 +22,8 @@ SPEED_ONLY_KEYS = (
     "discovery.memory_mb",
     "optim.fused",
     "encoder.channels_last",
+    "encoder.deterministic",
+    "encoder.tf32",
     "encoder.compile",
 )
 """Keys and sections that change the speed or the seed of an experiment, and nothing else."""

@@ -73,7 +73,7 @@ class BatchStream:
             pending = self._read_ahead(steps, plan, views_of)
             try:
                 for batch, images_BCHW in self._pipeline.stream(pending):
-                    rows_B = torch.from_numpy(batch.local.rows_B).to(self._spec.device)
+                    rows_B = _send(torch.from_numpy(batch.local.rows_B), self._spec.device)
                     steps = steps[1:]
                     yield Batch(images_BCHW, rows_B)
             except DecodeError as error:
@@ -139,6 +139,13 @@ class BatchStream:
         encoded = store.read(row)
         check_decodable(encoded, int(self._index.heights_N[row]), int(self._index.widths_N[row]))
         return np.frombuffer(encoded, dtype=np.uint8)
+
+
+def _send(rows_B: Tensor, device: torch.device) -> Tensor:
+    """Return row numbers on a device; from pinned memory a GPU takes them without a wait."""
+    if device.type == "cpu":
+        return rows_B
+    return rows_B.pin_memory().to(device, non_blocking=True)
 
 
 class TrainingLoader:

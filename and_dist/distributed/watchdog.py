@@ -8,6 +8,7 @@ request is a number for all ranks to agree on, and only a second one ends at onc
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import select
 import signal
@@ -19,8 +20,15 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
+from and_dist.distributed.flight_recorder import read_collectives
 from and_dist.distributed.launch_env import read_launch_env, seconds_since_start
-from and_dist.utils.owned_files import NotOursError, open_to_append, starts_with
+from and_dist.utils.owned_files import (
+    NotOursError,
+    is_json_with,
+    open_to_append,
+    starts_with,
+    write_file,
+)
 
 TRY_AGAIN = 75
 """The exit status of what ended early and resumes when started again (EX_TEMPFAIL)."""
@@ -153,7 +161,10 @@ class Watchdog:
             self._end(f"stopped by {describe(request)}; the same command goes on")
 
     def _look_for_stall(self, seconds: float) -> None:
-        """End the process if nothing has moved for too long, and write all threads' stacks."""
+        """End the process if nothing has moved for too long.
+
+        Before, write the stacks of all threads and the last collectives.
+        """
         self._still_seconds += seconds
         if self._watch is None or self._still_seconds < self._watch.stall_seconds:
             return
@@ -164,6 +175,10 @@ class Watchdog:
             with open_to_append(path, starts_with("--- ")) as file:
                 file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')}: {still}\n".encode())
                 faulthandler.dump_traceback(file.fileno(), all_threads=True)
+            if collectives := read_collectives():
+                is_ours = is_json_with("backends")
+                content = json.dumps({"stalled": still, "backends": collectives})
+                write_file(path.with_name(f"rank-{self._rank}-collectives.json"), content, is_ours)
         except (OSError, NotOursError) as error:
             self._end(f"{still}; its stacks cannot be written: {error}")
         self._end(f"{still}; the stacks of all threads are in {path}")

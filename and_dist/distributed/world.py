@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from and_dist.distributed.flight_recorder import switch_on as switch_on_flight_recorder
 from and_dist.distributed.launch_env import LaunchEnv, read_launch_env
+from and_dist.models.arithmetic import exact_products
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +80,19 @@ def open_world(
     threads: int | None = None,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Iterator[World]:
-    """Join the other ranks; threads are set once, here, for everything in this process."""
+    """Join the other ranks; threads are set once, here, for everything in this process.
+
+    On a GPU, products of float32 are float32 while the world is open.
+    """
     launch_env = read_launch_env()
     chosen = choose_device(device, launch_env)
     torch.set_num_threads(threads or launch_env.cores or share_of_cores(launch_env))
     _settle_vector_math()
-    backend = "gloo"
-    if chosen.type == "cuda":
+    backend, on_gpu = "gloo", chosen.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
+    switch_on_flight_recorder()
     if launch_env.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
@@ -110,15 +116,31 @@ def open_world(
         backend,
         torch.get_num_threads(),
     )
+    world = World(
+        launch_env.rank,
+        launch_env.size,
+        launch_env.local_rank,
+        launch_env.local_size,
+        chosen,
+        group,
+        side_group,
+    )
+    with _leaving_at_once_on_failure(), exact_products() if on_gpu else nullcontext():
+        yield world
+
+
+@contextmanager
+def _leaving_at_once_on_failure() -> Iterator[None]:
+    """Leave the process groups at the end; abort their collectives if this rank raises.
+
+    To leave in good order is to wait for what is under way, and a collective of NCCL that another
+    rank has not entered would keep this rank's error from being seen until a time limit.
+    """
     try:
-        yield World(
-            launch_env.rank,
-            launch_env.size,
-            launch_env.local_rank,
-            launch_env.local_size,
-            chosen,
-            group,
-            side_group,
-        )
-    finally:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the error that is on its way says what went wrong
+            dist.distributed_c10d._abort_process_group()
+        raise
+    else:
         dist.destroy_process_group()

@@ -107,6 +107,21 @@ def draw_convolution(convolution: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
+class _PoolToSide(nn.AdaptiveAvgPool2d):
+    """Leaves activations as they are if they have the size already, as those of 224 pixels do.
+
+    Pooling would not change them, and its backward pass on a GPU does not repeat to the bit.
+    """
+
+    def forward(self, activations_BCHW: Tensor) -> Tensor:
+        """Return activations of the wanted side."""
+        side = self.output_size
+        if tuple(activations_BCHW.shape[2:]) == (side, side):
+            return activations_BCHW
+        pooled_BCHW: Tensor = super().forward(activations_BCHW)
+        return pooled_BCHW
+
+
 def alexnet() -> nn.Module:
     """Build torchvision's AlexNet without its last layer; it returns [B, 4096]."""
     features: list[nn.Module] = [
@@ -122,7 +137,7 @@ def alexnet() -> nn.Module:
     nn.Linear(4096, CLASSES)
     parts: dict[str, nn.Module] = {
         "features": nn.Sequential(*features),
-        "avgpool": nn.AdaptiveAvgPool2d(6),
+        "avgpool": _PoolToSide(6),
         "flatten": nn.Flatten(),
         "classifier": nn.Sequential(*classifier),
     }

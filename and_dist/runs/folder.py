@@ -27,7 +27,7 @@ import yaml
 
 from and_dist.config.comparison import differing_keys
 from and_dist.config.load import load_run_config
-from and_dist.config.schema import Config
+from and_dist.config.schema import Config, EncoderConfig
 from and_dist.config.secret_values import hide_secrets
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.lock import is_lock
@@ -132,7 +132,7 @@ def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
     """
     write_config(config, config.folder)
     starts = config.folder / "environment.json"
-    history, now = read_starts(config.folder), describe_environment(world_size, device)
+    history, now = read_starts(config.folder), describe_environment(config, world_size, device)
     write_file(starts, json.dumps([*history, now], indent=1), is_history)
     return changed_environment(history[-1], now) if history else []
 
@@ -162,18 +162,28 @@ def record_run_end(folder: Path, is_writer: bool) -> Iterator[None]:
                 _write_starts(folder, [*earlier, latest])
 
 
-def describe_environment(world_size: int, device: str) -> dict[str, Any]:
-    """Return what a start runs with: machine, versions, revision and command."""
+def describe_environment(config: Config, world_size: int, device: str) -> dict[str, Any]:
+    """Return what a start runs with: machine, arithmetic, versions, revision and command."""
     return {
         "started": time.strftime(TIME),
         "world_size": world_size,
         "device": device,
+        **describe_arithmetic(config.encoder, device),
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": package_versions(),
         "revision": revision(),
         "command": hide_secrets(sys.argv),
+    }
+
+
+def describe_arithmetic(encoder: EncoderConfig, device: str) -> dict[str, Any]:
+    """Return to what an encoder that trains rounds, and whether a step repeats to the bit."""
+    rounds = device == "cuda" and encoder.precision == "float32" and encoder.tf32
+    return {
+        "convolutions": "TF32" if rounds else encoder.precision,
+        "deterministic": device == "cpu" or encoder.deterministic,
     }
 
 

@@ -17,6 +17,7 @@ from and_dist.distributed.collectives import on_coordinator
 from and_dist.distributed.launch_env import read_launch_env
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Watchdog
 from and_dist.distributed.world import World, open_world
+from and_dist.models.arithmetic import repeatable_sums
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
 from and_dist.objectives.base import check_objective
@@ -43,6 +44,7 @@ def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> N
         changed = on_coordinator(world, "opening the run folder", lock_and_open)
         display = Display(world.is_coordinator, style)
         introduce(config, train, world, changed, display)
+        held.enter_context(repeatable_sums(world.device, config.encoder.deterministic))
         with record_run_end(config.folder, world.is_coordinator):
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()

@@ -22,6 +22,7 @@ from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.method.loss import gather_global_batch
+from and_dist.models.arithmetic import training_products
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
 from and_dist.runs.console import Display
 from and_dist.runs.run_recorder import RunRecorder
@@ -151,7 +152,7 @@ class Trainer:
 
         Return the loss, which is NaN where a gradient is not finite.
         """
-        with step_phase("encoder, forward"):
+        with step_phase("encoder, forward"), training_products(self.config.encoder):
             features_BD = self.components.network(batch.images_BCHW)
         with step_phase("gathering the batch"):
             neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
@@ -159,7 +160,7 @@ class Trainer:
                 features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
             )
         loss = self.state.objective.loss(features_BD, global_batch)
-        with step_phase("backward"):
+        with step_phase("backward"), training_products(self.config.encoder):
             loss.backward()
         with step_phase("optimiser"):
             gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]

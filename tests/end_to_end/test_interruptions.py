@@ -173,6 +173,10 @@ def test_a_rank_that_does_not_move_is_noticed_and_its_stacks_are_kept(tmp_path: 
     stacks = (tmp_path / "debug" / "stalls" / "rank-0.txt").read_text()
     assert "and_dist/distributed/collectives.py" in stacks, "the other rank is waited for"
     assert "and_dist/training/trainer.py" in stacks
+    recorded = json.loads((tmp_path / "debug" / "stalls" / "rank-0-collectives.json").read_text())
+    *earlier, last = recorded["backends"]["gloo"]["entries"]
+    assert any(entry["retired"] for entry in earlier)
+    assert not last["retired"], "this is the collective that the other rank has not entered"
     ranks[1].send_signal(signal.SIGCONT)
     status, output = finish(ranks[1])
     assert status != 0

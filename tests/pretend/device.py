@@ -70,13 +70,8 @@ def _patch_cuda(held: ExitStack) -> None:
     def autocast_of_cpu(device: str, *args: Any, **kwargs: Any) -> torch.autocast:
         return autocast("cpu" if device == "cuda" else device, *args, **kwargs)
 
-    generator = torch.Generator
-
-    def generator_of_cpu(device: Any = "cpu") -> torch.Generator:
-        return generator("cpu" if torch.device(device).type == "cuda" else device)
-
     held.enter_context(patch.object(torch, "autocast", autocast_of_cpu))
-    held.enter_context(patch.object(torch, "Generator", generator_of_cpu))
+    held.enter_context(patch.object(torch, "Generator", stand_ins.Generator))
 
 
 def _patch_faiss(held: ExitStack) -> None:

@@ -97,6 +97,13 @@ class Event:
         """Do nothing: an event is waited for on purpose, and is no hidden wait."""
 
 
+class Generator(torch.Generator):
+    """Stands in for torch.Generator; one of a GPU draws on the CPU."""
+
+    def __new__(cls, device: Any = "cpu") -> Generator:
+        return super().__new__(cls, "cpu" if torch.device(device).type == "cuda" else device)
+
+
 def current_stream(*_: Any) -> SimpleNamespace:
     """Stand in for torch.cuda.current_stream; DALI's pipelines of CPUs take no stream."""
     return SimpleNamespace(cuda_stream=None)

@@ -25,6 +25,24 @@ CPU = torch.device("cpu")
 TF32_HALF, TF32_MASK = 0x1000, ~0x1FFF
 """TF32 keeps 10 of the 23 bits of a float32's fraction."""
 
+NOT_REPEATABLE = {
+    "_adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d_backward",
+    "fractional_max_pool2d_backward",
+    "max_unpool2d",
+    "upsample_bilinear2d_backward",
+    "upsample_bicubic2d_backward",
+    "reflection_pad2d_backward",
+    "nll_loss2d_forward",
+    "_ctc_loss_backward",
+    "put_",
+    "histc",
+    "median",
+    "grid_sampler_2d_backward",
+    "scatter_reduce",
+}
+"""Operators of CUDA that have no kernel which gives the same bits each time."""
+
 
 class PretendGpu(Record):
     """Runs operators of device tensors by the rules of a GPU, and counts what the host does.
@@ -50,6 +68,7 @@ class PretendGpu(Record):
         if any(is_ours):
             self.note_launch(func)
             _refuse_kernels_of_cpus(name)
+            _refuse_what_does_not_repeat(name, args)
             if makes_the_host_wait(name, args):
                 self.note_wait(name)
             if not all(is_ours):
@@ -257,6 +276,8 @@ class DeviceFunctions(TorchFunctionMode):
             device = torch.device(kwargs.pop("device"))
             made = func(*args, **kwargs)
             return made.to(CUDA) if device.type == "cuda" else made
+        if func is Tensor.pin_memory and not isinstance(args[0], DeviceTensor):
+            return args[0]
         if func is Tensor.cuda:
             return args[0].to(CUDA)
         if func is Tensor.to:  # "cuda" without a number asks which device is the current one
@@ -281,6 +302,16 @@ def _refuse_kernels_of_cpus(name: str) -> None:
         raise NotImplementedError(
             f"Could not run 'aten::{name}' with arguments from the 'CUDA' backend."
         )
+
+
+def _refuse_what_does_not_repeat(name: str, args: Sequence[Any]) -> None:
+    """RuntimeError where torch has no kernel that repeats to the bit and was told to use no other.
+
+    The names are those of torch.use_deterministic_algorithms' list.
+    """
+    does_not = name in NOT_REPEATABLE or (name == "bincount" and any(args[1:2]))
+    if torch.are_deterministic_algorithms_enabled() and does_not:
+        raise RuntimeError(f"{name} does not have a deterministic implementation")
 
 
 def _has_values_of_its_own(args: Sequence[Any]) -> bool:
