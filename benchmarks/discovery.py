@@ -8,6 +8,9 @@ neighbours that the inverted file finds. Equal results are asserted first. Then 
 beside the bank, the time by ranks, the effect of 16-bit banks and of approximation, and the work of
 the coordinator alone. The features are those that the network of --run (`make demo`) computes of
 newly drawn images. The floor is one product of every pair of rows, at the machine's own rate.
+
+On a GPU rows are drawn instead unless a --run is given; the forms of others are compared up to
+50,000 rows, and ours runs once at ImageNet's number of rows: all of it takes a minute.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ from benchmarks.common.memory import extra_peak_mb
 TEMPERATURE, DIM = 0.1, 128
 MEMORY_BYTES = 200_000_000
 SIZES = (10_000, 20_000, 50_000, 100_000)
+SIZES_ON_GPU = (10_000, 50_000)
+ROWS_SEARCHED = 65_536
+"""The rows of ImageNet that are searched for on a GPU; the time grows with their number."""
 RANKS = (1, 2, 4)
 ROWS_BY_RANKS = 20_000
 IMAGENET = 1_281_167
@@ -93,18 +99,22 @@ def ours(bank_ND: Tensor, world: World, search: str) -> Neighbourhoods:
     """Return the neighbourhoods that discover() finds with all rows as anchors."""
     start, stop = shard_range(len(bank_ND), world.rank, world.size)
     bank = MemoryBank(bank_ND[start:stop], start, len(bank_ND), 0.5)
-    return discover(
-        bank, world, 4, 4, 1, TEMPERATURE, search, options=SearchOptions(memory_bytes=MEMORY_BYTES)
-    )
+    # A GPU has the memory that discovery.memory_mb=auto chooses.
+    options = SearchOptions(memory_bytes=MEMORY_BYTES if world.device.type == "cpu" else None)
+    return discover(bank, world, 4, 4, 1, TEMPERATURE, search, options=options)
 
 
-def search_alone(bank_ND: Tensor, world: World, search: str) -> Tensor:
-    """Return nearest rows [N, 1] without entropies, to see how the search alone grows."""
+def search_alone(
+    bank_ND: Tensor, world: World, search: str, most_queries: int | None = None
+) -> Tensor:
+    """Return nearest rows [Q, 1] of the first rows without entropies, to see how the search alone
+    grows."""
     sample_QD = gather_sample(bank_ND, world)
     approximate = None if search == "Flat" else Approximate(search, RECALL, sample_QD)
     shard = ShardSearch(bank_ND, 0, 1, MEMORY_BYTES, approximate)
-    rows_N = torch.arange(len(bank_ND), device=bank_ND.device)
-    blocks = zip(bank_ND.split(2048), rows_N.split(2048), strict=True)
+    queries_QD = bank_ND[:most_queries]
+    rows_Q = torch.arange(len(queries_QD), device=bank_ND.device)
+    blocks = zip(queries_QD.split(2048), rows_Q.split(2048), strict=True)
     return torch.cat([search_shards(shard, *block, world).rows_QK for block in blocks])
 
 
@@ -171,6 +181,18 @@ def measure_sizes(
         benchmark.facts[f"{ivf} at {at}"] = f"recall {share:.4f}, reported {found.recall:.4f}"
         benchmark.facts[f"recall at {at}"] = share
         assert torch.equal(exact.anchors_A, found.anchors_A)
+
+
+def measure_imagenet(benchmark: Benchmark, bank_ND: Tensor, world: World) -> None:
+    """Measure ours once at full size on a GPU, and the exact search for some of the rows."""
+    at = f"{len(bank_ND) // 1000}k"
+    few = min(ROWS_SEARCHED, len(bank_ND))
+    whole, some = f"fused, {at}", f"Flat search for {few:,} rows, {at}"
+    cases: dict[str, Callable[[], object]] = {
+        whole: lambda: ours(bank_ND, world, "fused"),
+        some: lambda: search_alone(bank_ND, world, "Flat", few),
+    }
+    benchmark.measure(cases, 1, {whole: len(bank_ND), some: few}, "rows", warm_up=0)
 
 
 def add_ratios(benchmark: Benchmark, sizes: tuple[int, ...]) -> None:
@@ -315,11 +337,12 @@ def work(file: str, search: str, threads: int) -> None:
             print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
 
 
-def build_features(run: Path | None, is_smoke: bool, count: int) -> Tensor:
-    """Return [count, D] features of a trained run's network, or drawn rows for a smoke test."""
-    if is_smoke and run is None:
-        return draw_classes(count, DIM, 10, torch.Generator().manual_seed(0))[0]
-    return draw_features(run or Path("runs/demo"), count)
+def build_features(run: Path | None, is_smoke: bool, count: int, device: torch.device) -> Tensor:
+    """Return [count, D] features of a trained run's network; drawn rows for a smoke test, and on a
+    GPU if no run is given."""
+    if run is None and (is_smoke or device.type == "cuda"):
+        return draw_classes(count, DIM, 10, torch.Generator(device).manual_seed(0))[0]
+    return draw_features(run or Path("runs/demo"), count).to(device)
 
 
 def main() -> None:
@@ -327,7 +350,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument(
-        "--run", type=Path, help="a trained run; runs/demo, and with --smoke none: rows are drawn"
+        "--run",
+        type=Path,
+        help="a trained run; runs/demo, and with --smoke or --device cuda none: rows are drawn",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
@@ -338,17 +363,19 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no NVIDIA GPU here; the sizes up to 1.28M rows need one")
         return
-    sizes = (1000, 2000) if given.smoke else SIZES
-    if given.device == "cuda" and not given.smoke:
-        sizes = (*sizes, IMAGENET)
+    on_gpu = given.device == "cuda"
+    sizes = (1000, 2000) if given.smoke else SIZES_ON_GPU if on_gpu else SIZES
+    most = IMAGENET if on_gpu and not given.smoke else max(sizes)
     benchmark = Benchmark("discovery", given.device)
     with open_world(given.device) as world:
-        features_ND = build_features(given.run, given.smoke, max(sizes)).to(world.device)
+        features_ND = build_features(given.run, given.smoke, most, world.device)
         measure_sizes(benchmark, features_ND, world, sizes, given.repeats)
         add_ratios(benchmark, sizes)
         measure_16_bits(benchmark, features_ND[: sizes[1]].contiguous(), world)
         measure_coordinator(benchmark)
-    if given.device == "cpu":
+        if on_gpu:
+            measure_imagenet(benchmark, features_ND, world)
+    if not on_gpu:
         few = (sizes[-1:], RANKS[:2]) if given.smoke else (sizes, RANKS)
         in_processes(benchmark, features_ND, *few)
     benchmark.finish(given.json)

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling [--smoke] [--json FILE]
 
 The rows grow on one rank, beside the published form. The ranks grow with the same work in all, and
-with the same work a rank. One rank of 64, 256 and 1,024 is simulated by torch's fake process group,
-and its memory is measured part by part. A step is the trainer's without reading images and updating
-weights; its bank is multiplied in float32. Equal results are asserted first.
+with the same work a rank. One rank of 64, 256 and 1,024 is simulated, whose others send the same as
+it does, and its memory is measured part by part. A step is the trainer's without reading images and
+updating weights; its bank is multiplied in float32. Equal results are asserted first.
 
 X = 1 + D, the loss and the gradient.
 """

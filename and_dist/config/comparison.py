@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from and_dist.config.schema import Config
-from and_dist.config.validation import flatten
+from and_dist.config.validation import build, flatten
 
 RESUMABLE_SECTIONS = ("name", "run", "evaluation", "paper")
 """Sections that a resumed run may change, because they do not affect training."""
@@ -37,21 +37,47 @@ PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
 """Keys and sections that may be set over an experiment of the paper without changing it."""
 
 
+AUTO_KEYS = ("bank.products", "discovery.memory_mb")
+"""Keys whose value `auto` a run replaces by another at its first start, and keeps."""
+AUTO = "auto"
+
+
 def is_among(key: str, names: Sequence[str]) -> bool:
     """Return whether a key is one of `names`, or in a section among them (they end with a dot)."""
     return any(key == name or (name[-1] == "." and key.startswith(name)) for name in names)
 
 
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
-    """Return the keys that would train another model, as `key: theirs -> ours`."""
+    """Return the keys that would train another model, as `key: theirs -> ours`.
+
+    A key of `auto` takes what the run has chosen (keep_choices), so it never differs.
+    """
     # A config of an earlier revision may lack a key, which then had its present default.
     mine = flatten(ours.model_dump(mode="json"))
     other = flatten(Config().model_dump(mode="json")) | flatten(theirs)
     return [
         f"{key}: {other.get(key)} -> {mine.get(key)}"
         for key in sorted(mine.keys() | other.keys())
-        if key.split(".")[0] not in RESUMABLE_SECTIONS and mine.get(key) != other.get(key)
+        if key.split(".")[0] not in RESUMABLE_SECTIONS
+        and mine.get(key) != other.get(key)
+        and not (key in AUTO_KEYS and mine[key] == AUTO)
     ]
+
+
+def keep_choices(config: Config, written: Mapping[str, Any]) -> Config:
+    """Return the config with what a run has written for its keys of `auto` at an earlier start."""
+    ours, theirs = flatten(config.model_dump(mode="json")), flatten(written)
+    chosen = {key: theirs[key] for key in AUTO_KEYS if ours[key] == AUTO and key in theirs}
+    return with_values(config, chosen)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config with other values of some keys, such as {"discovery.memory_mb": 500}."""
+    changed = config.model_dump(mode="json")
+    for key, value in values.items():
+        section, name = key.split(".")
+        changed[section][name] = value
+    return build(Config, changed) if values else config
 
 
 TEST_KEYS = ("test", "limit_test", "test_resize")

@@ -143,13 +143,15 @@ class DiscoveryConfig(Section):
     holds a copy of each shard."""
     recall: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Share of a sample's nearest rows that an approximate index searches wider to find."""
-    memory_mb: Annotated[int, Field(ge=64)] = 200
-    """Memory of one rank for discovery, beside its shard, the results and an index's copy."""
+    memory_mb: Annotated[int, Field(ge=64)] | Literal["auto"] = "auto"
+    """Memory of one rank for discovery, beside its shard, the results and an index's copy. auto is
+    200 on a CPU and a tenth of what is left on a GPU, 8,000 at most, or as much as a shard needs;
+    a run chooses at its first start."""
 
     @property
-    def memory_bytes(self) -> int:
-        """Return the memory of one rank for discovery in bytes."""
-        return self.memory_mb * 1_000_000
+    def memory_bytes(self) -> int | None:
+        """Return the memory of one rank for discovery in bytes, None for auto."""
+        return None if self.memory_mb == "auto" else self.memory_mb * 1_000_000
 
 
 class InstanceNceConfig(Section):

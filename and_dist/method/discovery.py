@@ -10,14 +10,18 @@ K neighbours, D feature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from and_dist.config.discovery_memory import MEGABYTE, auto_memory_mb, held_bytes
 from and_dist.distributed.collectives import (
     broadcast_from_coordinator,
     equal_blocks,
+    gather_batch,
     gather_to_coordinator,
     on_coordinator,
     raise_on_all_ranks,
@@ -30,7 +34,6 @@ from and_dist.method.entropy import PairScan, bytes_per_row, scan_pairs
 from and_dist.method.faiss_search import EXACT, check_search
 from and_dist.method.memory_bank import MemoryBank, all_shards, shard_range
 from and_dist.method.neighbour_search import (
-    MEMORY_BYTES,
     RECALL,
     ROUNDING,
     Approximate,
@@ -40,6 +43,8 @@ from and_dist.method.neighbour_search import (
 )
 from and_dist.method.neighbour_table import Neighbourhoods, check_neighbours
 from and_dist.utils.progress import Advance, silently
+
+log = logging.getLogger(__name__)
 
 ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS = 2048, 1 << 15
 """The largest numbers of rows that are searched for at a time, of one rank and of all together."""
@@ -53,7 +58,15 @@ class SearchOptions:
 
     recall: float = RECALL
     """Share of the exact neighbours that an approximate search has to find."""
-    memory_bytes: int = MEMORY_BYTES
+    memory_bytes: int | None = None
+    """Memory of one rank; None chooses it by the device, as discovery.memory_mb=auto does."""
+
+
+class Scale(NamedTuple):
+    """Hold the rows of a bank and the bytes of each."""
+
+    num_rows: int
+    row_bytes: int
 
 
 def discover(  # noqa: PLR0913 - other programs rely on this signature
@@ -76,6 +89,10 @@ def discover(  # noqa: PLR0913 - other programs rely on this signature
     dim = bank.features_SD.shape[1]
     memory_bytes = options.memory_bytes
     check_discovery(bank.num_rows, dim, world.size, num_neighbours, search, memory_bytes)
+    if memory_bytes is None:
+        scale = Scale(bank.num_rows, dim * bank.features_SD.element_size())
+        memory_mb = choose_memory_mb(world, scale, num_neighbours, search)
+        options = replace(options, memory_bytes=MEGABYTE * memory_mb)
     count = num_anchors(bank.num_rows, round_index, num_rounds)
     passes = _Passes(bank, world, num_neighbours, count, search, options, progress)
     scan = passes.scan(temperature)
@@ -106,8 +123,36 @@ def _choose_anchors(entropy_N: Tensor, count: int) -> Tensor:
     return select_anchors(entropy_N, count)
 
 
+def choose_memory_mb(world: World, scale: Scale, num_neighbours: int, search: str) -> int:
+    """Return the megabytes of discovery.memory_mb=auto, equal on all ranks."""
+    free_bytes = None
+    if world.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(world.device)
+        (free_W,) = gather_batch(world, [torch.tensor([free], device=world.device)])
+        free_bytes = float(free_W.min())
+    longest = shard_range(scale.num_rows, 0, world.size)[1]
+    held = held_bytes(longest * scale.row_bytes, scale.num_rows, num_neighbours)
+    needed = least_memory_bytes(scale.num_rows, world.size, num_neighbours, search)
+    return auto_memory_mb(free_bytes, held, needed)
+
+
+def least_memory_bytes(num_rows: int, world_size: int, num_neighbours: int, search: str) -> int:
+    """Return the least memory with which a rank discovers.
+
+    The blocks that stream take as much again as what is kept for the rows of the longest shard.
+    """
+    longest = shard_range(num_rows, 0, world_size)[1]
+    candidates = num_neighbours + 1 if search == "fused" else 0
+    return 2 * longest * bytes_per_row(candidates)
+
+
 def check_discovery(
-    num_rows: int, dim: int, world_size: int, num_neighbours: int, search: str, memory_bytes: int
+    num_rows: int,
+    dim: int,
+    world_size: int,
+    num_neighbours: int,
+    search: str,
+    memory_bytes: int | None,
 ) -> None:
     """Raise ValueError for an unknown search, too few rows, or too little memory for a shard."""
     if num_neighbours >= num_rows:
@@ -117,15 +162,13 @@ def check_discovery(
         )
     lengths = [stop - start for start, stop in all_shards(num_rows, world_size)]
     check_search(search, dim, min(length for length in lengths if length))
-    candidates = num_neighbours + 1 if search == "fused" else 0
-    # The blocks that stream take as much again as what is kept for the rows of the shard.
-    needed = 2 * lengths[0] * bytes_per_row(candidates)
-    if needed > memory_bytes:
+    needed = least_memory_bytes(num_rows, world_size, num_neighbours, search)
+    if memory_bytes is not None and needed > memory_bytes:
         raise ValueError(
             f"discovery.memory_mb={memory_bytes / 1e6:g} is too little: discovery.search={search} "
             f"with curriculum.neighbours={num_neighbours} takes {needed / 1e6:,.0f} MB for the "
             f"{lengths[0]:,} rows of a shard; allow more, or start more ranks"
-            + (", or take Flat" if candidates else "")
+            + (", or take Flat" if search == "fused" else "")
         )
 
 
@@ -149,7 +192,7 @@ class _Passes:
             self.bank,
             self.world,
             temperature,
-            self.options.memory_bytes,
+            self._memory_bytes(),
             candidates,
             lambda part: self.progress(share * part),
         )
@@ -192,9 +235,11 @@ class _Passes:
                 bank.features_SD,
                 bank.start,
                 self.num_neighbours,
-                self.options.memory_bytes,
+                self._memory_bytes(),
                 approximate,
             )
+        if shard.limit and self.world.is_coordinator:
+            log.warning("discovery.search=%s: %s", search, shard.limit)
         blocks = equal_blocks(self.world, mine_M - bank.start, ROWS_PER_BLOCK, ROWS_OF_ALL_RANKS)
         for positions_Q in blocks:
             is_real_Q = positions_Q >= 0
@@ -228,6 +273,11 @@ class _Passes:
         """Return a table [S, K] without neighbours."""
         shape = (len(self.bank.features_SD), self.num_neighbours)
         return torch.full(shape, -1, device=self.bank.features_SD.device)
+
+    def _memory_bytes(self) -> int:
+        """Return the memory of one rank, which is known once the passes begin."""
+        assert self.options.memory_bytes is not None
+        return self.options.memory_bytes
 
     def _share_of_scan(self) -> float:
         """Return the scan's share of all work.

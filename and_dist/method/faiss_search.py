@@ -28,7 +28,12 @@ UNIT = 1e-6
 ROWS_AT_ONCE = 2048
 """Rows of a shard that faiss multiplies with its queries: 10 % faster than its own 1,024."""
 MOST_ON_GPU = 2048
-"""The most candidates that faiss can select on a GPU."""
+"""The most candidates that faiss selects on a GPU, and the most cells that a query probes there. It
+has 16,384 with cuVS, which nobody asks for here: cells are searched by another algorithm then."""
+GPU_SCRATCH_BYTES = 2**28
+"""The memory of a GPU that faiss keeps for the whole process, once it has searched there."""
+QUERIES_AT_ONCE = 64
+"""Queries whose many candidates torch selects at a time, where faiss cannot."""
 
 
 class Candidates(NamedTuple):
@@ -78,9 +83,10 @@ class ExactSearch:
         """Keep the rows; copy nothing if they are float32 rows of unit norm."""
         _limit_threads()
         self._features_SD = features_SD
+        self._memory_bytes = memory_bytes
         self._chunk = max(1, memory_bytes // (8 * 4 * features_SD.shape[1]))
         self._is_ready = _is_unit_float32(features_SD)
-        self._resources = _gpu_resources(features_SD.device, memory_bytes)
+        self._resources = _gpu_resources(features_SD.device)
 
     def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
         """Return the best `count` rows of every chunk."""
@@ -101,18 +107,43 @@ class ExactSearch:
             yield first, unit_float32(self._features_SD[first : first + size])
 
     def _nearest(self, queries_QD: Tensor, rows_XD: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return similarities and places of the nearest rows, by faiss where the rows lie."""
+        """Return similarities and places of the nearest rows, best first, where the rows lie."""
         faiss = load_faiss()
-        metric = faiss.METRIC_INNER_PRODUCT
-        if self._resources is not None and count <= MOST_ON_GPU:
-            device = queries_QD.device.index
+        metric, device = faiss.METRIC_INNER_PRODUCT, queries_QD.device.index
+        found: tuple[Tensor, Tensor]
+        if self._resources is None:
+            found = faiss.knn(queries_QD, rows_XD, count, metric=metric)
+        elif count <= MOST_ON_GPU:
             found = faiss.knn_gpu(
                 self._resources, queries_QD, rows_XD, count, metric=metric, device=device
             )
         else:
-            found = faiss.knn(queries_QD.cpu(), rows_XD.cpu(), count, metric=metric)
-        similarity_QC, places_QC = (tensor.to(queries_QD.device) for tensor in found)
-        return similarity_QC, places_QC
+            found = nearest_by_torch(queries_QD, rows_XD, count, self._memory_bytes // 8)
+        return found
+
+
+def nearest_by_torch(
+    queries_QD: Tensor, rows_XD: Tensor, count: int, memory_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """Return similarities and places [Q, C] of the nearest rows, best first, for any C.
+
+    A few queries at a time, and as many rows as their similarities fit the memory with what is
+    selected of them.
+    """
+    size = max(count, memory_bytes // (4 * 4 * QUERIES_AT_ONCE))
+    found = []
+    for queries_qD in queries_QD.split(QUERIES_AT_ONCE):
+        best = (queries_qD @ rows_XD[:size].T).topk(count, dim=1)
+        similarity_qC, places_qC = best.values, best.indices
+        for first in range(size, len(rows_XD), size):
+            tile_qX = queries_qD @ rows_XD[first : first + size].T
+            more = tile_qX.topk(min(count, tile_qX.shape[1]), dim=1)
+            best = torch.cat([similarity_qC, more.values], dim=1).topk(count, dim=1)
+            places_qC = torch.cat([places_qC, more.indices + first], dim=1).gather(1, best.indices)
+            similarity_qC = best.values
+        found.append((similarity_qC, places_qC))
+    similarity, places = zip(*found, strict=True)
+    return torch.cat(similarity), torch.cat(places)
 
 
 class ApproximateSearch:
@@ -124,7 +155,9 @@ class ApproximateSearch:
         faiss = load_faiss()
         index = _create(features_SD.shape[1], search)
         inverted_file = faiss.try_extract_index_ivf(index)
-        self._resources = _gpu_resources(features_SD.device, memory_bytes)
+        self._resources = _gpu_resources(features_SD.device)
+        self.limit = ""
+        """What keeps the index from finding as much as was wanted, if anything does."""
         self._device = torch.device("cpu")
         cells = 1024 if inverted_file is None else inverted_file.nlist
         sample_XD = unit_float32(evenly(features_SD, cells * ROWS_PER_CELL))
@@ -140,7 +173,7 @@ class ApproximateSearch:
         self._index = index
         self._breadth = "nprobe" if inverted_file is not None else "efSearch"
         self._widest = len(features_SD) if inverted_file is None else inverted_file.nlist
-        self._look_as_wide_as_it_takes(ExactSearch(features_SD, memory_bytes), wanted)
+        self.limit = self._look_as_wide_as_it_takes(ExactSearch(features_SD, memory_bytes), wanted)
 
     def candidates(self, queries_QD: Tensor, count: int) -> Candidates:
         """Return the best rows of those looked at; how good the others are is unknown."""
@@ -150,21 +183,33 @@ class ApproximateSearch:
             similarity_QC, places_QC, torch.full_like(similarity_QC[:, 0], -torch.inf)
         )
 
-    def _look_as_wide_as_it_takes(self, exact: ExactSearch, wanted: Recall) -> None:
-        """Double what a query looks at until enough of the sample's neighbours are found."""
+    def _look_as_wide_as_it_takes(self, exact: ExactSearch, wanted: Recall) -> str:
+        """Double what a query looks at until enough of the sample's neighbours are found.
+
+        Return an error message if that is more than a GPU allows, and an empty one otherwise.
+        """
         sample_QD = unit_float32(wanted.sample_QD)
         nearest = exact.candidates(sample_QD, wanted.num_nearest + 1)
         count = min(wanted.num_nearest + 1, nearest.places_QC.shape[1])
         best = nearest.similarity_QC.topk(count)
         nearest_QC = nearest.places_QC.gather(1, best.indices)
         is_itself_QC = best.values > 1 - UNIT  # and exact copies, which any breadth finds
-        breadth = 1 if wanted.share < 1 else self._widest
+        on_gpu = self._device.type == "cuda"
+        widest = min(self._widest, MOST_ON_GPU) if on_gpu else self._widest
+        breadth = 1 if wanted.share < 1 else widest
         while self._set_breadth(breadth) and breadth < self._widest:
             found_QC = self.candidates(sample_QD, count).places_QC
             is_found_QC = (nearest_QC[:, :, None] == found_QC[:, None]).any(dim=2)
-            if is_found_QC[~is_itself_QC].double().mean() >= wanted.share:
-                return
-            breadth = min(2 * breadth, self._widest)
+            share = float(is_found_QC[~is_itself_QC].double().mean())
+            if share >= wanted.share:
+                break
+            if breadth == widest:
+                return (
+                    f"faiss looks at no more than {widest:,} of {self._widest:,} cells on a GPU, "
+                    f"which finds {share:.1%} of a sample's nearest rows and not {wanted.share:.1%}"
+                )
+            breadth = min(2 * breadth, widest)
+        return ""
 
     def _set_breadth(self, breadth: int) -> bool:
         """Set how much a query looks at; return False for an index that has nothing to set."""
@@ -246,10 +291,24 @@ def _limit_threads() -> None:
     load_faiss().omp_set_num_threads(torch.get_num_threads())
 
 
-def _gpu_resources(device: torch.device, memory_bytes: int) -> Any:
-    """Return scratch memory on a GPU, a quarter of the budget, None on a CPU."""
+def _gpu_resources(device: torch.device) -> Any:
+    """Return faiss's streams, handles and scratch memory on a GPU; None on a CPU.
+
+    faiss allocates beside torch, whose cache may hold all that is free.
+    """
     if device.type != "cuda":
         return None
+    torch.cuda.empty_cache()
+    return _make_gpu_resources(device.index)
+
+
+@cache
+def _make_gpu_resources(_: int) -> Any:
+    """Make the resources for a GPU, once a process.
+
+    What is searched lies on the GPU, so no memory is pinned for copies; faiss's default is 256 MB.
+    """
     resources = load_faiss().StandardGpuResources()
-    resources.setTempMemory(memory_bytes // 4)
+    resources.setTempMemory(GPU_SCRATCH_BYTES)
+    resources.setPinnedMemory(0)
     return resources

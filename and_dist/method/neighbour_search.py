@@ -77,6 +77,11 @@ class ShardSearch:
                 self._features_SD, approximate.name, recall, memory_bytes
             )
 
+    @property
+    def limit(self) -> str:
+        """Return what keeps an approximate search from its recall, or an empty text."""
+        return self._search.limit if isinstance(self._search, ApproximateSearch) else ""
+
     def nearest(self, queries_QD: Tensor, own_rows_Q: Tensor) -> Nearest:
         """Return the K nearest rows of this shard, without each query's own row (-1: none)."""
         device, num_local = queries_QD.device, len(self._features_SD)

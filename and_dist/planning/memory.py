@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from and_dist.config import discovery_memory
 from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.planning.workload import Job
 
@@ -19,6 +20,12 @@ ROWS_PER_BLOCK = 16_384
 """Rows of a shard that the partition rounds at a time (partition_kernels.py)."""
 LARGEST_TENSORS = 2
 """Gradients of activations that exist at once in the backward pass, beside the activations kept."""
+
+FAISS_SCRATCH = 2**28
+"""Bytes that faiss keeps on a GPU (faiss_search.py)."""
+FAISS_TILE = 2 * 512 * 4, 2**18
+"""Bytes of a row of the shard that faiss takes for two tiles of similarities while it searches all
+rows on a GPU, beyond what it keeps, and the most rows of a tile."""
 
 ROWS_PER_DRAW = 65_536
 """Rows of the first bank that are drawn at a time (memory_bank.py)."""
@@ -96,6 +103,7 @@ def footprint_of(job: Job) -> Footprint:
         Part("cached images, at most", cache_bytes(job), "host"),
         Part("checkpoint: copy of all", rank_checkpoint_bytes(job), "host"),
         *framework(job),
+        *([Part("faiss's scratch", FAISS_SCRATCH)] if searches_on_gpu(job) else []),
     )
     phases = [Phase("start", start_parts(job)), Phase("training", training_parts(job))]
     if job.discovers:
@@ -116,11 +124,9 @@ def columns_of(job: Job) -> str:
 
 
 def table_bytes(job: Job) -> int:
-    """Return the bytes of the table that every rank holds whole (neighbour_table.py).
-
-    It has K row ids, an entropy and, in the last round, an anchor for every row, of 8 bytes each.
-    """
-    return 8 * (job.neighbours + 2 if job.discovers else job.neighbours + 1) * job.num_rows
+    """Return the bytes of the table that every rank holds whole; only discoveries add anchors."""
+    with_anchors = discovery_memory.table_bytes(job.num_rows, job.neighbours)
+    return with_anchors if job.discovers else with_anchors - 8 * job.num_rows
 
 
 def encoder_bytes(job: Job) -> int:
@@ -247,8 +253,9 @@ def discovery_parts(job: Job) -> tuple[Part, ...]:
     return (
         Part("discovery's budget", 1e6 * budget_mb(job)),
         Part("index of the search", approximate),
+        Part("faiss's tiles", search_tile(job)),
         Part("the next round's table", table_bytes(job)),
-        Part("rank 0's check of it", max(16, 24 * job.neighbours) * rows),
+        Part("rank 0's check of it", discovery_memory.check_bytes(rows, job.neighbours)),
     )
 
 
@@ -260,17 +267,39 @@ def evaluation_parts(job: Job) -> tuple[Part, ...]:
     pixels = 4 * job.shard_rows * 3 * job.config.data.image_size**2
     has_pixels = job.config.evaluation.baselines and job.config.data.test is not None
     compared = pixels if has_pixels and pixels <= MOST_PIXEL_BYTES else 0
-    return (Part("features of the shard", max(4 * job.shard_rows * job.dim, compared)),)
+    return (
+        Part("features of the shard", max(4 * job.shard_rows * job.dim, compared)),
+        Part("faiss's tiles", search_tile(job)),
+    )
+
+
+def searches_on_gpu(job: Job) -> bool:
+    """Return whether faiss searches on a GPU, for discovery or for kNN."""
+    return job.on_gpu and (job.discovers or job.config.data.test is not None)
+
+
+def search_tile(job: Job) -> int:
+    """Return the bytes of faiss's tiles of similarities on a GPU."""
+    per_row, most_rows = FAISS_TILE
+    return per_row * min(job.shard_rows, most_rows) if searches_on_gpu(job) else 0
 
 
 def refused_discovery(job: Job) -> bool:
     """Return whether discovery.check_discovery refuses the memory budget."""
-    return job.discovers and job.config.discovery.memory_mb < smallest_budget_mb(job)
+    given = job.config.discovery.memory_mb
+    return job.discovers and given != "auto" and given < smallest_budget_mb(job)
 
 
-def budget_mb(job: Job) -> float:
-    """Return the memory of discovery: as given, or as much as training would ask for."""
-    return max(job.config.discovery.memory_mb, smallest_budget_mb(job) if job.discovers else 0)
+def budget_mb(job: Job) -> int:
+    """Return the memory of discovery: as given or chosen, or as much as training would ask for."""
+    given, needed = job.config.discovery.memory_mb, smallest_budget_mb(job)
+    if given != "auto":
+        return max(given, needed)
+    free = None
+    if job.on_gpu and job.hardware is not None:
+        free = 1e9 * job.hardware.memory_gb - 1e6 * job.hardware.framework_mb
+    held = discovery_memory.held_bytes(shard_bytes(job), job.num_rows, job.neighbours)
+    return discovery_memory.auto_memory_mb(free, held, 1e6 * needed)
 
 
 def smallest_budget_mb(job: Job) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from and_dist.config.comparison import differing_keys
+from and_dist.config.comparison import differing_keys, keep_choices
 from and_dist.config.load import load_run_config
 from and_dist.config.schema import Config, EncoderConfig
 from and_dist.config.secret_values import hide_secrets
@@ -79,6 +79,14 @@ def check_run_folder(config: Config) -> None:
             f"run folder {folder} is not empty and holds no run of ours (no config.yaml); "
             "choose another name=..."
         )
+
+
+def keep_choices_of_run(config: Config) -> Config:
+    """Return the config with what the run chose for its keys of `auto` when it first started."""
+    written = config.folder / "config.yaml"
+    return (
+        keep_choices(config, read_yaml(written, may_be_link=False)) if written.exists() else config
+    )
 
 
 def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:

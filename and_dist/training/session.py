@@ -22,10 +22,16 @@ from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
 from and_dist.objectives.base import check_objective
 from and_dist.runs.console import Display, Style
-from and_dist.runs.folder import check_run_folder, open_run_folder, record_run_end
+from and_dist.runs.folder import (
+    check_run_folder,
+    keep_choices_of_run,
+    open_run_folder,
+    record_run_end,
+)
 from and_dist.runs.lock import hold_lock
 from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_trackers
+from and_dist.training.choices import choose_settings
 from and_dist.training.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 
@@ -33,8 +39,10 @@ from and_dist.utils.owned_files import check_file
 def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> None:
     """Train a run, or resume it, on this rank; return once it is finished."""
     train, test = load_and_check(config)
+    config = keep_choices_of_run(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
+        config = choose_settings(config, len(train.index), world)
 
         def lock_and_open() -> list[str]:
             way_out = "wait for it, end it, or choose another name=..."

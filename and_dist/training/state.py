@@ -15,11 +15,10 @@ from torch import nn
 
 from and_dist.checkpoint.names import Tensors, checkpoint_name
 from and_dist.checkpoint.storage import load_tensors
-from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config, OptimConfig
+from and_dist.config.schema import Config, OptimConfig
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
-from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.objectives.base import Objective
@@ -125,18 +124,8 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
         num_rows,
         config.bank.update_rate,
         config.bank.renormalise,
-        choose_products(config, num_rows, world.device),
+        torch.bfloat16 if config.bank.products == "bfloat16" else None,
     )
-
-
-def choose_products(config: Config, num_rows: int, device: torch.device) -> torch.dtype | None:
-    """Return what rows are rounded to before they are multiplied; None for as they are."""
-    bank = config.bank
-    if bank.products == "auto":
-        is_worth_it = bank.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
-        is_faster = device.type == "cpu" and is_faster_in_bfloat16(config.objective.temperature)
-        return torch.bfloat16 if is_worth_it and is_faster else None
-    return torch.bfloat16 if bank.products == "bfloat16" else None
 
 
 def build_state(

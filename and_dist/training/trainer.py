@@ -27,6 +27,7 @@ from and_dist.models.optim import learning_rate, parameters_of, set_learning_rat
 from and_dist.runs.console import Display
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.checkpointing import CheckpointManager
+from and_dist.training.choices import choose_settings
 from and_dist.training.components import RunImages, build_components
 from and_dist.training.meters import StepClock, memory_mb
 from and_dist.training.profiling import StepProfile
@@ -53,7 +54,7 @@ class Trainer:
         watchdog: Watchdog,
     ) -> None:
         """Build everything a checkpoint fills, with all ranks; read and write nothing yet."""
-        self.config = config
+        self.config = config = choose_settings(config, len(train.index), world)
         self.world = world
         self.watchdog = watchdog
         self.stop_consensus = StopConsensus()

@@ -23,11 +23,12 @@ def draw_classes(
 ) -> tuple[Tensor, Tensor]:
     """Return [N, D] unit rows that are drawn around one direction for each class, and [N] classes.
 
-    No network is involved.
+    No network is involved. They are drawn on the generator's device.
     """
-    centres_CD = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
-    labels_N = torch.randint(classes, (count,), generator=generator)
-    noise_ND = torch.randn(count, dim, generator=generator)
+    device = generator.device
+    centres_CD = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0)).to(device)
+    labels_N = torch.randint(classes, (count,), generator=generator, device=device)
+    noise_ND = torch.randn(count, dim, generator=generator, device=device)
     return functional.normalize(noise_ND.mul_(3).add_(centres_CD[labels_N]), dim=1), labels_N
 
 

@@ -1,8 +1,7 @@
 """Simulate one rank of a large world, and measure its training step and its discovery.
 
-torch's fake process group takes the place of the other ranks, each of which sends the same as this
-one does. So shapes and memory are those of a real rank, and the loss is known: that of this rank
-alone.
+Each of the other ranks sends the same as this one does. So shapes and memory are those of a real
+rank, and the loss is known: that of this rank alone.
 
 B local batch, G global batch, S rows of this shard, N all rows, K neighbours, D feature.
 """
@@ -15,8 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeProcessGroup, FakeStore
 
 from and_dist.distributed.world import World
 from and_dist.method.curriculum import num_anchors, select_anchors
@@ -29,6 +26,7 @@ from benchmarks.common.harness import Benchmark
 from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.one_rank import DIM, Rank, build_shard, unit_features
 from benchmarks.common.peers import TEMPERATURE
+from benchmarks.common.uniform_ranks import open_uniform_group
 from benchmarks.common.watch import Made, Watch
 
 NEIGHBOURS = 1
@@ -37,17 +35,8 @@ NEIGHBOURS = 1
 @contextmanager
 def open_simulated_world(rank: int, size: int) -> Iterator[World]:
     """Open a world in which all other ranks send the same as this one."""
-    options = FakeProcessGroup.Options()
-    options.simulate_uniform_ranks = True
-    dist.init_process_group(
-        "fake", rank=rank, world_size=size, store=FakeStore(), pg_options=options
-    )
-    group = dist.group.WORLD
-    assert group is not None
-    try:
+    with open_uniform_group(rank, size) as group:
         yield World(rank, size, 0, 1, torch.device("cpu"), group, group)
-    finally:
-        dist.destroy_process_group()
 
 
 def simulated_rank(world: World, num_rows: int, batch: int, dtype: torch.dtype) -> Rank:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from and_dist.data import pipeline
+from and_dist.method import faiss_search
 from tests.pretend import stand_ins
 from tests.pretend.tensors import PretendGpu, enter_modes
 
@@ -75,7 +76,9 @@ def _patch_cuda(held: ExitStack) -> None:
 
 
 def _patch_faiss(held: ExitStack) -> None:
-    """Let faiss have its functions for GPUs, which builds for CPUs lack."""
+    """Let faiss have its functions for GPUs, which a machine without one cannot call."""
+    faiss_search._make_gpu_resources.cache_clear()
+    held.callback(faiss_search._make_gpu_resources.cache_clear)
     named = {
         "StandardGpuResources": stand_ins.GpuResources,
         "GpuParameterSpace": stand_ins.GpuParameterSpace,

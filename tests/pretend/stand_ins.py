@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -119,13 +119,22 @@ def get_device_properties(*_: Any) -> SimpleNamespace:
 class GpuResources:
     """Stands in for faiss.StandardGpuResources."""
 
+    made: ClassVar[list[GpuResources]] = []
+    """All resources that were made since a test emptied the list."""
+
+    def __init__(self) -> None:
+        self.temporary_bytes, self.pinned_bytes = 1536 * 2**20, 256 * 2**20
+        self.made.append(self)
+
     def setTempMemory(self, size: int) -> None:
-        """Check the type as SWIG does."""
+        """Check the type as SWIG does, and note the size."""
         assert isinstance(size, int)
+        self.temporary_bytes = size
 
     def setPinnedMemory(self, size: int) -> None:
-        """Check the type as SWIG does."""
+        """Check the type as SWIG does, and note the size."""
         assert isinstance(size, int)
+        self.pinned_bytes = size
 
 
 class GpuIndex:

@@ -74,7 +74,11 @@ IMAGENET = ("-c", "configs/paper/imagenet-alexnet.yaml", "--gpus", 8, "--gpu")
     [
         ([*IMAGENET, "a100", "--rows", "4e8"], "bank.dtype=bfloat16", "a rank in place of"),
         ([*IMAGENET, "a100", "--rows", "6e8"], "--nodes 2", "which fits"),
-        ([*IMAGENET, "a100", "--rows", "1e9"], "discovery.memory_mb=4000", "training refuses"),
+        (
+            [*IMAGENET, "a100", "--rows", "1e9", "discovery.memory_mb=200"],
+            "discovery.memory_mb=4000",
+            "training refuses",
+        ),
         ([*IMAGENET, "h100", "--rows", "1e6"], "optim.batch_size=1024", "in all in place of"),
         (
             [*IMAGENET, "h100", "--rows", "1e6", *SIXTEEN_BIT, "optim.batch_size=4096"],

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from and_dist.method.discovery import check_discovery
+from and_dist.method.faiss_search import GPU_SCRATCH_BYTES
 from and_dist.planning.costs import COSTS
-from and_dist.planning.memory import footprint_of, refused_discovery, smallest_budget_mb
+from and_dist.planning.memory import (
+    FAISS_SCRATCH,
+    footprint_of,
+    refused_discovery,
+    smallest_budget_mb,
+)
 from and_dist.planning.plan import (
     make_plan,
 )
@@ -82,7 +88,31 @@ def test_without_gpus_there_is_one_memory_and_with_them_two() -> None:
     on_host = {part.name for part in there.parts(training, "host")}
     assert "shard of the bank" in on_gpu
     assert "checkpoint: copy of all" in on_host
+    assert "faiss's scratch" in on_gpu
     assert on_gpu & on_host == {"framework"}
+
+
+def test_faiss_takes_memory_of_a_gpu_alone() -> None:
+    """Its tiles of similarities are two of 512 queries by as many rows, at most 1 GiB."""
+    assert FAISS_SCRATCH == GPU_SCRATCH_BYTES
+    here = footprint_of(job(10**6, 2))
+    assert here.bytes_of("faiss's scratch") == here.bytes_of("faiss's tiles") == 0
+    for rows, tile in ((1000, 4096 * 500), (10**6, 2**30)):
+        there = footprint_of(job(rows, 2, hardware=device(kind="gpu")))
+        assert there.bytes_of("faiss's scratch") == 2**28
+        for phase in ("discovery", "evaluation"):
+            parts = {part.name: part.bytes for part in there.phase(phase).parts}
+            assert parts["faiss's tiles"] == tile
+    blind = job(1000, 2, "method=instance", "data.test=null", hardware=device(kind="gpu"))
+    assert footprint_of(blind).bytes_of("faiss's scratch") == 0
+
+
+def test_discovery_takes_a_share_of_what_is_left_on_a_gpu() -> None:
+    """The hardware has 1 GB, of which 0.1 GB are the framework's; a CPU gives 200 MB."""
+    large = device(kind="gpu").model_copy(update={"memory_gb": 80.0})
+    for hardware, budget in ((device(kind="gpu"), 200e6), (large, 7989e6), (device(), 200e6)):
+        this = job(10_000, 2, hardware=hardware)
+        assert footprint_of(this).bytes_of("discovery's budget") == budget
 
 
 @pytest.mark.parametrize("search", ["Flat", "fused"])

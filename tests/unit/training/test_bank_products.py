@@ -4,25 +4,42 @@ import pytest
 import torch
 
 from and_dist.config.load import load_config
+from and_dist.distributed.world import World
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
-from and_dist.training.state import choose_products
+from and_dist.training.choices import choose_settings
+from and_dist.training.state import build_bank
+from tests.loading import world_of
+from tests.pretend.device import pretend_gpu
+from tests.pretend.tensors import CUDA
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+def chosen(num_rows: int, *overrides: str, device: torch.device | None = None) -> str:
+    """Return the products that a lone rank chooses."""
+    world = world_of()
+    if device is not None:
+        world = World(0, 1, 0, 1, device, world.group, world.side_group)
+    config = load_config([], [*overrides, "discovery.memory_mb=200"])
+    return choose_settings(config, num_rows, world).bank.products
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.07])
 def test_large_banks_of_float32_are_rounded_where_that_is_faster(temperature: float) -> None:
-    config = load_config([], [f"objective.temperature={temperature}"])
-    usual = torch.bfloat16 if is_faster_in_bfloat16(temperature) else None
-    assert choose_products(config, 100_000, CPU) == usual
-    assert choose_products(config, 99_999, CPU) is None
-    assert choose_products(config, 100_000, GPU) is None
+    at = f"objective.temperature={temperature}"
+    usual = "bfloat16" if is_faster_in_bfloat16(temperature) else "stored"
+    assert chosen(100_000, at) == usual
+    assert chosen(99_999, at) == "stored"
+    assert chosen(10**6, at, "bank.dtype=float16") == "stored"
+    with pretend_gpu():
+        assert chosen(100_000, at, device=CUDA) == "stored"
 
 
-def test_what_the_config_says_is_done() -> None:
-    narrow = load_config([], ["bank.products=bfloat16"])
-    stored = load_config([], ["bank.products=stored"])
-    in_16_bits = load_config([], ["bank.dtype=float16"])
-    assert choose_products(narrow, 10, GPU) == choose_products(narrow, 10, CPU) == torch.bfloat16
-    assert choose_products(stored, 10**6, CPU) is None
-    assert choose_products(in_16_bits, 10**6, CPU) is None
+@pytest.mark.parametrize("products", ["stored", "bfloat16"])
+def test_what_the_config_says_is_done(products: str) -> None:
+    for num_rows in (10, 10**6):
+        assert chosen(num_rows, f"bank.products={products}") == products
+
+
+@pytest.mark.parametrize(("products", "dtype"), [("stored", None), ("bfloat16", torch.bfloat16)])
+def test_a_bank_multiplies_as_was_chosen(products: str, dtype: torch.dtype | None) -> None:
+    config = load_config([], [f"bank.products={products}"])
+    assert build_bank(config, 10, world_of()).products == dtype
