@@ -2,7 +2,9 @@
 
 Every collective is well defined then: this rank knows what the others would have sent. torch's fake
 process group takes the calls, and writes what it likes; then the results are written here. torch
-2.15's could be told to do all of this, but not torch 2.11's. W ranks.
+2.15's could be told to do all of this, but not torch 2.11's.
+
+W ranks, X anything.
 """
 
 from __future__ import annotations

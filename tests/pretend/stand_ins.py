@@ -100,8 +100,19 @@ class Event:
 class Generator(torch.Generator):
     """Stands in for torch.Generator; one of a GPU draws on the CPU."""
 
+    wanted: torch.device
+
     def __new__(cls, device: Any = "cpu") -> Generator:
-        return super().__new__(cls, "cpu" if torch.device(device).type == "cuda" else device)
+        """Make a generator of the CPU, which says that it is one of the asked device."""
+        wanted = torch.device(device)
+        made = super().__new__(cls, "cpu" if wanted.type == "cuda" else wanted)
+        made.wanted = torch.device("cuda", 0) if wanted.type == "cuda" else wanted
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that was asked for."""
+        return self.wanted
 
 
 def current_stream(*_: Any) -> SimpleNamespace:
