@@ -11,9 +11,11 @@ streams, memory, speed, NCCL, and DALI's mixed decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -45,13 +47,16 @@ ON_CUDA: dict[str, Any] = {
 }
 """Functions of torch.cuda that give one answer."""
 
+TAKE_A_CONTEXT = ("_lazy_init", "current_stream", "synchronize", "empty_cache", "mem_get_info")
+"""Functions of torch.cuda with which a thread begins to use a GPU."""
+
 
 @contextmanager
 def pretend_gpu(rounds_to_tf32: bool = False) -> Iterator[PretendGpu]:
     """Give this thread one pretend GPU; everything that is patched is put back at the end."""
     gpu = PretendGpu(rounds_to_tf32)
     with ExitStack() as held:
-        _patch_cuda(held)
+        _patch_cuda(held, gpu)
         _patch_faiss(held)
         _patch_distributed(held)
         _patch_images(held, gpu)
@@ -60,12 +65,16 @@ def pretend_gpu(rounds_to_tf32: bool = False) -> Iterator[PretendGpu]:
         yield gpu
 
 
-def _patch_cuda(held: ExitStack) -> None:
-    """Let torch.cuda speak of one GPU."""
-    for name, answer in ON_CUDA.items():
-        held.enter_context(patch.object(torch.cuda, name, _always(answer)))
-    for name in ("Event", "current_stream", "get_device_properties"):
-        held.enter_context(patch.object(torch.cuda, name, getattr(stand_ins, name)))
+def _patch_cuda(held: ExitStack, gpu: PretendGpu) -> None:
+    """Let torch.cuda speak of one GPU, and note the threads that take a context there."""
+    functions = {name: _always(answer) for name, answer in ON_CUDA.items()}
+    functions["current_stream"] = stand_ins.current_stream
+    for name in TAKE_A_CONTEXT:
+        functions[name] = partial(_call_noted, gpu, functions[name])
+    for name in ("Event", "get_device_properties"):
+        functions[name] = getattr(stand_ins, name)
+    for name, function in functions.items():
+        held.enter_context(patch.object(torch.cuda, name, function))
     autocast = torch.autocast
 
     def autocast_of_cpu(device: str, *args: Any, **kwargs: Any) -> torch.autocast:
@@ -120,6 +129,12 @@ def _replace_parameters_when_moved(held: ExitStack) -> None:
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     held.callback(torch.__future__.set_overwrite_module_params_on_conversion, before)
+
+
+def _call_noted(gpu: PretendGpu, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function and note the thread that calls it."""
+    gpu.threads.add(threading.current_thread().name)
+    return function(*args, **kwargs)
 
 
 def _always(answer: Any) -> Any:

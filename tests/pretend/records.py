@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,10 +47,13 @@ class Record:
         self.waits: Counter[str] = Counter()
         self.blocking_copies: Counter[str] = Counter()
         """Copies between host and device after which torch synchronises the stream."""
+        self.threads: set[str] = set()
+        """Names of the threads that have used the device."""
         self.background_copies: Counter[str] = Counter()
 
     def note_launch(self, func: OpOverload) -> None:
         """Count an operator unless it only describes memory."""
+        self.threads.add(threading.current_thread().name)
         name = name_of(func)
         if not (func.is_view or name in LAUNCH_NOTHING):
             self.launches[name] += 1
@@ -60,6 +64,7 @@ class Record:
 
     def note_copy(self, name: str, is_blocking: bool) -> None:
         """Count one copy between host and device."""
+        self.threads.add(threading.current_thread().name)
         copies = self.blocking_copies if is_blocking else self.background_copies
         copies[f"{name} {calling_line()}"] += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -316,3 +317,12 @@ def test_each_pretend_gpu_counts_for_itself() -> None:
     assert sum(first.waits.values()) == 1
     assert not second.waits
     assert not second.launches
+
+
+def test_threads_that_use_the_gpu_are_noted(gpu: PretendGpu) -> None:
+    value = torch.ones(3, device=CUDA) + 1
+    assert gpu.threads == {"MainThread"}
+    thread = threading.Thread(target=value.cpu, name="another")
+    thread.start()
+    thread.join()
+    assert gpu.threads == {"MainThread", "another"}

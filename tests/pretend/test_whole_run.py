@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
+from and_dist.training.session import run_training
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import SHORT, config_for, train_on, waits_of_steps
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of, metrics_of, train, train_until
@@ -65,3 +67,16 @@ def test_a_step_that_does_not_log_never_makes_the_host_wait(tmp_path: Path) -> N
     assert waits.num_steps == 10
     assert waits.between_epochs  # where a run logs, saves and evaluates, so that they can be seen
     assert not waits.within_epochs
+
+
+def test_only_the_main_thread_uses_the_gpu(tmp_path: Path) -> None:
+    """A thread begins on GPU 0, and would take half a gigabyte there for each rank of a node.
+
+    So threads that write checkpoints, read images and share what ranks were asked to do are given
+    memory of the host alone.
+    """
+    config = config_for("cuda", tmp_path, *SHORT, "run.save_minutes=0.0001")
+    with pretend_gpu() as gpu, Watchdog() as watchdog:
+        run_training(config, watchdog, "quiet")
+    assert len(list((config.folder / "checkpoints").iterdir())) > 2
+    assert gpu.threads == {"MainThread"}
