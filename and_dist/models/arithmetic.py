@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from and_dist.config.schema import EncoderConfig
-
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """A variable, and the value with which cuBLAS sums in one order; cuBLAS reads it when it starts."""
 
@@ -33,13 +31,13 @@ def exact_products() -> Iterator[None]:
 
 
 @contextmanager
-def training_products(encoder: EncoderConfig) -> Iterator[None]:
-    """Let float32 convolutions round to TF32 on a GPU, if the config says so, in a training step.
+def training_products(is_tf32: bool) -> Iterator[None]:
+    """Let float32 convolutions round to TF32 on a GPU, or not, in a training step.
 
     The backward pass has to be inside, since its convolutions look at the same setting.
     """
     before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = encoder.tf32
+    torch.backends.cudnn.allow_tf32 = is_tf32
     try:
         yield
     finally:

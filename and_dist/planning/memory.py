@@ -19,7 +19,8 @@ BATCHES_FETCHED = 4
 ROWS_PER_BLOCK = 16_384
 """Rows of a shard that the partition rounds at a time (partition_kernels.py)."""
 LARGEST_TENSORS = 2
-"""Gradients of activations that exist at once in the backward pass, beside the activations kept."""
+"""Gradients of activations, or copies of them in other layouts, that exist at once on a CPU beside
+the activations kept."""
 
 FAISS_SCRATCH = 2**28
 """Bytes that faiss keeps on a GPU (faiss_search.py)."""
@@ -198,17 +199,28 @@ def start_parts(job: Job) -> tuple[Part, ...]:
 
 def training_parts(job: Job) -> tuple[Part, ...]:
     """Return the parts that exist while a step is computed."""
-    precision, side = job.config.encoder.precision, job.config.data.image_size
-    kept = job.cost.kept_bytes(precision, side)
-    largest = job.cost.largest_bytes(precision, side)
-    activations = job.local_batch * (kept + LARGEST_TENSORS * largest)
+    precision = job.config.encoder.precision
+    activations = activation_bytes(job)
     return (
         Part("activations", activations),
+        Part("weights in 16 bits", 2 * job.parameters if precision == "bfloat16" else 0),
         Part("largest gradient, on its way into its bucket", unpacked_gradient(job)),
         Part("queries and partitions", exchange_scratch(job)),
         # The optimiser's step comes when the activations are gone, and reuses their memory.
         Part("optimiser's scratch", max(0.0, optimiser_scratch(job) - activations)),
     )
+
+
+def activation_bytes(job: Job) -> float:
+    """Return the bytes of the activations of a step and of their gradients.
+
+    A CPU's libraries lay the largest ones out anew, beside what is kept.
+    """
+    precision, side = job.config.encoder.precision, job.config.data.image_size
+    if job.on_gpu:
+        return job.local_batch * job.cost.held_bytes(precision, side)
+    largest = job.cost.largest_bytes(precision, side)
+    return job.local_batch * (job.cost.kept_bytes(precision, side) + LARGEST_TENSORS * largest)
 
 
 def unpacked_gradient(job: Job) -> int:

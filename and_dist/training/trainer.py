@@ -153,7 +153,7 @@ class Trainer:
 
         Return the loss, which is NaN where a gradient is not finite.
         """
-        with step_phase("encoder, forward"), training_products(self.config.encoder):
+        with step_phase("encoder, forward"), training_products(self.config.encoder.tf32):
             features_BD = self.components.network(batch.images_BCHW)
         with step_phase("gathering the batch"):
             neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
@@ -161,7 +161,7 @@ class Trainer:
                 features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
             )
         loss = self.state.objective.loss(features_BD, global_batch)
-        with step_phase("backward"), training_products(self.config.encoder):
+        with step_phase("backward"), training_products(self.config.encoder.tf32):
             loss.backward()
         with step_phase("optimiser"):
             gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,14 +20,38 @@ from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import choose_device, open_world
 from and_dist.evaluation.evaluate_run import Request, plan_evaluation, run_evaluation
 from and_dist.method.discovery import discover
-from and_dist.method.faiss_search import EXACT
+from and_dist.method.faiss_search import (
+    EXACT,
+    MOST_ON_GPU,
+    ExactSearch,
+    load_faiss,
+    nearest_by_torch,
+)
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition import log_partition
+from and_dist.models.arithmetic import training_products
+from and_dist.planning.hardware import GPUS
+from and_dist.planning.memory import footprint_of
+from and_dist.planning.workload import Job, Size
 from and_dist.runs.console import Display
+from and_dist.training import session
 from and_dist.training.session import run_training
+from benchmarks.device.world_of_one import (
+    MOST_APART,
+    check_collectives,
+    compare_run,
+    without_short_cuts,
+)
 from tests.loading import CPU, images_by_row, world_of
 from tests.pictures import save_pictures
-from tests.ranks.runs import debug_config, losses_of
+from tests.pretend.full_size import build_batch, build_trainer, full_size_config, take_a_step
+from tests.pretend.test_full_size_memory import planned_step
+from tests.ranks.runs import (
+    InterruptedTrainer,
+    assert_equal_to_the_bit,
+    debug_config,
+    losses_of,
+)
 from tests.suites import LACKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=LACKS["a GPU"])
@@ -186,3 +211,72 @@ def test_every_method_trains_and_is_evaluated(tmp_path: Path, method: str) -> No
         found.append(losses_of(config.folder))
     assert ((found[0] - found[1]) / found[0]).abs().max() < 2e-2
     assert (tmp_path / "cuda/evaluation/r01-e0003/linear.json").exists()
+
+
+def test_a_world_of_one_sends_everything_by_nccl(tmp_path: Path) -> None:
+    with without_short_cuts(), open_world("cuda") as world:
+        check_collectives(world)
+    assert compare_run("plain", "cuda", tmp_path) < MOST_APART
+
+
+def test_a_deterministic_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    """Cut short after 5 of 15 epochs and resumed in this process, beside one that was not."""
+    settings = ("run.device=cuda", "encoder.name=small", "encoder.deterministic=true")
+    whole = debug_config(tmp_path / "whole", *settings)
+    resumed = debug_config(tmp_path / "resumed", *settings)
+    run_training(whole, Watchdog())
+    with patch.object(session, "Trainer", InterruptedTrainer):
+        InterruptedTrainer.die_at = 5
+        with pytest.raises(InterruptedError):
+            run_training(resumed, Watchdog())
+    run_training(resumed, Watchdog())
+    assert_equal_to_the_bit(resumed.folder, whole.folder)
+
+
+def test_only_an_encoder_that_trains_rounds_to_tf32() -> None:
+    """Features of a convolution in float32 equal those of the CPU closely; in TF32 they do not."""
+    convolution = torch.nn.Conv2d(64, 64, 3)
+    images_BCHW = torch.randn(8, 64, 16, 16)
+    expected = convolution(images_BCHW)
+    on_gpu, images_BCHW = convolution.cuda(), images_BCHW.cuda()
+
+    def apart() -> float:
+        return float((on_gpu(images_BCHW).cpu() - expected).abs().max())
+
+    with open_world("cuda"):
+        assert apart() < 1e-5
+        with training_products(is_tf32=True):
+            assert apart() > 1e-5
+        with training_products(is_tf32=False):
+            assert apart() < 1e-5
+
+
+def test_faiss_has_the_limits_that_are_counted_on() -> None:
+    rows_SD = functional.normalize(torch.randn(5000, 16, device="cuda"), dim=1)
+    few, found = rows_SD[:3], nearest_by_torch(rows_SD[:3], rows_SD, 4000, 10**7)
+    expected = (few @ rows_SD.T).topk(4000, dim=1).values
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+    faiss, search = load_faiss(), ExactSearch(rows_SD, 10**8)
+    assert search.candidates(few, MOST_ON_GPU).places_QC.shape == (3, MOST_ON_GPU)
+    with pytest.raises(RuntimeError, match=str(MOST_ON_GPU)):
+        faiss.knn_gpu(search._resources, few, rows_SD, MOST_ON_GPU + 1, device=0)
+
+
+def test_the_plan_counts_what_a_step_takes(tmp_path: Path) -> None:
+    """The most that torch's tensors take of a GPU in a step, within a tenth."""
+    config = full_size_config("optim.batch_size=512", f"run.root={tmp_path}", "run.device=cuda")
+    rows = 1_000_000
+    with open_world("cuda") as world:
+        before = torch.cuda.memory_allocated()
+        trainer = build_trainer(config, rows, world)
+        at_rest = torch.cuda.memory_allocated()
+        batch = build_batch(trainer, 512)
+        images = torch.cuda.memory_allocated() - at_rest
+        batch.rows_B.copy_(torch.arange(512))
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            take_a_step(trainer, batch)
+        taken = torch.cuda.max_memory_allocated() - before - images
+    planned = planned_step(footprint_of(Job(config, rows, Size(1, 1), GPUS["h100"])))
+    print(f"planned {planned / 1e6:,.0f} MB, taken {taken / 1e6:,.0f} MB")
+    assert planned == pytest.approx(taken, rel=0.1)

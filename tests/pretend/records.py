@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("and_dist", "benchmarks", "tests")
 MACHINERY = {
     str(Path(__file__).with_name(f"{name}.py"))
-    for name in ("records", "tensors", "stand_ins", "device", "fake_tensors")
+    for name in ("records", "tensors", "stand_ins", "device", "live_memory")
 }
 """Files whose frames stand between the line that asks and the counting."""
 WAITS = {
@@ -42,6 +42,10 @@ class Record:
     """Counts launches, waits and copies; each key names an operator and a line."""
 
     def __init__(self) -> None:
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """Begin to count anew."""
         self.launches: Counter[str] = Counter()
         """Operators by name alone; views and empty memory are not among them."""
         self.waits: Counter[str] = Counter()

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from tests.pretend import stand_ins
+from tests.pretend.live_memory import LiveMemory
 from tests.pretend.records import INDEXING, Record, makes_the_host_wait, name_of, tensors_in
 
 CUDA = torch.device("cuda", 0)
@@ -54,9 +55,11 @@ class PretendGpu(Record):
     def __init__(self, rounds_to_tf32: bool = False) -> None:
         super().__init__()
         self.rounds_to_tf32 = rounds_to_tf32
+        self.memory = LiveMemory()
 
     def hold(self, inner: Tensor) -> DeviceTensor:
         """Return the tensor as one of this GPU's; both share their memory."""
+        self.memory.follow(inner)
         return DeviceTensor(inner, self)
 
     def run(self, func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
