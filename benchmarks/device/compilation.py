@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """The shared memory that one block may take, by ten times the compute capability."""
+TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+"""The instruction by which tensor cores multiply."""
 
 
 class Tiles(NamedTuple):
@@ -41,6 +47,9 @@ class Variant:
     """A Triton type, such as `*bf16` or `i32`, for each parameter that is not a constant."""
     constants: Mapping[str, int | bool | str]
     options: Mapping[str, int]
+    is_chosen: bool = False
+    """True for what is proposed for training: it has to keep all it holds in registers, and to fit
+    the shared memory, on every architecture."""
 
     def source(self) -> ASTSource:
         """Return the source for triton.compile, with the alignment that torch's tensors have.
@@ -60,8 +69,29 @@ class Variant:
         )
 
 
+class Usage(NamedTuple):
+    """Hold what a compiled kernel takes of a multiprocessor."""
+
+    registers: int
+    spilled_bytes: int
+    """What each thread keeps in memory because it has no register left."""
+    shared_bytes: int
+
+
+def usage_of(cubin: bytes, shared_bytes: int) -> Usage:
+    """Return the registers and stack of a kernel's machine code, read by Triton's own cuobjdump."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
+    assert found, told
+    return Usage(int(found[1]), int(found[2]), shared_bytes)
+
+
 def compile_variant(variant: Variant, architecture: int, cubins: Path | None) -> bool:
-    """Compile one variant, print a line about it and return whether it compiled."""
+    """Compile one variant, print a line about it and return whether it is as it has to be."""
     name = f"sm_{architecture} {variant.name}"
     target = GPUTarget("cuda", architecture, 32)
     try:
@@ -70,20 +100,27 @@ def compile_variant(variant: Variant, architecture: int, cubins: Path | None) ->
         print(f"{name}: FAILS {type(error).__name__} {str(error)[:200]}", flush=True)
         return False
     ptx, cubin = kernel.asm["ptx"], kernel.asm["cubin"]
-    shared, most = kernel.metadata.shared, SHARED_BYTES[architecture]
-    too_much = "" if shared <= most else f", more than the {most:,} of this GPU"
-    products = f"{ptx.count('wgmma.mma_async')} wgmma, {ptx.count('mma.sync')} mma"
-    print(f"{name}: shared {shared:,} bytes{too_much}; {products}; cubin {len(cubin):,} bytes")
+    used, most = usage_of(cubin, kernel.metadata.shared), SHARED_BYTES[architecture]
+    too_much = "" if used.shared_bytes <= most else f", more than the {most:,} of this GPU"
+    instruction = TENSOR_CORES[architecture]
+    print(
+        f"{name}: shared {used.shared_bytes:,} bytes{too_much}; {used.registers} registers, "
+        f"{used.spilled_bytes:,} bytes spilled; {ptx.count(instruction)} {instruction}"
+        f"{'; chosen' if variant.is_chosen else ''}"
+    )
     if cubins is not None:
         cubins.mkdir(parents=True, exist_ok=True)
         (cubins / f"{name.replace(' ', '-')}.cubin").write_bytes(cubin)
-    return True
+    return not (variant.is_chosen and (too_much or used.spilled_bytes))
 
 
 def compile_variants(
     variants: Iterable[Variant], architectures: Iterable[int], cubins: Path | None
 ) -> int:
-    """Compile every variant for every architecture and return how many failed."""
+    """Compile every variant for every architecture and return how many failed.
+
+    A chosen one also fails if it spills registers or takes more shared memory than there is.
+    """
     variants = list(variants)
     done = [
         compile_variant(variant, architecture, cubins)
@@ -102,7 +139,11 @@ def parse_kernel_arguments(description: str | None, rows: int) -> argparse.Names
     commands = parser.add_subparsers(dest="command", required=True)
     compiling = commands.add_parser("compile", help="compile for GPUs that need not be there")
     compiling.add_argument(
-        "--architectures", type=int, nargs="+", choices=sorted(SHARED_BYTES), default=[90]
+        "--architectures",
+        type=int,
+        nargs="+",
+        choices=sorted(SHARED_BYTES),
+        default=sorted(SHARED_BYTES),
     )
     compiling.add_argument("--cubins", type=Path, help="write the machine code to this folder")
     commands.add_parser("check", help="compare with float64 on a CPU; needs TRITON_INTERPRET=1")

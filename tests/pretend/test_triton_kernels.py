@@ -67,7 +67,7 @@ def interpret_scan(bank_ND: Tensor, shares: int, is_search: bool) -> tuple[Tenso
     return tuple(scan(bank_ND, TEMPERATURE, launch))
 
 
-def count_failed_compilations(tiles: tuple[int, int, int, int]) -> int:
+def count_failed_compilations(tiles: tuple[int, int, int, int], is_chosen: bool = False) -> int:
     """Compile the partition kernel for sm_90 with some tiles in this process."""
     from dataclasses import replace
 
@@ -75,8 +75,14 @@ def count_failed_compilations(tiles: tuple[int, int, int, int]) -> int:
     from benchmarks.device.partition_kernel import variants
 
     variant = next(variants())
-    shape = {"TILE_QUERIES": tiles[0], "TILE_ROWS": tiles[1]}
-    variant = replace(variant, constants={**variant.constants, **shape})
+    queries, rows, warps, stages = tiles
+    shape = {"TILE_QUERIES": queries, "TILE_ROWS": rows, "STAGES": stages}
+    variant = replace(
+        variant,
+        constants={**variant.constants, **shape},
+        options={"num_warps": warps, "num_stages": stages},
+        is_chosen=is_chosen,
+    )
     return compile_variants([variant], [90], None)
 
 
@@ -180,16 +186,31 @@ def test_a_kernel_that_does_not_compile_is_counted_as_failed() -> None:
 
 
 @pytest.mark.nightly
+def test_a_chosen_kernel_that_spills_is_counted_as_failed() -> None:
+    """Tiles of 128 by 128 on four warps spill on all architectures, and others may."""
+    with process_with("0") as compiler:
+        of_tiles = (128, 128, 4, 2)
+        assert compiler.submit(count_failed_compilations, of_tiles, True).result() == 1
+        assert compiler.submit(count_failed_compilations, of_tiles, False).result() == 0
+
+
+@pytest.mark.nightly
 @pytest.mark.whole_run
 @pytest.mark.parametrize("module", ["partition_kernel", "scan_kernel"])
-def test_every_kernel_compiles_for_sm_90_by_tensor_cores(module: str, tmp_path: Path) -> None:
+def test_every_kernel_compiles_by_tensor_cores_and_the_chosen_without_spills(
+    module: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", f"benchmarks.device.{module}", "compile", "--cubins", tmp_path]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_90")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
     assert len(lines) == len(list(tmp_path.glob("*.cubin")))
-    products = [line for line in lines if "merge" not in line]
-    assert products
-    assert not any(" 0 wgmma" in line for line in products)
+    for architecture in ("sm_80", "sm_90", "sm_100"):
+        products = [at for at in lines if at.startswith(f"{architecture} ") and "merge" not in at]
+        assert products
+        assert not any("; 0 mma" in at or "; 0 wgmma" in at or "; 0 tcg" in at for at in products)
+        chosen = [line for line in products if line.endswith("; chosen")]
+        assert chosen
+        assert all(" 0 bytes spilled" in line and "more than" not in line for line in chosen)
