@@ -12,11 +12,12 @@
 #                                   hooks, work by NCCL; torchrun with run.profile=true works
 #   3     the kit          175-340  how long a step takes and what waits in it; how fast the loader
 #                                   and the parts of discovery are
-#   4     the kit, NCCL    125      two ranks on one GPU train as two on CPUs; benchmarks.partition
+#   4     the kit, NCCL    210      two ranks on one GPU train as two on CPUs; a rank that fails is
+#                                   gone at once; benchmarks.partition, and benchmarks.discovery
 #
 # Every step has a limit in seconds and a log in $OUT. A step that fails or runs out of time ends
 # nothing; the last lines say how each step ended. Parts 3 and 4 take the kit as part 2 unpacked it;
-# one step of part 4 also takes the kit's NCCL, which is newer than torch's.
+# two steps of part 4 also take the kit's NCCL, which is newer than torch's.
 #
 # OUT     the folder for logs and figures, /tmp/out unless set
 # SITE    the folder that the kit is unpacked to, /tmp/site unless set
@@ -129,8 +130,14 @@ case $part in
             env NCCL_MULTI_RANK_GPU_ENABLE=1 "LD_PRELOAD=$site/nccl/libnccl.so.2" \
             "${torchrun[@]}" --nproc-per-node=2 -m benchmarks.device.two_ranks nccl "${train[@]}" \
             name=two-nccl "run.device=$device"
+        # The same experiment: a rank that fails while the other's collective is awaited.
+        step failing_rank 60 \
+            env NCCL_MULTI_RANK_GPU_ENABLE=1 "LD_PRELOAD=$site/nccl/libnccl.so.2" \
+            "${torchrun[@]}" --nproc-per-node=2 -m benchmarks.device.failing_rank nccl
         step bench 100 python3 -m benchmarks.partition \
             --device "$device" --repeats 3 --json "$out/partition.json"
+        step discovery_bench 90 python3 -m benchmarks.discovery \
+            --device "$device" --json "$out/discovery.json"
         ;;
 esac
 

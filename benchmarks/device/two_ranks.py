@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -37,16 +39,25 @@ def init_by_gloo(_backend: str, **options: Any) -> None:
     init_process_group("gloo", **options)
 
 
+@contextmanager
+def sharing_one_gpu(backend: str) -> Iterator[None]:
+    """Let all ranks of this machine take its one GPU, and communicate by a backend."""
+    start = init_by_gloo if backend == "gloo" else init_process_group
+    with (
+        patch.object(world, "choose_device", choose_the_one_gpu),
+        patch.object(dist, "init_process_group", start),
+    ):
+        yield
+
+
 def main() -> None:
     """Run the rest of the command line as and-dist does, on the one GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backend", choices=("gloo", "nccl"))
     parser.add_argument("command", nargs=argparse.REMAINDER, help="command of and-dist")
     given = parser.parse_args()
-    start = init_by_gloo if given.backend == "gloo" else init_process_group
     with (
-        patch.object(world, "choose_device", choose_the_one_gpu),
-        patch.object(dist, "init_process_group", start),
+        sharing_one_gpu(given.backend),
         patch.object(sys, "argv", ["and-dist", *given.command]),
     ):
         cli.main()
