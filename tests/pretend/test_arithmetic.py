@@ -125,6 +125,7 @@ def test_a_deterministic_run_uses_kernels_that_repeat_to_the_bit(
     assert start_of(repeatable)["deterministic"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "side"), [("alexnet", 224), ("torchvision_alexnet", 224), ("resnet18", 64)]
 )

@@ -77,13 +77,17 @@ def test_a_process_makes_resources_for_faiss_once(monkeypatch: pytest.MonkeyPatc
     assert resources.pinned_bytes == 0
 
 
-def test_more_candidates_than_faiss_selects_are_found_on_the_gpu() -> None:
-    """2,500 equal rows: a query for one of them is asked again for all 3,011 rows.
+def test_more_candidates_than_faiss_selects_are_found_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 400 equal rows, a query for one of them is asked again for all rows.
 
     No rows of the shard may come to the CPU for that.
     """
-    bank_ND = build_bank(torch.float32)
-    bank_ND[300:2800] = bank_ND[7]
+    monkeypatch.setattr(faiss_search, "MOST_ON_GPU", 100)
+    monkeypatch.setattr(stand_ins, "MOST_SELECTED", 100)
+    bank_ND = build_bank(torch.float32)[:600]
+    bank_ND[100:500] = bank_ND[7]
     expected = discover_in(bank_ND, "cpu", "Flat")
     with pretend_gpu() as gpu:
         found = discover_in(bank_ND.to(CUDA), "cuda", "Flat")
