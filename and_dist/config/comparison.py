@@ -19,6 +19,7 @@ SPEED_ONLY_KEYS = (
     "data.cache_gb",
     "data.hardware_decoder",
     "data.bad_images",
+    "bank.products",
     "discovery.memory_mb",
     "optim.fused",
     "encoder.channels_last",
@@ -50,7 +51,8 @@ def is_among(key: str, names: Sequence[str]) -> bool:
 def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     """Return the keys that would train another model, as `key: theirs -> ours`.
 
-    A key of `auto` takes what the run has chosen (keep_choices), so it never differs.
+    A key of `auto` takes what the run has chosen (keep_choices), so it never differs; nor does one
+    for which an earlier revision wrote `auto` without choosing.
     """
     # A config of an earlier revision may lack a key, which then had its present default.
     mine = flatten(ours.model_dump(mode="json"))
@@ -60,7 +62,7 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
         for key in sorted(mine.keys() | other.keys())
         if key.split(".")[0] not in RESUMABLE_SECTIONS
         and mine.get(key) != other.get(key)
-        and not (key in AUTO_KEYS and mine[key] == AUTO)
+        and not (key in AUTO_KEYS and AUTO in (mine.get(key), other.get(key)))
     ]
 
 

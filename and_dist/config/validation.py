@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,8 +38,11 @@ def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
         # refuses "1" for a number and 1 for a boolean.
         return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
     except ValidationError as error:
-        sentences = [where + describe(e, section) for e in error.errors()]
-        raise ValueError("\n".join(sentences)) from None
+        errors_at: dict[tuple[str, ...], list[Any]] = {}
+        for one in error.errors():
+            errors_at.setdefault(keys_of(one, section), []).append(one)
+        said = [where + describe(keys, all_of, section) for keys, all_of in errors_at.items()]
+        raise ValueError("\n".join(said)) from None
     except (RecursionError, PydanticSerializationError, UnicodeError) as error:
         raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
 
@@ -54,21 +58,39 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe(error: Any, root: type[Section]) -> str:
-    """Return a sentence about one validation error that lists the values or keys allowed."""
-    *parents, key = [str(part) for part in error["loc"]] or [""]
-    path = ".".join([*parents, key])
+def keys_of(error: Any, root: type[Section]) -> tuple[str, ...]:
+    """Return the sections and the key that a validation error is about.
+
+    An error's place also names the alternatives of a key that takes several types, which nobody
+    wrote.
+    """
+    section: type[Section] | None = root
+    takes_several, parts = False, []
+    for part in error["loc"]:
+        if not takes_several or isinstance(part, int):
+            parts.append(str(part))
+        field = section.model_fields.get(str(part)) if section is not None else None
+        kind = field.annotation if field is not None else None
+        takes_several |= get_origin(kind) in (Union, UnionType)
+        section = kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    return tuple(parts)
+
+
+def describe(keys: tuple[str, ...], errors: Sequence[Any], root: type[Section]) -> str:
+    """Return a sentence about the errors of a key, with the values or keys that are allowed."""
+    path, parents, error = ".".join(keys), keys[:-1], errors[0]
     if error["type"] == "extra_forbidden":
         section = section_at(parents, root)
         owner = ".".join(parents) or "the top level"
         return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
     if error["type"] in ("model_type", "model_attributes_type"):
-        section = section_at([*parents, key], root)
+        section = section_at(keys, root)
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     value = "" if is_secret(path) else f" = {error['input']!r}"
-    return f"{path}{value} will not do: {error['msg'].lower()}"
+    wanted = ", or ".join(one["msg"].lower() for one in errors)
+    return f"{path}{value} will not do: {wanted}"
 
 
 def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:

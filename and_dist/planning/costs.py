@@ -30,10 +30,6 @@ class Cost(NamedTuple):
     """Bytes that each image keeps for the backward pass in float32, the image included."""
     kept_bfloat16: int
     """Bytes that each image keeps for the backward pass in bfloat16, the image included."""
-    held_float32: int
-    """Most bytes that each image holds at once on a GPU in a training step, its pixels left out."""
-    held_bfloat16: int
-    """The same in bfloat16."""
     largest: int
     """Numbers in the largest activation of an image."""
     largest_parameter: int
@@ -54,11 +50,6 @@ class Cost(NamedTuple):
         kept = self.kept_float32 if precision == "float32" else self.kept_bfloat16
         return kept * (side / self.side) ** 2
 
-    def held_bytes(self, precision: str, side: int) -> float:
-        """Return the most bytes that one image of `side` pixels holds at once on a GPU."""
-        held = self.held_float32 if precision == "float32" else self.held_bfloat16
-        return held * (side / self.side) ** 2
-
     def largest_bytes(self, precision: str, side: int) -> float:
         """Return the bytes of the largest activation of one image of `side` pixels."""
         return self.largest * (4 if precision == "float32" else 2) * (side / self.side) ** 2
@@ -69,138 +60,63 @@ class Cost(NamedTuple):
 
 
 COSTS = {
-    "tiny": Cost(0.618e6, 80_080, 11, 512, 0, 68_200, 34_408, 65_596, 40_976, 4_096, 65_536, 32),
-    "small": Cost(
-        15.07e6, 421_792, 14, 256, 3_872, 677_384, 396_296, 696_320, 405_504, 32_768, 294_912, 32
-    ),
+    "tiny": Cost(0.618e6, 80_080, 11, 512, 0, 68_200, 34_408, 4_096, 65_536, 32),
+    "small": Cost(15.07e6, 421_792, 14, 256, 3_872, 677_384, 396_296, 32_768, 294_912, 32),
     "cifar_resnet18": Cost(
-        555.5e6,
-        11_234_496,
-        62,
-        512,
-        38_560,
-        4_700_680,
-        2_350_600,
-        4_751_360,
-        2_375_680,
-        65_536,
-        2_359_296,
-        32,
+        555.5e6, 11_234_496, 62, 512, 38_560, 4_700_680, 2_350_600, 65_536, 2_359_296, 32
     ),
     "cifar_resnet50": Cost(
-        1298e6,
-        23_762_624,
-        161,
-        2048,
-        212_904,
-        25_514_504,
-        12_757_512,
-        25_755_648,
-        12_877_824,
-        262_144,
-        2_359_296,
-        32,
+        1298e6, 23_762_624, 161, 2048, 212_904, 25_514_504, 12_757_512, 262_144, 2_359_296, 32
     ),
     "cifar_resnet101": Cost(
-        2510e6,
-        42_754_752,
-        314,
-        2048,
-        422_208,
-        38_883_848,
-        19_442_184,
-        39_124_992,
-        19_562_496,
-        262_144,
-        2_359_296,
-        32,
+        2510e6, 42_754_752, 314, 2048, 422_208, 38_883_848, 19_442_184, 262_144, 2_359_296, 32
     ),
     "cifar_alexnet": Cost(
-        291.5e6,
-        37_418_336,
-        23,
-        4096,
-        76_600,
-        2_454_024,
-        1_407_496,
-        2_457_600,
-        1_368_064,
-        98_304,
-        16_777_216,
-        32,
+        291.5e6, 37_418_336, 23, 4096, 76_600, 2_454_024, 1_407_496, 98_304, 16_777_216, 32
     ),
     "resnet18": Cost(
-        1814e6,
-        11_242_176,
-        62,
-        512,
-        38_560,
-        22_180_360,
-        11_893_256,
-        21_776_384,
-        11_691_008,
-        802_816,
-        2_359_296,
-        224,
+        1814e6, 11_242_176, 62, 512, 38_560, 22_180_360, 11_893_256, 802_816, 2_359_296, 224
     ),
     "resnet50": Cost(
-        4087e6,
-        23_770_304,
-        161,
-        2048,
-        212_904,
-        85_910_024,
-        43_758_088,
-        86_102_016,
-        43_853_824,
-        802_816,
-        2_359_296,
-        224,
+        4087e6, 23_770_304, 161, 2048, 212_904, 85_910_024, 43_758_088, 802_816, 2_359_296, 224
     ),
     "resnet101": Cost(
-        7800e6,
-        42_762_432,
-        314,
-        2048,
-        422_208,
-        126_853_640,
-        64_229_896,
-        127_045_632,
-        64_325_632,
-        802_816,
-        2_359_296,
-        224,
+        7800e6, 42_762_432, 314, 2048, 422_208, 126_853_640, 64_229_896, 802_816, 2_359_296, 224
     ),
     "alexnet": Cost(
-        1132e6,
-        58_815_328,
-        23,
-        4096,
-        76_600,
-        7_338_376,
-        4_159_304,
-        6_905_728,
-        3_850_560,
-        290_400,
-        37_748_736,
-        224,
+        1132e6, 58_815_328, 23, 4096, 76_600, 7_338_376, 4_159_304, 290_400, 37_748_736, 224
     ),
     "torchvision_alexnet": Cost(
-        710.6e6,
-        57_528_256,
-        16,
-        4096,
-        0,
-        3_741_704,
-        2_224_392,
-        3_235_328,
-        1_871_616,
-        193_600,
-        37_748_736,
-        224,
+        710.6e6, 57_528_256, 16, 4096, 0, 3_741_704, 2_224_392, 193_600, 37_748_736, 224
     ),
 }
 """Costs by the name of the encoder."""
+
+
+class Held(NamedTuple):
+    """Hold the most bytes that each image holds at once on a GPU in a training step, by precision.
+
+    These are activations and their gradients, without the pixels.
+    """
+
+    float32: int
+    bfloat16: int
+
+
+HELD_ON_GPU = {
+    "tiny": Held(65_596, 40_976),
+    "small": Held(696_320, 405_504),
+    "cifar_resnet18": Held(4_751_360, 2_375_680),
+    "cifar_resnet50": Held(25_755_648, 12_877_824),
+    "cifar_resnet101": Held(39_124_992, 19_562_496),
+    "cifar_alexnet": Held(2_457_600, 1_368_064),
+    "resnet18": Held(21_776_384, 11_691_008),
+    "resnet50": Held(86_102_016, 43_853_824),
+    "resnet101": Held(127_045_632, 64_325_632),
+    "alexnet": Held(6_905_728, 3_850_560),
+    "torchvision_alexnet": Held(3_235_328, 1_871_616),
+}
+"""What images hold on a GPU, by the name of the encoder."""
 
 
 def cost_of(encoder: str) -> Cost:
@@ -208,3 +124,10 @@ def cost_of(encoder: str) -> Cost:
     if encoder not in COSTS:
         raise ValueError(f"encoder.name={encoder!r} is not one of: {', '.join(COSTS)}")
     return COSTS[encoder]
+
+
+def held_on_gpu(encoder: str, precision: str, side: int) -> float:
+    """Return the most bytes that one image of `side` pixels holds at once on a GPU."""
+    held = HELD_ON_GPU[encoder]
+    of_precision = held.float32 if precision == "float32" else held.bfloat16
+    return of_precision * (side / cost_of(encoder).side) ** 2

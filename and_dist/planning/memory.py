@@ -10,6 +10,7 @@ from typing import Literal
 
 from and_dist.config import discovery_memory
 from and_dist.config.schema import MOST_PIXEL_BYTES
+from and_dist.planning.costs import held_on_gpu
 from and_dist.planning.workload import Job
 
 BATCHES_QUEUED = 3
@@ -216,11 +217,13 @@ def activation_bytes(job: Job) -> float:
 
     A CPU's libraries lay the largest ones out anew, beside what is kept.
     """
-    precision, side = job.config.encoder.precision, job.config.data.image_size
+    encoder, side = job.config.encoder, job.config.data.image_size
     if job.on_gpu:
-        return job.local_batch * job.cost.held_bytes(precision, side)
-    largest = job.cost.largest_bytes(precision, side)
-    return job.local_batch * (job.cost.kept_bytes(precision, side) + LARGEST_TENSORS * largest)
+        return job.local_batch * held_on_gpu(encoder.name, encoder.precision, side)
+    kept = job.cost.kept_bytes(encoder.precision, side)
+    return job.local_batch * (
+        kept + LARGEST_TENSORS * job.cost.largest_bytes(encoder.precision, side)
+    )
 
 
 def unpacked_gradient(job: Job) -> int:

@@ -41,6 +41,10 @@ def test_a_run_of_an_earlier_revision_is_resumed_and_reported_on(runs: Path, cli
     assert "continuing from" in said
     assert "r01-e0001-s000002" in said
     assert_golden(run)
+    # What the run has chosen since is not what a checkpoint of before says, which is `auto`.
+    assert "products: stored" in (run / "config.yaml").read_text()
+    status, said, error = cli("evaluate", run, "--checkpoint", "r00-e0003", "--knn")
+    assert status == 0, error
     status, said, error = cli("report", run)
     assert (status, error) == (0, "")
     assert "report.html" in said

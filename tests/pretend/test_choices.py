@@ -14,6 +14,7 @@ from and_dist.config.discovery_memory import auto_memory_mb, held_bytes
 from and_dist.config.load import load_config, load_run_config
 from and_dist.config.schema import Config
 from and_dist.distributed.watchdog import Watchdog
+from and_dist.distributed.world import open_world
 from and_dist.method import entropy
 from and_dist.method.discovery import Scale, check_discovery, choose_memory_mb, least_memory_bytes
 from and_dist.method.memory_bank import MemoryBank
@@ -23,7 +24,7 @@ from tests.loading import world_of
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import SHORT, config_for, train_on
 from tests.pretend.tensors import CUDA
-from tests.ranks.runs import assert_equal_to_the_bit
+from tests.ranks.runs import assert_equal_to_the_bit, train_until
 
 IMAGENET = 1_281_167
 ROWS = Scale(IMAGENET, 512)
@@ -84,20 +85,13 @@ def test_a_run_writes_what_it_chose_and_keeps_it(tmp_path: Path) -> None:
 
 def test_a_run_of_an_earlier_revision_goes_on_with_its_200(tmp_path: Path) -> None:
     """It wrote the default of then, and the same command goes on to the same numbers."""
-    whole = train_on("cpu", tmp_path / "whole", *SHORT)
-    started = train_on(
-        "cpu", tmp_path / "started", *SHORT, "curriculum.rounds=0", "method=instance"
-    )
-    assert whole.name == started.name
-    assert config_of(whole).discovery.memory_mb == 200
-    explicit = config_for("cpu", tmp_path / "explicit", *SHORT, "discovery.memory_mb=200")
-    with Watchdog() as watchdog:
-        run_training(explicit, watchdog, "quiet")
-        with pretend_gpu():
-            same_command = config_for("cpu", tmp_path / "explicit", *SHORT)
-            run_training(same_command, watchdog, "quiet")
-    assert_equal_to_the_bit(explicit.folder, whole)
-    assert config_of(explicit.folder).discovery.memory_mb == 200
+    whole = train_on("cuda", tmp_path / "whole", *SHORT, "discovery.memory_mb=200")
+    earlier = config_for("cuda", tmp_path / "resumed", *SHORT, "discovery.memory_mb=200")
+    with pretend_gpu(), open_world("cuda", threads=1) as world:
+        train_until(world, earlier, epochs=1)
+    resumed = train_on("cuda", tmp_path / "resumed", *SHORT)
+    assert config_of(resumed).discovery.memory_mb == 200
+    assert_equal_to_the_bit(resumed, whole)
 
 
 def test_another_memory_than_the_chosen_one_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from and_dist.planning.costs import COSTS
+from and_dist.planning.costs import COSTS, held_on_gpu
 from and_dist.planning.hardware import GPUS
 from and_dist.planning.memory import Footprint, footprint_of
 from and_dist.planning.workload import Job, Size
@@ -69,10 +69,11 @@ def test_a_step_over_ten_million_rows_takes_the_memory_of_the_plan(
 )
 def test_an_image_holds_as_much_as_its_cost_says(name: str, precision: str) -> None:
     """In large batches; in small ones the gradients of weights are the larger part."""
-    cost = COSTS[name]
-    few, many = (most_held(name, precision, cost.side, count) for count in (512, 1024))
-    held = cost.held_float32 if precision == "float32" else cost.held_bfloat16
+    side = COSTS[name].side
+    few, many = (most_held(name, precision, side, count) for count in (512, 1024))
+    held = held_on_gpu(name, precision, side)
     assert (many - few) / 512 == pytest.approx(held, rel=0.01)
+    assert held_on_gpu(name, precision, 2 * side) == 4 * held
 
 
 def test_memory_is_counted_from_the_first_use_of_a_tensor_to_its_end() -> None:

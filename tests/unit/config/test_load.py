@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from and_dist.config.comparison import differing_keys
@@ -32,6 +32,7 @@ def is_config_or_sentence(load: Callable[[], Config]) -> bool:
 
 
 @given(st.dictionaries(sections, values))
+@example({"data": {".": None}})
 def test_any_mapping_is_a_config_or_a_sentence(content: dict[str, object]) -> None:
     assert is_config_or_sentence(lambda: build(Config, content))
 
@@ -54,6 +55,11 @@ def test_any_override_is_a_config_or_a_sentence(text: str) -> None:
     ("override", "sentence"),
     [
         ("bank.dims=3", "unknown key 'bank.dims'; bank takes: dtype, products"),
+        (
+            "discovery.memory_mb=some",
+            "discovery.memory_mb = 'some' will not do: input should be a valid integer, or input "
+            "should be 'auto'",
+        ),
         ("bnak.dtype=float32", "unknown key 'bnak'; the top level takes: name, preset"),
         ("optim.lr=fast", "optim.lr = 'fast' will not do: input should be a valid number"),
         ("optim.lr=-1", "optim.lr = -1 will not do: input should be greater than 0"),
