@@ -330,6 +330,7 @@ class _Tiles:
     def _add(
         self, about_G: Tensor, mine_S: Tensor, here: slice, pair: _Pair, terms: Tensor
     ) -> None:
-        about_G[here] += terms.sum(dim=1)
+        # `about_G[here] += ...` would copy the sum to its place once more.
+        about_G[here].add_(terms.sum(dim=1))
         if not pair.is_same:
-            mine_S[pair.own] += terms.sum(dim=0)
+            mine_S[pair.own].add_(terms.sum(dim=0))

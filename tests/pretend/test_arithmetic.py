@@ -63,6 +63,18 @@ def test_training_rounds_to_tf32_where_the_config_says_so(
     assert start_of(on_cpu)["convolutions"] == "float32"
 
 
+@pytest.mark.thorough
+def test_clusters_are_those_of_a_cpu_where_nothing_rounds(tmp_path: Path) -> None:
+    """k-means tips over at roundings: with TF32 losses are a hundred times as far apart."""
+    options = (*SHORT, "curriculum.epochs=3", "method=deepcluster", "deepcluster.clusters=12")
+    on_cpu = train_on("cpu", tmp_path, *options)
+    on_gpu = train_on_rounding_gpu(tmp_path, *options, "encoder.tf32=false")
+    rounded = train_on_rounding_gpu(tmp_path / "rounded", *options)
+    exact, tipped = (losses_of(run) - losses_of(on_cpu) for run in (on_gpu, rounded))
+    assert exact.abs().max() < EXACT
+    assert tipped.abs().max() > 100 * EXACT
+
+
 def test_features_are_those_of_float32(tmp_path: Path, cli: Cli) -> None:
     """A GPU that would round to TF32 computes the very features of a CPU."""
     run = train_on("cpu", tmp_path, *SHORT, "run.device=auto")
