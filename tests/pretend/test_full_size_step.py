@@ -32,17 +32,17 @@ def watch_second_step(encoder_name: str) -> Record:
     return gpu
 
 
-@pytest.mark.parametrize(("encoder_name", "most_launches"), [("alexnet", 240), ("resnet18", 390)])
+@pytest.mark.parametrize(("encoder_name", "most_launches"), [("alexnet", 230), ("resnet18", 380)])
 def test_a_step_that_does_not_log_never_makes_the_host_wait(
     encoder_name: str, most_launches: int
 ) -> None:
     """Its one copy to the host, of what ranks were asked to do, is not waited for either.
 
-    Measured with the backward pass: 232 operators of AlexNet, 381 of ResNet18.
+    Measured with the backward pass: 221 operators of AlexNet, 370 of ResNet18.
     """
     record = watch_second_step(encoder_name)
     assert not record.host_waits()
-    assert record.launches["_scaled_dot_product_flash_attention"] == 2
+    assert record.launches["_scaled_dot_product_flash_attention"] == 1
     assert record.launches.total() <= most_launches
     (copy,) = record.background_copies
     assert copy.startswith("copy_ and_dist/")
@@ -56,10 +56,10 @@ def test_a_step_that_does_not_log_never_makes_the_host_wait(
         (torch.float32, "_scaled_dot_product_efficient_attention"),
     ],
 )
-def test_the_partition_over_ten_million_rows_is_two_attentions(
+def test_the_partition_over_ten_million_rows_is_one_attention(
     dtype: torch.dtype, operator: str
 ) -> None:
-    """Over heads of equal length, and over the rows that are left."""
+    """Over heads of equal length; the few rows that are left take a product."""
     with hollow_gpu() as gpu:
         queries_GD = torch.empty(4096, 128, device=CUDA)
         rows_SD = torch.empty(10_000_019, 128, device=CUDA, dtype=dtype)
@@ -69,8 +69,8 @@ def test_the_partition_over_ten_million_rows_is_two_attentions(
         assert (partition.log_z.shape, partition.mean.shape) == ((4096,), (4096, 128))
         assert partition.log_z.dtype == partition.mean.dtype == torch.float32
         assert partition.log_z.device == partition.mean.device == CUDA
-    assert gpu.launches[operator] == 2
-    assert gpu.launches.total() < 30
+    assert gpu.launches[operator] == 1
+    assert gpu.launches.total() <= 15
     assert not gpu.host_waits()
     assert gpu.memory.peak - before < 200e6, "nothing grows with the rows"
 

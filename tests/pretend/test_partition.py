@@ -29,3 +29,32 @@ def test_features_of_any_length_have_their_partition(
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(log_z_G.double(), logits_GS.logsumexp(1), rtol=0, atol=tolerance)
     torch.testing.assert_close(mean_GD.double(), expected_GD, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("num_queries", "num_heads"), [(1, 264), (128, 264), (256, 132), (4096, 8), (100_000, 1)]
+)
+def test_heads_fill_a_gpu_twice_and_no_more(num_queries: int, num_heads: int) -> None:
+    """132 multiprocessors take blocks of 128 queries; one block more would be another wave."""
+    with pretend_gpu():
+        found = partition_kernels._num_heads(num_queries, 1_281_167, CUDA)
+        assert found == num_heads
+        assert partition_kernels._num_heads(num_queries, 4095, CUDA) == 1
+    blocks = -(-num_queries // 128) * found
+    assert blocks <= 2 * 132 or found == 1
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 4095, 8192, 8195, 12_290])
+def test_rows_that_do_not_fill_the_heads_count(num_rows: int) -> None:
+    """Two and three heads of 4,096 rows have none, two or three rows left."""
+    random = torch.Generator().manual_seed(num_rows)
+    rows_SD = functional.normalize(torch.randn(num_rows, 16, generator=random), dim=1)
+    queries_GD = rows_SD[:3] * 1.0
+    with pretend_gpu() as gpu:
+        found = log_partition(queries_GD.to(CUDA), rows_SD.to(CUDA), 0.1)
+        log_z_G, mean_GD = found.log_z.cpu(), found.mean.cpu()
+    logits_GS = queries_GD.double() @ rows_SD.double().T / 0.1
+    torch.testing.assert_close(log_z_G.double(), logits_GS.logsumexp(1), rtol=0, atol=1e-5)
+    expected_GD = logits_GS.softmax(1) @ rows_SD.double()
+    torch.testing.assert_close(mean_GD.double(), expected_GD, rtol=0, atol=1e-5)
+    assert gpu.launches["_scaled_dot_product_efficient_attention"] == 1
