@@ -19,6 +19,7 @@ SPEED_ONLY_KEYS = (
     "data.cache_gb",
     "data.hardware_decoder",
     "data.bad_images",
+    "bank.form",
     "bank.products",
     "discovery.memory_mb",
     "optim.fused",
@@ -38,9 +39,11 @@ PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
 """Keys and sections that may be set over an experiment of the paper without changing it."""
 
 
-AUTO_KEYS = ("bank.products", "discovery.memory_mb")
+AUTO_KEYS = ("bank.form", "bank.products", "discovery.memory_mb")
 """Keys whose value `auto` a run replaces by another at its first start, and keeps."""
 AUTO = "auto"
+BEFORE = {"bank.form": "attention"}
+"""What runs did that were begun before there was such a key."""
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:
@@ -68,7 +71,7 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
 
 def keep_choices(config: Config, written: Mapping[str, Any]) -> Config:
     """Return the config with what a run has written for its keys of `auto` at an earlier start."""
-    ours, theirs = flatten(config.model_dump(mode="json")), flatten(written)
+    ours, theirs = flatten(config.model_dump(mode="json")), BEFORE | flatten(written)
     chosen = {key: theirs[key] for key in AUTO_KEYS if ours[key] == AUTO and key in theirs}
     return with_values(config, chosen)
 

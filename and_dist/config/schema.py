@@ -106,6 +106,9 @@ class BankConfig(Section):
     products: Literal["auto", "stored", "bfloat16"] = "auto"
     """Type of the products of rows; in bfloat16, log Z is within 0.004 / tau. auto takes it where
     it is faster: for 100,000 float32 rows and more, on CPUs with AMX or AVX-512's bfloat16."""
+    form: Literal["auto", "attention", "cudnn", "triton"] = "auto"
+    """Form in which a GPU computes the partition of 16-bit products, all as exact. auto times those
+    that there are on the run's own shapes, at its first start, and takes the fastest."""
     update_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """eta of Eq. 8, the weight of the NEW feature."""
     renormalise: bool = True

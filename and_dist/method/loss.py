@@ -142,7 +142,9 @@ def _partitions_of_my_queries(
     Both are exchanged by one packed collective.
     """
     with step_phase("partition"):
-        partial_all = log_partition(batch.features_GD, bank.features_SD, temperature, bank.products)
+        partial_all = log_partition(
+            batch.features_GD, bank.features_SD, temperature, bank.products, bank.form
+        )
     with step_phase("positives"):
         partial_positives = _partition_of_positives(batch, bank, temperature)
     with step_phase("exchanging parts"):

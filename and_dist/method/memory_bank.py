@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from and_dist.method.partition_gpu import ATTENTION
 from and_dist.utils.counter_random import derive_key, draw_uniform
 
 ROWS_PER_DRAW = 65536
@@ -47,6 +48,8 @@ class MemoryBank:
         self.renormalise = renormalise
         self.products = products
         """The type that log_partition rounds rows to; None multiplies them as they are stored."""
+        self.form = ATTENTION
+        """The form in which a GPU computes the partition (partition_gpu.py)."""
 
     @property
     def stop(self) -> int:

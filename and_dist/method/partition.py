@@ -10,24 +10,30 @@ import math
 import torch
 from torch import Tensor
 
+from and_dist.method.partition_gpu import ATTENTION
 from and_dist.method.partition_kernels import select_kernel
 from and_dist.method.partition_merge import Partition, weights
 
 
 def log_partition(
-    queries_GD: Tensor, rows_SD: Tensor, temperature: float, products: torch.dtype | None = None
+    queries_GD: Tensor,
+    rows_SD: Tensor,
+    temperature: float,
+    products: torch.dtype | None = None,
+    form: str = ATTENTION,
 ) -> Partition:
     """Return the partition of each query over all given rows.
 
     The rows' type decides the arithmetic, or `products`, to which queries and rows are rounded
-    before they are multiplied; sums run in float32 at least.
+    before they are multiplied; sums run in float32 at least. `form` is one of those of a GPU
+    (partition_gpu.py).
     """
     num_queries, dim = queries_GD.shape
     if num_queries == 0 or rows_SD.shape[0] == 0:
         accumulated = torch.promote_types(rows_SD.dtype, torch.float32)
         empty_G = torch.full((num_queries,), -math.inf, dtype=accumulated, device=rows_SD.device)
         return Partition(empty_G, empty_G.new_zeros(num_queries, dim))
-    kernel = select_kernel(rows_SD.device, products or rows_SD.dtype, temperature)
+    kernel = select_kernel(rows_SD.device, products or rows_SD.dtype, temperature, form)
     return kernel(queries_GD.detach(), rows_SD, temperature)
 
 

@@ -4,19 +4,19 @@ The partition is the (log-sum-exp, output) pair of attention with K = V = rows a
 1 / temperature, so torch's fused attention operators compute it in tiles, and the similarities
 never exist as a matrix. A kernel takes any number of rows above zero and cuts them by itself.
 
-G queries, S rows, T rows of a tile, H heads, X parts, D feature, E = D + 1.
+G queries, S rows, T rows of a tile, D feature, E = D + 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from and_dist.method import partition_gpu
+from and_dist.method.partition_gpu import ATTENTION
 from and_dist.method.partition_merge import Partition, merge_one_by_one
 
 ROWS_PER_BLOCK = 16384
@@ -25,24 +25,24 @@ and of 16 bits on a CPU, whose operator copies all rows it is given into the lay
 LEAST_TEMPERATURE = 0.05
 """The lowest temperature at which e^(-2 / temperature), of opposite unit rows, is a normal float32,
 so that one shift by the highest logit there can be serves all rows."""
-WIDTH_OF_LOADS = 8
-"""The number of features that CUDA's attention operators load at a time; they take multiples."""
-ROWS_PADDED_AT_ONCE = 2**18
-MOST_FLASH_FEATURES = 256
-"""The most features of flash attention; efficient attention takes any number."""
 Kernel = Callable[[Tensor, Tensor, float], Partition]
 """(queries_GD, rows_SD, temperature) -> their partition."""
 
 
-def select_kernel(device: torch.device, products: torch.dtype, temperature: float) -> Kernel:
-    """Return the kernel for a device that multiplies queries and rows rounded to `products`."""
+def select_kernel(
+    device: torch.device, products: torch.dtype, temperature: float, form: str = ATTENTION
+) -> Kernel:
+    """Return the kernel for a device that multiplies queries and rows rounded to `products`.
+
+    On a GPU there are several forms for 16 bits (partition_gpu.py).
+    """
     if device.type == "cpu":
         if products == torch.bfloat16 and _multiplies_faster(temperature):
             return _multiply_on_cpu
         return _rounding(_attend_on_cpu, products, takes_all_rows=products.itemsize > 2)
     if products == torch.float64:  # the fused operators of CUDA have no float64
         return _rounding(_dense, products, takes_all_rows=False)
-    return _rounding(_attend_padded_on_gpu, products, takes_all_rows=True)
+    return _rounding(partial(partition_gpu.compute, form=form), products, takes_all_rows=True)
 
 
 def is_faster_in_bfloat16(temperature: float) -> bool:
@@ -116,69 +116,3 @@ def _attend_on_cpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> P
         queries_GD[None, None], rows_11SD, rows_11SD, 0.0, False, scale=1.0 / temperature
     )
     return Partition(log_z_11G[0, 0], mean_11GD[0, 0].to(log_z_11G.dtype))
-
-
-def _attend_padded_on_gpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
-    """Compute the partition with as many features of 0 added as the operators want."""
-    dim = rows_SD.shape[1]
-    missing = -dim % WIDTH_OF_LOADS
-    if missing == 0:
-        return _attend_by_heads_on_gpu(queries_GD, rows_SD, temperature)
-    queries_GD = functional.pad(queries_GD, (0, missing))
-    blocks = (functional.pad(rows, (0, missing)) for rows in rows_SD.split(ROWS_PADDED_AT_ONCE))
-    log_z_G, mean_GD = merge_one_by_one(
-        _attend_by_heads_on_gpu(queries_GD, rows, temperature) for rows in blocks
-    )
-    return Partition(log_z_G, mean_GD[:, :dim])
-
-
-def _attend_by_heads_on_gpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:
-    """Compute the partition with the rows cut along the head axis.
-
-    Attention runs one block of threads per head and block of queries, so a few queries over one
-    head of all rows would leave most of a GPU idle. Rows that do not fill the heads, fewer than
-    there are heads, are parts of one row each: a logit is the log Z of its row, which is its mean.
-    """
-    num_rows, dim = rows_SD.shape
-    num_heads = _num_heads(queries_GD.shape[0], num_rows, queries_GD.device)
-    per_head = num_rows // num_heads
-    body_HSD = rows_SD[: per_head * num_heads].view(num_heads, per_head, dim)
-    log_z_HG, mean_HGD = _attend_on_gpu(queries_GD, body_HSD, temperature)
-    rest_TD = rows_SD[per_head * num_heads :].float()
-    logits_GT = queries_GD.float() @ rest_TD.T / temperature
-    log_parts_GX = torch.cat([log_z_HG.T, logits_GT], dim=1)
-    log_z_G = log_parts_GX.logsumexp(dim=1)
-    weights_GH, weights_GT = (log_parts_GX - log_z_G[:, None]).exp().tensor_split([num_heads], 1)
-    return Partition(
-        log_z_G,
-        torch.einsum("gh,hgd->gd", weights_GH, mean_HGD) + weights_GT @ rest_TD,
-    )
-
-
-def _attend_on_gpu(queries_GD: Tensor, rows_HSD: Tensor, temperature: float) -> Partition:
-    """Compute each head's partition by the fused operator for the rows' type; [H, ...] parts."""
-    queries_1HGD = queries_GD.expand(1, rows_HSD.shape[0], -1, -1)
-    rows_1HSD = rows_HSD[None]
-    scale = 1.0 / temperature
-    # Flash attention takes 16 bits only.
-    if rows_HSD.dtype == torch.float32 or rows_HSD.shape[-1] > MOST_FLASH_FEATURES:
-        mean, log_z, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            queries_1HGD, rows_1HSD, rows_1HSD, None, True, 0.0, False, scale=scale
-        )
-    else:
-        mean, log_z, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-            queries_1HGD, rows_1HSD, rows_1HSD, 0.0, False, False, scale=scale
-        )
-    # Both operators may pad the query axis of log_z to a multiple of their tile.
-    return Partition(log_z[0, :, : queries_GD.shape[0]].float(), mean[0].float())
-
-
-def _num_heads(num_queries: int, num_rows: int, device: torch.device) -> int:
-    """Return as many heads as give every multiprocessor two blocks of 128 queries, and no more.
-
-    One block more would be a second wave, in which the other multiprocessors idle: on an H100 4,096
-    queries over ImageNet's rows take 7.3 ms in 8 heads and 10.0 ms in 9. A head has 4,096 rows.
-    """
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    blocks_of_queries = math.ceil(num_queries / 128)
-    return max(1, min(2 * processors // blocks_of_queries, num_rows // 4096))

@@ -133,14 +133,17 @@ def write_config(config: Config, folder: Path) -> None:
     write_file(folder / "config.yaml", text, is_config)
 
 
-def open_run_folder(config: Config, world_size: int, device: str) -> list[str]:
-    """Write down config and environment, on the coordinator.
+def open_run_folder(
+    config: Config, world_size: int, device: str, figures: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Write down config and environment, on the coordinator, with figures that decided on it.
 
     Return what has changed since the last start.
     """
     write_config(config, config.folder)
     starts = config.folder / "environment.json"
     history, now = read_starts(config.folder), describe_environment(config, world_size, device)
+    now |= figures or {}
     write_file(starts, json.dumps([*history, now], indent=1), is_history)
     return changed_environment(history[-1], now) if history else []
 

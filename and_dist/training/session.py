@@ -42,12 +42,12 @@ def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> N
     config = keep_choices_of_run(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
-        config = choose_settings(config, len(train.index), world)
+        config, figures = choose_settings(config, len(train.index), world)
 
         def lock_and_open() -> list[str]:
             way_out = "wait for it, end it, or choose another name=..."
             held.enter_context(hold_lock(config.folder, "trained", way_out))
-            return open_run_folder(config, world.size, world.device.type)
+            return open_run_folder(config, world.size, world.device.type, figures)
 
         changed = on_coordinator(world, "opening the run folder", lock_and_open)
         display = Display(world.is_coordinator, style)

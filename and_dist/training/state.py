@@ -15,10 +15,12 @@ from torch import nn
 
 from and_dist.checkpoint.names import Tensors, checkpoint_name
 from and_dist.checkpoint.storage import load_tensors
+from and_dist.config.comparison import AUTO
 from and_dist.config.schema import Config, OptimConfig
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
+from and_dist.method.partition_gpu import ATTENTION
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.objectives.base import Objective
@@ -118,7 +120,7 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
     """Return this rank's shard of the first bank."""
     start, stop = shard_range(num_rows, world.rank, world.size)
     rows_SD = draw_uniform_rows(start, stop, config.encoder.feature_dim, config.seed)
-    return MemoryBank(
+    bank = MemoryBank(
         rows_SD.to(world.device, getattr(torch, config.bank.dtype)),
         start,
         num_rows,
@@ -126,6 +128,8 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
         config.bank.renormalise,
         torch.bfloat16 if config.bank.products == "bfloat16" else None,
     )
+    bank.form = ATTENTION if config.bank.form == AUTO else config.bank.form
+    return bank
 
 
 def build_state(

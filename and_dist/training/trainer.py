@@ -54,7 +54,7 @@ class Trainer:
         watchdog: Watchdog,
     ) -> None:
         """Build everything a checkpoint fills, with all ranks; read and write nothing yet."""
-        self.config = config = choose_settings(config, len(train.index), world)
+        self.config = config = choose_settings(config, len(train.index), world).config
         self.world = world
         self.watchdog = watchdog
         self.stop_consensus = StopConsensus()

@@ -23,20 +23,6 @@ TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 """The instruction by which tensor cores multiply."""
 
 
-class Tiles(NamedTuple):
-    """Hold the shape of a kernel's tile, and how many warps and pipeline stages work on it."""
-
-    queries: int
-    rows: int
-    warps: int
-    stages: int
-
-    @property
-    def name(self) -> str:
-        """Return a name for log lines and files."""
-        return f"{self.queries}x{self.rows}-warps{self.warps}-stages{self.stages}"
-
-
 @dataclass(frozen=True)
 class Variant:
     """Describe one compilation of a kernel: types of its parameters, constants and options."""

@@ -1,34 +1,35 @@
-"""Compute log Z and the softmax mean of queries over rows by one Triton kernel and a merge.
+"""Compile, check and time the Triton kernel that computes a partition, with other tiles too.
 
     python -m benchmarks.device.partition_kernel compile [--architectures 80 90] [--cubins FOLDER]
     TRITON_INTERPRET=1 python -m benchmarks.device.partition_kernel check
     python -m benchmarks.device.partition_kernel time [--rows N]
 
 `compile` needs no GPU and ends with exit code 1 if a variant does not compile. `check` compares
-with float64 on a CPU. `time` needs a GPU and times the kernel beside log_partition and torch's
-attention operators. The kernel is a prototype: nothing in and_dist uses it.
+with float64 on a CPU. `time` needs a GPU and times the kernel with several tiles beside
+log_partition and torch's attention operators. The kernel is that of and_dist's form `triton`.
 
-Each program takes one block of queries past one of W shares of the rows, so that few queries still
-fill the GPU; a second kernel merges the shares. G queries, S rows, D feature, W shares; in a tile
-T queries and U rows.
+G queries, S rows, D feature.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
 from functools import partial
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from and_dist.method.partition import log_partition
 from and_dist.method.partition_merge import Partition
-from benchmarks.device.compilation import (
+from and_dist.method.partition_triton import (
+    MOST_SHARES_AT_ONCE,
     Tiles,
+    attend_to_share,
+    merge_shares,
+    run_kernels,
+)
+from benchmarks.device.compilation import (
     Variant,
     compile_variants,
     parse_kernel_arguments,
@@ -53,183 +54,6 @@ TILES = (
 CHOSEN = (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 4), Tiles(64, 128, 4, 3))
 """Those that spill no register on sm_80, sm_90 and sm_100. On an H100 the last takes 0.355 ms for
 256 queries over ImageNet's rows; Tiles(128, 64, 4, 3), which spills 72 bytes, takes 0.346 ms."""
-MOST_SHARES_AT_ONCE = 16
-"""The number of shares whose means the merge reads at a time: 16 of 128 features fit registers."""
-LN_2 = tl.constexpr(math.log(2))
-
-
-@triton.jit
-def attend_to_share(
-    queries_ptr: tl.tensor,
-    rows_ptr: tl.tensor,
-    log2_z_ptr: tl.tensor,
-    mean_ptr: tl.tensor,
-    num_queries: int,
-    num_rows: int,
-    rows_per_share: int,
-    scale_log2: float,
-    D: tl.constexpr,
-    TILE_QUERIES: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    STAGES: tl.constexpr,
-) -> None:
-    """Write log2 Z and the mean of one block of queries over one share of the rows."""
-    block, share = tl.program_id(0), tl.program_id(1)
-    query_T = block * TILE_QUERIES + tl.arange(0, TILE_QUERIES)
-    feature_D = tl.arange(0, D)
-    queries_TD = tl.load(
-        queries_ptr + query_T[:, None] * D + feature_D[None, :],
-        mask=query_T[:, None] < num_queries,
-        other=0.0,
-    )
-    # Rows are counted in 64 bits: 17 million rows of 128 features pass 2^31 elements.
-    first = share.to(tl.int64) * rows_per_share
-    last = tl.minimum(first + rows_per_share, num_rows)
-    highest_T = tl.full([TILE_QUERIES], -float("inf"), tl.float32)
-    total_T = tl.zeros([TILE_QUERIES], tl.float32)
-    sum_TD = tl.zeros([TILE_QUERIES, D], tl.float32)
-    row_of_tile_U = tl.arange(0, TILE_ROWS)
-    for at in tl.range(0, rows_per_share, TILE_ROWS, num_stages=STAGES):
-        row_U = first + at + row_of_tile_U
-        # K = V: the tile is loaded once and serves both products; attention reads two.
-        rows_UD = tl.load(
-            rows_ptr + row_U[:, None] * D + feature_D[None, :],
-            mask=row_U[:, None] < last,
-            other=0.0,
-        )
-        # scale_log2 is log2(e) / temperature: logits in base 2 need exp2 alone, which is one
-        # instruction, where exp is this instruction and a multiplication.
-        logits_TU = tl.dot(queries_TD, tl.trans(rows_UD)) * scale_log2
-        # Rows past the end were loaded as zeros, whose logit of 0 would count.
-        logits_TU = tl.where(row_U[None, :] < last, logits_TU, -float("inf"))
-        new_highest_T = tl.maximum(highest_T, tl.max(logits_TU, 1))
-        p_TU = tl.exp2(logits_TU - new_highest_T[:, None])
-        # The sums so far are relative to the old maximum. No share is empty, so after the first
-        # tile the maximum is finite, and tiles wholly past the end add exact zeros.
-        shrink_T = tl.exp2(highest_T - new_highest_T)
-        total_T = total_T * shrink_T + tl.sum(p_TU, 1)
-        sum_TD = sum_TD * shrink_T[:, None]
-        sum_TD = tl.dot(p_TU.to(rows_UD.dtype), rows_UD, sum_TD)
-        highest_T = new_highest_T
-    out_T = share * num_queries + query_T
-    tl.store(log2_z_ptr + out_T, highest_T + tl.log2(total_T), mask=query_T < num_queries)
-    tl.store(
-        mean_ptr + out_T[:, None].to(tl.int64) * D + feature_D[None, :],
-        sum_TD / total_T[:, None],
-        mask=query_T[:, None] < num_queries,
-    )
-
-
-@triton.jit
-def merge_shares(
-    log2_z_ptr: tl.tensor,
-    mean_ptr: tl.tensor,
-    log_z_out_ptr: tl.tensor,
-    mean_out_ptr: tl.tensor,
-    num_queries: int,
-    num_shares: int,
-    D: tl.constexpr,
-    SHARES: tl.constexpr,
-    SHARES_AT_ONCE: tl.constexpr,
-) -> None:
-    """Write log Z and the mean of one query over all shares, weighted by their share of Z.
-
-    SHARES is num_shares rounded up to a power of 2, as tl.arange wants it; a share that is none has
-    log2 Z of -inf, thus weight 0.
-    """
-    query = tl.program_id(0)
-    share_W = tl.arange(0, SHARES)
-    log2_z_W = tl.load(
-        log2_z_ptr + share_W * num_queries + query, mask=share_W < num_shares, other=-float("inf")
-    )
-    highest = tl.max(log2_z_W, 0)
-    log2_z = highest + tl.log2(tl.sum(tl.exp2(log2_z_W - highest), 0))
-    feature_D = tl.arange(0, D)
-    sum_D = tl.zeros([D], tl.float32)
-    for at in range(0, SHARES, SHARES_AT_ONCE):
-        some_W = at + tl.arange(0, SHARES_AT_ONCE)
-        part_W = tl.load(
-            log2_z_ptr + some_W * num_queries + query,
-            mask=some_W < num_shares,
-            other=-float("inf"),
-        )
-        place_W1 = (some_W[:, None] * num_queries + query).to(tl.int64)
-        mean_WD = tl.load(
-            mean_ptr + place_W1 * D + feature_D[None, :],
-            mask=some_W[:, None] < num_shares,
-            other=0.0,
-        )
-        sum_D += tl.sum(mean_WD * tl.exp2(part_W - log2_z)[:, None], 0)
-    tl.store(log_z_out_ptr + query, log2_z * LN_2)
-    tl.store(mean_out_ptr + query * D + feature_D, sum_D)
-
-
-def partition(
-    queries_GD: Tensor,
-    rows_SD: Tensor,
-    temperature: float,
-    tiles: Tiles = TILES[0],
-    waves: int = 1,
-    processors: int | None = None,
-) -> Partition:
-    """Return the partition, [G] and [G, D] in float32, as log_partition does.
-
-    Each of the GPU's processors gets about `waves` pairs of a block of queries and a share of rows.
-    D has to be a power of 2 and there has to be a row: an empty share would have no maximum.
-    """
-    (num_queries, dim), device = queries_GD.shape, queries_GD.device
-    if processors is None:
-        processors = torch.cuda.get_device_properties(device).multi_processor_count
-    blocks = triton.cdiv(num_queries, tiles.queries)
-    rows_per_share = _rows_per_share(len(rows_SD), waves * processors // blocks, tiles.rows)
-    shares = triton.cdiv(len(rows_SD), rows_per_share)
-    log2_z_WG = torch.empty(shares, num_queries, device=device)
-    mean_WGD = torch.empty(shares, num_queries, dim, device=device)
-    attend_to_share[(blocks, shares)](
-        queries_GD.to(rows_SD.dtype),
-        rows_SD,
-        log2_z_WG,
-        mean_WGD,
-        num_queries,
-        len(rows_SD),
-        rows_per_share,
-        math.log2(math.e) / temperature,
-        dim,
-        tiles.queries,
-        tiles.rows,
-        tiles.stages,
-        num_warps=tiles.warps,
-    )
-    return _merge(log2_z_WG, mean_WGD)
-
-
-def _rows_per_share(num_rows: int, most_shares: int, tile_rows: int) -> int:
-    """Return the length of a share in whole tiles; only the last share may be shorter."""
-    shares = max(1, min(most_shares, triton.cdiv(num_rows, tile_rows)))
-    return triton.cdiv(triton.cdiv(num_rows, shares), tile_rows) * tile_rows
-
-
-def _merge(log2_z_WG: Tensor, mean_WGD: Tensor) -> Partition:
-    """Return the partition over all shares."""
-    shares, num_queries, dim = mean_WGD.shape
-    log_z_G = mean_WGD.new_empty(num_queries)
-    mean_GD = mean_WGD.new_empty(num_queries, dim)
-    rounded_up = triton.next_power_of_2(shares)
-    merge_shares[(num_queries,)](
-        log2_z_WG,
-        mean_WGD,
-        log_z_G,
-        mean_GD,
-        num_queries,
-        shares,
-        dim,
-        rounded_up,
-        min(MOST_SHARES_AT_ONCE, rounded_up),
-        num_warps=4,
-    )
-    return Partition(log_z_G, mean_GD)
-
-
 SHARE_TYPES = {
     "queries_ptr": "*bf16",
     "rows_ptr": "*bf16",
@@ -248,6 +72,19 @@ MERGE_TYPES = {
     "num_queries": "i32",
     "num_shares": "i32",
 }
+
+
+def partition(
+    queries_GD: Tensor,
+    rows_SD: Tensor,
+    temperature: float,
+    tiles: Tiles,
+    shares_of_a_processor: int = 1,
+    processors: int | None = None,
+) -> Partition:
+    """Return the partition by the kernel with some tiles."""
+    given = (queries_GD, rows_SD, temperature, tiles, shares_of_a_processor, processors)
+    return Partition(*run_kernels(*given))
 
 
 def variants() -> Iterator[Variant]:

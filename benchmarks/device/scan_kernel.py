@@ -31,8 +31,8 @@ import triton.language as tl
 from torch import Tensor
 
 from and_dist.method.partition_kernels import LEAST_TEMPERATURE
+from and_dist.method.partition_triton import Tiles
 from benchmarks.device.compilation import (
-    Tiles,
     Variant,
     compile_variants,
     parse_kernel_arguments,

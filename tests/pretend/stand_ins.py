@@ -17,7 +17,7 @@ MOST_SELECTED = 2048
 """Candidates that faiss selects on a GPU, and cells that it probes, in builds without cuVS."""
 EXACT_SEARCH, INDEX_SEARCH = "faiss.knn_gpu", "faiss.GpuIndex.search"
 """Names under which searches are counted as launches."""
-LARGEST_HEAD = 256
+LARGEST_HEAD, LARGEST_CUDNN_HEAD = 256, 128
 TILE_OF_EFFICIENT = 32
 """Queries to a multiple of which the efficient operator pads its log-sum-exp."""
 
@@ -50,9 +50,36 @@ def flash_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     return mean, log_z_BHG, none, other, 0, 0, *rest
 
 
+def cudnn_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Any:
+    """Stand in for _scaled_dot_product_cudnn_attention."""
+    is_short = queries.dtype in (torch.float16, torch.bfloat16)
+    _check(is_short, "cuDNN attention supports fp16 and bf16")
+    width = queries.shape[-1]
+    _check(width % 8 == 0, "cuDNN attention wants a head dimension that is a multiple of 8")
+    _check(width <= LARGEST_CUDNN_HEAD, "No available kernel. Aborting execution.")
+    _check_inputs(queries, keys, values)
+    _check(queries.is_contiguous(), "cuDNN attention wants queries without strides of 0")
+    mean, log_z_BHG = _attend(queries, keys, values, scale)
+    none, other, *rest = _random_state(5)
+    return mean, log_z_BHG[..., None], none, other, 0, 0, *rest
+
+
+def partition_by_triton(queries: Tensor, rows: Tensor, temperature: float) -> Any:
+    """Stand in for the kernel of and_dist/method/partition_triton.py."""
+    is_short = rows.dtype in (torch.float16, torch.bfloat16)
+    _check(is_short and queries.dtype == rows.dtype, "the kernel takes 16 bits")
+    _check(rows.shape[1] in (32, 64, 128), "the kernel takes 32, 64 or 128 features")
+    _check(queries.is_contiguous() and rows.is_contiguous(), "the kernel reads dense memory")
+    mean_11GD, log_z_11G = _attend(
+        queries[None, None], rows[None, None], rows[None, None], 1 / temperature
+    )
+    return log_z_11G[0, 0], mean_11GD[0, 0].float()
+
+
 ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, float], Any]] = {
     "_scaled_dot_product_efficient_attention": efficient_attention,
     "_scaled_dot_product_flash_attention": flash_attention,
+    "_scaled_dot_product_cudnn_attention": cudnn_attention,
 }
 
 

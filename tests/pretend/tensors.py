@@ -121,6 +121,8 @@ class PretendGpu(Record):
         args, kwargs = tree_map(_unwrap, (tuple(args), kwargs))
         if on_gpu and name in stand_ins.ATTENTION:
             return stand_ins.ATTENTION[name](*args[:3], kwargs["scale"])
+        if on_gpu and name == "partition_by_triton":
+            return stand_ins.partition_by_triton(*args)
         if on_gpu and name.startswith("convolution") and self._uses_tf32():
             args = tree_map(_round_to_tf32, args)
         return func(*args, **kwargs)

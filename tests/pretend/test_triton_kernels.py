@@ -51,7 +51,7 @@ def interpret_partition(
     queries_GD: Tensor, rows_SD: Tensor, temperature: float, processors: int
 ) -> tuple[Tensor, Tensor]:
     """Run the partition kernel and its merge in this process."""
-    from benchmarks.device.compilation import Tiles
+    from and_dist.method.partition_triton import Tiles
     from benchmarks.device.partition_kernel import partition
 
     found = partition(queries_GD, rows_SD, temperature, Tiles(*TILES), processors=processors)
@@ -60,7 +60,7 @@ def interpret_partition(
 
 def interpret_scan(bank_ND: Tensor, shares: int, is_search: bool) -> tuple[Tensor, ...]:
     """Run the scan kernel in this process, some rows at a time."""
-    from benchmarks.device.compilation import Tiles
+    from and_dist.method.partition_triton import Tiles
     from benchmarks.device.scan_kernel import Launch, scan
 
     launch = Launch(Tiles(*TILES), "ieee", shares, is_search, rows_at_once=100)

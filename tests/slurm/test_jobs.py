@@ -125,7 +125,7 @@ def break_rank(home: Path) -> Path:
     run = submit("broken", "--cluster", "held.yaml", "--workers", 2)
     trainer = job_folders(run)[-1] / "code" / "and_dist" / "training" / "trainer.py"
     text = trainer.read_text()
-    place = '        with step_phase("backward"):\n'
+    place = '        with step_phase("optimiser"):\n'
     assert text.count(place) == 1
     trainer.write_text(text.replace(place, BOOM + place))
     job_id = look_at(run).job_id

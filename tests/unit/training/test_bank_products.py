@@ -19,7 +19,7 @@ def chosen(num_rows: int, *overrides: str, device: torch.device | None = None) -
     if device is not None:
         world = World(0, 1, 0, 1, device, world.group, world.side_group)
     config = load_config([], [*overrides, "discovery.memory_mb=200"])
-    return choose_settings(config, num_rows, world).bank.products
+    return choose_settings(config, num_rows, world).config.bank.products
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.07])

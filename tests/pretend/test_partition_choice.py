@@ -1,0 +1,116 @@
+"""Choose the form of the partition on the pretend GPU, by timings that are made up here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from and_dist.config.load import load_run_config
+from and_dist.distributed.watchdog import Watchdog
+from and_dist.distributed.world import World, open_world
+from and_dist.method import partition_choice, partition_gpu
+from and_dist.method.partition_choice import Choice, Shapes, choose_form
+from and_dist.training.session import run_training
+from tests.loading import world_of
+from tests.pretend.device import pretend_gpu
+from tests.pretend.runs import SHORT, config_for, train_on
+from tests.pretend.tensors import CUDA
+from tests.ranks.runs import losses_of, train_until
+
+SHAPES = Shapes(256, 5000, 128, torch.bfloat16, torch.bfloat16)
+MILLISECONDS = {"attention": 3.0, "cudnn": 1.0, "triton": 2.0}
+NARROW = ("bank.dtype=bfloat16",)
+
+
+@pytest.fixture
+def world() -> World:
+    return replace(world_of(), device=CUDA)
+
+
+@pytest.fixture(autouse=True)
+def _timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a form take MILLISECONDS, once it was computed."""
+
+    def take(compute: object) -> float:
+        assert callable(compute)
+        compute()
+        return MILLISECONDS[compute.args[-1]]  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(partition_choice, "_milliseconds", take)
+
+
+def test_the_fastest_form_is_chosen(world: World) -> None:
+    with pretend_gpu() as gpu:
+        assert choose_form(SHAPES, 0.1, world) == Choice("cudnn", MILLISECONDS)
+    assert gpu.launches["_scaled_dot_product_flash_attention"] == 2  # checked and timed
+    assert gpu.launches["partition_by_triton"] == 2
+
+
+def test_a_form_that_does_not_run_or_is_wrong_is_not_chosen(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = partition_gpu.compute
+
+    def broken(queries_GD, rows_SD, temperature, form):  # type: ignore[no-untyped-def]
+        if form == "cudnn":
+            raise RuntimeError("No available kernel")
+        found = compute(queries_GD, rows_SD, temperature, form)
+        return found if form == "attention" else found._replace(log_z=found.log_z + 0.02)
+
+    monkeypatch.setattr(partition_gpu, "compute", broken)
+    with pretend_gpu():
+        assert choose_form(SHAPES, 0.1, world) == Choice("attention", {"attention": 3.0})
+
+
+def test_where_there_is_one_form_nothing_is_timed(world: World) -> None:
+    wide = SHAPES._replace(stored=torch.float32, products=torch.float32)
+    with pretend_gpu() as gpu:
+        assert choose_form(wide, 0.1, world) == Choice("attention", {})
+    assert not gpu.launches
+    assert choose_form(SHAPES, 0.1, world_of()) == Choice("attention", {})
+
+
+def test_a_run_keeps_the_form_it_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_on("cuda", tmp_path, *SHORT, *NARROW)
+    assert load_run_config(run).bank.form == "cudnn"
+    (start,) = json.loads((run / "environment.json").read_text())
+    assert start["partition_ms"] == MILLISECONDS
+    monkeypatch.setitem(MILLISECONDS, "triton", 0.1)
+    again = config_for("cuda", tmp_path, *SHORT, *NARROW)
+    assert again.bank.form == "auto"
+    with pretend_gpu() as gpu, Watchdog() as watchdog:
+        run_training(again, watchdog, "quiet")
+    assert load_run_config(run).bank.form == "cudnn"
+    assert not gpu.launches["partition_by_triton"]
+
+
+def test_a_run_of_before_there_were_forms_keeps_attention(tmp_path: Path) -> None:
+    earlier = config_for("cuda", tmp_path, *SHORT, *NARROW, "bank.form=attention")
+    with pretend_gpu(), open_world("cuda", threads=1) as world:
+        train_until(world, earlier, epochs=1)
+    file = earlier.folder / "config.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if "form: attention" not in line))
+    run = train_on("cuda", tmp_path, *SHORT, *NARROW)
+    assert load_run_config(run).bank.form == "attention"
+
+
+@pytest.mark.parametrize("form", ["attention", "cudnn", "triton"])
+def test_a_run_in_every_form_loses_the_same(tmp_path: Path, form: str) -> None:
+    losses = losses_of(train_on("cuda", tmp_path, *SHORT, *NARROW, f"bank.form={form}"))
+    if form != "attention":
+        other = train_on("cuda", tmp_path / "a", *SHORT, *NARROW, "bank.form=attention")
+        assert (losses - losses_of(other)).abs().max() < 1e-2
+
+
+def test_a_form_that_does_not_take_the_rows_is_refused(tmp_path: Path) -> None:
+    message = "bank.form=triton takes no rows of 128 features in float32; take attention"
+    with pytest.raises(ValueError, match=message):
+        train_on("cuda", tmp_path, *SHORT, "bank.form=triton")
+    assert not (tmp_path / "cuda").exists()
