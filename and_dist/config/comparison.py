@@ -43,7 +43,7 @@ AUTO_KEYS = ("bank.form", "bank.products", "discovery.memory_mb")
 """Keys whose value `auto` a run replaces by another at its first start, and keeps."""
 AUTO = "auto"
 BEFORE = {"bank.form": "attention"}
-"""What runs did that were begun before there was such a key."""
+"""Values of keys for runs that were begun before there were such keys."""
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:

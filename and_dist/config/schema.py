@@ -82,10 +82,10 @@ class EncoderConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of images and activations; bfloat16 trains by autocast with float32 weights."""
     tf32: bool = True
-    """On a GPU, round what float32 convolutions multiply to TF32 while the encoder trains, which is
+    """Round what float32 convolutions multiply to TF32 while the encoder trains on a GPU, which is
     several times faster; evaluation, bank and discovery stay float32."""
     deterministic: bool = False
-    """On a GPU, use only kernels that repeat to the bit, so that a resumed run equals one that was
+    """Use only kernels of a GPU that repeat to the bit, so that a resumed run equals one that was
     not interrupted; it is slower. On a CPU every run does."""
     channels_last: bool = True
     """Store activations pixel by pixel, on which convolutions are faster."""

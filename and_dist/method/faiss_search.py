@@ -157,7 +157,7 @@ class ApproximateSearch:
         inverted_file = faiss.try_extract_index_ivf(index)
         self._resources = _gpu_resources(features_SD.device)
         self.limit = ""
-        """What keeps the index from finding as much as was wanted, if anything does."""
+        """The reason why the index finds less than was wanted; empty if it does not."""
         self._device = torch.device("cpu")
         cells = 1024 if inverted_file is None else inverted_file.nlist
         sample_XD = unit_float32(evenly(features_SD, cells * ROWS_PER_CELL))

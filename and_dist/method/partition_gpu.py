@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -36,8 +37,9 @@ Attend = Callable[[Tensor, Tensor, float], Partition]
 """(queries_GD, rows_HSD, temperature) -> the partition of each head, [H, G] and [H, G, D]."""
 
 
+@cache
 def forms_for(products: torch.dtype, dim: int) -> tuple[str, ...]:
-    """Return the forms that multiply rows of a type and length."""
+    """Return the forms that multiply rows of a type and length; every step asks."""
     if products.itemsize != 2:
         return (ATTENTION,)
     padded = dim + -dim % WIDTH_OF_LOADS

@@ -116,7 +116,7 @@ HELD_ON_GPU = {
     "alexnet": Held(6_905_728, 3_850_560),
     "torchvision_alexnet": Held(3_235_328, 1_871_616),
 }
-"""What images hold on a GPU, by the name of the encoder."""
+"""Bytes that an image holds on a GPU, by the name of the encoder."""
 
 
 def cost_of(encoder: str) -> Cost:

@@ -60,7 +60,7 @@ class Usage(NamedTuple):
 
     registers: int
     spilled_bytes: int
-    """What each thread keeps in memory because it has no register left."""
+    """Bytes of each thread that lie in memory because no register was left."""
     shared_bytes: int
 
 

@@ -59,7 +59,7 @@ def test_memory_of_auto_is_never_refused() -> None:
 
 
 def test_a_scan_of_imagenet_on_a_gpu_takes_a_few_thousand_tiles() -> None:
-    """With 200 MB, in blocks of 2,048 rows, it took 392,502 tiles of about 18 launches."""
+    """It took 392,502 tiles of about 18 launches with 200 MB, in blocks of 2,048 rows."""
     bank = MemoryBank(torch.empty(2, 128), 0, IMAGENET, 0.5)
     with pretend_gpu():
         bank.features_SD = bank.features_SD.to(CUDA)

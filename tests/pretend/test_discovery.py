@@ -80,7 +80,7 @@ def test_a_process_makes_resources_for_faiss_once(monkeypatch: pytest.MonkeyPatc
 def test_more_candidates_than_faiss_selects_are_found_on_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of 400 equal rows, a query for one of them is asked again for all rows.
+    """A query for one of 400 equal rows is asked again for all rows.
 
     No rows of the shard may come to the CPU for that.
     """

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from and_dist.config.load import load_run_config
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.method import partition_choice, partition_gpu
 from and_dist.method.partition_choice import Choice, Shapes, choose_form
+from and_dist.method.partition_merge import Partition
 from and_dist.training.session import run_training
 from tests.loading import world_of
 from tests.pretend.device import pretend_gpu
@@ -35,10 +38,9 @@ def world() -> World:
 def _timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a form take MILLISECONDS, once it was computed."""
 
-    def take(compute: object) -> float:
-        assert callable(compute)
+    def take(compute: partial[Partition]) -> float:
         compute()
-        return MILLISECONDS[compute.args[-1]]  # type: ignore[attr-defined]
+        return MILLISECONDS[compute.args[-1]]
 
     monkeypatch.setattr(partition_choice, "_milliseconds", take)
 
@@ -51,11 +53,11 @@ def test_the_fastest_form_is_chosen(world: World) -> None:
 
 
 def test_a_form_that_does_not_run_or_is_wrong_is_not_chosen(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compute = partition_gpu.compute
 
-    def broken(queries_GD, rows_SD, temperature, form):  # type: ignore[no-untyped-def]
+    def broken(queries_GD: Tensor, rows_SD: Tensor, temperature: float, form: str) -> Partition:
         if form == "cudnn":
             raise RuntimeError("No available kernel")
         found = compute(queries_GD, rows_SD, temperature, form)
@@ -64,6 +66,11 @@ def test_a_form_that_does_not_run_or_is_wrong_is_not_chosen(
     monkeypatch.setattr(partition_gpu, "compute", broken)
     with pretend_gpu():
         assert choose_form(SHAPES, 0.1, world) == Choice("attention", {"attention": 3.0})
+    refused, wrong = (record.getMessage() for record in caplog.records)
+    assert refused == (
+        "bank.form=cudnn does not run on this GPU and is left out: No available kernel"
+    )
+    assert wrong.startswith("bank.form=triton is 0.02")
 
 
 def test_where_there_is_one_form_nothing_is_timed(world: World) -> None:
