@@ -30,7 +30,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, shard_range
-from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.models.encoders import Encoder, build_encoder, to_device
 from and_dist.runs.folder import config_of
 
 
@@ -146,7 +146,7 @@ def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
     encoder.to_empty(device="cpu")
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     load_tensors(opened.checkpoint, tensors, world)
-    return encoder.to(world.device).eval()
+    return to_device(encoder, world.device).eval()
 
 
 def load_bank(opened: OpenedCheckpoint, world: World) -> MemoryBank:

@@ -39,11 +39,13 @@ PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
 """Keys and sections that may be set over an experiment of the paper without changing it."""
 
 
-AUTO_KEYS = ("bank.form", "bank.products", "discovery.memory_mb")
+AUTO_KEYS = ("bank.form", "bank.products", "discovery.memory_mb", "encoder.precision")
 """Keys whose value `auto` a run replaces by another at its first start, and keeps."""
 AUTO = "auto"
-BEFORE = {"bank.form": "attention"}
+BEFORE = {"bank.form": "attention", "encoder.precision": "float32"}
 """Values of keys for runs that were begun before there were such keys."""
+BEFORE_ON_GPU = {"bank.products": "stored"}
+"""What a run on GPUs took before bank.products=auto chose for them, and wrote its choice down."""
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:
@@ -69,9 +71,11 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def keep_choices(config: Config, written: Mapping[str, Any]) -> Config:
+def keep_choices(config: Config, written: Mapping[str, Any], was_on_gpu: bool) -> Config:
     """Return the config with what a run has written for its keys of `auto` at an earlier start."""
-    ours, theirs = flatten(config.model_dump(mode="json")), BEFORE | flatten(written)
+    ours = flatten(config.model_dump(mode="json"))
+    settled = {key: value for key, value in flatten(written).items() if value != AUTO}
+    theirs = BEFORE | (BEFORE_ON_GPU if was_on_gpu else {}) | settled
     chosen = {key: theirs[key] for key in AUTO_KEYS if ours[key] == AUTO and key in theirs}
     return with_values(config, chosen)
 

@@ -14,7 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from and_dist.config.comparison import PAPER_SAFE_KEYS, is_among
+from and_dist.config.comparison import AUTO, PAPER_SAFE_KEYS, is_among
 from and_dist.config.schema import Config
 from and_dist.config.validation import build, flatten
 from and_dist.config.yaml_files import merge, parse_override, read_layers, read_yaml
@@ -74,6 +74,7 @@ def _trains_otherwise(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bo
     """Return whether a layer changes an experiment of the paper into another one."""
     before = flatten(merged)
     return any(
-        not is_among(key, PAPER_SAFE_KEYS) and (key not in before or before[key] != value)
+        not is_among(key, PAPER_SAFE_KEYS)
+        and (key not in before or before[key] not in (value, AUTO))
         for key, value in flatten(layer).items()
     )

@@ -19,6 +19,9 @@ from and_dist.models.arithmetic import exact_products
 
 log = logging.getLogger(__name__)
 
+ALLOCATOR_VARIABLES = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+"""Variables, the second of older releases, that tell torch how to hold a GPU's memory."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -74,6 +77,17 @@ def _settle_vector_math() -> None:
         function(few)
 
 
+def _let_memory_grow() -> None:
+    """Let torch extend the pieces of a GPU's memory that it holds, if nobody has told it otherwise.
+
+    Steps and discoveries take tensors of other sizes by turns. Pieces of fixed sizes that one
+    leaves behind are too small for the other, and memory that is free cannot be had. torch reads
+    the variable when it first takes memory of a GPU.
+    """
+    if not ALLOCATOR_VARIABLES & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 @contextmanager
 def open_world(
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -90,6 +104,7 @@ def open_world(
     _settle_vector_math()
     backend, on_gpu = "gloo", chosen.type == "cuda"
     if on_gpu:
+        _let_memory_grow()
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
     switch_on_flight_recorder()

@@ -143,7 +143,7 @@ def _partitions_of_my_queries(
     """
     with step_phase("partition"):
         partial_all = log_partition(
-            batch.features_GD, bank.features_SD, temperature, bank.products, bank.form
+            batch.features_GD, bank.multiplied_SD, temperature, bank.products, bank.form
         )
     with step_phase("positives"):
         partial_positives = _partition_of_positives(batch, bank, temperature)

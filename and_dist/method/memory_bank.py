@@ -42,6 +42,10 @@ class MemoryBank:
         """Take the shard's rows as they are, without a copy."""
         assert 0 <= start <= start + len(features_SD) <= num_rows
         self.features_SD = features_SD
+        self.multiplied_SD = features_SD
+        """The rows as log_partition takes them: on a GPU, a copy that is rounded to `products`."""
+        if features_SD.device.type == "cuda" and products not in (None, features_SD.dtype):
+            self.multiplied_SD = features_SD.to(products)
         self.start = start
         self.num_rows = num_rows
         self.update_rate = update_rate
@@ -84,7 +88,15 @@ class MemoryBank:
         # Elements whose row is elsewhere write what the first element of this shard writes.
         source_G = first_G.where(is_here_G, is_here_G.int().argmax())
         values_GD = new_GD.to(old_GD.dtype).where(is_here_G[:, None], old_GD)
-        self.features_SD[local_G[source_G]] = values_GD[source_G]
+        places_G, values_GD = local_G[source_G], values_GD[source_G]
+        self.features_SD[places_G] = values_GD
+        if self.multiplied_SD is not self.features_SD:
+            self.multiplied_SD[places_G] = values_GD.to(self.multiplied_SD.dtype)
+
+    def round_again(self) -> None:
+        """Take the rows as something else than update() has written them."""
+        if self.multiplied_SD is not self.features_SD:
+            self.multiplied_SD.copy_(self.features_SD)
 
 
 def _first_occurrence(keys_G: Tensor) -> Tensor:

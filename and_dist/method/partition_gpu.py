@@ -2,6 +2,7 @@
 
 attention   torch's fused attention: flash for 16 bits, memory-efficient for float32
 cudnn       cuDNN's attention, for 16 bits
+flash4      FlashAttention 4, for 16 bits, where the package flash-attn-4 is installed
 triton      one kernel of our own that reads a row once for both products, for 16 bits
 
 The partition is attention with K = V = rows. Attention runs one block of threads per head and block
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 
 import torch
@@ -24,13 +26,14 @@ from torch.nn import functional
 
 from and_dist.method.partition_merge import Partition, merge_one_by_one
 
-ATTENTION, CUDNN, TRITON = "attention", "cudnn", "triton"
+ATTENTION, CUDNN, FLASH4, TRITON = "attention", "cudnn", "flash4", "triton"
+FLASH4_PACKAGE = "flash-attn-4"
 WIDTH_OF_LOADS = 8
 """The number of features that CUDA's attention operators load at a time; they take multiples."""
 ROWS_PADDED_AT_ONCE = 2**18
 MOST_FLASH_FEATURES = 256
 """The most features of flash attention; efficient attention takes any number."""
-MOST_CUDNN_FEATURES = 128
+MOST_CUDNN_FEATURES = MOST_FLASH4_FEATURES = 128
 TRITON_FEATURES = (32, 64, 128)
 """The numbers of features that the Triton kernel takes; a tile of more would spill registers."""
 Attend = Callable[[Tensor, Tensor, float], Partition]
@@ -46,9 +49,20 @@ def forms_for(products: torch.dtype, dim: int) -> tuple[str, ...]:
     forms = [ATTENTION]
     if padded <= MOST_CUDNN_FEATURES:
         forms.append(CUDNN)
+    if padded <= MOST_FLASH4_FEATURES and _is_installed(FLASH4_PACKAGE):
+        forms.append(FLASH4)
     if dim in TRITON_FEATURES and find_spec("triton") is not None:
         forms.append(TRITON)
     return tuple(forms)
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package is installed, without loading it."""
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_form(form: str, products: torch.dtype, dim: int) -> None:
@@ -69,7 +83,7 @@ def compute(queries_GD: Tensor, rows_SD: Tensor, temperature: float, form: str) 
         from and_dist.method.partition_triton import partition_by_triton
 
         return Partition(*partition_by_triton(queries_GD, rows_SD, temperature))
-    attend = _attend_by_cudnn if form == CUDNN else _attend
+    attend = {CUDNN: _attend_by_cudnn, FLASH4: _attend_by_flash4}.get(form, _attend)
     return _attend_padded(queries_GD, rows_SD, temperature, attend)
 
 
@@ -142,6 +156,19 @@ def _attend_by_cudnn(queries_GD: Tensor, rows_HSD: Tensor, temperature: float) -
     # Its log_z is [1, H, G, 1], torch's others are [1, H, G].
     log_z_HG = log_z.view(rows_HSD.shape[0], -1)[:, : queries_GD.shape[0]]
     return Partition(log_z_HG.float(), mean[0].float())
+
+
+def _attend_by_flash4(queries_GD: Tensor, rows_HSD: Tensor, temperature: float) -> Partition:
+    """Compute each head's partition by FlashAttention 4, which has its heads behind; [H, ...]."""
+    # It compiles its kernels, and takes seconds to load.
+    from flash_attn.cute import flash_attn_func
+
+    queries_1GHD = queries_GD[None, :, None].expand(1, -1, rows_HSD.shape[0], -1).contiguous()
+    rows_1SHD = rows_HSD[None].transpose(1, 2)
+    mean_1GHD, log_z_1HG = flash_attn_func(
+        queries_1GHD, rows_1SHD, rows_1SHD, softmax_scale=1.0 / temperature, return_lse=True
+    )
+    return Partition(log_z_1HG[0].float(), mean_1GHD[0].transpose(0, 1).float())
 
 
 def _num_heads(num_queries: int, num_rows: int, device: torch.device) -> int:

@@ -37,6 +37,10 @@ SHARES_OF_A_PROCESSOR = 2
 MOST_SHARES_AT_ONCE = 16
 """The number of shares whose means the merge reads at a time: 16 of 128 features fit registers."""
 LN_2 = tl.constexpr(math.log(2))
+HEADROOM = tl.constexpr(15.0)
+"""The power of 2 by which weights are enlarged before they are rounded for the second product. The
+largest is then 2^15, and float16, which ends at 2^16, keeps weights down to 2^-39 of it. Without,
+it would end at 2^-24: millions of far rows would be lost from the mean, which together weigh."""
 
 
 @triton.jit
@@ -66,7 +70,8 @@ def attend_to_share(
     # Rows are counted in 64 bits: 17 million rows of 128 features pass 2^31 elements.
     first = share.to(tl.int64) * rows_per_share
     last = tl.minimum(first + rows_per_share, num_rows)
-    highest_T = tl.full([TILE_QUERIES], -float("inf"), tl.float32)
+    # Weights are relative to the highest logit so far, less HEADROOM.
+    base_T = tl.full([TILE_QUERIES], -float("inf"), tl.float32)
     total_T = tl.zeros([TILE_QUERIES], tl.float32)
     sum_TD = tl.zeros([TILE_QUERIES, D], tl.float32)
     row_of_tile_U = tl.arange(0, TILE_ROWS)
@@ -83,17 +88,17 @@ def attend_to_share(
         logits_TU = tl.dot(queries_TD, tl.trans(rows_UD)) * scale_log2
         # Rows past the end were loaded as zeros, whose logit of 0 would count.
         logits_TU = tl.where(row_U[None, :] < last, logits_TU, -float("inf"))
-        new_highest_T = tl.maximum(highest_T, tl.max(logits_TU, 1))
-        p_TU = tl.exp2(logits_TU - new_highest_T[:, None])
-        # The sums so far are relative to the old maximum. No share is empty, so after the first
-        # tile the maximum is finite, and tiles wholly past the end add exact zeros.
-        shrink_T = tl.exp2(highest_T - new_highest_T)
+        new_base_T = tl.maximum(base_T, tl.max(logits_TU, 1) - HEADROOM)
+        p_TU = tl.exp2(logits_TU - new_base_T[:, None])
+        # The sums so far are relative to the old base. No share is empty, so after the first tile
+        # the base is finite, and tiles wholly past the end add exact zeros.
+        shrink_T = tl.exp2(base_T - new_base_T)
         total_T = total_T * shrink_T + tl.sum(p_TU, 1)
         sum_TD = sum_TD * shrink_T[:, None]
         sum_TD = tl.dot(p_TU.to(rows_UD.dtype), rows_UD, sum_TD)
-        highest_T = new_highest_T
+        base_T = new_base_T
     out_T = share * num_queries + query_T
-    tl.store(log2_z_ptr + out_T, highest_T + tl.log2(total_T), mask=query_T < num_queries)
+    tl.store(log2_z_ptr + out_T, base_T + tl.log2(total_T), mask=query_T < num_queries)
     tl.store(
         mean_ptr + out_T[:, None].to(tl.int64) * D + feature_D[None, :],
         sum_TD / total_T[:, None],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from and_dist.config.comparison import AUTO
 from and_dist.config.schema import EncoderConfig
 from and_dist.models.torchvision_networks import ResNet, draw_convolution
 from and_dist.models.torchvision_networks import alexnet as trunk_of_alexnet
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
         self.precision = torch.float32
         """Type of activations; weights, gradients and features are float32 whatever it is."""
         self.memory_format = torch.channels_last
-        """Layout of activations. They take it from the images, so the weights need not have it."""
+        """Layout of activations, which they take from the images."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return features [B, D] of unit norm in float32."""
@@ -187,6 +188,17 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = ENCODERS[config.name](config.feature_dim)
-    encoder.precision = getattr(torch, config.precision)
+    if config.precision != AUTO:  # a run has chosen before it trains (training/choices.py)
+        encoder.precision = getattr(torch, config.precision)
     encoder.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return encoder
+
+
+def to_device(encoder: Encoder, device: torch.device) -> Encoder:
+    """Return the encoder on a device, where a GPU finds its kernels laid out as activations are.
+
+    It would otherwise lay them out anew in every pass. A CPU's library keeps copies of its own.
+    """
+    if device.type == "cuda":
+        return encoder.to(device, memory_format=encoder.memory_format)
+    return encoder.to(device)

@@ -114,7 +114,7 @@ class Hardware(Section):
     decodes_per_s: Positive | None = None
     """JPEGs a second that a GPU decodes itself."""
     rounds_rows: bool = False
-    """True if bank.products=auto rounds many float32 rows to 16 bits."""
+    """True if it multiplies 16 bits so fast that bank.products=auto rounds many float32 rows."""
     waits: NonNegative = 0.0
     """Seconds of any step that the ranks of a node wait for each other."""
     turns: NonNegative = 0.0
@@ -225,6 +225,7 @@ def _gpu(name: str, source: str, published: PublishedFigures) -> Hardware:
             "pixels": Curve(points=((224**2, 1 / FFCV),)),
         },
         decodes_per_s=published.decodes_per_s,
+        rounds_rows=name != "v100",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from and_dist.config import discovery_memory
+from and_dist.config.number_types import copy_bytes
 from and_dist.config.schema import MOST_PIXEL_BYTES
 from and_dist.planning.costs import held_on_gpu
 from and_dist.planning.workload import Job
@@ -97,6 +98,7 @@ def footprint_of(job: Job) -> Footprint:
     """Return everything that a rank of a job holds."""
     staying = (
         Part("shard of the bank", shard_bytes(job)),
+        Part("shard in 16 bits, for its products", copied_bytes(job)),
         Part(columns_of(job), table_bytes(job)),
         Part("weights, gradients, momentum", encoder_bytes(job)),
         Part("images in flight", images_bytes(job)),
@@ -118,6 +120,12 @@ def footprint_of(job: Job) -> Footprint:
 def shard_bytes(job: Job) -> int:
     """Return the bytes of a shard, the only part that shrinks as the world grows."""
     return job.shard_rows * job.row_bytes
+
+
+def copied_bytes(job: Job) -> int:
+    """Return the bytes of the copy of a shard that a GPU multiplies (memory_bank.py)."""
+    is_copied = job.on_gpu and job.products not in ("stored", job.config.bank.dtype)
+    return copy_bytes(job.shard_rows, job.dim) if is_copied else 0
 
 
 def columns_of(job: Job) -> str:
@@ -200,11 +208,10 @@ def start_parts(job: Job) -> tuple[Part, ...]:
 
 def training_parts(job: Job) -> tuple[Part, ...]:
     """Return the parts that exist while a step is computed."""
-    precision = job.config.encoder.precision
     activations = activation_bytes(job)
     return (
         Part("activations", activations),
-        Part("weights in 16 bits", 2 * job.parameters if precision == "bfloat16" else 0),
+        Part("weights in 16 bits", 2 * job.parameters if job.precision == "bfloat16" else 0),
         Part("largest gradient, on its way into its bucket", unpacked_gradient(job)),
         Part("queries and partitions", exchange_scratch(job)),
         # The optimiser's step comes when the activations are gone, and reuses their memory.
@@ -219,10 +226,10 @@ def activation_bytes(job: Job) -> float:
     """
     encoder, side = job.config.encoder, job.config.data.image_size
     if job.on_gpu:
-        return job.local_batch * held_on_gpu(encoder.name, encoder.precision, side)
-    kept = job.cost.kept_bytes(encoder.precision, side)
+        return job.local_batch * held_on_gpu(encoder.name, job.precision, side)
+    kept = job.cost.kept_bytes(job.precision, side)
     return job.local_batch * (
-        kept + LARGEST_TENSORS * job.cost.largest_bytes(encoder.precision, side)
+        kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side)
     )
 
 

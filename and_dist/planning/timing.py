@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from and_dist.config.schema import ROWS_WORTH_ROUNDING
 from and_dist.planning.hardware import Curve, Hardware, Precision, Rates
 from and_dist.planning.workload import Job
 
@@ -148,9 +147,9 @@ def encoder_seconds(job: Job, rates: Rates) -> float:
     """Return the seconds of the forward and backward pass of B images."""
     config, side = job.config.encoder, job.config.data.image_size
     measured = rates.encoders.get(config.name)
-    if measured is not None and config.precision == "float32":
+    if measured is not None and job.precision == "float32":
         return measured.at(job.local_batch) * (side / job.cost.side) ** 2
-    per_s = rates.operations_per_s.get(config.precision, rates.operations_per_s["float32"])
+    per_s = rates.operations_per_s.get(job.precision, rates.operations_per_s["float32"])
     return job.local_batch * job.cost.operations(side) / per_s
 
 
@@ -158,10 +157,7 @@ def partition_seconds(job: Job, rates: Rates) -> float:
     """Return the seconds that the queries of all ranks take past this rank's shard."""
     if job.config.method not in BY_THE_BANK:
         return 0.0
-    bank = job.config.bank
-    rounds = job.hardware is not None and job.hardware.rounds_rows
-    is_auto = bank.products == "auto" and rounds and job.num_rows >= ROWS_WORTH_ROUNDING
-    is_narrow = bank.dtype != "float32" or bank.products == "bfloat16" or is_auto
+    is_narrow = job.config.bank.dtype != "float32" or job.products != "stored"
     wanted: Precision = "bfloat16" if is_narrow else "float32"
     curve = rates.partition.get(wanted, rates.partition["float32"])
     return curve.at(job.queries) * job.shard_rows * job.dim / 1e6

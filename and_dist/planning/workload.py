@@ -10,6 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from and_dist.config.number_types import (
+    Precision,
+    Processor,
+    Products,
+    auto_precision,
+    auto_products,
+)
 from and_dist.config.schema import Config, DataConfig
 from and_dist.planning.costs import Cost, cost_of
 from and_dist.planning.hardware import Hardware
@@ -100,6 +107,28 @@ class Job:
     def row_bytes(self) -> int:
         """Return the bytes of a row of the bank."""
         return self.dim * (4 if self.config.bank.dtype == "float32" else 2)
+
+    @property
+    def precision(self) -> Precision:
+        """Return the type of activations."""
+        asked = self.config.encoder.precision
+        return auto_precision(self._processor()) if asked == "auto" else asked
+
+    @property
+    def products(self) -> Products:
+        """Return the type in which rows of the bank are multiplied."""
+        bank, temperature = self.config.bank, self.config.objective.temperature
+        if bank.products != "auto":
+            return bank.products
+        shard = self.shard_rows, self.dim
+        return auto_products(bank, shard, self.num_rows, temperature, self._processor())
+
+    def _processor(self) -> Processor:
+        """Return what a rank computes on, as far as it is known."""
+        if self.hardware is None:
+            return Processor(is_gpu=False, multiplies_16_bits=False, memory_bytes=0)
+        memory_bytes = 1e9 * self.hardware.memory_gb
+        return Processor(self.on_gpu, self.hardware.rounds_rows, memory_bytes)
 
     @property
     def local_batch(self) -> int:

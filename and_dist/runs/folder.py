@@ -84,9 +84,10 @@ def check_run_folder(config: Config) -> None:
 def keep_choices_of_run(config: Config) -> Config:
     """Return the config with what the run chose for its keys of `auto` when it first started."""
     written = config.folder / "config.yaml"
-    return (
-        keep_choices(config, read_yaml(written, may_be_link=False)) if written.exists() else config
-    )
+    if not written.exists():
+        return config
+    was_on_gpu = any(start.get("device") == "cuda" for start in read_starts(config.folder))
+    return keep_choices(config, read_yaml(written, may_be_link=False), was_on_gpu)
 
 
 def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:

@@ -7,14 +7,18 @@ from typing import Any, NamedTuple
 import torch
 
 from and_dist.config.comparison import AUTO, with_values
-from and_dist.config.schema import ROWS_WORTH_ROUNDING, Config
-from and_dist.distributed.collectives import reduce_sum
+from and_dist.config.number_types import Processor, auto_precision, auto_products
+from and_dist.config.schema import Config
+from and_dist.distributed.collectives import gather_batch
 from and_dist.distributed.world import World
 from and_dist.method.discovery import Scale, choose_memory_mb
 from and_dist.method.memory_bank import shard_range
 from and_dist.method.partition_choice import Shapes, choose_form
 from and_dist.method.partition_gpu import check_form
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
+
+FIRST_MAJOR_FOR_16_BITS = 8
+"""The compute capability from which a GPU has bfloat16, and torch has flash attention for it."""
 
 
 class Chosen(NamedTuple):
@@ -31,8 +35,15 @@ def choose_settings(config: Config, num_rows: int, world: World) -> Chosen:
     """
     chosen: dict[str, Any] = {}
     figures: dict[str, Any] = {}
+    processor = poorest_processor(config, world)
+    if config.encoder.precision == AUTO:
+        chosen["encoder.precision"] = auto_precision(processor)
     if config.bank.products == AUTO:
-        chosen["bank.products"] = choose_products(config, num_rows, world)
+        shard = shard_range(num_rows, 0, world.size)[1], config.encoder.feature_dim
+        temperature = config.objective.temperature
+        chosen["bank.products"] = auto_products(
+            config.bank, shard, num_rows, temperature, processor
+        )
     if config.discovery.memory_mb == AUTO:
         itemsize = getattr(torch, config.bank.dtype).itemsize
         scale = Scale(num_rows, itemsize * config.encoder.feature_dim)
@@ -53,20 +64,29 @@ def choose_settings(config: Config, num_rows: int, world: World) -> Chosen:
 def shapes_of(config: Config, num_rows: int, world_size: int) -> Shapes:
     """Return what a step of a run multiplies."""
     stored = getattr(torch, config.bank.dtype)
-    rounded = torch.bfloat16 if config.bank.products == "bfloat16" else stored
     return Shapes(
         world_size * -(-min(config.optim.batch_size, num_rows) // world_size),
         shard_range(num_rows, 0, world_size)[1],
         config.encoder.feature_dim,
         stored,
-        rounded,
+        products_of(config) or stored,
     )
 
 
-def choose_products(config: Config, num_rows: int, world: World) -> str:
-    """Return bfloat16 if there are many float32 rows and it is faster for every rank's CPU."""
-    is_worth_it = config.bank.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
-    on_cpu = world.device.type == "cpu"
-    is_slower = not (on_cpu and is_faster_in_bfloat16(config.objective.temperature))
-    num_slower = reduce_sum(world, torch.tensor(int(is_slower), device=world.device))
-    return "bfloat16" if is_worth_it and int(num_slower) == 0 else "stored"
+def products_of(config: Config) -> torch.dtype | None:
+    """Return the type that rows are rounded to before they are multiplied, None if they are not."""
+    products = config.bank.products
+    return None if products in (AUTO, "stored") else getattr(torch, products)
+
+
+def poorest_processor(config: Config, world: World) -> Processor:
+    """Return what the ranks compute on, and of their abilities and memories the least."""
+    device = world.device
+    is_able, memory_bytes = is_faster_in_bfloat16(config.objective.temperature), 0
+    if device.type == "cuda":
+        about = torch.cuda.get_device_properties(device)
+        is_able, memory_bytes = about.major >= FIRST_MAJOR_FOR_16_BITS, about.total_memory
+    abilities_1X = torch.tensor([[int(is_able), memory_bytes]], device=device)
+    (abilities_WX,) = gather_batch(world, [abilities_1X])
+    least = abilities_WX.amin(dim=0).tolist()
+    return Processor(device.type == "cuda", bool(least[0]), least[1])

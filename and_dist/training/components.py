@@ -18,7 +18,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.ddp import replicate
 from and_dist.distributed.world import World
 from and_dist.evaluation.evaluator import Evaluator
-from and_dist.models.encoders import build_encoder
+from and_dist.models.encoders import build_encoder, to_device
 from and_dist.objectives.base import ObjectiveContext, build_objective, learns_from_labels
 from and_dist.runs.schedule import Schedule
 from and_dist.training.state import RunState, build_bank, build_state
@@ -62,7 +62,7 @@ def build_components(
     epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
     bad_images = BadImages(index, config.data.bad_images, warn, left_out=images.train.left_out)
     cached = cache_in_memory(index, config.data, world, bad_images)
-    encoder = build_encoder(config.encoder, config.seed).to(world.device)
+    encoder = to_device(build_encoder(config.encoder, config.seed), world.device)
     loader = TrainingLoader(cached, config.data, order, world, bad_images, encoder.precision)
     evaluator = Evaluator(config, images.train, images.test, world, bad_images, phase)
     side = config.data.image_size

@@ -17,19 +17,25 @@ T = TypeVar("T")
 
 
 class LossMeter:
-    """Sums up the losses of an epoch on the device, so that a step never waits."""
+    """Sums up the losses of an epoch on the device, so that a step never waits.
+
+    send() asks for the sum since the last call and recent() reads it, so that a step lies between
+    in which the device gets there.
+    """
 
     def __init__(self, device: torch.device) -> None:
         """Begin an epoch."""
         self._recent_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.tensor(-1, device=device)
+        self._sent = HostCopy(self._recent_sum)
+        self._sent_bad = HostCopy(self._first_bad)
         self.clear()
 
     def clear(self) -> None:
         """Begin the next epoch."""
         self._recent_sum.zero_()
         self._first_bad.fill_(-1)
-        self._recent_images = 0
+        self._recent_images = self._sent_images = 0
         self._earlier_sum, self._earlier_images = 0.0, 0
 
     def plain(self) -> dict[str, float]:
@@ -45,7 +51,7 @@ class LossMeter:
         """Resume from what plain() has given."""
         self._recent_sum.fill_(plain["recent_sum"])
         self._first_bad.fill_(-1)
-        self._recent_images = int(plain["recent_images"])
+        self._recent_images, self._sent_images = int(plain["recent_images"]), 0
         self._earlier_sum = plain["earlier_sum"]
         self._earlier_images = int(plain["earlier_images"])
 
@@ -61,18 +67,52 @@ class LossMeter:
         step = int(self._first_bad.item())
         return step if step >= 0 else None
 
-    def recent(self) -> float | None:
-        """Return the mean over the images since the last call; None where there were none."""
-        total, images = float(self._recent_sum.item()), self._recent_images
-        self._earlier_sum += total
-        self._earlier_images += images
+    def send(self) -> None:
+        """Send the sum since the last call to the host, without a wait."""
+        self._sent.send(self._recent_sum)
+        self._sent_bad.send(self._first_bad)
+        self._sent_images = self._recent_images
         self._recent_sum.zero_()
         self._recent_images = 0
+
+    def sent_bad_step(self) -> int | None:
+        """Return first_bad_step() as it was when the sum was sent."""
+        step = int(self._sent_bad.read().item())
+        return step if step >= 0 else None
+
+    def recent(self) -> float | None:
+        """Return the mean over the images of the sum that was sent; None where there were none."""
+        total, images = float(self._sent.read().item()), self._sent_images
+        self._earlier_sum += total
+        self._earlier_images += images
+        self._sent_images = 0
         return total / images if images else None
 
     def mean(self) -> float | None:
         """Return the mean over all images up to the last call of recent()."""
         return self._earlier_sum / self._earlier_images if self._earlier_images else None
+
+
+class HostCopy:
+    """Holds a tensor's values on the host, as they were when they were sent."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Take memory that a GPU writes to by itself."""
+        is_cuda = tensor.is_cuda
+        self._values = torch.empty_like(tensor, device="cpu", pin_memory=is_cuda)
+        self._is_there = torch.cuda.Event() if is_cuda else None
+
+    def send(self, tensor: Tensor) -> None:
+        """Let the device write the values once it has them."""
+        self._values.copy_(tensor, non_blocking=True)
+        if self._is_there is not None:
+            self._is_there.record()
+
+    def read(self) -> Tensor:
+        """Return the values, once the device has written them."""
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return self._values
 
 
 class Pace(NamedTuple):
@@ -92,6 +132,7 @@ class StepClock:
         self._since = time.perf_counter()
         self._images = 0
         self._waited = 0.0
+        self._lap = 0, 0.0
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the same batches, and measure how long each is waited for."""
@@ -109,13 +150,19 @@ class StepClock:
         """Count the images of a step."""
         self._images += images
 
+    def lap(self) -> None:
+        """Set aside what was counted since the last call, for pace()."""
+        self._lap, self._images, self._waited = (self._images, self._waited), 0, 0.0
+
     def pace(self) -> Pace:
-        """Return the speed since the last call."""
-        now = time.perf_counter()
+        """Return the speed of what was set aside, over the time since the last call.
+
+        By now the device has done it, where its results were read before.
+        """
+        now, (images, waited) = time.perf_counter(), self._lap
         took = now - self._since
-        pace = Pace(self._images / took, self._waited / took)
-        self._since, self._images, self._waited = now, 0, 0.0
-        return pace
+        self._since = now
+        return Pace(images / took, waited / took)
 
 
 def memory_mb(device: torch.device) -> float:

@@ -47,6 +47,7 @@ class RoundSetup:
             dim = self._config.encoder.feature_dim
             features_SD = self._evaluator.train_features(encoder, dim)
             self._state.bank.features_SD.copy_(features_SD)
+            self._state.bank.round_again()
         if self._config.evaluation.baselines:
             gigabytes = self._evaluator.pixel_bytes / 1e9
             if self._evaluator.pixel_bytes > MOST_PIXEL_BYTES:

@@ -24,6 +24,7 @@ from and_dist.method.partition_gpu import ATTENTION
 from and_dist.models.encoders import Encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.objectives.base import Objective
+from and_dist.training.choices import products_of
 from and_dist.training.meters import LossMeter
 
 
@@ -111,6 +112,7 @@ class RunState:
         anchors_A = torch.empty(plain["num_anchors"], dtype=torch.int64, device=world.device)
         self.objective.neighbourhoods = replace(self.neighbourhoods, anchors_A=anchors_A)
         load_tensors(checkpoint, self.tensors(), world, self.bank)
+        self.bank.round_again()
         self.losses.restore(plain["losses"])
         self.progress = Progress(**plain["progress"])
         self.skipped = [list(step) for step in plain["skipped"]]
@@ -126,7 +128,7 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
         num_rows,
         config.bank.update_rate,
         config.bank.renormalise,
-        torch.bfloat16 if config.bank.products == "bfloat16" else None,
+        products_of(config),
     )
     bank.form = ATTENTION if config.bank.form == AUTO else config.bank.form
     return bank

@@ -73,6 +73,8 @@ class Trainer:
         )
         self.profile = StepProfile(config.folder, world, config.run.profile)
         self._clock = StepClock()
+        self._noted: Progress | None = None
+        """How far the run had come when log_step() was last prepared."""
         self._last_advance = time.monotonic()
 
     @property
@@ -181,7 +183,10 @@ class Trainer:
         with step_phase("book-keeping"):
             self.watchdog.beat()
             self.advance_progress(step=step + 1)
+            self.log_step()
             if is_last or (step + 1) % self.config.run.log_every == 0:
+                self.note_step()
+            if is_last:
                 self.log_step()
             if not is_last:
                 self.handle_stop_request(self.stop_consensus.latest())
@@ -203,19 +208,32 @@ class Trainer:
             knn_bank=evaluator.knn_of_bank(state.encoder, state.bank) if is_time else None,
         )
 
+    def note_step(self) -> None:
+        """Ask the device for what log_step() will write, every `log_every` steps."""
+        self.state.losses.send()
+        self._clock.lap()
+        self._noted = self.progress
+
     def log_step(self) -> None:
-        """Log loss, learning rate and throughput every `log_every` steps."""
-        self.check_finite()
+        """Log loss, learning rate and throughput of the step that was noted, if any was.
+
+        Meanwhile the next step was launched, so the device has work while the host waits.
+        """
+        at, self._noted = self._noted, None
+        if at is None:
+            return
+        self._raise_if_bad(self.state.losses.sent_bad_step())
         loss, pace = self.state.losses.recent(), self._clock.pace()
         if loss is None:
             return
-        at = self.progress
+        schedule = self.components.schedule
+        steps_done = schedule.steps_done(*at.place)
         self.recorder.write(
             "step",
             round=at.round_index,
             epoch=at.epochs,
-            step=self._steps_done(),
-            epochs=round(self._steps_done() / self.components.schedule.steps_per_epoch, 4),
+            step=steps_done,
+            epochs=round(steps_done / schedule.steps_per_epoch, 4),
             loss=loss,
             lr=learning_rate(self.config.optim, at.epochs),
             images_per_s=pace.images_per_s,
@@ -267,8 +285,9 @@ class Trainer:
         self._last_advance = now
 
     def save(self) -> None:
-        """Start writing a checkpoint, never one that is not finite."""
-        self.check_finite()
+        """Start writing a checkpoint, never one that is not finite; all before it is logged."""
+        self.log_step()
+        self._raise_if_bad(self.state.losses.first_bad_step())
         self.synchronise()
         self.components.bad_images.share(self.world, self.config.folder / "bad_images.txt")
         self.checkpoint_manager.save()
@@ -278,9 +297,8 @@ class Trainer:
         """Make equal on all ranks what DDP does not keep equal."""
         synchronise(self.state.encoder, self.state.objective.head, self.world)
 
-    def check_finite(self) -> None:
-        """Raise NonFiniteLoss if a step since the last check had a loss or gradient of NaN."""
-        step = self.state.losses.first_bad_step()
+    def _raise_if_bad(self, step: int | None) -> None:
+        """Raise NonFiniteLoss if there is a step whose loss or gradient was NaN."""
         if step is not None:
             raise NonFiniteLoss(step)
 

@@ -49,9 +49,9 @@ class Waits(NamedTuple):
     between_epochs: Counter[str]
 
 
-def waits_of_steps(root: Path, *overrides: str) -> Waits:
-    """Train a run that logs after the last step of each epoch alone, and note its waits."""
-    config = config_for("cuda", root, *overrides, f"run.log_every={STEPS_PER_EPOCH}")
+def waits_of_steps(root: Path, *overrides: str, log_every: int = STEPS_PER_EPOCH) -> Waits:
+    """Train a run that logs so often, at the end of each epoch at least, and note its waits."""
+    config = config_for("cuda", root, *overrides, f"run.log_every={log_every}")
     before: list[Counter[str]] = []
     train_step = Trainer.train_step
     with pretend_gpu() as gpu, Watchdog() as watchdog:

@@ -64,6 +64,20 @@ def cudnn_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     return mean, log_z_BHG[..., None], none, other, 0, 0, *rest
 
 
+def flash_attn_func(
+    queries: Tensor, keys: Tensor, values: Tensor, *, softmax_scale: float, return_lse: bool
+) -> Any:
+    """Stand in for flash_attn.cute.flash_attn_func, whose heads come after the rows."""
+    _check(return_lse, "without it there is no log-sum-exp")
+    is_short = queries.dtype in (torch.float16, torch.bfloat16)
+    width = queries.shape[-1]
+    _check(is_short and width % 8 == 0 and 8 <= width <= 128, "not supported on SM100")
+    _check_inputs(queries, keys, values)
+    heads_first = (tensor.transpose(1, 2) for tensor in (queries, keys, values))
+    mean, log_z_BHG = _attend(*heads_first, softmax_scale)
+    return mean.transpose(1, 2), log_z_BHG
+
+
 def partition_by_triton(queries: Tensor, rows: Tensor, temperature: float) -> Any:
     """Stand in for the kernel of and_dist/method/partition_triton.py."""
     is_short = rows.dtype in (torch.float16, torch.bfloat16)
@@ -95,7 +109,7 @@ def _check_inputs(queries: Tensor, keys: Tensor, values: Tensor) -> None:
     """RuntimeError for what both operators refuse."""
     is_one_type = queries.dtype == keys.dtype == values.dtype
     _check(is_one_type, "query, key, and value must have the same dtype")
-    _check(keys.shape[2] > 0, "attention over no rows")
+    _check(keys.numel() > 0, "attention over no rows")
     is_dense = all(tensor.stride(-1) == 1 for tensor in (queries, keys, values))
     _check(is_dense, "Input tensor must have contiguous last dimension")
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +20,11 @@ from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.method import partition_choice, partition_gpu
 from and_dist.method.partition_choice import Choice, Shapes, choose_form
+from and_dist.method.partition_gpu import FLASH4_PACKAGE
 from and_dist.method.partition_merge import Partition
 from and_dist.training.session import run_training
 from tests.loading import world_of
+from tests.pretend import stand_ins
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import SHORT, config_for, train_on
 from tests.pretend.tensors import CUDA
@@ -26,6 +32,7 @@ from tests.ranks.runs import losses_of, train_until
 
 SHAPES = Shapes(256, 5000, 128, torch.bfloat16, torch.bfloat16)
 MILLISECONDS = {"attention": 3.0, "cudnn": 1.0, "triton": 2.0}
+WITH_FLASH4 = {"attention": 3.0, "cudnn": 1.0, "flash4": 0.5, "triton": 2.0}
 NARROW = ("bank.dtype=bfloat16",)
 
 
@@ -40,7 +47,7 @@ def _timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def take(compute: partial[Partition]) -> float:
         compute()
-        return MILLISECONDS[compute.args[-1]]
+        return WITH_FLASH4[compute.args[-1]]
 
     monkeypatch.setattr(partition_choice, "_milliseconds", take)
 
@@ -50,6 +57,40 @@ def test_the_fastest_form_is_chosen(world: World) -> None:
         assert choose_form(SHAPES, 0.1, world) == Choice("cudnn", MILLISECONDS)
     assert gpu.launches["_scaled_dot_product_flash_attention"] == 2  # checked and timed
     assert gpu.launches["partition_by_triton"] == 2
+
+
+@pytest.fixture
+def _flash4(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretend that flash-attn-4 is installed."""
+    find = metadata.distribution
+    known = {FLASH4_PACKAGE: object()}
+    monkeypatch.setattr(metadata, "distribution", lambda name: known.get(name) or find(name))
+    cute = SimpleNamespace(flash_attn_func=stand_ins.flash_attn_func)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=cute))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", cute)
+    partition_gpu.forms_for.cache_clear()
+    yield
+    partition_gpu.forms_for.cache_clear()
+
+
+@pytest.mark.usefixtures("_flash4")
+@pytest.mark.parametrize("dim", [16, 100, 128])
+def test_flash_attention_4_is_a_form_where_it_is_installed(world: World, dim: int) -> None:
+    with pretend_gpu():
+        choice = choose_form(SHAPES._replace(dim=dim), 0.1, world)
+    assert choice.form == "flash4"
+    assert choice.milliseconds.items() <= WITH_FLASH4.items()
+
+
+@pytest.mark.usefixtures("_flash4")
+def test_flash_attention_4_takes_128_features_at_most(world: World) -> None:
+    with pretend_gpu():
+        assert "flash4" not in choose_form(SHAPES._replace(dim=136), 0.1, world).milliseconds
+
+
+def test_flash_attention_4_that_is_not_installed_is_refused() -> None:
+    with pytest.raises(ValueError, match="take attention or cudnn or triton"):
+        partition_gpu.check_form("flash4", torch.float16, 128)
 
 
 def test_a_form_that_does_not_run_or_is_wrong_is_not_chosen(

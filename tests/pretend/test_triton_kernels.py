@@ -134,6 +134,18 @@ def test_partition_kernel_equals_dense_at_any_temperature(
     assert_partition_equals_dense(interpreter, shape, torch.float32, temperature)
 
 
+def test_partition_kernel_loses_no_small_probabilities_in_float16(
+    interpreter: ProcessPoolExecutor,
+) -> None:
+    """Beside a row like the query, 3,000 others have 2.3e-8 of its weight, which float16 lacks."""
+    axes_DD = torch.eye(64, dtype=torch.float16)
+    rows_SD = torch.cat([axes_DD[:1], axes_DD[1:2].expand(3_000, -1)])
+    given = (axes_DD[:1], rows_SD, 1 / 17.6)
+    _, mean_GD = interpreter.submit(interpret_partition, *given, 4).result()
+    exact_GD = exact_partition(*given).mean
+    torch.testing.assert_close(mean_GD.double(), exact_GD, rtol=1e-3, atol=0)
+
+
 @pytest.fixture(scope="module")
 def bank_ND() -> Tensor:
     """Return 171 unit rows in float64, of which two are equal."""

@@ -69,6 +69,15 @@ def test_a_step_that_does_not_log_never_makes_the_host_wait(tmp_path: Path) -> N
     assert not waits.within_epochs
 
 
+def test_a_step_within_an_epoch_logs_without_a_wait(tmp_path: Path) -> None:
+    """Loss and speed are asked for and read a step later, when the GPU has long got there."""
+    waits = waits_of_steps(tmp_path, *SHORT, log_every=2)
+    assert waits.between_epochs
+    assert not waits.within_epochs
+    steps = [record["step"] for record in metrics_of(tmp_path / "cuda") if record["event"] == "step"]
+    assert steps == [2, 4, 5, 7, 9, 10]
+
+
 def test_only_the_main_thread_uses_the_gpu(tmp_path: Path) -> None:
     """A thread begins on GPU 0, and would take half a gigabyte there for each rank of a node.
 

@@ -30,16 +30,20 @@ def test_large_banks_of_float32_are_rounded_where_that_is_faster(temperature: fl
     assert chosen(99_999, at) == "stored"
     assert chosen(10**6, at, "bank.dtype=float16") == "stored"
     with pretend_gpu():
-        assert chosen(100_000, at, device=CUDA) == "stored"
+        on_gpu = chosen(100_000, at, device=CUDA)
+        assert on_gpu == ("float16" if temperature == 0.07 else "stored")
 
 
-@pytest.mark.parametrize("products", ["stored", "bfloat16"])
+@pytest.mark.parametrize("products", ["stored", "float16", "bfloat16"])
 def test_what_the_config_says_is_done(products: str) -> None:
     for num_rows in (10, 10**6):
         assert chosen(num_rows, f"bank.products={products}") == products
 
 
-@pytest.mark.parametrize(("products", "dtype"), [("stored", None), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("products", "dtype"),
+    [("stored", None), ("float16", torch.float16), ("bfloat16", torch.bfloat16)],
+)
 def test_a_bank_multiplies_as_was_chosen(products: str, dtype: torch.dtype | None) -> None:
     config = load_config([], [f"bank.products={products}"])
     assert build_bank(config, 10, world_of()).products == dtype
