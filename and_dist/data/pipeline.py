@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
@@ -67,6 +68,8 @@ class ImagePipeline:
         self.spec = spec
         self.in_flight: deque[PendingBatch] = deque()
         """Batches that DALI has been given and that have not been yielded, oldest first."""
+        self._fed: deque[tuple[Any, ...]] = deque(maxlen=QUEUE_DEPTH + 2)
+        """Inputs that DALI may still read where they lie: in its queue, at work, and the last."""
         self._batches: Iterator[PendingBatch] = iter(())
         self._failure: Exception | None = None
         self._colour_maps = ColourMaps(spec.data.mean, spec.data.std, spec.device)
@@ -95,6 +98,7 @@ class ImagePipeline:
             for _ in self._outputs():
                 pass
             self._pipeline.reset()
+            self._fed.clear()
         except (DecodeError, AssertionError):
             self._pipeline = _build(self.spec, self._next_feeds)
 
@@ -139,8 +143,14 @@ class ImagePipeline:
             raise
         self.in_flight.append(batch)
         views = batch.views
-        feeds = (list(batch.fetched), views.roi_start_B2, views.roi_stop_B2, views.flip_B)
-        return feeds if self.spec.kind == "pixels" else (*feeds, views.start_B2, views.shape_B2)
+        images = list(batch.fetched)
+        numbers: list[np.ndarray[Any, Any]] = [views.roi_start_B2, views.roi_stop_B2, views.flip_B]
+        if self.spec.kind == "pixels":
+            return images, *numbers
+        numbers += [views.start_B2, views.shape_B2]
+        feeds = (images, *map(np.ascontiguousarray, numbers))
+        self._fed.append(feeds)
+        return feeds
 
 
 def explain_failures(spec: GraphSpec, batch: PendingBatch) -> dict[int, str]:
@@ -180,6 +190,10 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
             num_outputs=num_inputs,
             batch=True,
             layout=["HWC" if spec.kind == "pixels" else ""] + [""] * (num_inputs - 1),
+            # Encoded images are read where they lie: copying 256 of ImageNet's holds Python for 3 of
+            # 4.5 ms. Pixels are copied side by side, from where small images are read faster (by a
+            # fifth at 32 pixels), for a GPU into pinned memory, from where it takes them.
+            no_copy=spec.kind == "encoded",
         )
         image, roi_start, roi_stop, flip, *box = inputs
         pixels = fn.resize(

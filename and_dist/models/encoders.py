@@ -200,5 +200,5 @@ def to_device(encoder: Encoder, device: torch.device) -> Encoder:
     It would otherwise lay them out anew in every pass. A CPU's library keeps copies of its own.
     """
     if device.type == "cuda":
-        return encoder.to(device, memory_format=encoder.memory_format)
+        encoder.to(memory_format=encoder.memory_format)
     return encoder.to(device)

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,30 +22,13 @@ from rich.table import Table
 
 from benchmarks.common.memory import extra_peak_mb
 from benchmarks.common.rates import Rates, machine_rates
+from benchmarks.common.results import Result, result_of
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pillow")
 PEER_PACKAGES = ("lightly", "cut-cross-entropy")
 """Packages that are optional, and are compared with where they are installed."""
 NOT_A_SIZE = ("--json", "--repeats")
 """Arguments with a value that do not change what is measured."""
-
-
-@dataclass
-class Result:
-    """Hold the seconds of one case; `work` is the number of units that it does in that time."""
-
-    name: str
-    median_s: float
-    min_s: float
-    spread: float
-    """(slowest - fastest) / median of the repeats."""
-    work: float = 0
-    unit: str = ""
-    peak_mb: float | None = None
-    """The most memory that the case held above the memory in use before it."""
-    notes: str = ""
-    seconds: list[float] = field(default_factory=list)
-    """Seconds of every repeat, in their order."""
 
 
 @dataclass
@@ -93,11 +75,7 @@ class Benchmark:
         notes: str = "",
     ) -> Result:
         """Add a result from the seconds of some repeats, and return it."""
-        median = statistics.median(seconds)
-        spread = (max(seconds) - min(seconds)) / median
-        result = Result(
-            name, median, min(seconds), spread, work, unit, peak_mb, notes, list(seconds)
-        )
+        result = result_of(name, seconds, work, unit, peak_mb, notes)
         self.results.append(result)
         return result
 

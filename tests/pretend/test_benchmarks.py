@@ -28,17 +28,19 @@ def compile_nothing(function: Callable[..., Any], **_: Any) -> Callable[..., Any
     return function
 
 
-@pytest.mark.parametrize("name", ["device.gpu", "discovery", "hardware", "partition"])
+ON_GPUS_ALONE = ("device.gpu", "device.partition_times")
+
+
+@pytest.mark.parametrize("name", [*ON_GPUS_ALONE, "discovery", "hardware", "partition"])
 def test_a_benchmark_runs_the_way_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     file = tmp_path / "figures.json"
-    arguments = ["--smoke", "--repeats", "1", "--json", str(file)]
-    if name == "device.gpu":
-        monkeypatch.setattr(module, "BATCH", 2)
-        monkeypatch.setattr(module, "MANY", 8)
-    else:
+    arguments = ["--smoke", "--json", str(file)]
+    if name != "device.partition_times":
+        arguments += ["--repeats", "1"]
+    if name not in ON_GPUS_ALONE:
         arguments += ["--device", "cuda"]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.setattr(rates, "GPU_SIDE", SMALL_SIDE)

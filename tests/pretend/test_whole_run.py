@@ -74,7 +74,8 @@ def test_a_step_within_an_epoch_logs_without_a_wait(tmp_path: Path) -> None:
     waits = waits_of_steps(tmp_path, *SHORT, log_every=2)
     assert waits.between_epochs
     assert not waits.within_epochs
-    steps = [record["step"] for record in metrics_of(tmp_path / "cuda") if record["event"] == "step"]
+    metrics = metrics_of(tmp_path / "cuda")
+    steps = [record["step"] for record in metrics if record["event"] == "step"]
     assert steps == [2, 4, 5, 7, 9, 10]
 
 
