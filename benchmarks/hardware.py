@@ -28,8 +28,10 @@ from and_dist.method.entropy import scan_pairs
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.neighbour_search import ShardSearch
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
+from and_dist.planning.catalogue import FOLDER
 from and_dist.planning.costs import cost_of
-from and_dist.planning.hardware import CPU_FILE, GPUS, Hardware
+from and_dist.planning.gpus import GPUS
+from and_dist.planning.hardware import Hardware
 from benchmarks.common.harness import Benchmark, add_arguments, describe_machine
 from benchmarks.common.images import write_photos
 from benchmarks.common.measured_rates import (
@@ -207,17 +209,27 @@ def measure_gpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str
         loaded = photos_here(world, indexes, PHOTOS_OF_A_BATCH, cores, repeats)
         about = torch.cuda.get_device_properties(world.device)
     note_all(benchmark, found | loaded, about.name)
-    kind = next((name for name in GPUS if name in about.name.lower()), "a100")
+    kind = kind_of(about.name)
     curve_of = {name.removeprefix("loader/"): c for name, c in curves(loaded).items()}
     decoding = loaded[f"loader/encoded/{PHOTOS_OF_A_BATCH * 224**2}"]
-    return GPUS[kind].model_dump(mode="json") | {
+    return GPUS[kind if kind in GPUS else "a100"].model_dump(mode="json") | {
         "name": about.name,
+        "origins": {
+            "measured": "encoders, partition, optimiser, scan, search, launches, loading, memory",
+            "derived": "links (70 % of the data sheet)",
+            "rough": "what the framework takes",
+        },
         "memory_gb": round(about.total_memory / 1e9, 1),
         "cores": max(1, cores // torch.cuda.device_count()),
         "rates": {"1": as_rates(found, wanted.rows)},
         "loader": curve_of,
         "decodes_per_s": PHOTOS_OF_A_BATCH * cores / decoding,
     }
+
+
+def kind_of(name: str) -> str:
+    """Return the name by which plans know a device: h100 for NVIDIA's H100, cpu for cpu."""
+    return next((kind for kind in GPUS if kind in name.lower()), name.lower().replace(" ", "-"))
 
 
 def as_rates(found: Seconds, rows: int) -> dict[str, Any]:
@@ -263,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--keep", action="store_true", help="make it the cpu of and-dist plan")
+    parser.add_argument("--keep", action="store_true", help="let and-dist plan know it by its kind")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no NVIDIA GPU here: nothing is measured")
@@ -273,14 +285,17 @@ def main() -> None:
     measure = measure_cpu if given.device == "cpu" else measure_gpu
     plain = measure(wanted, repeats, benchmark)
     about = describe_machine()
-    plain["source"] = f"measured on {about['cores']} cores of {about['cpu']}: benchmarks.hardware"
+    on_gpu = f"one {about['gpu']}, " if given.device == "cuda" else ""
+    cores = f"{about['cores']} cores of {about['cpu']}"
+    plain["source"] = f"measured on {on_gpu}{cores}: benchmarks.hardware"
     build(Hardware, plain)
     benchmark.finish(given.json)
     if given.json is not None:
         content = json.loads(given.json.read_text())
         given.json.write_text(json.dumps(content | {"hardware": plain}, indent=1) + "\n")
     if given.keep:
-        CPU_FILE.write_text(json.dumps({"hardware": plain}, indent=1) + "\n")
+        file = FOLDER / f"{kind_of(plain['name'])}.json"
+        file.write_text(json.dumps({"hardware": plain}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

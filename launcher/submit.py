@@ -12,7 +12,7 @@ from pathlib import Path
 
 from and_dist.config.schema import Config
 from and_dist.config.validation import parse_duration
-from and_dist.planning.hardware import find_hardware
+from and_dist.planning.catalogue import find_hardware
 from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.printout import in_short
 from and_dist.planning.workload import Size as JobSize

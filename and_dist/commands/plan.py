@@ -66,11 +66,12 @@ def plan(
 
 def choose_hardware(name: str | None, gpus: int) -> Hardware:
     """Return the hardware to plan for; raise ValueError if it and the number of GPUs disagree."""
-    from and_dist.planning.hardware import GPUS, find_hardware
+    from and_dist.planning.catalogue import NAMED, find_hardware
 
     if name is None and gpus:
+        known = ", ".join(name for name, known in NAMED.items() if known.kind == "gpu")
         raise ValueError(
-            f"--gpus {gpus}: say which with --gpu, one of: {', '.join(GPUS)}, or a FILE.json of "
+            f"--gpus {gpus}: say which with --gpu, one of: {known}, or a FILE.json of "
             "benchmarks.hardware"
         )
     hardware = find_hardware(name or "cpu")

@@ -190,9 +190,9 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
             num_outputs=num_inputs,
             batch=True,
             layout=["HWC" if spec.kind == "pixels" else ""] + [""] * (num_inputs - 1),
-            # Encoded images are read where they lie: copying 256 of ImageNet's holds Python for 3 of
-            # 4.5 ms. Pixels are copied side by side, from where small images are read faster (by a
-            # fifth at 32 pixels), for a GPU into pinned memory, from where it takes them.
+            # Encoded images are read where they lie: copying 256 of ImageNet's holds Python for 3
+            # of 4.5 ms. Pixels are copied side by side, from where small images are read faster (by
+            # a fifth at 32 pixels), for a GPU into pinned memory, from where it takes them.
             no_copy=spec.kind == "encoded",
         )
         image, roi_start, roi_stop, flip, *box = inputs

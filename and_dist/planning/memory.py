@@ -228,9 +228,7 @@ def activation_bytes(job: Job) -> float:
     if job.on_gpu:
         return job.local_batch * held_on_gpu(encoder.name, job.precision, side)
     kept = job.cost.kept_bytes(job.precision, side)
-    return job.local_batch * (
-        kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side)
-    )
+    return job.local_batch * (kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side))
 
 
 def unpacked_gradient(job: Job) -> int:

@@ -1,6 +1,6 @@
 """Plan a job before it is submitted: its memory, traffic and time. No torch.
 
-Rates of GPUs are published ones and not measured by us, and plans say so. Speeds that the run has
+Plans say which rates were measured, and which published or derived. Speeds that the run has
 measured itself take precedence.
 """
 
@@ -14,7 +14,7 @@ import yaml
 from and_dist.config.comparison import differing_keys
 from and_dist.config.schema import Config
 from and_dist.config.yaml_files import read_yaml
-from and_dist.planning.hardware import Hardware
+from and_dist.planning.hardware import Hardware, Origin
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
 from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
@@ -101,6 +101,12 @@ class Plan:
         if self.measured_images_per_s is not None:
             return "what this run has measured at this size"
         return self.job.hardware.source if self.job.hardware else "nothing"
+
+    @property
+    def origins(self) -> dict[Origin, str]:
+        """Return the figures by where they come from; none if the run has measured itself."""
+        is_known = self.measured_images_per_s is None and self.job.hardware is not None
+        return self.job.hardware.origins if is_known and self.job.hardware else {}
 
 
 def make_plan(job: Job, memory_gb: float | None = None) -> Plan:

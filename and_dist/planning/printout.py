@@ -136,6 +136,7 @@ def _run_lines(plan: Plan) -> Iterator[str]:
     if plan.pace is not None:
         yield f"bound by: {PARTS_OF_A_STEP[plan.pace.bound_by]}"
     yield f"figures: {plan.source}"
+    yield from (f"  {origin}: {what}" for origin, what in plan.origins.items())
     yield from _caveats(plan)
 
 
@@ -247,6 +248,7 @@ def as_plain(plan: Plan) -> dict[str, Any]:
         "stops_first": stops_first(plan, most) if most is not None else None,
         "table_bytes_of_every_rank": table_bytes(job),
         "source": plan.source,
+        "origins": plan.origins,
         "advice": [asdict(advice) for advice in advise(plan)],
     }
 

@@ -1,4 +1,7 @@
-"""Choose for the keys of a config that say `auto`, once a run, with all ranks."""
+"""Choose for the keys of a config that say `auto`, once a run, with all ranks.
+
+W ranks, X abilities of a rank.
+"""
 
 from __future__ import annotations
 

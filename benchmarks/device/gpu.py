@@ -2,9 +2,9 @@
 
     python -m benchmarks.device.gpu [--smoke] [--json FILE]
 
-AlexNet and ResNet18 at 224 pixels and the demo's network at 32 train over a bank of ImageNet's size:
-as a new run trains on the GPU that it finds, and in float32. Beside each step stand its encoder and
-its partition alone, their share of it, and the share of the GPU's own matrix rate that is used.
+AlexNet and ResNet18 at 224 pixels and the demo's network at 32 train over a bank of ImageNet's
+size: as a new run trains on the GPU that it finds, and in float32. Beside each step stand its
+encoder and its partition alone, their share of it, and the share of the GPU's own matrix rate.
 benchmarks.device.partition_times has the partition at other sizes; benchmarks.device.loader_times
 and benchmarks.throughput measure what feeds a GPU.
 """

@@ -11,7 +11,11 @@ MOST_SECONDS_OF_A_PART = 480
 PYTHON: Final = (sys.executable,)
 TORCHRUN = (*PYTHON, "-m", "torch.distributed.run", "--standalone")
 TRAIN = ("train", "--config", "configs/debug.yaml", "run.root={out}/runs")
-TWO_RANKS = (*TORCHRUN, "--nproc-per-node=2")
+ONE_RANK, TWO_RANKS = ((*TORCHRUN, f"--nproc-per-node={count}") for count in (1, 2))
+ON_DEVICE = ("run.device={device}",)
+PROFILED = ("run.profile=true", "curriculum.epochs=12")
+BY = ("-m", "benchmarks.device.two_ranks")
+BOTH_RUNS = ("{out}/runs/two-gloo", "{out}/runs/two-cpu")
 SHARES_A_GPU = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "LD_PRELOAD": "{site}/nccl/libnccl.so.2"}
 """Variables with which NCCL lets ranks share a GPU, which it does from 2.30 on."""
 
@@ -109,8 +113,7 @@ PARTS: dict[int, tuple[Step, ...]] = {
         Step(
             "torchrun",
             60,
-            (*TORCHRUN, "--nproc-per-node=1", "-m", "and_dist", *TRAIN, "name=torchrun")
-            + ("run.device={device}", "run.profile=true", "curriculum.epochs=12"),
+            (*ONE_RANK, "-m", "and_dist", *TRAIN, "name=torchrun", *ON_DEVICE, *PROFILED),
             "a profiled run by torchrun",
             runs_on_cpu=True,
             environment={"OMP_NUM_THREADS": "4"},
@@ -153,8 +156,7 @@ PARTS: dict[int, tuple[Step, ...]] = {
         Step(
             "two_ranks_gloo",
             60,
-            (*TWO_RANKS, "-m", "benchmarks.device.two_ranks", "gloo", *TRAIN, "name=two-gloo")
-            + ("run.device={device}",),
+            (*TWO_RANKS, *BY, "gloo", *TRAIN, "name=two-gloo", *ON_DEVICE),
             "two ranks share the GPU",
             runs_on_cpu=True,
         ),
@@ -169,16 +171,14 @@ PARTS: dict[int, tuple[Step, ...]] = {
             "compare",
             20,
             # The first round, by the bound of tests/gpu: 5 steps an epoch, 3 epochs.
-            _of("benchmarks.device.compare_losses", "{out}/runs/two-gloo", "{out}/runs/two-cpu")
-            + ("--steps", "15", "--most", "0.05"),
+            _of("benchmarks.device.compare_losses", *BOTH_RUNS, "--steps", "15", "--most", "0.05"),
             "both lose the same within rounding",
             runs_on_cpu=True,
         ),
         Step(
             "two_ranks_nccl",
             60,
-            (*TWO_RANKS, "-m", "benchmarks.device.two_ranks", "nccl", *TRAIN, "name=two-nccl")
-            + ("run.device={device}",),
+            (*TWO_RANKS, *BY, "nccl", *TRAIN, "name=two-nccl", *ON_DEVICE),
             "two ranks share the GPU by NCCL, an experiment",
             environment=SHARES_A_GPU,
         ),

@@ -37,7 +37,7 @@ class Profile(Section):
     cpus_per_node: PositiveInt | None = None
     """CPU cores of a node; overrides cpus_per_gpu, and is the setting for CPU-only nodes."""
     gpu: Line | None = None
-    """Model of the GPUs, for predictions: a name in and_dist.planning.hardware.GPUS, or a file that
+    """Model of the GPUs, for predictions: a name in and_dist.planning.gpus.GPUS, or a file that
     benchmarks.hardware wrote."""
     signal_lead: Annotated[int, Field(ge=20, le=3600)] = 120
     """Seconds between SLURM's signal and the time limit: enough to save a checkpoint."""

@@ -30,7 +30,7 @@ from and_dist.method.faiss_search import (
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition import log_partition
 from and_dist.models.arithmetic import training_products
-from and_dist.planning.hardware import GPUS
+from and_dist.planning.gpus import GPUS
 from and_dist.planning.memory import footprint_of
 from and_dist.planning.workload import Job, Size
 from and_dist.runs.console import Display

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from and_dist.planning.costs import COSTS, held_on_gpu
-from and_dist.planning.hardware import GPUS
+from and_dist.planning.gpus import GPUS
 from and_dist.planning.memory import Footprint, footprint_of
 from and_dist.planning.workload import Job, Size
 from tests.pretend.full_size import (

@@ -18,7 +18,7 @@ from and_dist.config.schema import BankConfig, EncoderConfig
 from and_dist.distributed.world import _let_memory_grow, open_world
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.models.encoders import build_encoder, to_device
-from and_dist.planning.hardware import GPUS
+from and_dist.planning.gpus import GPUS
 from and_dist.planning.memory import footprint_of
 from and_dist.planning.workload import Job, Size
 from tests.pretend.device import pretend_gpu

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def test_a_part_takes_eight_minutes_at_most(part: int) -> None:
 def test_steps_have_names_of_their_own_and_commands_that_exist() -> None:
     names = [one.name for one in STEPS]
     assert len(set(names)) == len(names)
-    modules = [one.command[at + 1] for one in STEPS for at, w in enumerate(one.command) if w == "-m"]
+    words = [pair for one in STEPS for pair in pairwise(one.command)]
+    modules = [module for option, module in words if option == "-m"]
+    assert len(modules) >= len(STEPS)
     assert all(find_spec(module) for module in modules)
 
 
@@ -120,8 +123,8 @@ def test_steps_side_by_side_wait_for_each_other_alone(
 def test_figures_of_all_steps_are_one_record_that_compares(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A shell takes --json for its own name, and the file for its first argument. Braces are doubled,
-    # because single ones are filled in.
+    # A shell takes --json for its own name, and the file for its first argument. Braces are
+    # doubled, because single ones are filled in.
     script = f"echo '{json.dumps(FIGURES)}' > $1".replace("{", "{{").replace("}", "}}")
     measures = step("measures", script, has_figures=True)
     assert run(monkeypatch, tmp_path, measures, step("other", script, has_figures=True)) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.planning.hardware import NAMED
+from and_dist.planning.catalogue import NAMED
 from benchmarks.common.rank_pool import free_port
 from slurm.testcluster.cluster import PATIENCE
 from tests.conftest import Cli

@@ -34,9 +34,9 @@ def test_a_billion_rows_in_json(cli: Cli) -> None:
     device = plan["memory"]["device"]
     assert device["fullest"] == "discovery"
     assert device["phases"]["discovery"] == pytest.approx(sum(device["parts"].values()))
-    assert plan["bound_by"] == "partition"
+    assert plan["bound_by"] == "gradients"
     changes = {advice["change"] for advice in plan["advice"]}
-    assert {"bank.dtype=bfloat16", "optim.batch_size=1024"} <= changes
+    assert {"optim.compression=bfloat16", "optim.batch_size=1024"} <= changes
     assert plan["run_seconds"] > plan["epoch_seconds"] > plan["step_seconds"]["in all"]
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
-from and_dist.planning.hardware import GPUS
+from and_dist.planning import catalogue
+from and_dist.planning.gpus import GPUS
 from and_dist.planning.plan import (
     fewest_nodes,
     make_plan,
@@ -21,7 +22,8 @@ from and_dist.planning.plan import (
     most_rows,
     plan_job,
 )
-from and_dist.planning.timing import discovery_seconds
+from and_dist.planning.printout import _run_lines
+from and_dist.planning.timing import discovery_seconds, encoder_seconds, partition_seconds
 from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
 from and_dist.planning.workload import Job, Size, count_rows
 from and_dist.runs.folder import write_config
@@ -167,3 +169,37 @@ def test_rows_are_counted_without_reading_an_image(tmp_path: Path) -> None:
 )
 def test_three_digits_and_no_exponents(text: str, said: str) -> None:
     assert text == said
+
+
+def test_a_plan_says_of_each_figure_where_it_comes_from() -> None:
+    plan = make_plan(Job(config(), 1_281_167, Size(1, 8), GPUS["h100"]))
+    assert plan.origins["measured"].startswith("encoders (AlexNet), partition")
+    said = "\n".join(_run_lines(plan))
+    assert f"  measured: {plan.origins['measured']}" in said
+    assert "  published: memory" in said
+    assert "measured" not in make_plan(Job(config(), 1000, Size(1, 8), GPUS["a100"])).origins
+
+
+def test_an_h100_takes_the_seconds_that_were_measured() -> None:
+    """AlexNet's encoder took 10.1 ms, and the partition of 256 queries 0.355 ms."""
+    changes = "encoder.name=alexnet", "data.image_size=224", "encoder.precision=bfloat16"
+    changes = *changes, "optim.batch_size=256"
+    this = Job(
+        config(*changes, "bank.products=float16", "encoder.feature_dim=128"),
+        1_281_167,
+        Size(1, 1),
+        GPUS["h100"],
+    )
+    rates = GPUS["h100"].rates[1]
+    assert encoder_seconds(this, rates) == pytest.approx(10.13e-3)
+    assert partition_seconds(this, rates) == pytest.approx(0.355e-3)
+
+
+def test_hardware_that_was_kept_takes_the_place_of_estimates(tmp_path: Path) -> None:
+    kept = GPUS["h100"].model_copy(update={"source": "measured on one H100"})
+    content = {"hardware": kept.model_dump(mode="json")}
+    (tmp_path / "h100.json").write_text(json.dumps(content))
+    (tmp_path / "cpu.json").write_text((catalogue.FOLDER / "cpu.json").read_text())
+    assert catalogue.known_in(tmp_path)["h100"].source == "measured on one H100"
+    assert next(iter(catalogue.known_in(tmp_path))) == "cpu"
+    assert catalogue.NAMED["h100"].source.startswith("one H100 of ours")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from and_dist.planning.catalogue import NAMED, read_measured
 from and_dist.planning.costs import COSTS
-from and_dist.planning.hardware import NAMED, Curve, Links, read_measured
+from and_dist.planning.hardware import Curve, Links
 from and_dist.planning.timing import discovery_seconds, pace_of, traffic_of
 from and_dist.planning.workload import Job, Size
 from tests.unit.planning.slide_rule import config, device, job, line
