@@ -16,6 +16,7 @@ from typing import Any
 
 from and_dist.config.comparison import AUTO, PAPER_SAFE_KEYS, is_among
 from and_dist.config.schema import Config
+from and_dist.config.shipped import find_config
 from and_dist.config.validation import build, flatten
 from and_dist.config.yaml_files import merge, parse_override, read_layers, read_yaml
 
@@ -37,9 +38,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Return the config of YAML files, merged from left to right, and of `key=value` overrides.
 
-    Raise ValueError if a file cannot be read or a value is wrong.
+    A bare name, such as demo, is a shipped config. Raise ValueError if a file cannot be read or a
+    value is wrong.
     """
-    return _build([layer for file in files for layer in read_layers(Path(file))], overrides)
+    layers = [layer for file in files for layer in read_layers(find_config(file))]
+    return _build(layers, overrides)
 
 
 def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:

@@ -37,8 +37,8 @@ def auto_products(
 ) -> Products:
     """Return the type in which rows are multiplied; `shard` is its rows and their features.
 
-    On a GPU, float32 rows have a copy in float16 beside them, which is an eighth nearer to them
-    than bfloat16 would be.
+    On a GPU, float32 rows have a copy in float16 beside them, which is eight times nearer to
+    them than bfloat16 would be.
     """
     is_worth_it = bank.dtype == "float32" and num_rows >= ROWS_WORTH_ROUNDING
     if not is_worth_it or not on.multiplies_16_bits:

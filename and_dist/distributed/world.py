@@ -42,6 +42,12 @@ class World:
         return self.rank == 0
 
 
+def lone_world(device: torch.device) -> World:
+    """Return a world of this process alone, which communicates with nobody and needs no start."""
+    group = dist.ProcessGroup(0, 1)
+    return World(0, 1, 0, 1, device, group, group)
+
+
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], launch_env: LaunchEnv) -> torch.device:
     """Return the device of this rank; raise ValueError if there is no GPU left for it."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
@@ -96,7 +102,18 @@ def open_world(
 ) -> Iterator[World]:
     """Join the other ranks; threads are set once, here, for everything in this process.
 
-    On a GPU, products of float32 are float32 while the world is open.
+    Ranks are found as torchrun, srun or and-launch name them; without any there is one. On a GPU,
+    products of float32 are float32 while the world is open.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`, which takes the GPU if there is one.
+        threads: CPU threads of this rank; None shares the cores among the ranks of a machine.
+        timeout: Time after which a collective that a rank does not enter fails.
+
+    Example:
+        >>> with and_dist.open_world("cpu") as world:
+        ...     world.rank, world.size
+        (0, 1)
     """
     launch_env = read_launch_env()
     chosen = choose_device(device, launch_env)

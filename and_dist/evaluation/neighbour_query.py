@@ -130,7 +130,7 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
         Found(
             row,
             str(query.paths[row]),
-            tuple(_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)),
+            tuple(describe_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)),
         )
         for row, neighbours, cosines in zip(
             rows, nearest.rows_QK.tolist(), nearest.similarity_QK.tolist(), strict=True
@@ -139,7 +139,7 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
     return QueryResult(query, tuple(found), own, known)
 
 
-def _neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:
+def describe_neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:
     """Return a neighbour with its name and class, or with its row number as the only name."""
     if known is None:
         return Neighbour(row, f"row {row}", None, similarity)

@@ -83,8 +83,31 @@ def discover(  # noqa: PLR0913 - other programs rely on this signature
 ) -> Neighbourhoods:
     """Return the neighbourhoods of round `round_index` of `num_rounds`, equal on all ranks.
 
-    `progress` is called on every rank equally often, between collectives, so it may hold a
-    collective of its own.
+    All ranks call it together. `progress` is called on every rank equally often, between
+    collectives, so it may hold a collective of its own.
+
+    Args:
+        bank: This rank's shard of N rows.
+        world: The ranks, from open_world().
+        round_index: r, from 1; N * r / R rows of lowest entropy become anchors.
+        num_rounds: R, the rounds after round 0.
+        num_neighbours: K, the neighbours of an anchor.
+        temperature: tau of the entropy.
+        search: `Flat` or `fused`, which are exact, or a faiss factory string.
+        options: Recall and memory of the search.
+        progress: Function that is told the share that is done.
+
+    Returns:
+        neighbours_NK [N, K], -1 for rows that are no anchors; entropy_N [N]; anchors_A, by
+        ascending entropy; and the recall of an approximate search.
+
+    Example:
+        >>> rows_SD = torch.nn.functional.normalize(torch.randn(100, 8), dim=1)
+        >>> bank = and_dist.MemoryBank(rows_SD, start=0, num_rows=100, update_rate=0.5)
+        >>> with and_dist.open_world("cpu") as world:
+        ...     found = and_dist.discover(bank, world, 1, 4, num_neighbours=1, temperature=0.1)
+        >>> found.anchors_A.shape, found.neighbours_NK.shape
+        (torch.Size([25]), torch.Size([100, 1]))
     """
     dim = bank.features_SD.shape[1]
     memory_bytes = options.memory_bytes

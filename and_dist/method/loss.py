@@ -50,8 +50,27 @@ def neighbourhood_nll(
 ) -> Tensor:
     """Return the mean loss over the real queries of the global batch; see sharded_nll.
 
-    rows_B: bank row of each query, -1 for padding, which weighs nothing. neighbours_BK: the K
-    neighbours of an anchor, -1 for none. B is the same on every rank.
+    Every rank calls it with as many queries. The gradient in the features is scaled so that after
+    DDP has averaged, it is that of one process with the whole batch.
+
+    Args:
+        features_BD: Features of this rank's images, [B, D], of unit norm, with a gradient.
+        rows_B: Row of each image in the bank, int64; -1 is padding, which weighs nothing.
+        neighbours_BK: Rows of the K neighbours of each image, -1 for none; all -1 for an instance.
+        bank: This rank's shard.
+        world: The ranks, from open_world().
+        temperature: tau.
+
+    Example:
+        >>> rows_SD = torch.nn.functional.normalize(torch.randn(100, 8), dim=1)
+        >>> bank = and_dist.MemoryBank(rows_SD, start=0, num_rows=100, update_rate=0.5)
+        >>> features_BD = rows_SD[:4].clone().requires_grad_()
+        >>> instances_BK = torch.full((4, 1), -1)
+        >>> with and_dist.open_world("cpu") as world:
+        ...     given = features_BD, torch.arange(4), instances_BK, bank, world
+        ...     and_dist.neighbourhood_nll(*given, temperature=0.1).backward()
+        >>> features_BD.grad.shape
+        torch.Size([4, 8])
     """
     batch = gather_global_batch(features_BD, rows_B, neighbours_BK, world)
     return sharded_nll(features_BD, batch, bank, world, temperature)

@@ -17,7 +17,17 @@ ROWS_PER_DRAW = 65536
 
 
 def shard_range(num_rows: int, rank: int, size: int) -> tuple[int, int]:
-    """Return the rows [start, stop) of a rank, cut like torch.chunk: the last may be empty."""
+    """Return the rows [start, stop) of a rank, cut like torch.chunk: the last may be empty.
+
+    Args:
+        num_rows: N, the rows of the whole bank.
+        rank: The rank, from 0.
+        size: W, the number of ranks.
+
+    Example:
+        >>> [and_dist.shard_range(10, rank, 3) for rank in range(3)]
+        [(0, 4), (4, 8), (8, 10)]
+    """
     chunk = -(-num_rows // size)
     return min(rank * chunk, num_rows), min((rank + 1) * chunk, num_rows)
 
@@ -28,7 +38,24 @@ def all_shards(num_rows: int, size: int) -> list[tuple[int, int]]:
 
 
 class MemoryBank:
-    """Holds the rows [start, start + S) of a bank of num_rows rows (Eq. 8)."""
+    """Holds the rows [start, start + S) of a bank of num_rows rows (Eq. 8).
+
+    Args:
+        features_SD: The first rows of this shard, [S, D], of unit norm; they are kept, not copied.
+        start: The first row of this shard, from shard_range().
+        num_rows: N, the rows of the whole bank.
+        update_rate: eta, the weight of a new feature.
+        renormalise: Scale updated rows to unit norm, as the published code does.
+        products: Type that rows are rounded to before they are multiplied; None rounds nothing.
+
+    Example:
+        >>> rows_SD = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+        >>> bank = and_dist.MemoryBank(rows_SD, start=0, num_rows=6, update_rate=0.5)
+        >>> new_GD = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)
+        >>> bank.update(torch.tensor([0, 3]), new_GD)
+        >>> bank.features_SD.norm(dim=1).allclose(torch.ones(6))
+        True
+    """
 
     def __init__(
         self,

@@ -22,11 +22,25 @@ def log_partition(
     products: torch.dtype | None = None,
     form: str = ATTENTION,
 ) -> Partition:
-    """Return the partition of each query over all given rows.
+    """Return the partition of each query over all given rows: log Z [G] and the mean row [G, D].
 
-    The rows' type decides the arithmetic, or `products`, to which queries and rows are rounded
+    log Z = log sum_j exp(x . m_j / tau), and the mean is that of the rows under this softmax. The
+    rows' type decides the arithmetic, or `products`, to which queries and rows are rounded
     before they are multiplied; sums run in float32 at least. `form` is one of those of a GPU
-    (partition_gpu.py).
+    (partition_gpu.py). There is no gradient: that of log Z in x is the mean over tau.
+
+    Args:
+        queries_GD: Queries [G, D].
+        rows_SD: Rows [S, D]; S may be 0, whose log Z is -inf.
+        temperature: tau.
+        products: Type that both are rounded to before they are multiplied.
+        form: Form of a GPU.
+
+    Example:
+        >>> queries_GD, rows_SD = torch.randn(4, 8), torch.randn(100, 8)
+        >>> log_z_G, mean_GD = and_dist.log_partition(queries_GD, rows_SD, temperature=1.0)
+        >>> log_z_G.allclose((queries_GD @ rows_SD.T).logsumexp(dim=1), atol=1e-5)
+        True
     """
     num_queries, dim = queries_GD.shape
     if num_queries == 0 or rows_SD.shape[0] == 0:

@@ -55,7 +55,8 @@ def choose_form(shapes: Shapes, temperature: float, world: World) -> Choice:
     if world.device.type == "cpu" or len(forms) == 1:
         return Choice(ATTENTION, {})
     few = shapes._replace(num_queries=QUERIES_CHECKED, num_rows=ROWS_CHECKED)
-    queries_GD, rows_SD = _draw(few, world.device)
+    # The comparison is of forms alone, so both have been rounded to the type of the products.
+    queries_GD, rows_SD = (drawn.to(shapes.products) for drawn in _draw(few, world.device))
     is_right = [_is_right(queries_GD, rows_SD, temperature, shapes, form) for form in forms]
     num_right = reduce_sum(world, torch.tensor(is_right, device=world.device).int()).tolist()
     usable = [form for form, ranks in zip(forms, num_right, strict=True) if ranks == world.size]

@@ -25,7 +25,18 @@ class Partition(NamedTuple):
 
 
 def merge(partitions: Sequence[Partition]) -> Partition:
-    """Return the partition over the union of disjoint sets of rows, exactly."""
+    """Return the partition over the union of disjoint sets of rows, exactly.
+
+    Args:
+        partitions: One partition for each set of rows, of the same queries.
+
+    Example:
+        >>> queries_GD, rows_SD = torch.randn(4, 8), torch.randn(100, 8)
+        >>> halves = [and_dist.log_partition(queries_GD, half, 1.0) for half in rows_SD.split(50)]
+        >>> whole = and_dist.log_partition(queries_GD, rows_SD, 1.0)
+        >>> and_dist.merge(halves).mean.allclose(whole.mean, atol=1e-5)
+        True
+    """
     return merge_stacked(
         Partition(
             torch.stack([part.log_z for part in partitions]),

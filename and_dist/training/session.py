@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.storage import CorruptCheckpoint, read_latest
@@ -36,8 +37,10 @@ from and_dist.training.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 
 
-def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> None:
-    """Train a run, or resume it, on this rank; return once it is finished."""
+def run_training(
+    config: Config, watchdog: Watchdog, style: Style = "auto"
+) -> dict[str, Any]:
+    """Train a run, or resume it, on this rank; return its summary once it is finished."""
     train, test = load_and_check(config)
     config = keep_choices_of_run(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
@@ -56,10 +59,13 @@ def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> N
         with record_run_end(config.folder, world.is_coordinator):
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()
-        if world.is_coordinator:
-            title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
-            display.show(as_table(write_summary(config.folder), title))
-            display.say(f"run folder: {config.folder}")
+        summary = on_coordinator(
+            world, "writing the summary", lambda: write_summary(config.folder)
+        )
+        title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
+        display.show(as_table(summary, title))
+        display.say(f"run folder: {config.folder}")
+        return summary
 
 
 def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | None]:

@@ -16,6 +16,9 @@ from and_dist.config.secret_values import is_secret
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
 
+PACKAGE = Path(__file__).parents[1]
+PLACES = (PACKAGE / "profiles", PACKAGE.parent / "slurm")
+"""Where profiles are shipped: within the package in a wheel, beside it in a checkout."""
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Option = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -86,7 +89,13 @@ class Profile(Section):
         return command
 
 
-def load_profile(path: Path) -> Profile:
-    """Return the profile in a YAML file; raise ValueError with the allowed keys and values
-    otherwise."""
+def load_profile(given: Path) -> Profile:
+    """Return the profile in a YAML file, or a shipped one by its bare name, such as example.
+
+    Raise ValueError with the allowed keys and values otherwise.
+    """
+    path = given
+    if not given.suffix and not given.exists():
+        shipped = [place / f"{given.name}.yaml" for place in PLACES]
+        path = next((file for file in shipped if file.is_file()), given)
     return build(Profile, read_yaml(path), f"{path}: ")

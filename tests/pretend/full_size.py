@@ -24,6 +24,7 @@ from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.models.encoders import build_encoder
 from and_dist.objectives.base import ObjectiveContext, build_objective
+from and_dist.training.choices import products_of
 from and_dist.training.state import build_state
 from and_dist.training.trainer import Trainer
 from tests.pretend.device import pretend_gpu
@@ -66,7 +67,8 @@ def build_trainer(config: Config, num_rows: int, world: World) -> Trainer:
         encoder = build_encoder(config.encoder, 0)
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.world = config, world
-    bank = MemoryBank(bank_SD, 0, num_rows, config.bank.update_rate)
+    given = config.bank.update_rate, config.bank.renormalise, products_of(config)
+    bank = MemoryBank(bank_SD, 0, num_rows, *given)
     images = Mock(side_effect=AssertionError("a step takes no pass over all images"))
     context = ObjectiveContext(config, trainer.world, bank, None, images, images)
     trainer.state = build_state(config.optim, encoder, bank, build_objective(context))

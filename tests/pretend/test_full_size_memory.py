@@ -48,6 +48,7 @@ def test_a_step_over_ten_million_rows_takes_the_memory_of_the_plan(
         f"encoder.name={name}",
         f"encoder.precision={dtype}",
         f"bank.dtype={dtype}",
+        f"bank.products={'float16' if dtype == 'float32' else 'stored'}",
         f"optim.batch_size={batch}",
     )
     with hollow_gpu() as gpu:

@@ -1,0 +1,43 @@
+"""Find the configs that are shipped: beside the packages in a checkout, within them in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
+
+
+def find_config(given: str | Path) -> Path:
+    """Return the file of a config, which is a path, or the bare name of a shipped one.
+
+    Raise ValueError for a name that is neither.
+    """
+    path = Path(given)
+    if path.suffix or path.exists() or path.is_absolute():
+        return path
+    found = next((file for file in _candidates(path) if file.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"there is no config {given}: it is neither a file nor one of the shipped ones, "
+            f"which are: {', '.join(shipped_names())}"
+        )
+    return found
+
+
+def shipped_names() -> list[str]:
+    """Return the names of all shipped configs, such as demo and paper/cifar10-alexnet."""
+    folder = next((place for place in PLACES if place.is_dir()), None)
+    if folder is None:
+        return []
+    files = (file.relative_to(folder) for file in folder.rglob("*.yaml"))
+    return sorted(str(file.with_suffix("")) for file in files if file.parts[0] in NAMED)
+
+
+NAMED = ("debug.yaml", "demo.yaml", "paper")
+"""The files and folders of configs that train a run by themselves."""
+
+
+def _candidates(name: Path) -> list[Path]:
+    """Return where a shipped config of a name may lie."""
+    return [place / f"{name}.yaml" for place in PLACES if ".." not in name.parts]
