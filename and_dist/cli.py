@@ -45,6 +45,11 @@ app = typer.Typer(
 
 log = logging.getLogger(__name__)
 SECONDS_FOR_THE_FIRST = 10.0
+OF_TRAINING = ("torch", "torchvision", "nvidia", "faiss", "safetensors", "scipy", "tensorboard")
+"""Modules that a login node does without."""
+HOW_TO_INSTALL = (
+    "this command needs `pip install 'and-dist[cuda13]'`, or [cuda12]; see docs/install.md"
+)
 
 
 @app.callback()
@@ -81,6 +86,10 @@ def main() -> None:
             app(obj=watchdog)
     except ValueError as error:
         refuse(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_TRAINING:
+            raise
+        refuse(ValueError(f"{error.name} is not installed: {HOW_TO_INSTALL}"))
     except Stopped as request:
         if is_rank_zero():
             log.warning("stopped by %s; the same command goes on", request)

@@ -33,6 +33,7 @@ from launcher.jobs.job_folder import (
 )
 from launcher.jobs.request import Request, Size, check_writable
 from launcher.logs import list_ranks, read_failure, read_tail
+from launcher.node.cuda_pairs import describe_mismatch, find_builds
 from launcher.node.rank import log_of
 from launcher.node.runner import LOOK_SECONDS
 from launcher.slurm import client, sbatch
@@ -150,6 +151,7 @@ def _look_around() -> dict[str, Any]:
         "missing": [name for name in MODULES if not _can_be_found(name)],
         "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
         "gpus": _count_gpus(),
+        "cuda": describe_mismatch(find_builds()),
     }
 
 
@@ -219,7 +221,9 @@ def _problems(
     if profile.interface and profile.interface not in node["interfaces"]:
         has = ", ".join(node["interfaces"])
         found.append(f"has no network interface {profile.interface}; it has {has}")
-    if node["gpus"] < num_gpus:
+    if num_gpus and node.get("cuda"):
+        found.append(node["cuda"])
+    elif node["gpus"] < num_gpus:
         found.append(f"shows torch {node['gpus']} GPU(s), {num_gpus} were asked for")
     return found
 

@@ -9,7 +9,11 @@ import typer
 
 ConfigFiles = Annotated[
     list[Path] | None,
-    typer.Option("--config", "-c", help="YAML file, or a shipped config such as demo; several merge from left to right."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML file, or the name of a shipped one; several merge from left to right.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, such as optim.lr=0.06; wins over files.")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from and_dist.commands.options import Force, Run
+
+if TYPE_CHECKING:
+    from and_dist.distributed.world import World
 
 
 def report(
@@ -24,7 +29,6 @@ def report(
     force: Force = False,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
-    from and_dist.distributed.world import open_world
     from and_dist.report.build import gather, is_report, read_histories, write_page
     from and_dist.report.serve import Pages, follow
     from and_dist.runs.console import Display
@@ -41,8 +45,17 @@ def report(
     out = out or run / "report.html"
     if not follows:
         check_output(out, "--out", may_replace)
-    with open_world("cpu") as world:
+    if not (has_torch := find_spec("torch") is not None):
+        display.say("torch is not installed here: the page has no neighbourhoods, map or mistakes")
+    with _world() if has_torch else nullcontext() as world:
         if follows:
             follow(Pages(run, compare or [], world, display), port, every, display.say)
         size = write_page(histories, gather(histories[0], world, display.phase), out, may_replace)
     display.say(f"written to {out}, {size / 1e6:.1f} MB")
+
+
+def _world() -> AbstractContextManager[World]:
+    """Return a world to read checkpoints in."""
+    from and_dist.distributed.world import open_world
+
+    return open_world("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -18,9 +19,11 @@ def find_config(given: str | Path) -> Path:
         return path
     found = next((file for file in _candidates(path) if file.is_file()), None)
     if found is None:
+        known = shipped_names()
+        near = get_close_matches(str(given), known, n=3) or known
         raise ValueError(
-            f"there is no config {given}: it is neither a file nor one of the shipped ones, "
-            f"which are: {', '.join(shipped_names())}"
+            f"there is no config {given}: it is neither a file nor one of the {len(known)} shipped "
+            f"ones, such as {', '.join(near[:5])}"
         )
     return found
 

@@ -123,6 +123,7 @@ class LoadedRun:
 
     def files(self, rows: Sequence[int]) -> list[str]:
         """Return where training images lie: a path each, or file and offset in an archive."""
+        self._check_rows(rows)
         store = self.images.index.store
         if isinstance(store, FileStore):
             return [str(Path(store.root) / store.names[row]) for row in rows]
@@ -130,9 +131,18 @@ class LoadedRun:
 
     def pictures(self, rows: Sequence[int]) -> list[Image.Image]:
         """Return training images as the network sees them, without the normalisation."""
+        self._check_rows(rows)
         reader = ImageReader(self.images, self.config.data, self._world.device)
         found = reader.load(rows)
+        if unread := set(rows) - set(found):
+            raise ValueError(f"image {min(unread)} cannot be decoded")
         return [Image.fromarray(reader.pixels(found[row])) for row in rows]
+
+    def _check_rows(self, rows: Sequence[int]) -> None:
+        """Raise ValueError for a row that the run does not have."""
+        for row in rows:
+            if not 0 <= row < self._opened.num_rows:
+                raise ValueError(f"row {row}: the run has rows 0 to {self._opened.num_rows - 1}")
 
     @cached_property
     def _known(self) -> ImageReader | None:

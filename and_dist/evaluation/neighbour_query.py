@@ -130,7 +130,9 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
         Found(
             row,
             str(query.paths[row]),
-            tuple(describe_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)),
+            tuple(
+                describe_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)
+            ),
         )
         for row, neighbours, cosines in zip(
             rows, nearest.rows_QK.tolist(), nearest.similarity_QK.tolist(), strict=True

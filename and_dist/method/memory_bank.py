@@ -121,7 +121,7 @@ class MemoryBank:
             self.multiplied_SD[places_G] = values_GD.to(self.multiplied_SD.dtype)
 
     def round_again(self) -> None:
-        """Take the rows as something else than update() has written them."""
+        """Round the copy anew, after something other than update() has written rows."""
         if self.multiplied_SD is not self.features_SD:
             self.multiplied_SD.copy_(self.features_SD)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,9 @@ def _multiplies_faster(temperature: float) -> bool:
 @cache
 def _cpu_has(feature: str) -> bool:
     """Return whether this CPU has an instruction set, by torch's name for it."""
-    return bool(torch.cpu.get_capabilities().get(feature, False))
+    # Before torch 2.11 nobody could be asked, and rows are multiplied as they are stored.
+    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(find().get(feature, False))
 
 
 def _multiply_on_cpu(queries_GD: Tensor, rows_SD: Tensor, temperature: float) -> Partition:

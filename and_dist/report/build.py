@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from and_dist.distributed.launch_env import AllRanksError
-from and_dist.distributed.world import World
-from and_dist.report.checkpoint_views import Findings, gather_findings
 from and_dist.report.page import render
 from and_dist.report.run_history import History, read_history
 from and_dist.utils.owned_files import IsOurs, starts_with, write_file
 from and_dist.utils.plain_files import read_plain
 from and_dist.utils.progress import Phase
+
+if TYPE_CHECKING:
+    from and_dist.distributed.world import World
+    from and_dist.report.checkpoint_views import Findings
 
 MOST_BYTES = 15_000_000
 """The largest size of a page that is written."""
@@ -37,11 +40,16 @@ def read_histories(run: Path, others: Sequence[Path]) -> list[History]:
     ]
 
 
-def gather(history: History, world: World, phase: Phase) -> Findings | None:
+def gather(history: History, world: World | None, phase: Phase) -> Findings | None:
     """Return the findings from the run's checkpoints, or None if there is no checkpoint yet.
 
+    Where torch is missing there is no world, and checkpoints are not looked at.
     Raise ValueError, OSError or AllRanksError if the checkpoints cannot be read.
     """
+    if world is None:
+        return None
+    from and_dist.report.checkpoint_views import gather_findings
+
     # A run that is still training may delete a checkpoint while it is read. Then there is a newer
     # one, and reading starts again.
     newest = history.run / "checkpoints" / "latest"

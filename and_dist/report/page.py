@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,8 +17,6 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from and_dist.report.charts import COLOURS, Chart, date_of
-from and_dist.report.checkpoint_views import Attended, Findings
-from and_dist.report.misclassified import Mistake
 from and_dist.report.neighbourhood_charts import (
     consistency_by_entropy,
     entropy_histograms,
@@ -29,6 +27,10 @@ from and_dist.report.run_history import History
 from and_dist.report.summary_tables import summary_tables
 from and_dist.report.training_charts import accuracy_by_round, time_line, training_curves
 from and_dist.utils.formatting import format_seconds, percent
+
+if TYPE_CHECKING:  # a page without pictures is written without torch
+    from and_dist.report.checkpoint_views import Attended, Findings
+    from and_dist.report.misclassified import Mistake
 
 ASSETS = Path(__file__).parent / "assets"
 """The folder of the page's template, style and script."""

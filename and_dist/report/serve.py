@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from and_dist.distributed.launch_env import AllRanksError
-from and_dist.distributed.world import World
 from and_dist.report.build import gather, read_histories
-from and_dist.report.checkpoint_views import Findings
 from and_dist.report.page import render
 from and_dist.report.run_history import History
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_held
 from and_dist.utils.plain_files import read_plain
+
+if TYPE_CHECKING:
+    from and_dist.distributed.world import World
+    from and_dist.report.checkpoint_views import Findings
 
 HOSTS = ("127.0.0.1", "localhost")
 """The host names that a request may have. A site whose name has been pointed to 127.0.0.1 (DNS
@@ -46,8 +48,10 @@ HEADERS = {
 class Pages:
     """Hold the newest page of a run and its version."""
 
-    def __init__(self, run: Path, others: Sequence[Path], world: World, display: Display) -> None:
-        """Start without a page; refresh() makes the first one."""
+    def __init__(
+        self, run: Path, others: Sequence[Path], world: World | None, display: Display
+    ) -> None:
+        """Start without a page; refresh() makes the first one, without pictures if no world is."""
         self._run, self._others = run, others
         self._world, self._display = world, display
         self._findings: Findings | None = None

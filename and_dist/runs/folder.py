@@ -45,7 +45,15 @@ from and_dist.utils.owned_files import (
 )
 from and_dist.utils.plain_files import read_plain
 
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "faiss-gpu", "numpy", "pydantic")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "faiss-gpu",
+    "numpy",
+    "pydantic",
+)
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "lock")
 """The files of a run itself."""
 FOLDERS = ("checkpoints", "evaluation", "jobs", "logs", "stalls")

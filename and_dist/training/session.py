@@ -37,9 +37,7 @@ from and_dist.training.trainer import Trainer
 from and_dist.utils.owned_files import check_file
 
 
-def run_training(
-    config: Config, watchdog: Watchdog, style: Style = "auto"
-) -> dict[str, Any]:
+def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> dict[str, Any]:
     """Train a run, or resume it, on this rank; return its summary once it is finished."""
     train, test = load_and_check(config)
     config = keep_choices_of_run(config)
@@ -59,9 +57,7 @@ def run_training(
         with record_run_end(config.folder, world.is_coordinator):
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()
-        summary = on_coordinator(
-            world, "writing the summary", lambda: write_summary(config.folder)
-        )
+        summary = on_coordinator(world, "writing the summary", lambda: write_summary(config.folder))
         title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
         display.show(as_table(summary, title))
         display.say(f"run folder: {config.folder}")

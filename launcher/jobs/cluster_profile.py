@@ -97,5 +97,11 @@ def load_profile(given: Path) -> Profile:
     path = given
     if not given.suffix and not given.exists():
         shipped = [place / f"{given.name}.yaml" for place in PLACES]
-        path = next((file for file in shipped if file.is_file()), given)
+        found = next((file for file in shipped if file.is_file()), None)
+        if found is None:
+            raise ValueError(
+                f"there is no cluster profile {given}: it is neither a file nor a shipped one, "
+                "which are example and laptop"
+            )
+        path = found
     return build(Profile, read_yaml(path), f"{path}: ")

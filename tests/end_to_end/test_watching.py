@@ -120,7 +120,7 @@ def test_quiet_and_json_exclude_each_other(cli: Cli) -> None:
 def test_the_readme_says_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     """Events and keys of a run, with a batch that made no number, against the table."""
     table: dict[str, set[str]] = {}
-    rows = re.findall(r"^\| (`\w+`.*?) \| (.*) \|$", Path("README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`\w+`.*?) \| (.*) \|$", Path("docs/runs.md").read_text(), re.MULTILINE)
     for names, keys in rows:
         stated = set(re.findall(r"`(\w+)`", keys))
         table |= dict.fromkeys(re.findall(r"`(\w+)`", names), stated)

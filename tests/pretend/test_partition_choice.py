@@ -64,7 +64,7 @@ def test_the_fastest_form_is_chosen(world: World) -> None:
 def test_what_the_type_rounds_is_no_fault_of_a_form(
     world: World, products: torch.dtype, temperature: float
 ) -> None:
-    """Features of 16 numbers have large cosines, so that bfloat16 moves log Z by 0.4 at tau 0.01."""
+    """Features of 16 numbers have large cosines: bfloat16 moves log Z by 0.4 at tau 0.01."""
     shapes = SHAPES._replace(dim=16, stored=torch.float32, products=products)
     with pretend_gpu():
         assert choose_form(shapes, temperature, world).form == "cudnn"
