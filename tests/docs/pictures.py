@@ -7,6 +7,7 @@ output of the same command, typed once more after the run has finished. Chromium
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,11 @@ height="{terminal_height}"/></clipPath>{lines}</defs>{chrome}<g transform="trans
 def draw_terminal(browser: Browser, file: Path) -> None:
     """Type the command of the finished run, and draw its output."""
     command = [sys.executable, "-m", "torch.distributed.run", *TYPED.split()[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with tempfile.TemporaryDirectory() as folder:  # a start of the run itself would be recorded
+        shutil.copytree(RUN, Path(folder) / RUN)
+        (Path(folder) / "configs").symlink_to(Path("configs").absolute())
+        given = {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(Path.cwd())}}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, **given)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {TYPED}", style="bold"))
     console.print(Text.from_ansi(done.stdout))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 import and_dist
-from tests.docs.fences import Block, all_blocks, blocks_of, pages
+from tests.docs.fences import FENCE, Block, all_blocks, blocks_of, pages
 from tests.docs.parsers import check_command
 
 BASH, PYTHON, YAML = map(all_blocks, ("bash", "python", "yaml"))
@@ -41,7 +42,7 @@ def test_every_block_says_how_it_is_tried(page: Path) -> None:
     for block in blocks_of(page):
         assert block.how in HOWS.get(block.language, ()), f"{block.name}: {block.info}"
     # An indented block would be a block that nobody tries.
-    assert "\n    .venv/bin/" not in page.read_text()
+    assert "\n    .venv/bin/" not in FENCE.sub("", page.read_text())
 
 
 @pytest.mark.parametrize("block", named(BASH))
@@ -81,14 +82,20 @@ def test_commands_of_the_readme_run(block: Block, sandbox: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.whole_run
 @pytest.mark.parametrize("block", named([b for b in QUICK if not is_readme(b)]))
 def test_commands_of_the_docs_run(block: Block, sandbox: Path) -> None:
     run(block, sandbox, SECONDS)
 
 
 @pytest.mark.nightly
+@pytest.mark.whole_run
 @pytest.mark.parametrize("block", named([b for b in BASH if b.how == "slow"]))
 def test_slow_commands_run(block: Block, sandbox: Path) -> None:
+    if "make demo" in block.commands():
+        shutil.rmtree(
+            sandbox / "runs/demo"
+        )  # a short one, in whose folder the demo would not train
     run(block, sandbox, SLOW_SECONDS)
 
 

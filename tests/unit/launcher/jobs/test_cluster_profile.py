@@ -47,3 +47,9 @@ def test_what_is_wrong_is_a_sentence(tmp_path: Path, text: str, sentence: str) -
 def test_a_profile_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read config .*nowhere.yaml"):
         load_profile(tmp_path / "nowhere.yaml")
+
+
+def test_a_bare_name_is_a_shipped_profile() -> None:
+    assert load_profile(Path("example")) == load_profile(Path("slurm/example.yaml"))
+    with pytest.raises(ValueError, match=r"no cluster profile nowhere: .* example and laptop"):
+        load_profile(Path("nowhere"))
