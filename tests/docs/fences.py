@@ -51,7 +51,8 @@ class Block:
 
 def pages() -> list[Path]:
     """Return the pages whose blocks are tried."""
-    return [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").rglob("*.md"))]
+    first = Path("README.md"), Path("CONTRIBUTING.md"), Path("containers/README.md")
+    return [*first, *sorted(Path("docs").rglob("*.md"))]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
