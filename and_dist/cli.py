@@ -13,12 +13,13 @@ from typing import NoReturn
 
 import typer
 
+from and_dist.commands.config import config
 from and_dist.commands.discover import discover
 from and_dist.commands.embed import embed
 from and_dist.commands.evaluate import evaluate
 from and_dist.commands.export import export
 from and_dist.commands.neighbours import neighbours
-from and_dist.commands.options import LogLevel
+from and_dist.commands.options import LogLevel, Version
 from and_dist.commands.plan import plan
 from and_dist.commands.prepare import prepare
 from and_dist.commands.report import report
@@ -37,8 +38,8 @@ from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Train image encoders without labels by Anchor Neighbourhood Discovery.",
 )
@@ -53,12 +54,24 @@ HOW_TO_INSTALL = (
 
 
 @app.callback()
-def about(log_level: LogLevel = "warning") -> None:
+def about(log_level: LogLevel = "warning", _: Version = False) -> None:
     """Run a verb; `and-dist VERB --help` says more about each."""
     set_up_logging("and-dist", log_level, is_rank_zero())
 
 
-for verb in (train, discover, evaluate, table, report, neighbours, embed, prepare, export, plan):
+for verb in (
+    train,
+    discover,
+    evaluate,
+    table,
+    report,
+    neighbours,
+    embed,
+    prepare,
+    export,
+    plan,
+    config,
+):
     app.command()(verb)
 
 

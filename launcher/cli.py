@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import LogLevel
+from and_dist.commands.options import LogLevel, Version
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
@@ -27,8 +27,8 @@ from launcher.slurm import client
 from launcher.status import Status, as_lines, is_active, look_at
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Submit a config as a job on many nodes, and follow it to its end.",
 )
@@ -57,7 +57,7 @@ Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
 
 @app.callback()
-def about(log_level: LogLevel = "warning") -> None:
+def about(log_level: LogLevel = "warning", _: Version = False) -> None:
     """Run a verb; `and-launch VERB --help` says more about each."""
     set_up_logging("and-launch", log_level)
 

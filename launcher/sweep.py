@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from and_dist.config.load import load_config
-from and_dist.config.validation import Section, build
+from and_dist.config.validation import NAME, Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
 from and_dist.runs.records import Summary, parse, read_record
@@ -52,7 +52,7 @@ NOT_NAMED = ("paper",)
 class Sweep(Section):
     """Hold the content of a sweep file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     config: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     """key=value settings of every run."""

@@ -7,6 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
+import and_dist
+
+
+def _say_version(is_asked: bool) -> None:
+    """Print the version and end, if that is asked for."""
+    if is_asked:
+        typer.echo(f"and-dist {and_dist.__version__}")
+        raise typer.Exit
+
+
 ConfigFiles = Annotated[
     list[Path] | None,
     typer.Option(
@@ -23,6 +33,10 @@ Checkpoint = Annotated[str | None, typer.Option(help="Such as r01-e0020; without
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist already.")]
 LogLevel = Annotated[
     str, typer.Option("--log-level", help="debug, info, warning or error, on standard error.")
+]
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
 ]
 BadImages = Annotated[str, typer.Option(help="stop or skip.")]
 

@@ -9,7 +9,8 @@ import pydantic
 from pydantic import Field, PositiveInt
 
 from and_dist.config.paper_figures import FIGURES
-from and_dist.config.validation import Section, parse_duration
+from and_dist.config.suggestions import near_names
+from and_dist.config.validation import NAME, Section, parse_duration
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A number above 0."""
@@ -305,7 +306,7 @@ OBJECTIVES = {
 class Config(Section):
     """Hold everything that a run is asked for."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=NAME)] = "run"
     """Name of the run and of its folder."""
     preset: Literal["code", "paper"] = "code"
     """Set of defaults where the paper and the published code differ (see PRESETS)."""
@@ -353,7 +354,8 @@ class Config(Section):
     def check_method(cls, method: str) -> str:
         """Raise ValueError if there is no such method."""
         if method not in OBJECTIVES:
-            raise ValueError(f"method = {method!r} is not one of: {', '.join(OBJECTIVES)}")
+            near = near_names(method, OBJECTIVES)
+            raise ValueError(f"method = {method!r} is not one of: {', '.join(OBJECTIVES)}{near}")
         return method
 
     @pydantic.field_validator("paper")

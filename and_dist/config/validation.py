@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from and_dist.config.secret_values import is_secret
+from and_dist.config.suggestions import did_you_mean, near_keys
 
 
 class Section(BaseModel):
@@ -82,15 +83,32 @@ def describe(keys: tuple[str, ...], errors: Sequence[Any], root: type[Section]) 
     if error["type"] == "extra_forbidden":
         section = section_at(parents, root)
         owner = ".".join(parents) or "the top level"
-        return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}"
+        near = did_you_mean(near_keys(path, root))
+        return f"unknown key {path!r}; {owner} takes: {', '.join(section.model_fields)}{near}"
     if error["type"] in ("model_type", "model_attributes_type"):
         section = section_at(keys, root)
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     value = "" if is_secret(path) else f" = {error['input']!r}"
-    wanted = ", or ".join(one["msg"].lower() for one in errors)
+    wanted = ", or ".join(map(_wanted, errors))
     return f"{path}{value} will not do: {wanted}"
+
+
+def _wanted(error: Any) -> str:
+    """Return what an error asks for; a pattern as a sentence."""
+    pattern = error.get("ctx", {}).get("pattern")
+    return PATTERNS.get(pattern) or str(error["msg"]).lower()
+
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PATTERNS = {
+    NAME: "it takes letters, digits, dots, dashes and underscores, a letter or digit first",
+    r"^[^\x00-\x1f\x7f]+$": "it takes one line of text",
+    r"^[A-Za-z][A-Za-z0-9-]*$": "it takes letters, digits and dashes, a letter first",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "it takes letters, digits and underscores, no digit first",
+}
+"""Patterns of keys, as regular expressions and in words."""
 
 
 def section_at(keys: Sequence[str], root: type[Section]) -> type[Section]:

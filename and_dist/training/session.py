@@ -10,6 +10,7 @@ from typing import Any
 from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.storage import CorruptCheckpoint, read_latest
 from and_dist.config.schema import Config
+from and_dist.config.suggestions import near_names
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages
@@ -69,6 +70,7 @@ def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | Non
     if config.encoder.name not in ENCODERS:
         raise ValueError(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
+            f"{near_names(config.encoder.name, ENCODERS)}"
         )
     check_trackers(config)
     check_run_folder(config)
