@@ -116,7 +116,8 @@ def _exported(file: Path) -> nn.Module:
     try:
         with safe_open(file, "pt") as content:
             about = content.metadata() or {}
-            weights: dict[str, Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - an open file is no mapping
+            names = content.keys()
+            weights: dict[str, Tensor] = {name: content.get_tensor(name) for name in names}
         config = build(Config, json.loads(about["config"]))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{file} holds no exported encoder ({error}); {wanted}") from None

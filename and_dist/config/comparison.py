@@ -45,7 +45,7 @@ AUTO = "auto"
 BEFORE = {"bank.form": "attention", "encoder.precision": "float32"}
 """Values of keys for runs that were begun before there were such keys."""
 BEFORE_ON_GPU = {"bank.products": "stored"}
-"""What a run on GPUs took before bank.products=auto chose for them, and wrote its choice down."""
+"""Values that a run on GPUs took before bank.products=auto chose for them and wrote that down."""
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:

@@ -26,7 +26,7 @@ class Processor(NamedTuple):
 
     is_gpu: bool
     multiplies_16_bits: bool
-    """Whether products of 16 bits are faster and as good as their types: on GPUs of compute
+    """True if products of 16 bits are faster and as good as their types: on GPUs of compute
     capability 8.0 and more, and on some CPUs in bfloat16."""
     memory_bytes: float
     """Bytes of a GPU's memory."""

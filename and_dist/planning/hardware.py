@@ -16,7 +16,7 @@ from and_dist.config.validation import Section
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Origin = Literal["measured", "published", "derived", "rough"]
-"""Where a figure comes from: measured by us, published, computed from either, or a guess."""
+"""The origin of a figure: measured by us, published, computed from either, or a guess."""
 Precision = Literal["float32", "bfloat16"]
 """Types in which encoders and partitions are computed."""
 

@@ -74,7 +74,7 @@ class Trainer:
         self.profile = StepProfile(config.folder, world, config.run.profile)
         self._clock = StepClock()
         self._noted: Progress | None = None
-        """How far the run had come when log_step() was last prepared."""
+        """The progress when note_step() was called, until log_step() has written it."""
         self._last_advance = time.monotonic()
 
     @property

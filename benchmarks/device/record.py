@@ -16,7 +16,7 @@ from typing import Any
 
 VERSIONS = ("torch", "torchvision", "triton", "nvidia-dali-cuda130", "faiss-gpu", "numpy")
 ASKED = {"gpu": "name", "driver": "driver_version", "gpu_memory": "memory.total"}
-"""What is asked of nvidia-smi, by its name in the record."""
+"""Names in the record -> the questions to nvidia-smi."""
 Record = dict[str, Any]
 
 

@@ -18,7 +18,7 @@ from and_dist.config.yaml_files import read_yaml
 
 PACKAGE = Path(__file__).parents[1]
 PLACES = (PACKAGE / "profiles", PACKAGE.parent / "slurm")
-"""Where profiles are shipped: within the package in a wheel, beside it in a checkout."""
+"""Folders of shipped profiles: within the package in a wheel, beside it in a checkout."""
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Option = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

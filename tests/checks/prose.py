@@ -22,7 +22,7 @@ LANGUAGES = ("bash", "console", "python", "text", "yaml", "bibtex")
 def pages() -> list[Path]:
     """Return the pages that are read by people, the README first."""
     docs = sorted(Path("docs").rglob("*.md"))
-    return [Path("README.md"), Path("CONTRIBUTING.md"), Path("containers/README.md"), *docs]
+    return [Path("README.md"), Path("CONTRIBUTING.md"), Path("slurm/containers/README.md"), *docs]
 
 
 def words_of(text: str) -> list[str]:

@@ -51,7 +51,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Return the pages whose blocks are tried."""
-    first = Path("README.md"), Path("CONTRIBUTING.md"), Path("containers/README.md")
+    first = Path("README.md"), Path("CONTRIBUTING.md"), Path("slurm/containers/README.md")
     return [*first, *sorted(Path("docs").rglob("*.md"))]
 
 
