@@ -41,6 +41,7 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
         _ = and_dist.bank
 
 
+@pytest.mark.thorough
 def test_a_loaded_run_embeds_files_pictures_and_pixels_alike(sandbox: Path) -> None:
     run = and_dist.load(sandbox / "runs/demo")
     rows = [0, 7, 150]
@@ -56,6 +57,7 @@ def test_a_loaded_run_embeds_files_pictures_and_pixels_alike(sandbox: Path) -> N
     assert repr(run).startswith("<run demo, checkpoint r04-e0001")
 
 
+@pytest.mark.thorough
 def test_neighbours_of_a_loaded_run_are_those_of_the_command(sandbox: Path, cli: Cli) -> None:
     image = sandbox / "mine.jpg"
     (near,) = and_dist.load(sandbox / "runs/demo").neighbours([image], count=4)
@@ -67,6 +69,7 @@ def test_neighbours_of_a_loaded_run_are_those_of_the_command(sandbox: Path, cli:
     assert near[0].label is not None
 
 
+@pytest.mark.thorough
 def test_the_bank_of_a_loaded_run_is_whole(sandbox: Path) -> None:
     bank = and_dist.load(sandbox / "runs/demo").bank
     assert (bank.start, bank.stop, bank.num_rows) == (0, 200, 200)
@@ -80,12 +83,14 @@ def test_the_bank_of_a_loaded_run_is_whole(sandbox: Path) -> None:
         ([torch.zeros(3, 4, 4).numpy()], r"image 0 is float32 of shape \[3, 4, 4\]; pixels are"),
     ],
 )
+@pytest.mark.thorough
 def test_what_is_no_image_is_refused(sandbox: Path, given: Any, message: str) -> None:
     run = and_dist.load(sandbox / "runs/demo")
     with pytest.raises(ValueError, match=message):
         run.embed(given)
 
 
+@pytest.mark.thorough
 def test_other_bad_input_of_a_loaded_run_is_refused(sandbox: Path) -> None:
     run = and_dist.load(sandbox / "runs/demo")
     with pytest.raises(ValueError, match="count=201: the run has 200 rows"):
@@ -103,6 +108,7 @@ def test_other_bad_input_of_a_loaded_run_is_refused(sandbox: Path) -> None:
         run.embed([sandbox / "bad.jpg"])
 
 
+@pytest.mark.thorough
 def test_an_exported_encoder_is_that_of_the_run(sandbox: Path, tmp_path: Path, cli: Cli) -> None:
     images_BCHW = torch.randn(2, 3, 32, 32)
     wanted = and_dist.load_encoder(sandbox / "runs/demo")(images_BCHW)

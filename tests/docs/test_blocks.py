@@ -58,6 +58,7 @@ def test_yaml_is_a_mapping(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", named(PYTHON))
+@pytest.mark.thorough
 def test_python_runs_as_printed(
     block: Block, sandbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_python_runs_as_printed(
 
 @pytest.mark.whole_run
 @pytest.mark.parametrize("block", named([b for b in QUICK if is_readme(b)]))
+@pytest.mark.thorough
 def test_commands_of_the_readme_run(block: Block, sandbox: Path) -> None:
     run(block, sandbox, SECONDS)
 
@@ -84,6 +86,7 @@ def test_commands_of_the_readme_run(block: Block, sandbox: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.whole_run
 @pytest.mark.parametrize("block", named([b for b in QUICK if not is_readme(b)]))
+@pytest.mark.thorough
 def test_commands_of_the_docs_run(block: Block, sandbox: Path) -> None:
     run(block, sandbox, SECONDS)
 
@@ -91,6 +94,7 @@ def test_commands_of_the_docs_run(block: Block, sandbox: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.whole_run
 @pytest.mark.parametrize("block", named([b for b in BASH if b.how == "slow"]))
+@pytest.mark.thorough
 def test_slow_commands_run(block: Block, sandbox: Path) -> None:
     if "make demo" in block.commands():
         shutil.rmtree(

@@ -15,6 +15,7 @@ LOOP, NOTEBOOK = Path("examples/own_loop.py"), Path("examples/explore.ipynb")
 SIXTY = 60
 
 
+@pytest.mark.thorough
 def test_the_notebook_runs_and_keeps_its_outputs(sandbox: Path) -> None:
     outputs = run_notebook(sandbox / NOTEBOOK)
     printed = [one["text"] for cell in outputs for one in cell if one["output_type"] == "stream"]
