@@ -141,7 +141,10 @@ def main() -> int:
     parser.add_argument("--table", type=Path, metavar="FILE", help="print a record for the README")
     given = parser.parse_args()
     if given.table is not None:
-        print(as_table(given.table))
+        try:
+            print(as_table(given.table))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         return 0
     parts = sorted(set(given.part or PARTS))
     if not Path("benchmarks/device/steps.py").exists():

@@ -6,7 +6,6 @@ A step of part 1 has torch alone, so this module needs nothing else.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -46,23 +45,15 @@ class Figures:
                 if repeat >= warm_up:
                     seconds[name].append(time.perf_counter() - begun)
         for name, case in cases.items():
-            self.add(name, seconds[name], work, unit, extra_mb(case))
+            self.add(result_of(name, seconds[name], work, unit, extra_mb(case)))
 
-    def add(
-        self,
-        name: str,
-        seconds: list[float],
-        work: float = 0,
-        unit: str = "",
-        peak_mb: float | None = None,
-    ) -> None:
+    def add(self, result: Result) -> None:
         """Add a result and print it."""
-        self._results.append(result_of(name, seconds, work, unit, peak_mb))
-        median = statistics.median(seconds)
-        rate = f", {work / median:,.0f} {unit}/s" if work else ""
-        memory = "" if peak_mb is None else f", {peak_mb:,.0f} MB more"
-        least = f"least {1e3 * min(seconds):.3f} of {len(seconds)}"
-        print(f"{name}: {1e3 * median:.3f} ms ({least}){rate}{memory}", flush=True)
+        self._results.append(result)
+        rate = f", {result.work / result.median_s:,.0f} {result.unit}/s" if result.work else ""
+        memory = "" if result.peak_mb is None else f", {result.peak_mb:,.0f} MB more"
+        least = f"least {1e3 * result.min_s:.3f} of {len(result.seconds)}"
+        print(f"{result.name}: {1e3 * result.median_s:.3f} ms ({least}){rate}{memory}", flush=True)
         self._write()
 
     def note(self, name: str, fact: object) -> None:

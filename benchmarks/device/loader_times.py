@@ -26,6 +26,7 @@ from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.world import World, open_world
 from benchmarks.common.images import photos
+from benchmarks.common.results import result_of
 from benchmarks.device.figures import Figures
 from benchmarks.device.requirements import require_gpu
 
@@ -66,7 +67,7 @@ def time_loader(
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
         worked.append(time.thread_time() - begun_cpu)
-    figures.add(name, seconds[WARM_UP:], count, "images")
+    figures.add(result_of(name, seconds[WARM_UP:], count, "images"))
     batch_ms = 1e3 * BATCH * min(worked[WARM_UP:]) / count
     figures.note(f"{name}: this thread's work for a batch", f"{batch_ms:.2f} ms")
 

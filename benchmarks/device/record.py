@@ -74,16 +74,25 @@ def open_record(file: Path, device: str) -> Record:
             "ratio_repeats": {},
             "facts": {},
         }
-    try:
-        known = json.loads(file.read_text())
-        there = known["machine"]["gpu"], known["device"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{file} is no record of this battery: choose another --json") from None
+    known = read_record(file)
+    there = known["machine"]["gpu"], known["device"]
     if there != (machine["gpu"], device):
         raise ValueError(
             f"{file} was measured on {there[0] or there[1]}, and this is "
             f"{machine['gpu'] or device}: choose another --json"
         )
+    return known
+
+
+def read_record(file: Path) -> Record:
+    """Return the record in a file; raise ValueError if it holds none."""
+    try:
+        known = json.loads(file.read_text())
+        is_ours = known["benchmark"] == "device" and "gpu" in known["machine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise ValueError(f"{file} is no record of this battery: name another file")
     return dict(known)
 
 

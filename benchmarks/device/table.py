@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.device.record import read_record
 
 FLASH = "torch's flash attention"
 PARTITION_FORMS = {"attention": FLASH, "cudnn": "cuDNN's", "flash4": "FlashAttention 4"}
@@ -32,7 +33,7 @@ Results = dict[str, dict[str, Any]]
 
 def as_table(file: Path) -> str:
     """Return a record as Markdown, with a row for each thing that it has measured."""
-    record = json.loads(file.read_text())
+    record = read_record(file)
     results = {result["name"]: result for result in record["results"]}
     machine = record["machine"]
     packages = {name: version for name, version in record["versions"].items() if version}

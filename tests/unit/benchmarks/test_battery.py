@@ -153,6 +153,18 @@ def test_a_record_of_another_machine_is_not_added_to(
         run(monkeypatch, tmp_path, step("one", "true"))
 
 
+@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"results": []}'])
+def test_a_table_of_something_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "other.json"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["battery", "--table", str(file)])
+    with pytest.raises(SystemExit, match=r"other\.json is no record of this battery"):
+        battery.main()
+
+
 def test_the_readme_has_the_table_of_the_record() -> None:
     readme = Path("README.md").read_text()
     table = as_table(H100)
