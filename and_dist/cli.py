@@ -35,7 +35,7 @@ from and_dist.distributed.launch_env import (
 )
 from and_dist.distributed.watchdog import TRY_AGAIN, Stopped, Watchdog
 from and_dist.utils.formatting import safe_lines
-from and_dist.utils.logs import set_up_logging
+from and_dist.utils.logs import count_library_warnings, set_up_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,6 +94,7 @@ def refuse(error: ValueError) -> NoReturn:
 def main() -> None:
     """Run the command line, and end with the exit code that fits how it ended."""
     set_up_logging("and-dist", "warning", is_rank_zero())
+    library_warnings = count_library_warnings()
     try:
         with Watchdog() as watchdog:
             app(obj=watchdog)
@@ -116,3 +117,5 @@ def main() -> None:
     except (RuntimeError, OSError) as error:
         log.error("rank %s: %s", read_launch_env().rank, error)
         sys.exit(1)
+    finally:
+        library_warnings.log_numbers()

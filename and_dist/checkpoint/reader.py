@@ -24,7 +24,7 @@ from and_dist.checkpoint.storage import (
 )
 from and_dist.config.comparison import PATHS, differing_keys
 from and_dist.config.schema import Config
-from and_dist.data.datasets import load_images
+from and_dist.data.datasets import load_train
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
@@ -121,11 +121,11 @@ def find_images(
     """
     data = opened.config.data
     try:
-        images = load_images(data.train, data.limit, "data.train", data.bad_images)
+        images = load_train(data)
     except (ValueError, OSError) as error:
         say(f"no {what}: {error}")
         return None
-    if images.index.content_hash != opened.state["images"]["content_hash"]:
+    if not images.index.holds(opened.state["images"]["content_hash"]):
         say(f"no {what}: data.train={data.train} holds other images than those trained on")
         return None
     return images

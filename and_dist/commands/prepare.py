@@ -53,5 +53,7 @@ def prepare(
     for name, images in splits.items():
         classes = f"{len(images.class_names)} classes" if images.class_names else "no labels"
         typer.echo(f"{out / name}: {len(images.index):,} images, {classes}")
+        if images.ignored:
+            typer.echo(f"ignored, since they are no images: {images.ignored}")
         if (out / name / BAD_IMAGES).exists():
             typer.echo(f"left out, and why: {out / name / BAD_IMAGES}")

@@ -28,7 +28,11 @@ class DataConfig(Section):
     train: str = "shapes/train"
     """A folder of images (class folders or flat), or an embedded set: shapes/train, shapes/test."""
     test: str | None = "shapes/test"
-    """Images for evaluation, named like `train`; none switches evaluation on them off."""
+    """Images for evaluation, named like `train`; none takes those held out, if there are any. A
+    config file or command line that sets data.train alone sets it to none."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training set that is not trained on, chosen by a hash of the row: test images
+    where data.test is none."""
     limit: PositiveInt | None = None
     """Number of rows of the training set that are used; none uses all."""
     limit_test: PositiveInt | None = None

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from and_dist.utils.plain_files import open_regular
+
 HEAD_BYTES = 16384
 """The number of bytes of a file that are read first."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -44,9 +46,8 @@ def size_of_file(path: str | Path) -> tuple[int, int, int]:
     cannot be read or holds no image.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor, length = open_regular(path)
         try:
-            length = os.fstat(descriptor).st_size
             head = os.read(descriptor, HEAD_BYTES)
             size = size_of_head(head)
             if length > len(head) and head.startswith(PNG_SIGNATURE):
@@ -67,55 +68,6 @@ def size_of_bytes(encoded: bytes) -> tuple[int, int]:
     if not encoded:
         raise Unreadable("it is empty")
     return size_of_head(encoded) or _size_by_pillow(encoded)
-
-
-def check_decodable(encoded: bytes, height: int, width: int) -> None:
-    """Raise Unreadable if DALI must not be given this image.
-
-    `height` and `width` are the sides that were measured when the image was listed.
-
-    DALI 2.4 starts decoding the first images of a batch while it reads the headers of the others.
-    If it cannot read a header, it frees the memory that the decoders are working on, and the
-    process dies. Damage behind the header is found in time, and raises an ordinary error. A PNG's
-    header is all its chunks up to the last, because one behind the pixels may turn the image.
-    """
-    size = size_of_bytes(encoded)
-    if size != (height, width):
-        raise Unreadable(
-            f"it is {size[0]} x {size[1]} pixels now, {height} x {width} when it was listed"
-        )
-    if encoded.startswith(b"GIF8"):
-        raise Unreadable("DALI decodes no GIF")
-    if encoded.startswith(b"\xff\xd8") and not _reaches_its_pixels(encoded):
-        raise Unreadable("its header is cut short")
-    if encoded.startswith(PNG_SIGNATURE) and not _reaches_its_end(encoded):
-        raise Unreadable("it is cut short")
-
-
-def _reaches_its_pixels(encoded: bytes) -> bool:
-    """Return whether the segments of a JPEG before its pixels are complete."""
-    at = 2
-    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
-        marker = encoded[at + 1]
-        if marker == 0xDA:
-            return at + 2 + int.from_bytes(encoded[at + 2 : at + 4]) < len(encoded)
-        if marker == 0xFF:
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
-    return False
-
-
-def _reaches_its_end(encoded: bytes) -> bool:
-    """Return whether all chunks of a PNG are there, the last one included."""
-    at = len(PNG_SIGNATURE)
-    while at + 12 <= len(encoded):
-        if encoded[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(encoded[at : at + 4])
-    return False
 
 
 def size_of_head(head: bytes) -> tuple[int, int] | None:

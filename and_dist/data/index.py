@@ -18,8 +18,8 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,10 @@ class ImageIndex:
     heights_N: I32
     widths_N: I32
     content_hash: str
-    """A hash of names, sizes and sides, or of the pixels; a run resumes only if it is equal."""
+    """A hash of names, sizes and sides, or of the pixels."""
+    hash_of_all: Callable[[], str] | None = field(default=None, compare=False)
+    """For the first rows of a folder alone, which returns the hash that earlier revisions gave
+    them: they read the whole folder."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,6 +74,18 @@ class ImageIndex:
             return self
         heights_N, widths_N = self.heights_N[:count], self.widths_N[:count]
         return ImageIndex(self.store, heights_N, widths_N, f"{self.content_hash}[:{count}]")
+
+    def select(self, rows: NDArray[np.int64], which: str) -> ImageIndex:
+        """Return an index of some rows; `which` says in its hash which they are."""
+        content_hash = f"{self.content_hash}[{which}]"
+        sides = self.heights_N[rows], self.widths_N[rows]
+        return ImageIndex(self.store.select(rows), *sides, content_hash)
+
+    def holds(self, content_hash: str) -> bool:
+        """Return whether these are the images of a hash that was written down earlier."""
+        if content_hash == self.content_hash:
+            return True
+        return self.hash_of_all is not None and content_hash == self.hash_of_all()
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,8 @@ class LabelledImages:
     """Names of the classes, in the order of their labels."""
     left_out: tuple[str, ...] = ()
     """One line for each image that is not in the index: its name and the reason."""
+    ignored: str = ""
+    """What else lies in the folder, such as `9 .txt, 2 hidden`."""
 
     def first(self, count: int | None) -> LabelledImages:
         """Return the first `count` rows; all rows if `count` is None."""
@@ -94,6 +111,11 @@ class LabelledImages:
             return self
         labels_N = None if self.labels_N is None else self.labels_N[:count]
         return replace(self, index=self.index.first(count), labels_N=labels_N)
+
+    def select(self, rows: NDArray[np.int64], which: str) -> LabelledImages:
+        """Return some rows; `which` says in the hash which they are."""
+        labels_N = None if self.labels_N is None else self.labels_N[rows]
+        return replace(self, index=self.index.select(rows, which), labels_N=labels_N)
 
 
 def index_pixels(images_NHWC: NDArray[np.uint8], label: str) -> ImageIndex:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import CENTRE, Views, plain_views, training_views
-from and_dist.data.image_headers import Unreadable, check_decodable
+from and_dist.data.encoded_images import make_decodable
+from and_dist.data.image_headers import Unreadable
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
 from and_dist.data.pipeline import (
@@ -130,15 +131,14 @@ class BatchStream:
         return fetched, failures
 
     def _fetch_one(self, row: int, box: Box) -> U8:
-        """Return an encoded image whose header has been checked, or the pixels in a box."""
+        """Return an encoded image that DALI can be given, or the pixels in a box."""
         store = self._index.store
         if store.kind == "pixels":
             assert not isinstance(store, FileStore)
             return store.fetch(row, box)
         assert not isinstance(store, MemoryStore)
-        encoded = store.read(row)
-        check_decodable(encoded, int(self._index.heights_N[row]), int(self._index.widths_N[row]))
-        return np.frombuffer(encoded, dtype=np.uint8)
+        sides = int(self._index.heights_N[row]), int(self._index.widths_N[row])
+        return np.frombuffer(make_decodable(store.read(row), *sides), dtype=np.uint8)
 
 
 def _send(rows_B: Tensor, device: torch.device) -> Tensor:

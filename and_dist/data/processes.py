@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 
@@ -19,7 +20,11 @@ def open_processes(workers: int | None = None) -> ProcessPoolExecutor:
 
 
 def _end_with_parent() -> None:
-    """Start a thread that ends this worker as soon as its parent process has ended."""
+    """Start a thread that ends this worker as soon as its parent process has ended.
+
+    Warnings of libraries are not shown: an image that cannot be used is named by the parent.
+    """
+    warnings.simplefilter("ignore")
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -2,7 +2,7 @@
 
 All images are read here, by plain reads and preads from any number of threads. No file is mapped
 into memory, so a file that shrinks while a job runs raises an error that names it, instead of a bus
-error. DALI gets exactly the bytes that have been checked (image_headers.check_decodable).
+error. DALI gets exactly the bytes that have been checked (encoded_images.make_decodable).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from and_dist.utils.plain_files import open_regular
 
 U8 = NDArray[np.uint8]
 Kind = Literal["encoded", "pixels"]
@@ -83,9 +85,9 @@ class FileStore:
 
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of one image."""
-        descriptor = os.open(self.name(row), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor, length = open_regular(self.name(row))
         try:
-            return os.read(descriptor, os.fstat(descriptor).st_size)
+            return os.read(descriptor, length)
         finally:
             os.close(descriptor)
 

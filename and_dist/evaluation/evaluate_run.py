@@ -111,7 +111,7 @@ def plan_evaluation(
     opened = open_checkpoint(run, checkpoint, overrides, MAY_CHANGE)
     config = opened.config
     train, test = load_train_and_test(config.data)
-    if train.index.content_hash != opened.state["images"]["content_hash"]:
+    if not train.index.holds(opened.state["images"]["content_hash"]):
         raise ValueError(
             f"{run} was trained on other images than data.train={config.data.train} holds now"
         )

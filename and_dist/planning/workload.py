@@ -198,7 +198,7 @@ def count_rows(data: DataConfig) -> int | None:
         found = len(list_folder(folder, "train"))
     else:
         return None
-    return min(found, data.limit or found)
+    return round(min(found, data.limit or found) * (1 - data.holdout))
 
 
 def kind_of_images(data: DataConfig) -> Images:

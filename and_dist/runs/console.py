@@ -181,11 +181,12 @@ class Bars:
         """Take the bars away."""
         self._progress.stop()
 
-    def start(self, what: str, total: int) -> None:
+    def start(self, what: str, total: int | None) -> None:
         """Begin a bar for the next piece of work."""
         self._task = self._progress.add_task(what, total=total)
         if not self._console.is_terminal:
-            self._console.print(f"{what}: {total:,}", markup=False)
+            number = "" if total is None else f": {total:,}"
+            self._console.print(f"{what}{number}", markup=False)
 
     def advance(self, count: int) -> None:
         """Move the bar by so many items."""

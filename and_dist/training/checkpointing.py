@@ -165,7 +165,7 @@ class CheckpointManager:
     def _refuse_other_images(self, plain: State) -> None:
         """Raise ValueError if the run was trained on other images."""
         images = plain["images"]
-        if images["content_hash"] != self._index.content_hash:
+        if not self._index.holds(images["content_hash"]):
             raise ValueError(
                 f"run folder {self._config.folder} was trained on other images than "
                 f"data.train={self._config.data.train} holds now "

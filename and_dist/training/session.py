@@ -105,6 +105,8 @@ def introduce(
     )
     if changed:
         display.say(f"not as at its last start: {', '.join(changed)}")
+    if train.ignored:
+        display.say(f"ignored in {config.data.train}, since they are no images: {train.ignored}")
     if train.left_out:
         display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
     if train.labels_N is None:

@@ -35,6 +35,19 @@ def open_plain(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def open_regular(path: str | Path) -> tuple[int, int]:
+    """Open a regular file, or a link to one; return (descriptor, number of bytes).
+
+    Raise OSError for anything else: a pipe or a device may have no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise NotPlainError(errno.EINVAL, "no regular file", str(path))
+    return descriptor, about.st_size
+
+
 def read_plain(path: Path, errors: str = "strict") -> str:
     """Return the text of a regular file; raise OSError or ValueError where there is none."""
     with open_plain(path) as file:

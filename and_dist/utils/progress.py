@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 Advance = Callable[[float], None]
 """A function that is told each further share of some work that is done."""
@@ -15,3 +16,23 @@ Phase = Callable[[str], AbstractContextManager[Advance]]
 
 def silently(share: float) -> None:
     """Ignore progress: an Advance for when nobody watches."""
+
+
+class Reporter(Protocol):
+    """Receives the progress of one piece of work after another, in numbers of items."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """Start a piece of work on `total` items; None if their number is not known."""
+
+    def advance(self, count: int) -> None:
+        """Count `count` more items as done."""
+
+
+class NoReport:
+    """Ignores progress: a Reporter for when nobody watches."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """Ignore a piece of work."""
+
+    def advance(self, count: int) -> None:
+        """Ignore items."""

@@ -6,19 +6,16 @@ N all rows, X folders of files.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from and_dist.data.importers.listing import (
-    SUFFIXES,
-    Files,
-    Listing,
-    is_image_name,
-    load_mat,
-    number_classes,
-)
+from and_dist.data.importers.listing import Files, Listing, load_mat, number_classes
+from and_dist.data.importers.walking import Walk, describe, no_image
 from and_dist.data.stores import Names
+from and_dist.utils.progress import silently
 
 SPLITS = {"train": "train", "val": "test", "valid": "test", "validation": "test", "test": "test"}
 """The split that each name of a folder stands for."""
@@ -44,34 +41,43 @@ def find_class_folders(source: Path) -> list[Listing] | None:
     return [list_folder(source, "train")] if source.is_dir() else None
 
 
-def list_folder(folder: Path, split: str) -> Listing:
-    """Return all images below a folder in the order of their names; hidden files are left out.
+def list_folder(
+    folder: Path, split: str, at_most: int | None = None, progress: Callable[[int], None] = silently
+) -> Listing:
+    """Return the images below a folder in the order of their names, or the first `at_most`.
 
     The label of an image is the first folder on its path; if any image lies outside all folders,
-    none has a label. Raise ValueError if there is no image, or a file that is none.
+    none has a label. What is no image is passed by and counted. `progress` is told how many more
+    were found. Raise ValueError if there is no image.
     """
     text, ends, groups = bytearray(), [], []
-    for base, names in _walk(folder):
-        inside = os.path.relpath(base, folder)
-        prefix = "" if inside == "." else inside + os.sep
+    walk = Walk(folder)
+    is_whole = True
+    for inside, names in walk:
+        room = None if at_most is None else at_most - len(ends)
+        is_whole = room is None or len(names) <= room
+        names = names[:room]
         groups += [(inside.split(os.sep)[0], len(names))] if names else []
         for name in names:
-            if not is_image_name(name):
-                raise ValueError(
-                    f"{Path(base, name)} is not an image by its name; take it out of the folder "
-                    f"(images end in {' '.join(SUFFIXES)})"
-                )
-            text += os.fsencode(prefix + name)
+            text += os.fsencode(os.path.join(inside, name))
             ends.append(len(text))
+        progress(len(names))
+        if not is_whole:
+            break
     if not ends:
-        raise ValueError(f"{folder} holds no image")
+        raise ValueError(no_image(folder, walk.ignored))
     all_names = Names(np.frombuffer(bytes(text), np.uint8), np.array(ends, np.int64))
-    content = Files(folder.absolute(), all_names)
-    if any(group == "." for group, _ in groups):
-        return Listing(split, content, None, ())
-    labels_X, class_names = number_classes([group for group, _ in groups])
+    listing = Listing(
+        split, Files(folder.absolute(), all_names), None, (), describe(walk.ignored), is_whole
+    )
+    # Images of the folder itself come first, so they are among the first ones.
+    if any(group == "" for group, _ in groups):
+        return listing
+    # Folders that were not reached are classes too, though none of their images is among the first.
+    others = () if is_whole else walk.folders
+    labels_X, class_names = number_classes([group for group, _ in groups], others)
     labels_N = labels_X.repeat([count for _, count in groups])
-    return Listing(split, content, labels_N, class_names)
+    return replace(listing, labels_N=labels_N, class_names=class_names)
 
 
 def find_cub(source: Path) -> list[Listing] | None:
@@ -137,21 +143,6 @@ def _files_of_list(path: Path, folder: Path, names: list[str]) -> Files:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{path} names {name}, which is not in {folder}")
     return Files(folder.absolute(), Names.of(names))
-
-
-def _walk(folder: Path) -> list[tuple[str, list[str]]]:
-    """Return (folder, file names) of all folders below one, both in the order of their names."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder of images")
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"cannot read folder {error.filename}: {error.strerror}")
-
-    found = []
-    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.append((base, sorted(name for name in names if not name.startswith("."))))
-    return found
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:

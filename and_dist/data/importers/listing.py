@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import resource
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,19 @@ from numpy.typing import NDArray
 from and_dist.data.processes import open_processes
 from and_dist.data.stores import U8, Names
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".gif",
+)
 """The suffixes of file names that are taken for images."""
 
 
@@ -55,6 +68,10 @@ class Listing:
     content: Files | Members | Pixels
     labels_N: NDArray[np.int64] | None
     class_names: tuple[str, ...]
+    ignored: str = ""
+    """What else lies among the images, such as `9 .txt, 2 hidden`."""
+    is_whole: bool = True
+    """False if only the first images were asked for and there are more."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -67,10 +84,15 @@ class Listing:
                 return len(self.content.images_NHWC)
 
 
-def number_classes(names: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, class names); classes are numbered in the sorted order of their names."""
-    class_names, labels_N = np.unique(names, return_inverse=True)
-    return labels_N.astype(np.int64), tuple(class_names.tolist())
+def number_classes(
+    names: Sequence[str], others: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return (labels of names, class names), numbered in the sorted order of the class names.
+
+    `others` are names of classes that have no label among the first.
+    """
+    class_names, labels_N = np.unique([*names, *others], return_inverse=True)
+    return labels_N[: len(names)].astype(np.int64), tuple(class_names.tolist())
 
 
 def load_mat(file: Path | bytes, name: str, kind: str) -> dict[str, Any]:

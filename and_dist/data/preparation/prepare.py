@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +43,9 @@ from and_dist.data.stores import ArchiveStore, FileStore
 from and_dist.data.transcode import PackOptions
 from and_dist.utils.owned_files import NotOursError, check_writable, open_new, read_json
 from and_dist.utils.owned_folders import NewFolder, check_folder, remove_tree
+from and_dist.utils.progress import Reporter
 
 I64 = NDArray[np.int64]
-
-
-class Reporter(Protocol):
-    """Receive the progress of a preparation."""
-
-    def start(self, what: str, total: int) -> None:
-        """Start a piece of work on `total` images."""
-
-    def advance(self, count: int) -> None:
-        """Count `count` more images as done."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,12 @@ def prepare(job: Job, check: Check | None = None) -> dict[str, LabelledImages]:
             split.reasons |= check(split.index, split.good_rows, job.reporter.advance)
     _refuse_bad(splits, job)
     _build(splits, job)
-    return {split.listing.split: open_manifest(_folder_of(split, job)) for split in splits}
+    return {
+        split.listing.split: replace(
+            open_manifest(_folder_of(split, job)), ignored=split.listing.ignored
+        )
+        for split in splits
+    }
 
 
 def refuse_overlap(source: Path, out: Path) -> None:

@@ -69,7 +69,7 @@ def test_wrong_folders_are_named_with_their_key(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no image"):
         load_images(str(tmp_path), None, "data.train")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"notes\.txt is not an image by its name"):
+    with pytest.raises(ValueError, match=r"holds no image \(it holds 1 \.txt\)"):
         load_images(str(tmp_path), None, "data.train")
     (tmp_path / "notes.txt").rename(tmp_path / "notes.jpg")
     with pytest.raises(ValueError, match=r"notes\.jpg: its header is of no known"):

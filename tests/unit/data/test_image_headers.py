@@ -100,7 +100,7 @@ def test_no_image_is_unreadable_with_a_reason(tmp_path: Path) -> None:
         size_of_bytes(b"hello, this is a letter")
     with pytest.raises(Unreadable, match="cannot be read: No such file"):
         size_of_file(tmp_path / "none.jpg")
-    with pytest.raises(Unreadable, match="cannot be read: Is a directory"):
+    with pytest.raises(Unreadable, match="cannot be read: no regular file"):
         size_of_file(tmp_path)
 
 

@@ -65,9 +65,15 @@ def save_animation(path: Path) -> None:
     picture().save(path, save_all=True, append_images=[picture(seed=1)])
 
 
+def save_cut_gif(path: Path) -> None:
+    save_animation(path)
+    os.truncate(path, 900)
+
+
 GOOD: dict[str, Callable[[Path], None]] = {
     "cmyk.jpg": lambda path: picture().convert("CMYK").save(path),
     "gray.jpg": lambda path: picture().convert("L").save(path),
+    "animation.gif": save_animation,
     "palette.png": lambda path: picture().convert("P").save(path),
     "transparent.png": lambda path: picture().convert("RGBA").save(path),
     "sixteen-bit.png": save_gray_16,
@@ -161,7 +167,7 @@ DECODING_TELLS: dict[str, tuple[Callable[[Path], object], str]] = {
     "short.jpg": (cut_short, "its data is damaged or cut short"),
     "short.png": (save_cut_png, "it is cut short"),
     "endless.png": (save_png_without_its_last_chunk, "it is cut short"),
-    "animation.gif": (save_animation, "DALI decodes no GIF"),
+    "short.gif": (save_cut_gif, "its data is damaged or cut short"),
 }
 
 
@@ -174,7 +180,8 @@ def test_what_decoding_tells_is_left_out_once_and_named_once(folder: Path, name:
     reader = Reader(index)
     for epoch in range(3):
         assert reader.rows(epoch) == [row for row in range(COUNT) if row != bad_row]
-    assert reader.said == [f"left out {folder / name}: {reason}"]
+    (said,) = reader.said
+    assert said.startswith(f"left out {folder / name}: {reason}")
     with pytest.raises(RuntimeError, match=r"data\.bad_images=skip") as caught:
         Reader(index, "stop").epoch()
     assert f"{folder / name}: {reason}" in str(caught.value)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import logging
+import sysconfig
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from and_dist.utils.logs import set_up_logging
+from and_dist.utils.logs import count_library_warnings, set_up_logging
 
 log = logging.getLogger("and_dist.somewhere")
 
@@ -55,3 +58,24 @@ def test_a_sentence_does_not_control_the_terminal(capsys: pytest.CaptureFixture[
     set_up_logging("and-dist", "info")
     log.error("cannot read %s", "\x1b[2Jconfig\x07")
     assert capsys.readouterr().err == "and-dist: cannot read \ufffd[2Jconfig\ufffd\n"
+
+
+def test_a_librarys_warnings_are_counted_after_the_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    set_up_logging("and-dist", "warning")
+    library = Path(sysconfig.get_path("purelib"), "PIL", "Image.py")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        counted = count_library_warnings()
+        for at in range(3):
+            warnings.warn_explicit(f"tag {at} is odd", UserWarning, str(library), 7)
+        warnings.warn_explicit("no such thing", RuntimeWarning, "/elsewhere/own_loop.py", 7)
+    counted.log_numbers()
+    counted.log_numbers()
+    assert capsys.readouterr().err.splitlines() == [
+        "and-dist: PIL: tag 0 is odd",
+        "and-dist: own_loop: no such thing",
+        "and-dist: PIL: 2 more such warnings",
+    ]

@@ -188,5 +188,5 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         find_listings(tmp_path)
     with pytest.raises(ValueError, match=r"notes\.txt is none of: CIFAR-10"):
         find_listings(write(tmp_path / "notes.txt", "hello"))
-    with pytest.raises(ValueError, match=r"notes\.txt is not an image by its name"):
+    with pytest.raises(ValueError, match=r"holds no image \(it holds 1 \.txt\)"):
         find_listings(tmp_path)
