@@ -8,7 +8,7 @@ import sysconfig
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from and_dist.utils.formatting import safe_lines
 
@@ -57,13 +57,7 @@ class LibraryWarnings:
         self._numbers: Counter[tuple[str, str]] = Counter()
 
     def show(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
+        self, message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any
     ) -> None:
         """Take a warning as `warnings.showwarning` gets it."""
         library = library_of(filename)

@@ -50,9 +50,9 @@ def list_folder(
     none has a label. What is no image is passed by and counted. `progress` is told how many more
     were found. Raise ValueError if there is no image.
     """
-    text, ends, groups = bytearray(), [], []
-    walk = Walk(folder)
-    is_whole = True
+    text, is_whole, walk = bytearray(), True, Walk(folder)
+    ends: list[int] = []
+    groups: list[tuple[str, int]] = []
     for inside, names in walk:
         room = None if at_most is None else at_most - len(ends)
         is_whole = room is None or len(names) <= room
