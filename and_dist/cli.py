@@ -18,6 +18,7 @@ from and_dist.commands.discover import discover
 from and_dist.commands.embed import embed
 from and_dist.commands.evaluate import evaluate
 from and_dist.commands.export import export
+from and_dist.commands.init import init
 from and_dist.commands.neighbours import neighbours
 from and_dist.commands.options import LogLevel, Version
 from and_dist.commands.plan import plan
@@ -61,6 +62,7 @@ def about(log_level: LogLevel = "warning", _: Version = False) -> None:
 
 for verb in (
     train,
+    init,
     discover,
     evaluate,
     table,

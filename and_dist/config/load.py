@@ -35,14 +35,51 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Values in which the published code and the paper differ."""
 
 
-def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    files: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    proposed: Mapping[str, Any] | None = None,
+) -> Config:
     """Return the config of YAML files, merged from left to right, and of `key=value` overrides.
 
-    A bare name, such as demo, is a shipped config. Raise ValueError if a file cannot be read or a
-    value is wrong.
+    A bare name, such as demo, is a shipped config. `proposed` are values that lie below all of
+    them. A layer that sets data.train alone also sets data.test to none: the test images that a
+    layer below names are of other classes. Raise ValueError if a file cannot be read or a value is
+    wrong.
     """
     layers = [layer for file in files for layer in read_layers(find_config(file))]
-    return _build(layers, overrides)
+    layers = [dict(proposed or {}), *layers, parse_overrides(overrides)]
+    config = _build([_without_others_test(layer) for layer in layers])
+    if config.data.test is None:
+        # Earlier revisions kept the test images of the layer below.
+        as_before = _build(layers)
+        if as_before.data.test is not None and _was_begun_with(as_before):
+            return as_before
+    return config
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the layer of `key=value` overrides, of which later ones win."""
+    none: dict[str, Any] = {}
+    return reduce(merge, map(parse_override, overrides), none)
+
+
+def _without_others_test(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer that sets data.test where it sets data.train."""
+    data = layer.get("data")
+    if isinstance(data, Mapping) and "train" in data and "test" not in data:
+        return merge(layer, {"data": {"test": None}})
+    return layer
+
+
+def _was_begun_with(config: Config) -> bool:
+    """Return whether the run folder holds a run that trains and tests with the config's images."""
+    file = config.folder / "config.yaml"
+    if not os.path.lexists(file):
+        return False
+    written = read_yaml(file, may_be_link=False).get("data")
+    ours = config.data.train, config.data.test
+    return isinstance(written, Mapping) and ours == (written.get("train"), written.get("test"))
 
 
 def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
@@ -54,15 +91,13 @@ def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     file = run / "config.yaml"
     if not os.path.lexists(file):
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    return _build([read_yaml(file, may_be_link=False)], overrides)
+    return _build([read_yaml(file, may_be_link=False), parse_overrides(overrides)])
 
 
-def _build(layers: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Config:
-    """Return the config of layers, merged from the first to the last, and of overrides."""
-    none: dict[str, Any] = {}
-    given = reduce(merge, map(parse_override, overrides), none)
+def _build(layers: Sequence[dict[str, Any]]) -> Config:
+    """Return the config of layers, merged from the first to the last."""
     merged: dict[str, Any] = {}
-    for layer in [*layers, given]:
+    for layer in layers:
         # Changed training would no longer reproduce the figures that an earlier layer names.
         if "paper" not in layer and _trains_otherwise(merged, layer):
             merged.pop("paper", None)

@@ -159,16 +159,16 @@ def _bars(console: Console) -> Progress:
 class Bars:
     """Shows progress bars of one thing after another, or a line each without a terminal."""
 
-    def __init__(self) -> None:
-        """Prepare the bars."""
-        self._console = Console(highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        """Prepare the bars on a console."""
+        self._console = console or Console(highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or self._console.quiet,
         )
         self._task = TaskID(0)
 

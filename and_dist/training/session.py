@@ -12,18 +12,18 @@ from and_dist.checkpoint.storage import CorruptCheckpoint, read_latest
 from and_dist.config.schema import Config
 from and_dist.config.suggestions import near_names
 from and_dist.data.cache import check_cache
-from and_dist.data.datasets import load_train_and_test
+from and_dist.data.datasets import NOT_REPORTED, load_train_and_test
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import is_list_of
 from and_dist.distributed.collectives import on_coordinator
-from and_dist.distributed.launch_env import read_launch_env
+from and_dist.distributed.launch_env import is_rank_zero, read_launch_env
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.models.arithmetic import repeatable_sums
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
 from and_dist.objectives.base import check_objective
-from and_dist.runs.console import Display, Style
+from and_dist.runs.console import Bars, Display, Style
 from and_dist.runs.folder import (
     check_run_folder,
     keep_choices_of_run,
@@ -35,12 +35,22 @@ from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_trackers
 from and_dist.training.choices import choose_settings
 from and_dist.training.trainer import Trainer
+from and_dist.training.trial import predict_seconds
+from and_dist.utils.formatting import format_seconds
 from and_dist.utils.owned_files import check_file
+from and_dist.utils.progress import Reporter
 
 
-def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> dict[str, Any]:
-    """Train a run, or resume it, on this rank; return its summary once it is finished."""
-    train, test = load_and_check(config)
+def run_training(
+    config: Config, watchdog: Watchdog, style: Style = "auto", is_predicted: bool = False
+) -> dict[str, Any]:
+    """Train a run, or resume it, on this rank; return its summary once it is finished.
+
+    Say about how long it will take if it is to be predicted.
+    """
+    display = Display(is_rank_zero(), style)
+    with Bars(display.console) as bars:
+        train, test = load_and_check(config, bars)
     config = keep_choices_of_run(config)
     timeout = timedelta(seconds=config.run.stall_seconds + SECONDS_BEYOND_STALL)
     with open_world(config.run.device, config.run.threads, timeout) as world, ExitStack() as held:
@@ -52,9 +62,11 @@ def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> d
             return open_run_folder(config, world.size, world.device.type, figures)
 
         changed = on_coordinator(world, "opening the run folder", lock_and_open)
-        display = Display(world.is_coordinator, style)
         introduce(config, train, world, changed, display)
         held.enter_context(repeatable_sums(world.device, config.encoder.deterministic))
+        if is_predicted:
+            seconds = predict_seconds(config, train, world)
+            display.say(f"it will take about {format_seconds(seconds)} on this machine")
         with record_run_end(config.folder, world.is_coordinator):
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()
@@ -65,7 +77,9 @@ def run_training(config: Config, watchdog: Watchdog, style: Style = "auto") -> d
         return summary
 
 
-def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | None]:
+def load_and_check(
+    config: Config, reporter: Reporter = NOT_REPORTED
+) -> tuple[LabelledImages, LabelledImages | None]:
     """Return the images; raise ValueError for bad input before anything is written."""
     if config.encoder.name not in ENCODERS:
         raise ValueError(
@@ -76,7 +90,7 @@ def load_and_check(config: Config) -> tuple[LabelledImages, LabelledImages | Non
     check_run_folder(config)
     with suppress(CorruptCheckpoint):  # all ranks look into it together, when they resume
         read_latest(config.folder / "checkpoints")
-    train, test = load_train_and_test(config.data)
+    train, test = load_train_and_test(config.data, reporter)
     check_ranks(config, len(train.index), read_launch_env().size)
     check_objective(config, train)
     check_cache(train.index, config.data)

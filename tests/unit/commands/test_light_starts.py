@@ -117,7 +117,9 @@ def test_help_names_all_hardware_though_it_loads_none(cli: Cli) -> None:
         (("--help",), 0),
         (("evaluate", "--help"), 0),
         (("plan", "--config", "configs/debug.yaml"), 0),
-        (("train", "optim.lr=fast"), 2),
+        (("init", "shapes/test"), 0),
+        (("train",), 2),
+        (("train", "optim.lr=fast", "data.train=shapes/test"), 2),
     ],
 )
 def test_it_loads_no_torch(arguments: tuple[str, ...], status: int) -> None:

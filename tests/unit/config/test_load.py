@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from and_dist.config.comparison import differing_keys
-from and_dist.config.load import load_config
+from and_dist.config.load import load_config, load_run_config
 from and_dist.config.schema import Config, LinearConfig
 from and_dist.config.validation import build
+from and_dist.runs.folder import write_config
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(
@@ -248,3 +249,35 @@ def test_a_base_that_cannot_be_is_a_sentence(tmp_path: Path, text: str, sentence
 def test_base_is_no_key_to_override() -> None:
     with pytest.raises(ValueError, match="unknown key 'base'"):
         load_config([], ["base=configs/debug.yaml"])
+
+
+def test_a_layer_that_names_training_images_alone_takes_the_test_images_away(
+    tmp_path: Path,
+) -> None:
+    assert load_config(["demo"]).data.test == "shapes/test"
+    assert load_config(["demo"], ["data.train=photos"]).data.test is None
+    both = ["data.train=photos", "data.test=others"]
+    assert load_config(["demo"], both).data.test == "others"
+    (tmp_path / "mine.yaml").write_text("data: {train: photos}")
+    assert load_config(["demo", tmp_path / "mine.yaml"]).data.test is None
+    kept = load_config(["demo", tmp_path / "mine.yaml"], ["data.test=others"])
+    assert (kept.data.train, kept.data.test) == ("photos", "others")
+    assert load_config(["paper/cifar10-alexnet"]).data.test == "data/cifar10/test"
+
+
+def test_a_run_that_was_begun_with_the_test_images_of_a_lower_layer_keeps_them(
+    tmp_path: Path,
+) -> None:
+    command = [f"run.root={tmp_path}", "data.train=photos"]
+    before = load_config(["demo"], [*command, "data.test=shapes/test"])
+    write_config(before, before.folder)
+    assert load_config(["demo"], command) == before
+    assert load_config(["demo"], [*command, "name=another"]).data.test is None
+    assert load_config(["demo"], [*command, "data.train=other"]).data.test is None
+
+
+def test_a_runs_own_config_keeps_its_test_images(tmp_path: Path) -> None:
+    run = load_config(["demo"], [f"run.root={tmp_path}"])
+    write_config(run, run.folder)
+    moved = load_run_config(run.folder, ["data.train=elsewhere"])
+    assert (moved.data.train, moved.data.test) == ("elsewhere", "shapes/test")
