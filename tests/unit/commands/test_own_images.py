@@ -12,15 +12,14 @@ from and_dist.utils.progress import NoReport
 from tests.pictures import save_pictures
 
 
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for label in ("a", "b"):
         save_pictures(tmp_path / "photos" / label, [(40, 30)] * 4)
-    return Path("photos")
 
 
-def test_the_first_argument_may_name_images(photos: Path) -> None:
+def test_the_first_argument_may_name_images() -> None:
     assert split_source(["photos/", "seed=1"]) == ("photos/", ["seed=1"])
     assert split_source(["seed=1"]) == (None, ["seed=1"])
     assert split_source([]) == (None, [])
@@ -30,7 +29,7 @@ def test_the_first_argument_may_name_images(photos: Path) -> None:
             split_source(wrong)
 
 
-def test_images_alone_get_a_proposal_by_either_name(photos: Path) -> None:
+def test_images_alone_get_a_proposal_by_either_name() -> None:
     named = choose_config([], "photos/", ["seed=1"], NoReport())
     assert named.proposal is not None
     assert (named.config.data.train, named.config.seed) == ("photos", 1)
@@ -39,29 +38,29 @@ def test_images_alone_get_a_proposal_by_either_name(photos: Path) -> None:
     )
 
 
-def test_a_config_that_is_named_is_no_proposal(photos: Path) -> None:
+def test_a_config_that_is_named_is_no_proposal() -> None:
     chosen = choose_config([Path("demo")], "photos", [], NoReport())
     assert (chosen.proposal, chosen.config.data.train) == (None, "photos")
     assert (chosen.config.data.test, chosen.config.curriculum.epochs) == (None, 20)
 
 
-def test_a_run_goes_on_with_its_own_config_whatever_would_be_proposed_now(photos: Path) -> None:
+def test_a_run_goes_on_with_its_own_config_whatever_would_be_proposed_now() -> None:
     begun = choose_config([], "photos", [], NoReport()).config
     write_config(begun, begun.folder)
-    save_pictures(photos / "c", [(400, 300)] * 40)
+    save_pictures(Path("photos/c"), [(400, 300)] * 40)
     again = choose_config([], "photos", [], NoReport())
     assert (again.proposal, again.config) == (None, begun)
     assert choose_config([], "photos", ["name=new"], NoReport()).config.data != begun.data
 
 
-def test_test_images_beside_the_training_images_are_used(photos: Path) -> None:
+def test_test_images_beside_the_training_images_are_used() -> None:
     for name in ("train", "val"):
         save_pictures(Path("split") / name / "a", [(40, 30)] * 4)
     data = choose_config([], "split", [], NoReport()).config.data
     assert (data.train, data.test) == ("split/train", "split/val")
 
 
-def test_nothing_is_trained_by_surprise(photos: Path) -> None:
+def test_nothing_is_trained_by_surprise() -> None:
     for overrides in ([], ["encoder.name=tiny", "name=x"]):
         with pytest.raises(ValueError, match="say what to train on") as refused:
             choose_config([], None, overrides, NoReport())
@@ -71,6 +70,6 @@ def test_nothing_is_trained_by_surprise(photos: Path) -> None:
     assert choose_config([], None, ["name=x"], NoReport()).config == begun
 
 
-def test_two_names_for_the_images_are_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="photos and data.train=photos: give the one or the other"):
+def test_two_names_for_the_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="give the one or the other"):
         choose_config([], "photos", ["data.train=photos"], NoReport())
