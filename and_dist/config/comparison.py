@@ -48,6 +48,10 @@ BEFORE_ON_GPU = {"bank.products": "stored"}
 """Values that a run on GPUs took before bank.products=auto chose for them and wrote that down."""
 
 
+CHANGED_DEFAULTS = ("evaluation.every",)
+"""Keys whose default was another in earlier revisions; a run keeps what it has written."""
+
+
 def is_among(key: str, names: Sequence[str]) -> bool:
     """Return whether a key is one of `names`, or in a section among them (they end with a dot)."""
     return any(key == name or (name[-1] == "." and key.startswith(name)) for name in names)
@@ -72,12 +76,25 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
 
 
 def keep_choices(config: Config, written: Mapping[str, Any], was_on_gpu: bool) -> Config:
-    """Return the config with what a run has written for its keys of `auto` at an earlier start."""
+    """Return the config with what a run has written for its keys of `auto` at an earlier start, and
+    for those that nobody sets and whose default has changed."""
     ours = flatten(config.model_dump(mode="json"))
     settled = {key: value for key, value in flatten(written).items() if value != AUTO}
     theirs = BEFORE | (BEFORE_ON_GPU if was_on_gpu else {}) | settled
     chosen = {key: theirs[key] for key in AUTO_KEYS if ours[key] == AUTO and key in theirs}
-    return with_values(config, chosen)
+    kept = {
+        key: settled[key]
+        for key in CHANGED_DEFAULTS
+        if key in settled and not is_set(config, key) and settled[key] != ours[key]
+    }
+    return with_values(config, chosen | kept)
+
+
+def is_set(config: Config, key: str) -> bool:
+    """Return whether a file, a preset or an override sets a key."""
+    section, name = key.split(".")
+    is_in_section = name in getattr(config, section).model_fields_set
+    return section in config.model_fields_set and is_in_section
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -239,8 +239,9 @@ class EvaluationConfig(Section):
     """tau of the votes: 0.1 in the published code, 0.07 in the paper."""
     baselines: bool = True
     """Evaluate kNN of raw pixels and of the untrained network before training."""
-    every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between evaluations of kNN in the bank; 0 evaluates at the ends of rounds only."""
+    every: Annotated[int, Field(ge=0)] = 10
+    """Epochs between evaluations of the bank: kNN, a linear probe, and signs of collapse, which
+    need no labels; 0 evaluates at the ends of rounds only."""
     linear: LinearConfig = LinearConfig()
     """Training of linear classifiers."""
 

@@ -118,13 +118,7 @@ def plan_evaluation(
     layers = _choose_layers(config, request.layers) if request.with_linear else ()
     if request.is_ten_crop:
         _check_ten_crop(config, request.with_linear)
-    if request.with_knn and config.evaluation.knn > opened.num_rows:
-        raise ValueError(
-            f"evaluation.knn = {config.evaluation.knn} neighbours are more than the "
-            f"{opened.num_rows} images of data.train={config.data.train}; give "
-            f"evaluation.knn={opened.num_rows} or fewer"
-        )
-    labelled = _check_labels(config, train, test)
+    labelled = _check_labels(opened, train, test)
     options = EvaluateOptions(
         opened, train, labelled, request.with_knn, layers, request.is_ten_crop
     )
@@ -165,7 +159,8 @@ def _evaluate_knn(
 ) -> None:
     """Evaluate by kNN, with the bank and with newly computed features."""
     config, settings = options.config, options.config.evaluation
-    protocol = {"knn": settings.knn, "knn_temperature": settings.knn_temperature}
+    voters = min(settings.knn, len(options.train.index))
+    protocol = {"knn": voters, "knn_temperature": settings.knn_temperature}
     file = FigureFile(options, "knn", {"protocol": protocol}, world, display)
     if before := file.read():
         file.show(before)
@@ -177,7 +172,7 @@ def _evaluate_knn(
 
     bad = known_bad(options.opened, options.train)
     evaluator = Evaluator(config, options.train, options.test, world, bad, phase)
-    places = evaluator.places_of_both(encoder, load_bank(options.opened, world))
+    *places, _ = evaluator.places_of_both(encoder, load_bank(options.opened, world))
     evaluator.share_bad_images(options.folder)
     names = {"bank": "kNN by the bank", "recomputed": "kNN recomputed"}
     scores = _score_all(options, places, world)
@@ -354,22 +349,32 @@ def _check_ten_crop(config: Config, with_linear: bool) -> None:
         )
 
 
+WITHOUT_LABELS = (
+    "without labels, `and-dist neighbours {run} IMAGE...` shows what the run takes for alike, "
+    "`and-dist report {run}` its neighbourhoods and a map of its features; `and-dist embed` and "
+    "`and-dist export` give features and encoder to other programs"
+)
+
+
 def _check_labels(
-    config: Config, train: LabelledImages, test: LabelledImages | None
+    opened: OpenedCheckpoint, train: LabelledImages, test: LabelledImages | None
 ) -> LabelledImages:
     """Return the test images; raise ValueError unless kNN and classifiers can be tested with them.
 
     Both sets need labels, training images need to show every class of the test images, and the test
     set needs at least as many images as there are classes.
     """
-    data = config.data
+    data, instead = opened.config.data, WITHOUT_LABELS.format(run=opened.run)
     if test is None:
-        raise ValueError("evaluation needs test images: data.test=FOLDER with class folders")
-    for key, source, images in (("train", data.train, train), ("test", data.test, test)):
+        raise ValueError(
+            f"evaluation needs test images: data.test=FOLDER with class folders; {instead}"
+        )
+    test_source = data.test or data.train
+    for key, source, images in (("train", data.train, train), ("test", test_source, test)):
         if images.labels_N is None:
             raise ValueError(
                 f"evaluation needs labels, and data.{key}={source} has none: use class "
-                "folders, or a prepared set with labels"
+                f"folders, or a prepared set with labels; {instead}"
             )
     assert train.labels_N is not None
     assert test.labels_N is not None
@@ -380,10 +385,11 @@ def _check_labels(
             f"data.test={data.test} has classes of which data.train={data.train} shows no image "
             f"(data.limit = {data.limit}): {names}"
         )
+    tested_by = f"data.holdout={data.holdout:g}" if data.test is None else f"data.test={data.test}"
     classes = len(set(train.labels_N.tolist()))
     if len(test.index) < classes:
         raise ValueError(
-            f"data.test={data.test} has {len(test.index)} images for {classes} classes; an "
+            f"{tested_by} has {len(test.index)} images for {classes} classes; an "
             f"accuracy needs at least one for each class (data.limit_test = {data.limit_test})"
         )
     return test

@@ -19,6 +19,13 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import UNREADABLE, top1_accuracy
+from and_dist.evaluation.bank_figures import (
+    Moments,
+    fit_probe,
+    moments_of,
+    neighbour_entropy,
+    signs_of_collapse,
+)
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import Voters, knn_places
 from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
@@ -51,7 +58,7 @@ class Evaluator:
         self._labels_N = None if train.labels_N is None else torch.tensor(train.labels_N)
         self._train_loader = self._loader(train, bad)
         self._test_loader: FeatureLoader | None = None
-        self._num_rows = len(train.index)
+        self._num_rows, self._num_classes = len(train.index), len(train.class_names)
         self._bad, self._bad_test = bad, None
         if test is not None and test.labels_N is not None and self._labels_N is not None:
             self._num_test = len(test.index)
@@ -73,23 +80,31 @@ class Evaluator:
             return None
         return self._knn(self.train_features(network, dim), self._test_features(network, dim))
 
-    def knn_of_bank(self, network: nn.Module, bank: MemoryBank) -> float | None:
-        """Return kNN accuracy with the bank's rows as features of the training images."""
+    def judge_bank(self, network: nn.Module, bank: MemoryBank) -> dict[str, float | None]:
+        """Return kNN and linear probe with the bank's rows, and their early signs of collapse."""
         if self._test_loader is None:
-            return None
-        return self._knn(bank.features_SD, self._test_features(network, bank.features_SD.shape[1]))
+            return {"knn_bank": None, "probe_bank": None, **self._signs(bank)}
+        test_MD = self._test_features(network, bank.features_SD.shape[1])
+        knn = self._knn(bank.features_SD, test_MD)
+        return {"knn_bank": knn, **self._probe_and_signs(bank, test_MD)}
 
-    def knn_of_both(
-        self, network: nn.Module, bank: MemoryBank
-    ) -> tuple[float, float] | tuple[None, None]:
-        """Return the results of knn_of_bank() and knn() from one pass over the test images."""
+    def judge_both(self, network: nn.Module, bank: MemoryBank) -> dict[str, float | None]:
+        """Return judge_bank() with the kNN accuracy of newly computed features, `knn`.
+
+        One pass over the test images serves all.
+        """
         if self._test_loader is None:
-            return None, None
-        by_bank_M, anew_M = self.places_of_both(network, bank)
-        return top1_accuracy(by_bank_M, self._world), top1_accuracy(anew_M, self._world)
+            return {"knn": None, **self.judge_bank(network, bank)}
+        by_bank_M, anew_M, test_MD = self.places_of_both(network, bank)
+        return {
+            "knn": top1_accuracy(anew_M, self._world),
+            "knn_bank": top1_accuracy(by_bank_M, self._world),
+            **self._probe_and_signs(bank, test_MD),
+        }
 
-    def places_of_both(self, network: nn.Module, bank: MemoryBank) -> tuple[Tensor, Tensor]:
-        """Return two [M]: the places of the true class by the bank and by newly computed features.
+    def places_of_both(self, network: nn.Module, bank: MemoryBank) -> tuple[Tensor, Tensor, Tensor]:
+        """Return two [M], the places of the true class by the bank and by newly computed features,
+        and the features [M, D] of the test images.
 
         The place of a test image that cannot be read is UNREADABLE.
         """
@@ -99,7 +114,7 @@ class Evaluator:
         test_MD = self._test_features(network, dim)
         anew_M = self._places(train_SD, test_MD)
         del train_SD  # frees its memory before the bank's rows are converted to float32
-        return self._places(bank.features_SD, test_MD), anew_M
+        return self._places(bank.features_SD, test_MD), anew_M, test_MD
 
     def share_bad_images(self, folder: Path) -> None:
         """Write lists of the images that any rank could not read into `folder`.
@@ -181,6 +196,27 @@ class Evaluator:
                 advance,
             )
         return places_M.where(queries_MD.cpu().any(dim=1), UNREADABLE)
+
+    def _probe_and_signs(self, bank: MemoryBank, test_MD: Tensor) -> dict[str, float | None]:
+        """Return the accuracy of a linear probe that is fitted on the bank's rows, and the signs of
+        collapse."""
+        labels_N = self._labels_of_voters()
+        moments = self._moments(bank, labels_N, self._num_classes)
+        places_M = fit_probe(moments).places(test_MD, self._test_labels_M)
+        places_M = places_M.where(test_MD.cpu().any(dim=1), UNREADABLE)
+        return {"probe_bank": top1_accuracy(places_M, self._world), **self._signs(bank)}
+
+    def _signs(self, bank: MemoryBank) -> dict[str, float | None]:
+        """Return the early signs of collapse, for which no label is needed."""
+        moments = self._moments(bank, torch.zeros(self._num_rows, dtype=torch.int64), 1)
+        temperature = self._config.objective.temperature
+        entropy = neighbour_entropy(bank, temperature, self._world)
+        return {**signs_of_collapse(moments), "neighbour_entropy": entropy}
+
+    def _moments(self, bank: MemoryBank, labels_N: Tensor, num_classes: int) -> Moments:
+        """Return the sums over the bank's rows."""
+        labels_S = labels_N[bank.start : bank.stop]
+        return moments_of(bank.features_SD, labels_S, num_classes, self._world)
 
     def _labels_of_voters(self) -> Tensor:
         """Return labels [N], with -1 for rows that any rank could not read: they must not vote."""

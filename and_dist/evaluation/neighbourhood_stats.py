@@ -5,6 +5,7 @@ Labels serve these statistics alone, never the training. N all rows, A anchors, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,6 +79,24 @@ def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> st
     if figures["recall"] < 1:
         parts.append(f"recall {percent(figures['recall'])} %")
     return f"discovery of round {round_index}: {', '.join(parts)}, {format_seconds(seconds)}"
+
+
+def describe_round(record: Mapping[str, Any], last_round: int, vote: str) -> str:
+    """Return a log line with the figures of a round, by labels or without any.
+
+    `vote` describes how kNN votes.
+    """
+    parts = [f"{record['anchors']:,} anchors"]
+    if record["consistency"] is not None:
+        parts.append(f"consistency {percent(record['consistency'])} %")
+    if record["knn"] is None:
+        parts.append(f"neighbour entropy {record['neighbour_entropy']:.2f} of 1")
+        parts.append(f"spread {record['spread']:.2f} of 1")
+    else:
+        bank, probe = percent(record["knn_bank"]), percent(record["probe_bank"])
+        parts.append(f"kNN {percent(record['knn'])} % (bank {bank} %, probe {probe} %; {vote})")
+    parts.append(format_seconds(record["seconds"]))
+    return f"round {record['round']}/{last_round} done: {', '.join(parts)}"
 
 
 def _share_kept(anchors_A: Tensor, previous_A: Tensor) -> float | None:

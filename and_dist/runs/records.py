@@ -59,7 +59,16 @@ class Step(Event):
     memory_mb: float = NAN
 
 
-class Epoch(Event):
+class BankFigures(Event):
+    """Hold what is measured of the bank while training; None without labels, or not measured."""
+
+    probe_bank: Share | None = None
+    mean_norm: Share | None = None
+    spread: Share | None = None
+    neighbour_entropy: Share | None = None
+
+
+class Epoch(BankFigures):
     """Hold the figures of an epoch."""
 
     round: Count
@@ -69,7 +78,7 @@ class Epoch(Event):
     knn_bank: Share | None = None
 
 
-class Round(Event):
+class Round(BankFigures):
     """Hold the figures of a round."""
 
     round: Count

@@ -127,12 +127,13 @@ class Pace(NamedTuple):
 class StepClock:
     """Measures the speed between two logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._device = device
         self._images = 0
         self._waited = 0.0
         self._lap = 0, 0.0
+        self._began = self._ended = Mark(device)
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the same batches, and measure how long each is waited for."""
@@ -153,16 +154,34 @@ class StepClock:
     def lap(self) -> None:
         """Set aside what was counted since the last call, for pace()."""
         self._lap, self._images, self._waited = (self._images, self._waited), 0, 0.0
+        self._began, self._ended = self._ended, Mark(self._device)
 
     def pace(self) -> Pace:
-        """Return the speed of what was set aside, over the time since the last call.
+        """Return the speed of what was set aside, whenever this is called."""
+        images, waited = self._lap
+        took = max(self._ended.seconds_since(self._began), SHORTEST)
+        return Pace(images / took, min(1.0, waited / took))
 
-        By now the device has done it, where its results were read before.
-        """
-        now, (images, waited) = time.perf_counter(), self._lap
-        took = now - self._since
-        self._since = now
-        return Pace(images / took, waited / took)
+
+SHORTEST = 1e-9
+
+
+class Mark:
+    """Marks a time: when a GPU comes to it in its work, or else now."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Set the mark."""
+        self._time = time.perf_counter()
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+
+    def seconds_since(self, earlier: Mark) -> float:
+        """Return the seconds from an earlier mark of the same device to this one."""
+        if self._event is None or earlier._event is None:
+            return self._time - earlier._time
+        self._event.synchronize()
+        return float(earlier._event.elapsed_time(self._event)) / 1e3
 
 
 def memory_mb(device: torch.device) -> float:

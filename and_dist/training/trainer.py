@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from and_dist.distributed.ddp import seed_step, synchronise
 from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
+from and_dist.evaluation.bank_figures import describe_collapse
+from and_dist.evaluation.neighbourhood_stats import describe_round
 from and_dist.method.loss import gather_global_batch
 from and_dist.models.arithmetic import training_products
 from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
@@ -34,7 +37,6 @@ from and_dist.training.profiling import StepProfile
 from and_dist.training.recovery import NonFiniteLoss, Recovery, print_traceback_on_error
 from and_dist.training.round_setup import RoundSetup
 from and_dist.training.state import Progress
-from and_dist.utils.formatting import format_seconds, percent
 from and_dist.utils.progress import Advance
 from and_dist.utils.step_phases import step_phase
 
@@ -72,7 +74,7 @@ class Trainer:
             config.run, world, self.components, self.checkpoint_manager, self.recorder
         )
         self.profile = StepProfile(config.folder, world, config.run.profile)
-        self._clock = StepClock()
+        self._clock = StepClock(self.world.device)
         self._noted: Progress | None = None
         """The progress when note_step() was called, until log_step() has written it."""
         self._last_advance = time.monotonic()
@@ -137,7 +139,7 @@ class Trainer:
         number, first = self._epoch_number(), self.progress.step
         if first == 0:
             self.state.objective.begin_epoch(number, self.state.optimiser)
-        self._clock = StepClock()
+        self._clock = StepClock(self.world.device)
         # The batches have no name: a name would outlive a failure and keep the pipeline alive.
         for step, batch in enumerate(
             self._clock.waiting_for(self.components.loader.batches(number, first)), first
@@ -194,19 +196,21 @@ class Trainer:
             self.display.say(found)
 
     def finish_epoch(self, round_index: int, epoch: int) -> None:
-        """Record an epoch, with the bank's kNN accuracy as often as the config asks for it."""
+        """Record an epoch, with figures of the bank as often as the config asks for them."""
         self.synchronise()
         every = self.config.evaluation.every
         is_time = every > 0 and (epoch + 1) % every == 0
         evaluator, state = self.components.evaluator, self.state
+        figures = evaluator.judge_bank(state.encoder, state.bank) if is_time else {"knn_bank": None}
         self.recorder.write(
             "epoch",
             round=round_index,
             epoch=epoch,
             loss=state.losses.mean(),
             lr=learning_rate(self.config.optim, epoch),
-            knn_bank=evaluator.knn_of_bank(state.encoder, state.bank) if is_time else None,
+            **figures,
         )
+        self.warn_of_collapse(figures)
 
     def note_step(self) -> None:
         """Ask the device for what log_step() will write, every `log_every` steps."""
@@ -244,24 +248,23 @@ class Trainer:
     def evaluate_round(self, round_index: int) -> None:
         """Evaluate the encoder at the end of a round, record and show the figures."""
         evaluator, table = self.components.evaluator, self.state.neighbourhoods
-        knn_bank, knn = evaluator.knn_of_both(self.state.encoder, self.state.bank)
+        figures = evaluator.judge_both(self.state.encoder, self.state.bank)
         self.advance_progress()
-        seconds, anchors = self.progress.seconds, len(table.anchors_A)
-        consistency = evaluator.consistency(table)
-        self.recorder.write(
-            "round",
-            round=round_index,
-            anchors=anchors,
-            consistency=consistency,
-            knn_bank=knn_bank,
-            knn=knn,
-            seconds=seconds,
-        )
-        self.display.say(
-            f"round {round_index} done: {anchors} anchors, consistency {percent(consistency)}, "
-            f"kNN {percent(knn)} (bank {percent(knn_bank)}; {evaluator.vote}), "
-            f"{format_seconds(seconds)}"
-        )
+        record = {
+            "round": round_index,
+            "anchors": len(table.anchors_A),
+            "consistency": evaluator.consistency(table),
+            **figures,
+            "seconds": self.progress.seconds,
+        }
+        self.recorder.write("round", **record)
+        self.display.say(describe_round(record, self.config.last_round, evaluator.vote))
+        self.warn_of_collapse(figures)
+
+    def warn_of_collapse(self, figures: Mapping[str, float | None]) -> None:
+        """Say what to try where the signs tell that all images get the same feature."""
+        if found := describe_collapse(figures, self.config.encoder.feature_dim):
+            self.display.say(found)
 
     def handle_stop_request(self, request: int) -> None:
         """Save, and stop, as all ranks have agreed on at the end of a step."""

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.config.validation import Section, parse_duration
-from and_dist.runs.folder import check_run_folder
+from and_dist.runs.folder import check_run_folder, keep_choices_of_run
 from and_dist.utils import owned_files
 from and_dist.utils.formatting import as_text
 from launcher.jobs.cluster_profile import Profile
@@ -98,13 +98,15 @@ class Size(Section):
 
 
 def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
-    """Return the config of one run; raise ValueError if its folder belongs to another. Nothing is
-    written."""
+    """Return the config of one run, with what it has chosen if it has begun.
+
+    Raise ValueError if its folder belongs to another. Nothing is written.
+    """
     config = load_config(files, overrides)
     check_in_script(config.folder)
     check_run_folder(config)
     check_writable(config.folder)
-    return config
+    return keep_choices_of_run(config)
 
 
 def check_in_script(folder: Path) -> None:

@@ -244,7 +244,6 @@ def folder_of_classes(folder: Path, classes: dict[str, int]) -> Path:
     [
         ([], "say what to evaluate by: --knn, --linear or both"),
         (["--knn", "data.test=null"], "evaluation needs test images: data.test=FOLDER"),
-        (["--knn", "evaluation.knn=201"], "201 neighbours are more than the 200 images"),
         (["--knn", "data.limit_test=5"], "has 5 images for 8 classes"),
         (["--knn", "encoder.name=small"], "was trained otherwise: encoder.name: tiny -> small"),
         (["--knn", "data.limit=100"], "was trained otherwise: data.limit: 200 -> 100"),
@@ -293,6 +292,16 @@ def test_a_run_without_labels_cannot_be_evaluated(cli: Cli, tmp_path: Path) -> N
     )
     assert status == 2
     assert f"evaluation needs labels, and data.train={flat} has none" in said
+    assert f"without labels, `and-dist neighbours {tmp_path}/debug IMAGE...` shows" in said
+
+
+def test_more_neighbours_than_images_are_all_images(run: Path, cli: Cli) -> None:
+    assert cli("evaluate", run, "--knn", "evaluation.knn=200")[0] == 0
+    all_of_them = figures_of(run, "knn")
+    status, said, _ = cli("evaluate", run, "--knn", "evaluation.knn=5000")
+    assert (status, "evaluated before" in said) == (0, True)
+    assert figures_of(run, "knn") == all_of_them
+    assert all_of_them["protocol"]["knn"] == 200
 
 
 def test_a_prepared_set_evaluates_without_a_warning(cli: Cli, tmp_path: Path) -> None:

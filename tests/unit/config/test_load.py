@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from and_dist.config.comparison import differing_keys
+from and_dist.config.comparison import differing_keys, keep_choices
 from and_dist.config.load import load_config, load_run_config
 from and_dist.config.schema import Config, LinearConfig
 from and_dist.config.validation import build
@@ -281,3 +281,13 @@ def test_a_runs_own_config_keeps_its_test_images(tmp_path: Path) -> None:
     write_config(run, run.folder)
     moved = load_run_config(run.folder, ["data.train=elsewhere"])
     assert (moved.data.train, moved.data.test) == ("elsewhere", "shapes/test")
+
+
+def test_a_run_keeps_what_it_has_written_where_a_default_has_changed() -> None:
+    written = Config().model_dump(mode="json")
+    written["evaluation"]["every"] = 0
+    assert load_config(["demo"]).evaluation.every == 10
+    assert keep_choices(load_config(["demo"]), written, False).evaluation.every == 0
+    for layer in (["evaluation.every=10"], ["evaluation.every=3"]):
+        config = load_config(["demo"], layer)
+        assert keep_choices(config, written, False).evaluation.every == config.evaluation.every

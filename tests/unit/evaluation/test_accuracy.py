@@ -8,7 +8,7 @@ import torch
 
 from and_dist.evaluation.accuracy import (
     UNREADABLE,
-    bootstrap,
+    interval_of,
     rank_of_true_class,
     score,
     top1_accuracy,
@@ -52,15 +52,16 @@ def test_top5_of_five_classes_says_nothing() -> None:
     assert figures["top5"] is None
 
 
-@pytest.mark.parametrize(("right", "images"), [(86, 100), (700, 1000), (3, 12)])
-def test_the_interval_is_that_of_resampled_images(right: int, images: int) -> None:
-    """Drawn image by image, 20,000 times: the same quantiles within two images."""
-    random = np.random.default_rng(5)
-    is_right_T = np.arange(images) < right
-    drawn = is_right_T[random.integers(0, images, (20_000, images))].mean(axis=1)
-    expected = np.quantile(drawn, [0.025, 0.975])
-    assert np.abs(np.array(bootstrap(right, images)) - expected).max() <= 2 / images
+@pytest.mark.parametrize(("right", "images"), [(86, 100), (700, 1000), (3, 12), (80, 80), (0, 7)])
+def test_the_interval_holds_the_shares_that_the_count_does_not_refute(
+    right: int, images: int
+) -> None:
+    """Wilson's bounds are where the share lies 1.96 of its own standard errors from the count."""
+    for share in interval_of(right, images):
+        error = np.sqrt(share * (1 - share) / images)
+        assert abs(share - right / images) == pytest.approx(1.959964 * error, rel=1e-5, abs=1e-9)
 
 
-def test_nothing_wrong_leaves_no_doubt() -> None:
-    assert bootstrap(10, 10) == (1.0, 1.0)
+def test_all_right_leaves_a_doubt() -> None:
+    low, high = interval_of(80, 80)
+    assert (round(low, 3), high) == (0.954, 1.0)
