@@ -81,7 +81,7 @@ def in_one_line(round_index: int, figures: dict[str, Any], seconds: float) -> st
     return f"discovery of round {round_index}: {', '.join(parts)}, {format_seconds(seconds)}"
 
 
-def describe_round(record: Mapping[str, Any], last_round: int, vote: str) -> str:
+def describe_round(record: Mapping[str, Any], vote: str) -> str:
     """Return a log line with the figures of a round, by labels or without any.
 
     `vote` describes how kNN votes.
@@ -96,7 +96,7 @@ def describe_round(record: Mapping[str, Any], last_round: int, vote: str) -> str
         bank, probe = percent(record["knn_bank"]), percent(record["probe_bank"])
         parts.append(f"kNN {percent(record['knn'])} % (bank {bank} %, probe {probe} %; {vote})")
     parts.append(format_seconds(record["seconds"]))
-    return f"round {record['round']}/{last_round} done: {', '.join(parts)}"
+    return f"round {record['round']} done: {', '.join(parts)}"
 
 
 def _share_kept(anchors_A: Tensor, previous_A: Tensor) -> float | None:

@@ -43,7 +43,7 @@ class AnchorNeighbourhoods(Instances):
     def begin_round(self, round_index: int) -> None:
         """Discover the neighbourhoods that the round trains with (Eq. 1, 5, 6)."""
         context, config = self.context, self.context.config
-        with context.phase(f"discovery of round {round_index}") as advance:
+        with context.phase("discovery") as advance:
             self.neighbourhoods = discover(
                 context.bank,
                 context.world,

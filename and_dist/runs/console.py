@@ -47,6 +47,8 @@ class Display:
         self._started = time.monotonic()
         self._first_step = 0
         self._said_before: list[dict[str, Any]] = []
+        self.place = ""
+        """Where in the run longer work is done, such as `round 1/4`; phases are named after it."""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -98,6 +100,7 @@ class Display:
     @contextmanager
     def phase(self, what: str) -> Iterator[Advance]:
         """Enclose longer work between steps, and show its progress."""
+        what = f"{self.place}: {what}" if self.place else what
         if not self._is_live:
             yield self._lines_of(what)
             return
@@ -138,6 +141,11 @@ class Display:
     def _print(self, record: dict[str, Any]) -> None:
         """Print an event as JSON."""
         print(json.dumps(record), flush=True)
+
+    @property
+    def has_symbols(self) -> bool:
+        """Return whether the console can show more than ASCII."""
+        return not self.console.options.ascii_only
 
     @property
     def _is_live(self) -> bool:
@@ -214,7 +222,7 @@ class Screen:
         """Bars of longer work between steps."""
         self._schedule = schedule
         self._name, self._ranks, self._rank_word = name, ranks, rank_word
-        self._record: dict[str, Any] | None = None
+        self._place, self._figures = "starting", ""
         self._knn, self._saved, self._saved_at = "", "", 0.0
         self._looks = deque([(time.monotonic(), done_steps)], maxlen=LOOKS)
         self._first_look = self._looks[0]
@@ -248,21 +256,25 @@ class Screen:
             ago = format_seconds(time.time() - self._saved_at)
             others.append(f"saved {self._saved}, {ago} ago")
         said = "  ".join(filter(None, others))
-        texts = [Text(said)] if said else []
-        if self._record is None:
-            return Group(Text(f"{self._name}  starting"), *texts, self.phases)
-        place = self._schedule.place_of(self._record)
-        figures = describe_step(self._record, self._ranks, self._rank_word)
-        return Group(Text(f"{self._name}  {place}"), Text(figures), *texts, self._bars, self.phases)
+        texts = [Text(text) for text in (self._figures, said) if text]
+        bars = [self._bars] if self._place != "starting" else []
+        return Group(Text(f"{self._name}  {self._place}"), *texts, *bars, self.phases)
 
     def record(self, record: dict[str, Any]) -> None:
         """Take an event, given as a line of metrics.jsonl."""
-        if record["event"] == "step":
-            self._record = record
+        event = record["event"]
+        if event == "step":
+            self._place = self._schedule.place_of(record)
+            self._figures = describe_step(record, self._ranks, self._rank_word)
             self._move_bars(record)
-        elif record["event"] == "checkpoint":
+        elif event == "checkpoint":
             self._saved, self._saved_at = record["name"], record["time"]
-        elif record.get("knn") is not None:
+        elif event in ("round", "discovery"):
+            # The figures of the last step belong to the round before.
+            done = " done" if event == "round" else ""
+            self._place = f"{self._schedule.round_of(record['round'])}{done}"
+            self._figures = ""
+        if record.get("knn") is not None:
             self._knn = f"kNN {percent(record['knn'])} %"
         elif record.get("knn_bank") is not None:
             self._knn = f"bank-kNN {percent(record['knn_bank'])} %"

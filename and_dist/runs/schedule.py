@@ -36,11 +36,15 @@ class Schedule:
         """Return the steps of all rounds up to a place: `epochs` and `step` of it are finished."""
         return self.steps_before(round_index, epochs) + step
 
+    def round_of(self, round_index: int) -> str:
+        """Describe a round among all."""
+        return f"round {round_index}/{self.last_round}"
+
     def place_of(self, record: dict[str, Any]) -> str:
         """Describe where in the run a step is, given its line in metrics.jsonl."""
         at_round, epoch = record["round"], record["epoch"]
         step = record["step"] - self.steps_before(at_round, epoch)
         return (
-            f"round {at_round}/{self.last_round} epoch {epoch + 1}/{self.epochs[at_round]} "
+            f"{self.round_of(at_round)} epoch {epoch + 1}/{self.epochs[at_round]} "
             f"step {step}/{self.steps_per_epoch}"
         )

@@ -40,7 +40,8 @@ class RoundSetup:
 
     def begin_run(self) -> None:
         """Load given weights, fill the first bank by a pass over all images, evaluate baselines."""
-        encoder, say = self._state.encoder, self._recorder.display.say
+        display, encoder = self._recorder.display, self._state.encoder
+        display.place, say = "before training", display.say
         if self._config.encoder.weights:
             say(load_weights(encoder, Path(self._config.encoder.weights)))
         if self._config.bank.init == "features":
@@ -51,7 +52,7 @@ class RoundSetup:
         if self._config.evaluation.baselines:
             gigabytes = self._evaluator.pixel_bytes / 1e9
             if self._evaluator.pixel_bytes > MOST_PIXEL_BYTES:
-                say(f"no kNN of raw pixels: they take {gigabytes:.3g} GB a rank")
+                say(f"no kNN of raw pixels: they take {gigabytes:.1f} GB a rank")
             self._recorder.write("baselines", **self._evaluator.baselines(encoder))
 
     def _record_discovery(self, round_index: int, before: Neighbourhoods, seconds: float) -> None:

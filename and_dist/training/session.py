@@ -72,7 +72,7 @@ def run_training(
             trainer.train()
         summary = on_coordinator(world, "writing the summary", lambda: write_summary(config.folder))
         title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
-        display.show(as_table(summary, title))
+        display.show(as_table(summary, title, display.has_symbols))
         display.say(f"run folder: {config.folder}")
         return summary
 
@@ -122,7 +122,7 @@ def introduce(
     if train.ignored:
         display.say(f"ignored in {config.data.train}, since they are no images: {train.ignored}")
     if train.left_out:
-        display.say(f"{len(train.left_out)} images left out: {config.folder}/bad_images.txt")
+        display.say(f"{len(train.left_out):,} images left out: {config.folder}/bad_images.txt")
     if train.labels_N is None:
         display.say("no labels: consistency and kNN accuracy are not available")
 

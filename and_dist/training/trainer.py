@@ -121,6 +121,7 @@ class Trainer:
 
     def train_round(self, round_index: int) -> None:
         """Begin a round (discovery), train its epochs, evaluate it."""
+        self.display.place = self.components.schedule.round_of(round_index)
         if not self.progress.is_begun:
             self.round_setup.begin_round(round_index)
             self.advance_progress(is_begun=True)
@@ -258,7 +259,7 @@ class Trainer:
             "seconds": self.progress.seconds,
         }
         self.recorder.write("round", **record)
-        self.display.say(describe_round(record, self.config.last_round, evaluator.vote))
+        self.display.say(describe_round(record, evaluator.vote))
         self.warn_of_collapse(figures)
 
     def warn_of_collapse(self, figures: Mapping[str, float | None]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unicodedata import category
 
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that are replaced in names: controls, surrogates, line and paragraph ends."""
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def format_seconds(seconds: float) -> str:
@@ -19,6 +22,13 @@ def format_seconds(seconds: float) -> str:
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one decimal; - for None."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as a row of bars, the lowest of which is the first of BARS."""
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
 def as_text(name: str) -> str:

@@ -148,7 +148,8 @@ class AskedTrainer(Trainer):
     @contextmanager
     def progress_phase(self, what: str) -> Iterator[Advance]:
         with super().progress_phase(what) as advance:
-            self.watchdog.is_asked |= what == self.in_phase
+            shown = f"{self.display.place}: {what}"
+            self.watchdog.is_asked |= self.in_phase in (what, shown)
             yield advance
 
 

@@ -234,8 +234,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(
         [1, 3],
         [
             ("features of the training images", ""),
-            ("discovery of round 1", "r00-e0003"),
-            ("discovery of round 2", "r01-e0003"),
+            ("round 1/2: discovery", "r00-e0003"),
+            ("round 2/2: discovery", "r01-e0003"),
             ("kNN", ""),
         ],
     ),

@@ -13,6 +13,7 @@ from and_dist.evaluation.neighbourhood_stats import (
     consistency,
     count_consistent,
     describe_neighbourhoods,
+    describe_round,
     in_one_line,
 )
 from and_dist.method.neighbour_table import Neighbourhoods, all_instances
@@ -184,3 +185,16 @@ def test_instances_alone_are_not_consistent_or_otherwise() -> None:
 def test_one_line_says_what_there_is_to_say(changed: dict[str, Any], line: str) -> None:
     figures = {"anchors": 1500, "consistent": 1100, "inconsistent": 400, "kept": None, "recall": 1}
     assert in_one_line(2, figures | changed, 65.2) == line
+
+
+def test_a_round_is_described_by_labels_or_by_what_needs_none() -> None:
+    signs = {"neighbour_entropy": 0.431, "spread": 0.25, "mean_norm": 0.1}
+    round_ = {"round": 1, "anchors": 1500, "consistency": None, "knn": None, "seconds": 65, **signs}
+    assert describe_round(round_, "K 50") == (
+        "round 1 done: 1,500 anchors, neighbour entropy 0.43 of 1, spread 0.25 of 1, 1:05"
+    )
+    labelled = {"consistency": 0.521, "knn": 0.38, "knn_bank": 0.371, "probe_bank": 0.402}
+    assert describe_round(round_ | labelled, "K 50, tau 0.1") == (
+        "round 1 done: 1,500 anchors, consistency 52.1 %, "
+        "kNN 38.0 % (bank 37.1 %, probe 40.2 %; K 50, tau 0.1), 1:05"
+    )
