@@ -119,5 +119,5 @@ def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> di
             return {row: f"it is {found[0]} x {found[1]} pixels now, not {height} x {width}"}
         place[:] = np.frombuffer(content, np.uint8).reshape(place.shape)
     except Exception as error:  # a decoder may raise anything at a broken file
-        return {row: f"{type(error).__name__}: {error}"}
+        return {row: f"its data is damaged or cut short: {error}"}
     return {}

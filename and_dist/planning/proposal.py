@@ -94,7 +94,7 @@ def propose(
     values: dict[str, tuple[Any, str]] = {
         "name": (name_for(found), "the run's folder is runs/NAME"),
         "data.train": (found.train, found.describe().partition(": ")[2]),
-        "data.test": (found.test, "other images, to test with"),
+        "data.test": (found.test, _why_tested(found)),
         "data.image_size": (size, "side in pixels that the encoder sees; more is slower"),
         "data.flip": (True, "false where left and right differ, as in writing"),
         "data.bad_images": ("skip", "a file that cannot be read is left out and listed"),
@@ -107,8 +107,9 @@ def propose(
             sorted({max(1, round(0.6 * epochs)), max(1, round(0.8 * epochs))}),
             "epochs of a round after which lr falls to a tenth",
         ),
-        "evaluation.knn": (_votes(found), "neighbours that vote on a class"),
     }
+    if found.class_names:
+        values["evaluation.knn"] = (_votes(found), "neighbours that vote on a class")
     if not is_on_gpu or size <= 64:
         values["data.crop_area"] = ([0.4, 1.0], "a small network learns more from large crops")
     if found.class_names and found.test is None and rows >= FEWEST_FOR_HOLDOUT:
@@ -141,10 +142,18 @@ def name_of_source(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-._") or "own"
 
 
+def _why_tested(found: Survey) -> str:
+    """Say what is tested with."""
+    if found.test is not None:
+        return "the images beside them"
+    return (
+        "no folder of test images lies beside them" if found.class_names else "they have no labels"
+    )
+
+
 def _votes(found: Survey) -> int:
     """Return K: less than the images of a class, and at most the paper's 200."""
-    classes = max(1, len(found.class_names))
-    return max(5, min(200, found.num_images // (2 * classes)))
+    return max(5, min(200, found.num_images // (2 * len(found.class_names))))
 
 
 def _cache(found: Survey, size: int, memory_gb: float | None) -> dict[str, tuple[Any, str]]:

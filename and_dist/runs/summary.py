@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from and_dist.utils.formatting import format_seconds, percent, sparkline
 from and_dist.utils.owned_files import write_file
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
+BANK_KEYS = ("probe_bank", "mean_norm", "spread", "neighbour_entropy")
+"""Keys that rounds of earlier revisions lack."""
 
 
 def summarise(folder: Path) -> dict[str, Any]:
     """Return {"raw_pixels": {"knn"}, "random": {"knn"}, "rounds": [...], "seconds"} of a run."""
     metrics = folder / "metrics.jsonl"
     baselines = (read_metrics(metrics, "baselines") or [{}])[-1]
-    rounds = [{key: r[key] for key in ROUND_KEYS} for r in read_metrics(metrics, "round")]
+    rounds = [
+        {key: r[key] for key in ROUND_KEYS} | {key: r.get(key) for key in BANK_KEYS}
+        for r in read_metrics(metrics, "round")
+    ]
     return {
         "raw_pixels": {"knn": baselines.get("raw_pixels")},
         "random": {"knn": baselines.get("random")},
@@ -43,20 +48,44 @@ def as_table(summary: dict[str, Any], title: str, has_symbols: bool = True) -> T
     caption = describe_gain(shares, summary["random"]["knn"], has_symbols) if shares else None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("after", no_wrap=True)
-    for column in ("anchors", "consistency %", "bank-kNN %", "kNN %", "time"):
+    columns = COLUMNS if shares else COLUMNS_WITHOUT_LABELS
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("raw pixels", "-", "-", "-", percent(summary["raw_pixels"]["knn"]), "-")
-    table.add_row("random network", "-", "-", "-", percent(summary["random"]["knn"]), "-")
+    for name, key in (("raw pixels", "raw_pixels"), ("random network", "random")):
+        if summary[key]["knn"] is not None:
+            row = {"kNN %": percent(summary[key]["knn"])}
+            table.add_row(name, *(row.get(column, "-") for column in columns))
     for r in summary["rounds"]:
-        table.add_row(
-            f"round {r['round']}",
-            f"{r['anchors']:,}",
-            percent(r["consistency"]),
-            percent(r["knn_bank"]),
-            percent(r["knn"]),
-            format_seconds(r["seconds"]),
-        )
+        table.add_row(f"round {r['round']}", *(show(r) for show in columns.values()))
     return table
+
+
+def _share(key: str) -> Callable[[dict[str, Any]], str]:
+    """Return a function that shows a figure of a round as a percentage."""
+    return lambda r: percent(r.get(key))
+
+
+def _figure(key: str) -> Callable[[dict[str, Any]], str]:
+    """Return a function that shows a figure of a round between 0 and 1."""
+    return lambda r: "-" if r.get(key) is None else f"{r[key]:.2f}"
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "anchors": lambda r: f"{r['anchors']:,}",
+    "consistency %": _share("consistency"),
+    "bank-kNN %": _share("knn_bank"),
+    "probe %": _share("probe_bank"),
+    "kNN %": _share("knn"),
+    "time": lambda r: format_seconds(r["seconds"]),
+}
+"""The columns of the table, and how each shows a round."""
+COLUMNS_WITHOUT_LABELS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "anchors": COLUMNS["anchors"],
+    "neighbour entropy": _figure("neighbour_entropy"),
+    "spread": _figure("spread"),
+    "norm of the mean": _figure("mean_norm"),
+    "time": COLUMNS["time"],
+}
 
 
 def describe_gain(shares: Sequence[float], random: float | None, has_symbols: bool) -> str:

@@ -71,7 +71,9 @@ def run_training(
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()
         summary = on_coordinator(world, "writing the summary", lambda: write_summary(config.folder))
-        title = f"{config.name}, kNN: {trainer.components.evaluator.vote}"
+        has_labels = summary["rounds"][-1]["knn"] is not None
+        vote = f", kNN: {trainer.components.evaluator.vote}" if has_labels else ""
+        title = f"{config.name}{vote}"
         display.show(as_table(summary, title, display.has_symbols))
         display.say(f"run folder: {config.folder}")
         return summary

@@ -308,7 +308,8 @@ class Trainer:
 
     def warn_from_rank(self, text: str) -> None:
         """Log a warning of this rank, whichever it is."""
-        log.warning("rank %d: %s", self.world.rank, text)
+        whose = f"rank {self.world.rank}: " if self.world.size > 1 else ""
+        log.warning("%s%s", whose, text)
 
     def _request(self) -> int:
         """Return what this rank was asked to do; the coordinator also asks when a save is due."""

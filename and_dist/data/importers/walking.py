@@ -10,7 +10,7 @@ from pathlib import Path
 
 from and_dist.data.importers.listing import SUFFIXES, is_image_name
 
-MOST_KINDS = 6
+MOST_KINDS = 8
 """The largest number of kinds that describe() counts one by one."""
 HIDDEN = "hidden"
 PIPE = "pipe or device"
@@ -95,7 +95,7 @@ def describe(ignored: Counter[str]) -> str:
     first = ignored.most_common(MOST_KINDS)
     rest = ignored.total() - sum(number for _, number in first)
     said = [f"{n:,} {kind if n == 1 else PLURALS.get(kind, kind)}" for kind, n in first]
-    return ", ".join([*said, f"{rest:,} others"] if rest else said)
+    return ", ".join([*said, f"{rest:,} of other kinds"] if rest else said)
 
 
 def no_image(folder: Path, ignored: Counter[str]) -> str:
