@@ -132,7 +132,7 @@ def neighbour_entropy(bank: MemoryBank, temperature: float, world: World) -> flo
     return min(1.0, max(0.0, entropy / float(np.log(max(2, bank.num_rows)))))
 
 
-MEAN_NORM, DIRECTIONS = 0.9, 2.0
+MEAN_NORM, DIRECTIONS = 0.95, 1.5
 """The norm of the mean above which, and the number of directions below which, features collapse."""
 
 

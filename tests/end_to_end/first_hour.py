@@ -123,7 +123,7 @@ of links, a pipe and a file that is cut short. [own-images.md](own-images.md) ex
 
 
 def as_page(said: list[Said], folder: Path) -> str:
-    """Return all that was said as a page of documentation, without colours and the folder's path."""
+    """Return all that was said as a page, without colours and the path of the folder."""
     parts = [ABOUT_THE_PAGE]
     for one in said:
         output = re.sub(r"\x1b\[[\d;]*m", "", one.output).replace(f"{folder}/", "")
