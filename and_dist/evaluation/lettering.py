@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from unicodedata import category
 
@@ -20,7 +20,7 @@ from and_dist.utils.formatting import as_text
 
 SHIPPED = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 SUFFIXES = (".ttf", ".otf", ".ttc")
-MOST_FONTS = 2000
+MOST_FONTS = 500
 """The largest number of the machine's fonts that are looked at."""
 OTHER_STYLES = re.compile("bold|black|heavy|italic|oblique|light|thin|condensed|mono", re.I)
 """A pattern of the file names of fonts that are taken only where no plain one serves."""
@@ -31,6 +31,8 @@ JOINERS = frozenset("\u200c\u200d") | {chr(code) for code in range(0xFE00, 0xFE1
 LONGEST_TEXT = 400
 """The largest number of letters of a text that are looked at."""
 ELLIPSIS = "…"
+ALWAYS_NEEDED = f"[U+0123456789ABCDEF ]{ELLIPSIS}"
+"""Letters that stand for those that are missing or have no room."""
 GAPS = (" ", "_", "-", ".")
 """Letters after which a line may end."""
 BASELINE = 0.76
@@ -42,11 +44,16 @@ class Font:
 
     def __init__(self, path: Path, size: int) -> None:
         """Open a font file; raise OSError if it cannot be drawn in this size."""
-        self.drawn = ImageFont.truetype(path, size)
+        self._path, self._size = path, size
         # Raqm may replace or leave out letters, and here each is looked at alone.
         self._plain = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
         self._missing = self._look(NO_LETTER)
         self._has: dict[str, bool] = {}
+
+    @cached_property
+    def drawn(self) -> ImageFont.FreeTypeFont:
+        """Return the font that text is drawn in."""
+        return ImageFont.truetype(self._path, self._size)
 
     def has(self, letter: str) -> bool:
         """Return whether the font draws a letter, and not the box of a missing one."""
@@ -74,13 +81,13 @@ class Font:
 
 def list_fonts() -> tuple[Path, ...]:
     """Return the font files of this machine where fontconfig has them, plain styles first."""
-    data_home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    home = os.path.expanduser("~")
+    data_home = os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share"
     shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
-    folders = [data_home, *shared.split(":")]
-    places = dict.fromkeys([Path(folder) / "fonts" for folder in folders if folder])
+    places = [f"{folder}/fonts" for folder in (data_home, *shared.split(":")) if folder]
     found = [
         Path(base, name)
-        for place in (*places, Path.home() / ".fonts")
+        for place in dict.fromkeys((*places, f"{home}/.fonts"))
         for base, _, names in os.walk(place)
         for name in names
         if name.lower().endswith(SUFFIXES)
@@ -91,11 +98,12 @@ def list_fonts() -> tuple[Path, ...]:
 
 @cache
 def open_font(path: Path, size: int) -> Font | None:
-    """Return a font in a size, or None if it cannot be drawn in it, as one of bitmaps."""
+    """Return a font in a size, or None if it cannot be drawn in it or lacks ALWAYS_NEEDED."""
     try:
-        return Font(path, size)
-    except OSError:
+        font = Font(path, size)
+    except OSError:  # such as a font of bitmaps, which has other sizes
         return None
+    return font if all(map(font.has, ALWAYS_NEEDED)) else None
 
 
 @cache

@@ -52,6 +52,8 @@ OF_FOLDER = "The class of a query is the name of its folder."
 NOT_KNOWN = "Gray frames: the query's folder is named like no class of the training images."
 LONGEST_SIDE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500, ".png": 65_500}
 """The most pixels in height that a picture of each format may have."""
+QUALITY = 90
+"""The quality of a sheet as JPEG or WebP, in which letters stay sharp."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def draw_query(result: QueryResult) -> Image.Image:
 def save_sheet(sheet: Image.Image, path: Path, may_replace: IsOurs) -> None:
     """Write the picture in the format that the file's name ends in."""
     with open_new(path, may_replace) as file:
-        sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
+        sheet.save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
 
 
 def _as_group(own: LabelledImages, known: LabelledImages, one: Found) -> Group:

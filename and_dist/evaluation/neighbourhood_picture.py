@@ -65,8 +65,8 @@ def draw_neighbourhoods(
 
 def choose_rows(found: Neighbourhoods, index: ImageIndex) -> list[list[int]]:
     """Return the rows of anchors and their neighbours, fewer where the images are very large."""
-    anchors_A = found.anchors_A[:MOST_ANCHORS]
-    neighbours_AK = found.neighbours_NK[anchors_A, :MOST_NEIGHBOURS]
+    anchors_A = found.anchors_A[:MOST_ANCHORS].cpu()
+    neighbours_AK = found.neighbours_NK.cpu()[anchors_A, :MOST_NEIGHBOURS]
     chosen: list[list[int]] = []
     left = MOST_PIXELS
     for rows in torch.cat([anchors_A[:, None], neighbours_AK], dim=1).tolist():
