@@ -26,13 +26,13 @@ def neighbours(
     from and_dist.utils.owned_files import recognise_output
 
     may_replace = recognise_output(force, is_named=True)
-    query.check_sheet(sheet, may_replace)
+    query.check_sheet(sheet, len(images), count, may_replace)
     planned = query.plan_query(run, checkpoint, images, count)
     display = Display(is_shown=True, style="quiet" if as_json else "auto")
     with open_world("cpu") as world:
         result = query.find_neighbours(planned, world, display)
         if sheet is not None:
-            query.save_sheet(query.draw_sheet(result), sheet, may_replace)
+            query.save_sheet(query.draw_query(result), sheet, may_replace)
             display.say(f"drawn in {sheet}")
     if as_json:
         typer.echo(query.as_json(result))

@@ -28,6 +28,7 @@ from and_dist.evaluation.bank_figures import (
 )
 from and_dist.evaluation.features import RawPixels, extract_features
 from and_dist.evaluation.knn import Voters, knn_places
+from and_dist.evaluation.neighbourhood_picture import write_neighbourhoods
 from and_dist.evaluation.neighbourhood_stats import consistency, describe_neighbourhoods
 from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
@@ -53,6 +54,7 @@ class Evaluator:
     ) -> None:
         """Open loaders for both sets; `bad` collects the training images that cannot be read."""
         self._config = config
+        self._train = train
         self._phase = phase
         self._world = world
         self._labels_N = None if train.labels_N is None else torch.tensor(train.labels_N)
@@ -163,6 +165,10 @@ class Evaluator:
     def describe(self, neighbourhoods: Neighbourhoods, previous_A: Tensor) -> dict[str, Any]:
         """Return statistics of a discovery; `previous_A` are the anchors of the round before."""
         return describe_neighbourhoods(neighbourhoods, previous_A, self._labels_N)
+
+    def draw_neighbourhoods(self, found: Neighbourhoods, round_index: int) -> None:
+        """Write RUN/neighbourhoods/round-NN.png, on one rank alone."""
+        write_neighbourhoods(found, self._train, self._config.folder, round_index)
 
     def _loader(self, images: LabelledImages, bad: BadImages) -> FeatureLoader:
         """Return a loader of test views that collects unreadable images in `bad`."""

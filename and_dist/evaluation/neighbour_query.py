@@ -6,12 +6,13 @@ Q images of the user, K neighbours, D feature.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,16 +28,32 @@ from and_dist.data.datasets import index_named
 from and_dist.data.index import LabelledImages
 from and_dist.data.unreadable import AllBad
 from and_dist.distributed.world import World
-from and_dist.evaluation.image_reader import U8, ImageReader
+from and_dist.evaluation.image_reader import ImageReader
+from and_dist.evaluation.picture_sheet import (
+    PICTURE,
+    Frame,
+    Group,
+    Layout,
+    Picture,
+    Words,
+    draw_sheet,
+)
+from and_dist.evaluation.thumbnails import read_thumbnail
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import IsOurs, check_output, open_new
 
-CELL, CAPTION, MARGIN = 128, 34, 4
-"""The side of a cell of the sheet, the height of its caption and the margin of its picture, in
-pixels."""
-LETTERS = 20
-"""The largest number of letters of a name in a caption."""
+HEADINGS = "query", "most similar training images"
+FRAMES: dict[Frame, str] = {
+    "same": "a training image of the query's class",
+    "other": "a training image of another class",
+}
+OF_FOLDER = "The class of a query is the name of its folder."
+NOT_KNOWN = "Gray frames: the query's folder is named like no class of the training images."
+LONGEST_SIDE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500, ".png": 65_500}
+"""The most pixels in height that a picture of each format may have."""
+QUALITY = 90
+"""The quality of a sheet as JPEG or WebP, in which letters stay sharp."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +84,34 @@ class Found:
 
     row: int
     name: str
+    label: str | None
+    """The name of the image's folder, if the training images have a class of that name."""
     neighbours: tuple[Neighbour, ...]
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """Hold the neighbours of all images, and readers for their pictures."""
+    """Hold the neighbours of all images, and where the training images are."""
 
     query: NeighbourQuery
     found: tuple[Found, ...]
-    own: ImageReader
     known: ImageReader | None
     """A reader of the training images, or None if they are missing or have changed."""
 
 
-def check_sheet(sheet: Path | None, may_replace: IsOurs) -> None:
-    """Raise ValueError unless a picture can be written to the file; None passes."""
+def check_sheet(sheet: Path | None, images: int, count: int, may_replace: IsOurs) -> None:
+    """Raise ValueError unless a picture of so many images can be written; None passes."""
     if sheet is None:
         return
-    if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if sheet.suffix.lower() not in LONGEST_SIDE:
         raise ValueError(f"--sheet {sheet}: the name has to end in .png, .jpg or .webp")
+    height = Layout(images, count, explanations=len(FRAMES) + 2).size[1]
+    if height > (most := LONGEST_SIDE[sheet.suffix.lower()]):
+        raise ValueError(
+            f"--sheet {sheet}: {images} images with {count} neighbours each make a picture of "
+            f"{height:,} pixels in height, and {sheet.suffix} has at most {most:,}; give fewer "
+            "images, or a smaller --count"
+        )
     if not sheet.absolute().parent.is_dir():
         raise ValueError(f"--sheet {sheet}: there is no folder {sheet.parent}")
     check_output(sheet, "--sheet", may_replace)
@@ -130,6 +155,7 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
         Found(
             row,
             str(query.paths[row]),
+            class_by_folder(query.paths[row], images),
             tuple(
                 describe_neighbour(known, *pair) for pair in zip(neighbours, cosines, strict=True)
             ),
@@ -138,7 +164,15 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
             rows, nearest.rows_QK.tolist(), nearest.similarity_QK.tolist(), strict=True
         )
     ]
-    return QueryResult(query, tuple(found), own, known)
+    return QueryResult(query, tuple(found), known)
+
+
+def class_by_folder(path: Path, images: LabelledImages | None) -> str | None:
+    """Return the name of an image's folder, if the training images have a class of that name."""
+    if images is None or images.labels_N is None:
+        return None
+    folder = Path(os.path.abspath(path)).parent.name
+    return folder if folder in images.class_names else None
 
 
 def describe_neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:
@@ -179,40 +213,37 @@ def as_json(result: QueryResult) -> str:
     return json.dumps(about, indent=1)
 
 
-def draw_sheet(result: QueryResult) -> Image.Image:
-    """Draw one line for each image: the image, then its neighbours with class and cosine.
+def draw_query(result: QueryResult) -> Image.Image:
+    """Draw a sheet with each image and its neighbours, whose frames tell whether classes agree.
 
     Raise ValueError if the training images are missing or have changed.
     """
     if result.known is None:
         raise ValueError("--sheet shows the training images, and they are missing or have changed")
-    own = result.own.load(one.row for one in result.found)
-    near = result.known.load(n.row for one in result.found for n in one.neighbours)
-    size = (CELL * (1 + result.query.count), (CELL + CAPTION) * len(result.found))
-    sheet = Image.new("RGB", size, "white")
-    for line, one in enumerate(result.found):
-        own_name = as_text(Path(one.name).name)[:LETTERS]
-        _paste(sheet, line, 0, result.own.pixels(own[one.row]), own_name)
-        for column, neighbour in enumerate(one.neighbours, 1):
-            if neighbour.row in near:
-                pixels = result.known.pixels(near[neighbour.row])
-                name = as_text(neighbour.label or neighbour.name)[:LETTERS]
-                caption = f"{name}\n{neighbour.similarity:.3f}"
-                _paste(sheet, line, column, pixels, caption)
-    return sheet
+    groups = [_as_group(result.query.images, result.known.images, one) for one in result.found]
+    labels = [one.label for one in result.found]
+    notes = [OF_FOLDER] if any(labels) else []
+    if any(labels) and not all(labels):
+        notes.append(NOT_KNOWN)
+    return draw_sheet(groups, Words(*HEADINGS, FRAMES if any(labels) else {}, tuple(notes)))
 
 
 def save_sheet(sheet: Image.Image, path: Path, may_replace: IsOurs) -> None:
     """Write the picture in the format that the file's name ends in."""
     with open_new(path, may_replace) as file:
-        sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
+        sheet.save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
 
 
-def _paste(sheet: Image.Image, line: int, column: int, pixels: U8, caption: str) -> None:
-    """Draw one picture with its caption into a cell of the sheet."""
-    left, top = CELL * column, (CELL + CAPTION) * line
-    inner = CELL - 2 * MARGIN
-    picture = Image.fromarray(pixels).resize((inner, inner), Image.Resampling.BICUBIC)
-    sheet.paste(picture, (left + MARGIN, top + MARGIN))
-    place = (left + MARGIN, top + CELL - MARGIN + 2)
-    ImageDraw.Draw(sheet).multiline_text(place, caption, fill="black", spacing=2)
+def _as_group(own: LabelledImages, known: LabelledImages, one: Found) -> Group:
+    """Return an image of the user's and its neighbours as a sheet shows them."""
+    others = []
+    for neighbour in one.neighbours:
+        frame: Frame = "plain"
+        if one.label is not None:
+            frame = "same" if neighbour.label == one.label else "other"
+        image = read_thumbnail(known.index, neighbour.row, PICTURE)
+        name = neighbour.label or neighbour.name
+        others.append(Picture(image, f"similarity {neighbour.similarity:.3f}", name, frame))
+    image = read_thumbnail(own.index, one.row, PICTURE)
+    note = "" if one.label is None else f"class {one.label}"
+    return Group(Picture(image, note, Path(one.name).name), tuple(others))

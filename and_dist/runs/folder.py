@@ -3,6 +3,7 @@
 RUN/config.yaml       the resolved config
 RUN/environment.json  versions, revision and machine of each start
 RUN/metrics.jsonl  RUN/summary.json  RUN/checkpoints/  RUN/lock  RUN/stalls/
+RUN/neighbourhoods/   a picture of the neighbourhoods of each round, for the trackers
 RUN/jobs/  RUN/logs/  of runs that and-launch starts
 
 No torch: a login node checks a run folder too.
@@ -56,9 +57,17 @@ PACKAGES = (
 )
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "lock")
 """The files of a run itself."""
-FOLDERS = ("checkpoints", "evaluation", "jobs", "logs", "stalls")
+FOLDERS = ("checkpoints", "evaluation", "jobs", "logs", "neighbourhoods", "stalls")
 """The folders that are read in a run folder."""
-NESTED = ("evaluation/*", "evaluation/*/*", "jobs/*", "jobs/*/start-*", "logs/*", "stalls/*")
+NESTED = (
+    "evaluation/*",
+    "evaluation/*/*",
+    "jobs/*",
+    "jobs/*/start-*",
+    "logs/*",
+    "neighbourhoods/round-*.png",
+    "stalls/*",
+)
 """Patterns of the other places in a run folder where this program opens or looks for files."""
 is_config = starts_with(r"name: ")
 is_history = is_json_with("started")

@@ -26,6 +26,11 @@ class RunRecorder:
         """Return the path of metrics.jsonl."""
         return self.metrics.path
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Return whether this rank writes a tracker, which shows the pictures of a run."""
+        return self._trackers is not None and self._trackers.are_wanted
+
     def write(self, event: str, **values: Any) -> None:
         """Record an event with its figures."""
         record = {"event": event, "time": round(time.time(), 3), **values}

@@ -27,6 +27,8 @@ class RoundSetup:
         self._state = components.state
         self._evaluator = components.evaluator
         self._recorder = recorder
+        self._is_undrawn = False
+        """Whether a picture of neighbourhoods has failed, and that has been said."""
 
     def begin_round(self, round_index: int) -> None:
         """Begin a round: the first one begins the run."""
@@ -59,5 +61,17 @@ class RoundSetup:
         """Record what a discovery found, compared with the anchors of the round before."""
         found = self._state.neighbourhoods
         figures = self._evaluator.describe(found, before.anchors_A)
+        if self._recorder.shows_pictures:
+            self._draw_neighbourhoods(round_index)
         self._recorder.write("discovery", round=round_index, seconds=seconds, **figures)
         self._recorder.display.say(in_one_line(round_index, figures, seconds))
+
+    def _draw_neighbourhoods(self, round_index: int) -> None:
+        """Draw the neighbourhoods of a round, which the trackers show with its figures."""
+        try:
+            self._evaluator.draw_neighbourhoods(self._state.neighbourhoods, round_index)
+        except Exception as error:  # no picture is worth a run
+            if not self._is_undrawn:
+                where = f"no picture of the neighbourhoods of round {round_index}"
+                self._recorder.display.say(f"{where}: {type(error).__name__}: {error}")
+            self._is_undrawn = True

@@ -31,6 +31,8 @@ PRELOAD = [
     "tensorboard.summary.writer.record_writer",
     "tensorboard.plugins.custom_scalar.metadata",
     "tensorboard.plugins.custom_scalar.layout_pb2",
+    "tensorboard.plugins.hparams.metadata",
+    "tensorboard.plugins.text.metadata",
     "faiss.contrib.torch_utils",
 ]
 """Modules that the fork server loads once, so that no rank has to.

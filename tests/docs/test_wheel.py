@@ -53,7 +53,14 @@ def test_a_wheel_submits_with_a_shipped_profile(unpacked: Path, tmp_path: Path) 
 
 
 def test_a_wheel_has_what_a_type_checker_and_a_page_need(unpacked: Path) -> None:
-    for name in ("py.typed", "report/assets/page.html", "planning/cpu.json", "configs/demo.yaml"):
+    for name in (
+        "py.typed",
+        "report/assets/page.html",
+        "planning/cpu.json",
+        "configs/demo.yaml",
+        "evaluation/fonts/DejaVuSans.ttf",
+        "evaluation/fonts/DejaVuSans.LICENSE.txt",
+    ):
         assert (unpacked / "and_dist" / name).is_file()
     assert (unpacked / "launcher/profiles/example.yaml").is_file()
     assert not list((unpacked / "launcher").rglob("testcluster*"))

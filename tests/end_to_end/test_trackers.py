@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar import layout_pb2
 from wandb.proto import wandb_internal_pb2
@@ -16,6 +18,7 @@ from wandb.proto import wandb_internal_pb2
 from and_dist.runs.metrics_file import stream
 from tests.conftest import Cli
 from tests.end_to_end.processes import DEBUG, train, train_interrupted
+from tests.ranks.runs import assert_equal_to_the_bit
 
 pytestmark = pytest.mark.whole_run
 
@@ -27,6 +30,14 @@ Points = dict[str, list[tuple[int, float]]]
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_interrupted(tmp_path_factory.mktemp("runs"), "run.wandb=offline")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without trackers."""
+    root = tmp_path_factory.mktemp("bare")
+    train(f"run.root={root}", "run.tensorboard=false")
+    return root / "debug"
 
 
 def expected_points(run: Path) -> Points:
@@ -121,23 +132,62 @@ def test_weights_and_biases_has_every_step_once_after_restarts(resumed: Path) ->
             assert logged[name] == dict(points)
 
 
-def test_a_copy_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
-    folder = tmp_path / "debug"
-    train(f"run.root={tmp_path}", "evaluation.baselines=false")
+def test_both_show_the_neighbourhoods_of_every_round_after_restarts(resumed: Path) -> None:
+    files = sorted((resumed / "neighbourhoods").iterdir())
+    assert [file.name for file in files] == ["round-01.png", "round-02.png"]
+    events = EventAccumulator(str(resumed / "tensorboard"), size_guidance={"images": 0}).Reload()
+    images = events.Images("discovery/neighbourhoods")
+    assert [image.step for image in images] == [1, 2]
+    pictures = [file.read_bytes() for file in files]
+    assert [image.encoded_image_string for image in images] == pictures
+    (offline,) = (resumed / "wandb").glob("offline-run-*")
+    media = sorted((offline / "files/media/images/discovery").iterdir(), key=step_of_image)
+    assert [file.read_bytes() for file in media] == pictures
+
+
+def step_of_image(file: Path) -> int:
+    return int(file.name.split("_")[1])
+
+
+def test_pictures_change_nothing_that_is_trained(resumed: Path, bare: Path) -> None:
+    assert_equal_to_the_bit(resumed, bare)
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_once_and_ends_no_run(
+    resumed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(resumed, tmp_path / "debug", symlinks=True))
+    (folder / "checkpoints" / "latest").write_text("r00-e0003\n")
+    mine = {folder / "neighbourhoods" / f"round-0{number}.png": number for number in (1, 2)}
+    for path, number in mine.items():
+        path.write_text(f"mine {number}")
+    (folder / "summary.json").unlink()
+    output = train(f"run.root={tmp_path}")
+    said = "no picture of the neighbourhoods of round"
+    assert output.count(said) == 1
+    assert f"{said} 1: NotOursError: " in output
+    assert (folder / "summary.json").exists()
+    assert all(path.read_text() == f"mine {number}" for path, number in mine.items())
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert events.Tags()["images"] == []
+
+
+def test_a_copy_that_cannot_be_written_ends_no_run(resumed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(resumed, tmp_path / "debug", symlinks=True))
+    (folder / "summary.json").unlink()
     (folder / "checkpoints" / "latest").write_text("r01-e0003\n")
     for file in (folder / "tensorboard").iterdir():
         file.unlink()
     (folder / "tensorboard").rmdir()
     (folder / "tensorboard").write_text("in the way")
-    output = train(f"run.root={tmp_path}", "evaluation.baselines=false")
+    output = train(f"run.root={tmp_path}")
     assert "no more TensorBoard until the next start: FileExistsError" in output
     assert (folder / "summary.json").exists()
 
 
-def test_none_is_written_where_none_is_wanted(tmp_path: Path) -> None:
-    train(f"run.root={tmp_path}", "evaluation.baselines=false", "run.tensorboard=false")
-    assert not (tmp_path / "debug" / "tensorboard").exists()
-    assert not (tmp_path / "debug" / "wandb").exists()
+def test_none_is_written_where_none_is_wanted(bare: Path) -> None:
+    for name in ("tensorboard", "wandb", "neighbourhoods"):
+        assert not (bare / name).exists()
 
 
 def test_another_word_for_wandb_is_refused(tmp_path: Path, cli: Cli) -> None:

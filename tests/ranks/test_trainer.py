@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from and_dist.checkpoint.names import parse_name
 from and_dist.config.schema import Config
@@ -17,6 +18,7 @@ from and_dist.data.order import Order
 from and_dist.distributed.launch_env import seconds_since_start
 from and_dist.distributed.watchdog import LEAST_MARGIN, Stopped, Watchdog
 from and_dist.distributed.world import World
+from and_dist.runs.round_pictures import read_picture
 from benchmarks.common.rank_pool import RankError, RankPool
 from tests.ranks.runs import (
     assert_equal_to_the_bit,
@@ -65,6 +67,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     ranks.run(size, train_until, broken, epochs)
     ranks.run(size, train, broken)
     assert_equal_to_the_bit(broken.folder, undisturbed(size))
+    for number in (1, 2):
+        assert read_picture(broken.folder, number) == read_picture(undisturbed(size), number)
 
 
 @pytest.mark.parametrize("epochs", [0, 5])
@@ -313,6 +317,8 @@ def test_a_batch_that_is_not_finite_is_rolled_back_and_left_out(
     assert all(tensor.isfinite().all() for tensor in checkpoint_of(config.folder).values())
     epochs = [e for e in metrics_of(config.folder) if e["event"] == "epoch"]
     assert len(epochs) == 9
+    events = EventAccumulator(str(config.folder / "tensorboard")).Reload()
+    assert [image.step for image in events.Images("discovery/neighbourhoods")] == [1, 2]
     before = metrics_of(config.folder)
     ranks.run(size, train, config)  # and it stays left out where a checkpoint knows of it
     assert metrics_of(config.folder) == before

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from and_dist.checkpoint.bank_reader import StoredBank
 from and_dist.checkpoint.reader import load_encoder, open_checkpoint
 from and_dist.data.datasets import load_images
 from and_dist.distributed.world import open_world
 from and_dist.evaluation.image_reader import ImageReader
+from and_dist.evaluation.picture_sheet import COLOURS, FRAME, PICTURE, Layout
 from tests.conftest import Cli
 from tests.end_to_end.processes import finish, start_ranks
 from tests.pictures import cut_pixels, picture, save
@@ -57,18 +58,67 @@ def test_neighbours_are_those_of_a_dense_product(
 
 
 def test_a_table_and_a_sheet(cli: Cli, labelled: Path, images: Path, tmp_path: Path) -> None:
+    """The frames of a sheet say what the table and the folders of the images say."""
     own = sorted((images / "test").rglob("*.png"))[:3]
     sheet = tmp_path / "sheet.png"
     status, shown, _ = cli("neighbours", labelled, *own, "--count", 4, "--sheet", sheet)
     assert status == 0
     assert "nearest training images" in shown
     assert CLASSES[1][:6] in shown
+    _, answer, _ = cli("neighbours", labelled, *own, "--count", 4, "--json")
+    expected = [
+        ["same" if n["label"] == path.parent.name else "other" for n in one["neighbours"]]
+        for path, one in zip(own, json.loads(answer)["images"], strict=True)
+    ]
+    assert {kind for line in expected for kind in line} == {"same", "other"}
+    layout = Layout(groups=3, others=4, explanations=3)
     with Image.open(sheet) as drawn:
-        assert drawn.size == (5 * 128, 3 * 162)
-        corner = np.asarray(drawn)[4:124, 4:124]
+        assert frames_of(drawn, layout) == expected
+        left, top = (at + FRAME for at in layout.place_of_group(0))
+        query = drawn.crop((left, top, left + PICTURE, top + PICTURE))
     with Image.open(own[0]) as image:
-        as_seen = np.asarray(image.convert("RGB").resize((120, 120), Image.Resampling.BICUBIC))
-    assert np.abs(corner.astype(int) - as_seen).mean() < 8
+        whole = image.convert("RGB").resize(query.size, Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(query).astype(int) - whole).mean() < 1
+
+
+def test_a_query_of_no_class_has_neighbours_without_a_verdict(
+    cli: Cli, labelled: Path, images: Path, tmp_path: Path
+) -> None:
+    known = next((images / "test").rglob("*.png"))
+    other = shutil.copy(known, tmp_path / "mine.png")
+    sheet = tmp_path / "sheet.png"
+    assert cli("neighbours", labelled, other, "--count", 3, "--sheet", sheet)[0] == 0
+    with Image.open(sheet) as drawn:
+        assert frames_of(drawn, Layout(1, 3, explanations=0)) == [["plain"] * 3]
+    status, _, _ = cli("neighbours", labelled, known, other, "--sheet", sheet, "--force")
+    assert status == 0
+    with Image.open(sheet) as drawn:
+        first, second = frames_of(drawn, Layout(2, 8, explanations=4))
+    assert "plain" not in first
+    assert second == ["plain"] * 8
+
+
+def test_a_sheet_of_images_without_classes(
+    cli: Cli, unlabelled: Path, images: Path, tmp_path: Path
+) -> None:
+    own = next((images / "test").rglob("*.png"))
+    sheet = tmp_path / "sheet.webp"
+    assert cli("neighbours", unlabelled, own, "--count", 12, "--sheet", sheet)[0] == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.size == Layout(1, 12, explanations=0).size
+
+
+def frames_of(sheet: Image.Image, layout: Layout) -> list[list[str]]:
+    """The kinds of frames of all neighbours."""
+    names = {ImageColor.getrgb(colour): name for name, colour in COLOURS.items()}
+    assert sheet.size == layout.size
+    return [
+        [
+            names[sheet.getpixel(layout.place_of_other(group, at))]  # type: ignore[index]  # RGB
+            for at in range(layout.others)
+        ]
+        for group in range(layout.groups)
+    ]
 
 
 def test_features_of_a_folder_are_those_of_the_run(
@@ -149,6 +199,10 @@ def test_without_the_training_images_rows_are_named(
         (("neighbours", "RUN", "IMAGE", "--count", "0"), "choose 1 to 64"),
         (("neighbours", "RUN", "IMAGE", "--sheet", "s.gif"), "has to end in .png, .jpg or .webp"),
         (("neighbours", "RUN", "IMAGE", "--sheet", "no/s.png"), "there is no folder no"),
+        (
+            ("neighbours", "RUN", *["IMAGE"] * 90, "--sheet", "s.webp"),
+            "make a picture of 18,306 pixels in height, and .webp has at most 16,383",
+        ),
         (("neighbours", "RUN", "IMAGE", "--checkpoint", "r09-e0001"), "there is no checkpoint"),
         (("embed", "RUN", "nowhere", "--out", "f.npy"), "FOLDER=nowhere"),
         (("embed", "RUN", "FOLDER", "--out", "f.csv"), "the name has to end in .npy"),

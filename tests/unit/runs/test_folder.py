@@ -47,6 +47,24 @@ def test_a_history_that_is_not_ours_is_refused_and_stays(tmp_path: Path) -> None
     assert history.read_text() == "{"
 
 
+@pytest.mark.parametrize("name", ["neighbourhoods", "neighbourhoods/round-01.png"])
+def test_a_link_in_the_place_of_pictures_is_refused(name: str, tmp_path: Path) -> None:
+    config = load_config(["configs/debug.yaml"], [f"run.root={tmp_path}"])
+    open_run_folder(config, 1, "cpu")
+    (config.folder / name).parent.mkdir(exist_ok=True)
+    (config.folder / name).symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=f"{name} is a link, and a run has .* there: move it away"):
+        check_run_folder(config)
+
+
+def test_notes_beside_the_pictures_are_no_matter(tmp_path: Path) -> None:
+    config = load_config(["configs/debug.yaml"], [f"run.root={tmp_path}"])
+    open_run_folder(config, 1, "cpu")
+    (config.folder / "neighbourhoods").mkdir()
+    (config.folder / "neighbourhoods" / "latest.png").symlink_to("round-01.png")
+    check_run_folder(config)
+
+
 def test_a_copy_of_the_code_knows_its_revision(tmp_path: Path) -> None:
     from and_dist.runs import folder
 
