@@ -10,7 +10,8 @@ import warnings
 
 from PIL import Image
 
-from and_dist.data.image_headers import check_decodable, upright
+from and_dist.data.encoded_images import make_decodable
+from and_dist.data.image_headers import upright
 from and_dist.data.index import ImageIndex
 from and_dist.data.stores import Box, FileStore, MemoryStore
 from and_dist.data.transcode import to_rgb
@@ -45,8 +46,7 @@ def _read(index: ImageIndex, row: int, side: int) -> Image.Image:
         assert not isinstance(store, FileStore)
         return Image.fromarray(store.fetch(row, Box(0, 0, height, width)))
     assert not isinstance(store, MemoryStore)
-    encoded = store.read(row)
-    check_decodable(encoded, height, width)
+    encoded = make_decodable(store.read(row), height, width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(encoded)) as image:
