@@ -28,7 +28,7 @@ SHORT = ("data.limit=200", "data.limit_test=100", "curriculum.epochs=1", "evalua
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with links to a checkout, runs/demo, runs/demo-control and photos."""
+    """Return a folder with links to a checkout, photos, and runs of the demo and of photos."""
     from and_dist.config.load import load_config
     from and_dist.distributed.watchdog import Watchdog
     from and_dist.training.session import run_training
@@ -40,12 +40,15 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for file in (here / name).iterdir():
             (folder / name / file.name).symlink_to(file)
+    draw_photos(folder / "photos")
+    own = (f"data.train={folder}/photos/train", f"data.test={folder}/photos/val")
+    runs = {"demo": (), "demo-control": ("method=instance",), "photos": own}
     with Guard.lowered():
-        for name, more in (("demo", ()), ("demo-control", ("method=instance",))):
+        for name, more in runs.items():
             given = [f"run.root={folder / 'runs'}", f"name={name}", "run.threads=1", *SHORT, *more]
             run_training(load_config(["configs/demo.yaml"], given), Watchdog(), "quiet")
-    draw_photos(folder / "photos")
-    Image.new("RGB", (80, 60), (200, 90, 30)).save(folder / "mine.jpg")
+    for place in (folder / "mine.jpg", folder / "photos" / "IMG_0100.jpg"):
+        Image.new("RGB", (80, 60), (200, 90, 30)).save(place)
     return folder
 
 
