@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Force, Overrides, Run
+from and_dist.commands.options import Checkpoint, Force, Overrides, Run, announce
 
 
 def discover(
@@ -21,6 +21,7 @@ def discover(
     force: Force = False,
 ) -> None:
     """Find the neighbourhoods of a saved bank, as training does, and write them as .npy files."""
+    announce(run)
     from and_dist.checkpoint.reader import open_checkpoint
     from and_dist.distributed.launch_env import read_launch_env
     from and_dist.distributed.world import open_world

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import BadImages, Checkpoint, Force, Run, parse_bad_images
+from and_dist.commands.options import BadImages, Checkpoint, Force, Run, announce, parse_bad_images
 
 
 def embed(
@@ -19,6 +19,7 @@ def embed(
     force: Force = False,
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
+    announce(run)
     from and_dist.checkpoint.reader import open_checkpoint
     from and_dist.data.datasets import load_images
     from and_dist.distributed.world import open_world

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Overrides, Run
+from and_dist.commands.options import Checkpoint, Overrides, Run, announce
 
 
 def evaluate(
@@ -28,6 +28,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
+    announce(run)
     from and_dist.distributed.collectives import on_coordinator
     from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
     from and_dist.distributed.world import open_world

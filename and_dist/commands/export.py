@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Force, Run
+from and_dist.commands.options import Checkpoint, Force, Run, announce
 
 
 def export(
@@ -21,6 +21,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the encoder of a checkpoint for other programs, with a card that says what it is."""
+    announce(run)
     from and_dist.checkpoint.export import plan_export, run_export
     from and_dist.distributed.world import open_world
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Force, Run
+from and_dist.commands.options import Checkpoint, Force, Run, announce
 
 
 def neighbours(
@@ -20,6 +20,8 @@ def neighbours(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Find the training images that a run holds most similar to images of your own."""
+    if not as_json:
+        announce(run)
     from and_dist.distributed.world import open_world
     from and_dist.evaluation import neighbour_query as query
     from and_dist.runs.console import Display

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 import and_dist
+from and_dist.distributed.launch_env import is_rank_zero
+from and_dist.utils.formatting import as_text
 
 
 def _say_version(is_asked: bool) -> None:
@@ -39,6 +41,12 @@ Version = Annotated[
     typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
 ]
 BadImages = Annotated[str, typer.Option(help="stop or skip.")]
+
+
+def announce(run: Path) -> None:
+    """Say what is loaded, before torch is, which takes seconds; rank 0 alone says it."""
+    if is_rank_zero():
+        typer.echo(f"loading {as_text(str(run))}")
 
 
 def parse_bad_images(given: str) -> Literal["stop", "skip"]:

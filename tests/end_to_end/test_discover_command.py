@@ -83,7 +83,8 @@ def test_a_saved_bank_gives_the_table_that_training_used(
     out = tmp_path / "deep" / "out"
     status, said, errors = cli("discover", run, "--checkpoint", before, "--out", out)
     assert (status, errors) == (0, "")
-    assert said.startswith(f"discovery of round {round_index}: {100 * round_index} anchors, ")
+    found = f"discovery of round {round_index}: {100 * round_index} anchors, "
+    assert said.startswith(f"loading {run}\n{found}")
     assert said.endswith(f"written to {out}\n")
     assert files_of(out) == {
         Path(name) for name in ("neighbours.npy", "entropies.npy", "anchors.npy", "summary.json")
@@ -217,7 +218,7 @@ def test_what_cannot_be_gets_a_sentence_and_leaves_nothing(
 ) -> None:
     before = files_of(run)
     status, said, errors = cli("discover", run, *arguments, "--out", tmp_path / "out")
-    assert (status, said) == (2, "")
+    assert (status, said) == (2, f"loading {run}\n")
     assert errors.startswith("and-dist: ")
     assert sentence in errors
     assert "Traceback" not in errors
