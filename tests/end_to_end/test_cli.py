@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.cli import SECONDS_FOR_THE_FIRST
+from and_dist.cli import SECONDS_FOR_THE_FIRST, main
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.training.recovery import print_traceback_on_error
 from slurm.testcluster.cluster import PATIENCE
@@ -184,6 +184,38 @@ def test_the_last_line_of_torchrun_is_why_ranks_stopped_or_which_was_killed(
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert_ends_with(said, last)
+
+
+@pytest.mark.parametrize(
+    ("error", "printed", "told"),
+    [
+        (KeyError("boom"), "", "rank 1: KeyError: 'boom'"),
+        (OSError("a full disk"), "and-dist: rank 1: a full disk\n", "rank 1: a full disk"),
+        (AllRanksError("no index"), "", "no index"),
+    ],
+)
+def test_a_rank_tells_torchrun_why_it_fails_though_it_may_not_print_it(
+    error: Exception,
+    printed: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    there = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    there |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_ERROR_FILE": f"{tmp_path}/error.json"}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("and_dist.cli.app", fail)
+    with pytest.raises(type(error) if isinstance(error, KeyError) else SystemExit):
+        main()
+    assert capsys.readouterr().err == printed
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == (
+        f"and-dist: {told}"
+    )
 
 
 def assert_ends_with(said: str, sentence: str) -> None:
