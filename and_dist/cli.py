@@ -31,8 +31,10 @@ from and_dist.distributed.launch_env import (
     end_launcher,
     is_first_of_node,
     is_rank_zero,
+    let_the_cause_end_first,
     named_rank,
     read_launch_env,
+    tell_launcher,
 )
 from and_dist.distributed.watchdog import TRY_AGAIN, Stopped, Watchdog
 from and_dist.utils.formatting import safe_lines
@@ -84,22 +86,55 @@ def refuse(error: ValueError) -> NoReturn:
     it if nobody has ended them since, as torchrun does where the first has failed.
     """
     said = safe_lines(str(error))
-    if is_rank_zero():
-        log.error("%s", said)
-    else:
+    if not is_rank_zero():
         if not is_first_of_node():
             time.sleep(SECONDS_FOR_THE_FIRST)
-        log.error("rank %s: %s", named_rank(), said)
-    sys.exit(2)
+        said = f"rank {named_rank()}: {said}"
+    log.error("%s", said)
+    end(2, said)
 
 
-def main() -> None:
-    """Run the command line, and end with the exit code that fits how it ended."""
-    set_up_logging("and-dist", "warning", is_rank_zero())
+def end(status: int, said: str) -> NoReturn:
+    """End with an exit code; a launcher that has the last word repeats what this rank has said."""
+    tell_launcher(f"and-dist: {said}")
+    sys.exit(status)
+
+
+def stop(request: Stopped) -> NoReturn:
+    """Say why all ranks have stopped, and end with exit code 75."""
+    said = f"stopped by {request}; the same command goes on"
+    if is_rank_zero():
+        log.warning("%s", said)
+    if request.ends_the_job:
+        end_launcher()
+    end(TRY_AGAIN, said)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print a fault of the machine, and end with exit code 1.
+
+    Where all ranks fail together, the first speaks for all.
+    """
+    if isinstance(error, AllRanksError):
+        said = str(error)
+        if is_rank_zero():
+            log.error("%s", said)
+    else:
+        said = f"rank {read_launch_env().rank}: {error}"
+        log.error("%s", said)
+        let_the_cause_end_first(said)
+    end(1, said)
+
+
+def run_verb() -> None:
+    """Run a verb, and end with the exit code that fits how it ended."""
     library_warnings = count_library_warnings()
     try:
-        with Watchdog() as watchdog:
-            app(obj=watchdog)
+        try:
+            with Watchdog() as watchdog:
+                app(obj=watchdog)
+        finally:  # before the error, which stands last
+            library_warnings.log_numbers()
     except ValueError as error:
         refuse(error)
     except ModuleNotFoundError as error:
@@ -107,17 +142,22 @@ def main() -> None:
             raise
         refuse(ValueError(f"{error.name} is not installed: {HOW_TO_INSTALL}"))
     except Stopped as request:
-        if is_rank_zero():
-            log.warning("stopped by %s; the same command goes on", request)
-        if request.ends_the_job:
-            end_launcher()
-        sys.exit(TRY_AGAIN)
-    except AllRanksError as error:
-        if is_rank_zero():
-            log.error("%s", error)
-        sys.exit(1)
+        stop(request)
     except (RuntimeError, OSError) as error:
-        log.error("rank %s: %s", read_launch_env().rank, error)
-        sys.exit(1)
-    finally:
-        library_warnings.log_numbers()
+        fail(error)
+
+
+def main() -> None:
+    """Run the command line; what typer refuses, and tracebacks, are told to the launcher too."""
+    set_up_logging("and-dist", "warning", is_rank_zero())
+    try:
+        run_verb()
+    except Exception as error:
+        tell_launcher(f"and-dist: rank {named_rank()}: {type(error).__name__}: {error}")
+        raise
+    except SystemExit as ended:
+        # typer raises it from its own error, whose class is click's or a copy of click's.
+        describe = getattr(ended.__context__, "format_message", None)
+        if describe is not None:
+            tell_launcher(f"and-dist: {describe()}")
+        raise

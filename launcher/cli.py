@@ -11,14 +11,16 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from and_dist.commands.options import LogLevel, Version
+from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
+from launcher.gpus import Place, choose_gpus
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.request import Size
 from launcher.logs import Follower, list_ranks, read_failure, read_tail
@@ -45,7 +47,14 @@ ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster profile, such as slurm/example.yaml.")
 ]
 Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes.")]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs of a node, a rank on each; 0 trains on CPUs.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="GPUs of a node, a rank on each; 0 trains on CPUs. Without it, those of the cluster "
+        "profile or of this machine; where nothing is certain, you are asked.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Ranks of a node, if not its number of GPUs.")
 ]
@@ -68,7 +77,7 @@ def submit(
     overrides: Overrides = None,
     cluster: ClusterFile = None,
     nodes: Nodes = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = None,
     workers: Workers = None,
     limit: TimeLimit = "1d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; submit nothing.")] = False,
@@ -78,8 +87,10 @@ def submit(
     """Submit a run to SLURM. The job requeues itself until the run is trained to its end."""
     from launcher import submit as submission
 
-    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    asked, profile = Asked(nodes, gpus, workers, limit), _profile(cluster)
+    device = load_config(config or [], overrides or []).run.device
+    size = _size(asked, profile, device, "nowhere" if dry_run else "cluster")
+    wanted = submission.prepare(config or [], overrides or [], profile, size)
     if dry_run:
         for line in submission.describe_dry(wanted, after):
             typer.echo(line)  # a script to the letter
@@ -108,21 +119,25 @@ def local(
     overrides: Overrides = None,
     cluster: ClusterFile = None,
     nodes: Nodes = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = None,
     workers: Workers = None,
     limit: TimeLimit = "1d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; start nothing.")] = False,
 ) -> None:
     """Run a job on this machine, with a process for each node."""
     from launcher import submit as submission
-    from launcher.local import run_here
+    from launcher.local import run_here, torchrun_commands
 
-    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    wanted = submission.prepare(config or [], overrides or [], _profile(cluster), size)
+    asked, profile = Asked(nodes, gpus, workers, limit), _profile(cluster)
+    device = load_config(config or [], overrides or []).run.device
+    size = _size(asked, profile, device, "here")
+    wanted = submission.prepare(config or [], overrides or [], profile, size)
     for line in submission.describe(wanted):
         say(line)
     if dry_run:
-        say(submission.command_of_one_node(wanted))
+        request = wanted.request(wanted.config.folder, Path())
+        for command in torchrun_commands(request, wanted.given):
+            typer.echo(command)  # to the letter
         return
     end = run_here(submission.write_down(wanted, has_time_limit=True))
     say(f"and-launch: {end.state}, {end.why}")
@@ -207,7 +222,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file, such as configs/sweeps/demo.yaml.")],
     cluster: ClusterFile = None,
     nodes: Nodes = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = None,
     workers: Workers = None,
     limit: TimeLimit = "1d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; submit nothing.")] = False,
@@ -215,26 +230,61 @@ def sweep(
     follow: Annotated[bool, typer.Option("--follow", help="Wait, and show the table.")] = False,
 ) -> None:
     """Submit a grid or list of overrides as one job array, without runs that are done or active."""
-    from launcher.sweep import run_sweep
+    from launcher.sweep import Way, device_of, run_sweep
 
-    size = Size(nodes=nodes, gpus=gpus, workers=workers, time=limit)
-    way = "dry" if dry_run else "here" if here else "slurm"
-    sys.exit(run_sweep(file, _profile(cluster), size, way, follow, typer.echo))
+    asked, profile = Asked(nodes, gpus, workers, limit), _profile(cluster)
+    place: Place = "here" if here else "nowhere" if dry_run else "cluster"
+    size = _size(asked, profile, device_of(file), place)
+    way = Way(here, dry_run, follow, _as_options(size, cluster))
+    sys.exit(run_sweep(file, profile, size, way, typer.echo))
 
 
 @app.command()
 def doctor(
     cluster: ClusterFile = None,
     nodes: Nodes = 2,
-    gpus: Gpus = 0,
+    gpus: Gpus = None,
     folder: Annotated[Path, typer.Option(help="A shared folder, as for runs.")] = Path("runs"),
     patience: Annotated[int, typer.Option(help="Seconds to wait for the job to start.")] = 600,
 ) -> None:
     """Test a cluster profile with a job of a minute that sums a number over all ranks."""
     from launcher.doctor import examine
 
+    profile = _profile(cluster)
+    if gpus is None:
+        gpus = choose_gpus(nodes, None, profile, "cluster", say)
     size = Size(nodes=nodes, gpus=gpus, time="1m")
-    sys.exit(examine(_profile(cluster), size, folder, patience, say))
+    sys.exit(examine(profile, size, folder, patience, say))
+
+
+class Asked(NamedTuple):
+    """Hold the options for the size of a job as they were given."""
+
+    nodes: int
+    gpus: int | None
+    workers: int | None
+    time: str
+
+
+def _size(asked: Asked, profile: Profile, device: str, place: Place) -> Size:
+    """Return the size of a job; ask for its GPUs if nothing else says how many a node has.
+
+    `device` is the run.device of its config.
+    """
+    nodes, gpus, workers, limit = asked
+    size = Size(nodes=nodes, gpus=gpus or 0, workers=workers, time=limit)
+    size.check(profile)
+    if gpus is not None or device == "cpu":
+        return size
+    return size.model_copy(update={"gpus": choose_gpus(nodes, workers, profile, place, say)})
+
+
+def _as_options(size: Size, cluster: Path | None) -> tuple[str, ...]:
+    """Return the options that give the same size and profile to another command."""
+    workers = () if size.workers is None else ("--workers", str(size.workers))
+    profile = () if cluster is None else ("--cluster", str(cluster))
+    counts = ("--nodes", str(size.nodes), "--gpus", str(size.gpus))
+    return (*counts, *workers, "--time", size.time, *profile)
 
 
 def _profile(cluster: Path | None) -> Profile:

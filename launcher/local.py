@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -28,7 +29,7 @@ from launcher.jobs.request import Request
 from launcher.logs import Follower, failure_priority
 from launcher.node.placement import HOST, NodePlacement
 from launcher.node.rank import log_of
-from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen
+from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen, variables_of
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +100,36 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
 
 
 def gpus_of(node: int, request: Request, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the CUDA_VISIBLE_DEVICES of a node, so that no two nodes share a GPU, as on a
-    cluster."""
-    if request.nodes == 1 or not request.gpus:
+    """Return the CUDA_VISIBLE_DEVICES of a node, so that no two nodes share a GPU, as on a cluster.
+
+    Ranks of a job without GPUs see none, or run.device=auto would take those of this machine.
+    """
+    if not request.gpus:
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if request.nodes == 1:
         return {}
     first, last = node * request.gpus, (node + 1) * request.gpus
     given = environment.get("CUDA_VISIBLE_DEVICES", "")
     gpus = given.split(",")[first:last] if given else map(str, range(first, last))
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+
+
+def torchrun_commands(request: Request, given: Sequence[str]) -> list[str]:
+    """Return a shell command for each node; side by side they train a run without and-launch.
+
+    `given` are the arguments of `and-dist train`. Secrets of the profile are left out.
+    """
+    commands, profile = list[str](), variables_of(request.profile)
+    for node in range(request.nodes):
+        gpus = gpus_of(node, request, {**os.environ, **profile})
+        settings = [f"{name}={shlex.quote(value)}" for name, value in {**profile, **gpus}.items()]
+        several = (f"--nnodes={request.nodes}", f"--node-rank={node}", f"--master-addr={HOST}")
+        place = ("--standalone",) if request.nodes == 1 else several
+        ranks = (f"--nproc-per-node={request.workers}", "-m", "and_dist", "train", *given)
+        python = (*shlex.split(request.python), "-m", "torch.distributed.run")
+        beside = ["&"] if node < request.nodes - 1 else []
+        commands.append(" ".join([*settings, shlex.join([*python, *place, *ranks]), *beside]))
+    return commands
 
 
 def main() -> None:

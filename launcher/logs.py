@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from and_dist.distributed.launch_env import LOST_ANOTHER
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.plain_files import open_plain
 
@@ -19,10 +20,6 @@ MOST_BYTES = 4_000_000
 """The most bytes of a log that are looked at, from its end."""
 LAST_LINES = 20
 """The number of lines that are shown of a failure without a traceback."""
-LOST_ANOTHER = re.compile(
-    r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket|gloo|Dist\w+Error"
-)
-"""Words in the last lines of a rank that failed because another rank ended first."""
 
 
 class Follower:

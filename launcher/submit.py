@@ -12,9 +12,11 @@ from pathlib import Path
 
 from and_dist.config.schema import Config
 from and_dist.config.validation import parse_duration
+from and_dist.planning.advice import Advice, about_small_batch
 from and_dist.planning.catalogue import find_hardware
 from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.printout import in_short
+from and_dist.planning.workload import Job
 from and_dist.planning.workload import Size as JobSize
 from and_dist.runs.folder import write_config
 from and_dist.utils.owned_files import check_file, or_empty
@@ -32,6 +34,9 @@ from launcher.node.placement import NodePlacement
 from launcher.node.runner import command_of
 from launcher.slurm import client, sbatch
 
+MANY_ROWS = 10**9
+"""The number of images that a run is taken to have where they cannot be counted."""
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -42,6 +47,10 @@ class RunSpec:
     size: Size
     plan: Plan | None
     """Predicted time and memory; None where the images cannot be read from here."""
+    advice: Advice | None
+    """What to change if a step has too few images for so many ranks."""
+    given: tuple[str, ...]
+    """Config files and overrides as arguments of a command."""
 
     def request(self, job: Path, code: Path) -> Request:
         """Return the request for a job in the folder `job` that runs the packages in `code`."""
@@ -80,13 +89,16 @@ def prepare(
     name = profile.gpu if size.gpus else "cpu"
     hardware = find_hardware(name) if name is not None else None
     memory_gb = None if size.gpus else profile.memory_gb
-    plan = plan_job(config, JobSize(size.nodes, ranks, cores), hardware, memory_gb=memory_gb)
+    job_size = JobSize(size.nodes, ranks, cores)
+    plan = plan_job(config, job_size, hardware, memory_gb=memory_gb)
     if profile.memory_gb is not None and config.data.cache_gb > profile.memory_gb:
         raise ValueError(
             f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "
             f"{profile.memory_gb} in the cluster profile"
         )
-    return RunSpec(config, profile, size, plan)
+    job = Job(config, MANY_ROWS, job_size, hardware) if plan is None else plan.job
+    options = [option for file in files for option in ("--config", str(file))]
+    return RunSpec(config, profile, size, plan, about_small_batch(job), (*options, *overrides))
 
 
 def describe(wanted: RunSpec) -> list[str]:
@@ -99,9 +111,16 @@ def describe(wanted: RunSpec) -> list[str]:
         f"{config.num_epochs} epochs of training in {config.last_round + 1} round(s)",
     ]
     if plan is None:
-        unseen = f"data.train={config.data.train} cannot be read from here"
-        return [*lines, f"  no prediction: {unseen}"]
-    return [*lines, *map("  {}".format, in_short(plan))]
+        lines.append(f"  no prediction: data.train={config.data.train} cannot be read from here")
+    else:
+        lines.extend(map("  {}".format, in_short(plan)))
+    return [*lines, *warnings_of(wanted)]
+
+
+def warnings_of(wanted: RunSpec) -> list[str]:
+    """Return a line on what a user may not have meant, or none."""
+    advice = wanted.advice
+    return [] if advice is None else [f"  warning: {advice.effect}; better is {advice.change}"]
 
 
 def write_down(

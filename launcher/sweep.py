@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,10 +43,12 @@ from launcher.jobs.job_folder import job_folders, new_job_folder, read_ends, tak
 from launcher.jobs.request import Size
 from launcher.slurm import client, sbatch
 from launcher.status import is_active, look_at
-from launcher.submit import RunSpec
+from launcher.submit import RunSpec, warnings_of
 
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
+THIS_PROGRAM = (sys.executable, "-m", "launcher")
+"""The command that runs `and-launch`, wherever the shell stands."""
 LIST = "sweep.json"
 """The file in a sweep's folder that lists its runs."""
 NOT_NAMED = ("paper",)
@@ -115,6 +121,12 @@ def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[RunSpec]:
     return wanted
 
 
+def device_of(file: Path) -> str:
+    """Return the run.device that the runs of a sweep have in common."""
+    sweep = load_sweep(file)
+    return load_config(sweep.config, sweep.overrides).run.device
+
+
 def _root(sweep: Sweep) -> Path:
     return Path(load_config(sweep.config, sweep.overrides).run.root)
 
@@ -123,34 +135,41 @@ def _as_yaml(value: Value) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
+@dataclass(frozen=True)
+class Way:
+    """Say what becomes of the missing runs of a sweep."""
+
+    is_here: bool = False
+    """True if they are run on this machine, one after the other, and not by SLURM."""
+    is_dry: bool = False
+    """True if they are only shown."""
+    follows: bool = False
+    """True if the table is shown once all runs are over."""
+    options: tuple[str, ...] = ()
+    """The options of `and-launch local` that give a single run the same size and profile."""
+
+
 def run_sweep(
-    file: Path,
-    profile: Profile,
-    size: Size,
-    way: str,
-    follow: bool,
-    say: Callable[[str], None],
+    file: Path, profile: Profile, size: Size, way: Way, say: Callable[[str], None]
 ) -> int:
     """Submit, run or only show the missing runs of a sweep; return exit code 0 if nothing failed.
 
-    `way` is "slurm", "here" or "dry". With `follow` or "here", exit code 1 means that a run is not
-    finished.
+    Where all runs are waited for, exit code 1 means that one is not finished.
     """
     sweep = load_sweep(file)
     members = load_members(sweep, profile, size)
     folder = _root(sweep) / sweep.name
     check_file(folder / LIST, is_list)
-    if way == "slurm":
+    if not (way.is_here or way.is_dry):
         client.check_slurm()
     missing = [run for run in members if not _is_done(run) and _not_on_its_way(run)]
-    say(f"{sweep.name}: {len(members)} runs, {len(missing)} to do, {sweep.parallel} at once")
-    if way == "dry":
-        for run in missing:
-            say(f"  {run.config.name}")
-        if missing:
-            say(_dry_script(folder, sweep, missing))
+    at_once = 1 if way.is_here else sweep.parallel
+    say(f"{sweep.name}: {len(members)} runs, {len(missing)} to do, {at_once} at once")
+    _say_warnings(missing, say)
+    if way.is_dry:
+        _show(folder, sweep, missing, way, say)
         return 0
-    if missing and way == "slurm":
+    if missing and not way.is_here:
         with submit.all_or_nothing(folder, *(run.config.folder for run in missing)) as made:
             _write_list(folder, sweep, members)
             ids = _submit(folder, sweep, missing, made)
@@ -158,14 +177,37 @@ def run_sweep(
         say(f"  table  and-launch status {folder}")
     else:
         _write_list(folder, sweep, members)
-    if way == "here":
+    if way.is_here:
         _run_all_here(missing, say)
-    if follow or way == "here":
-        while way != "here" and any(_may_be_active(run) for run in members):
+    if way.follows or way.is_here:
+        while not way.is_here and any(_may_be_active(run) for run in members):
             time.sleep(POLL_SECONDS)
         say(table_of(folder))
         return 0 if all(_is_done(run) for run in members) else 1
     return 0
+
+
+def _say_warnings(missing: Sequence[RunSpec], say: Callable[[str], None]) -> None:
+    """Say each warning once, with the number of runs that it is about."""
+    for warning, count in Counter(line for run in missing for line in warnings_of(run)).items():
+        say(f"{warning} ({count} of the runs)")
+
+
+def _show(
+    folder: Path, sweep: Sweep, missing: Sequence[RunSpec], way: Way, say: Callable[[str], None]
+) -> None:
+    """Show the names of the missing runs with the script that would be submitted, or commands.
+
+    A command does for one run what the sweep would do on this machine.
+    """
+    for run in missing:
+        if way.is_here:
+            say(f"# {run.config.name}")
+            say(shlex.join([*THIS_PROGRAM, "local", *run.given, *way.options]))
+        else:
+            say(f"  {run.config.name}")
+    if missing and not way.is_here:
+        say(_dry_script(folder, sweep, missing))
 
 
 def _is_done(run: RunSpec) -> bool:

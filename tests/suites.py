@@ -38,7 +38,7 @@ LACKS = {
 }
 """Names what a machine may lack, and how to get it. Nothing else is a reason to skip a test."""
 
-LIGHT_PROGRAMS = {"git", "mount", "nvidia-smi", "scontrol", "sh", "tar", "umount", "uname"}
+LIGHT_PROGRAMS = {"git", "mount", "nvidia-smi", "scontrol", "sh", "sinfo", "tar", "umount", "uname"}
 """Programs that take milliseconds, and so may be started by any test. So may the workers of a
 ProcessPoolExecutor, with which images are prepared."""
 

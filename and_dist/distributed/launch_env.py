@@ -6,13 +6,25 @@ No torch.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from and_dist.utils.formatting import safe_lines
+from and_dist.utils.owned_files import create_file
+
+LOST_ANOTHER = re.compile(
+    r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|[Ss]ocket|gloo|Dist\w+Error"
+)
+"""Words in the error message of a rank that failed because another rank ended first."""
+SECONDS_FOR_THE_CAUSE = 3.0
+"""The time in which a rank that failed by itself has ended, after others have lost it."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,33 @@ def end_launcher(environ: Mapping[str, str] = os.environ) -> None:
         and read_launch_env(environ).local_rank == 0
     ):
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+def tell_launcher(message: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Leave torchrun the message with which this rank fails, so that torchrun prints it last.
+
+    torchrun prints a traceback of its own after the output of the ranks, and then a table that ends
+    with the error file of the rank that failed first. `torch.distributed.elastic` defines the
+    file. `py_callstack` is what the table shows. The message begins a line of its own there.
+    """
+    if "TORCHELASTIC_ERROR_FILE" not in environ:
+        return
+    said = safe_lines(message)
+    more = {"py_callstack": f"\n{said}", "timestamp": str(int(time.time()))}
+    content = json.dumps({"message": {"message": said, "extraInfo": more}})
+    with suppress(OSError):  # the message has been printed, and nothing else depends on the file
+        create_file(Path(environ["TORCHELASTIC_ERROR_FILE"]), content)
+
+
+def let_the_cause_end_first(message: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Wait a moment if this rank fails because it lost another rank.
+
+    torchrun takes the rank that ends first for the cause. Where the other rank is a neighbour on
+    this machine, torchrun sees its end meanwhile, and ends this process.
+    """
+    has_neighbours = read_launch_env(environ).local_size > 1
+    if "TORCHELASTIC_RUN_ID" in environ and has_neighbours and LOST_ANOTHER.search(message):
+        time.sleep(SECONDS_FOR_THE_CAUSE)
 
 
 def process_start(pid: int) -> float | None:

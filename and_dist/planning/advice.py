@@ -20,6 +20,12 @@ from and_dist.planning.workload import Job
 
 OTHER_SCHEDULE = "a quarter of the steps, which wants another learning rate"
 """The remark on a batch four times as large."""
+SMALL_BATCH, BUSY_BATCH = 16, 32
+"""Images of a step on a rank that shares it with others: fewer than the first are too few, and the
+second keep it busy, as a rule of thumb."""
+BUSIER = 0.7
+"""Where speeds are known, fewer images are too few only if BUSY_BATCH of them bring the time of an
+epoch below this share."""
 WORTH = 0.97
 """A change is advised only if it brings a figure below this share of its value before."""
 
@@ -34,11 +40,36 @@ class Advice:
 
 def advise(plan: Plan) -> list[Advice]:
     """Return advice: first on parts that stop the job, then on parts that slow it down."""
-    found = [*_if_it_stops(plan), *_about_memory(plan), *_about_time(plan)]
+    found = [
+        *_if_it_stops(plan),
+        *_about_memory(plan),
+        *_about_time(plan),
+        *_about_small_batch(plan),
+    ]
     effects: dict[str, list[str]] = {}
     for advice in found:
         effects.setdefault(advice.change, []).append(advice.effect)
     return [Advice(change, "; ".join(of)) for change, of in effects.items()]
+
+
+def about_small_batch(job: Job) -> Advice | None:
+    """Return advice if so many ranks share a step that each has too few images to be busy."""
+    world, optim = job.world, job.config.optim
+    if world == 1 or job.local_batch >= SMALL_BATCH:
+        return None
+    batch, ranks = BUSY_BATCH * world, max(1, optim.batch_size // BUSY_BATCH)
+    now, then = pace_of(job), pace_of(_with(job, optim={"batch_size": batch}))
+    if now is not None and then is not None and then.epoch > BUSIER * now.epoch:
+        return None
+    ways = [f"{ranks} rank{'s' if ranks > 1 else ''}"]
+    if batch <= job.num_rows:
+        rate = optim.lr * batch / optim.batch_size
+        ways.insert(0, f"optim.batch_size={batch} optim.lr={rate:g} (lr by the linear rule)")
+    return Advice(
+        f"{' or '.join(ways)}, for {BUSY_BATCH} images each",
+        f"optim.batch_size={optim.batch_size} has {job.local_batch} images a step for each of "
+        f"{world} ranks, too few to keep them busy",
+    )
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
@@ -96,9 +127,18 @@ def _about_time(plan: Plan) -> Iterator[Advice]:
     small_parts = plan.pace.step - max(plan.pace.parts["encoder"], plan.pace.parts["partition"])
     if small_parts > 0.3 * plan.pace.step and plan.pace.step > plan.pace.loader:
         batch = 4 * plan.job.config.optim.batch_size
-        if batch < plan.job.num_rows:
+        if batch < plan.job.num_rows and about_small_batch(plan.job) is None:
             for advice in _faster(plan, f"optim.batch_size={batch}", optim={"batch_size": batch}):
                 yield replace(advice, effect=f"{advice.effect}; {OTHER_SCHEDULE}")
+
+
+def _about_small_batch(plan: Plan) -> Iterator[Advice]:
+    """Yield what about_small_batch returns, with what the larger batch brings where it is known."""
+    advice, batch = about_small_batch(plan.job), BUSY_BATCH * plan.job.world
+    if advice is None:
+        return
+    times = [] if batch > plan.job.num_rows else _faster(plan, "", optim={"batch_size": batch})
+    yield replace(advice, effect="; ".join([advice.effect, *(faster.effect for faster in times)]))
 
 
 def _about_discovery(plan: Plan) -> Iterator[Advice]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pydantic
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from and_dist.config.secret_values import is_secret
 from and_dist.config.validation import Section, build
@@ -39,6 +39,8 @@ class Profile(Section):
     cpus_per_gpu: PositiveInt | None = None
     cpus_per_node: PositiveInt | None = None
     """CPU cores of a node; overrides cpus_per_gpu, and is the setting for CPU-only nodes."""
+    gpus_per_node: NonNegativeInt | None = None
+    """GPUs of a node for jobs without --gpus; 0 for nodes without any. None asks SLURM."""
     gpu: Line | None = None
     """Model of the GPUs, for predictions: a name in and_dist.planning.gpus.GPUS, or a file that
     benchmarks.hardware wrote."""

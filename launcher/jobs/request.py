@@ -84,7 +84,7 @@ class Size(Section):
         if self.gpus and self.workers and self.workers > self.gpus:
             raise ValueError(
                 f"--workers {self.workers} on --gpus {self.gpus}: a rank needs a GPU of its own; "
-                "leave --workers out, or --gpus for CPU-only nodes"
+                "leave --workers out, or give --gpus 0 for ranks on CPUs"
             )
         seconds = parse_duration(self.time, "--time")
         if seconds < 60:

@@ -24,6 +24,7 @@ from types import FrameType
 from and_dist.distributed.launch_env import parent_of
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import create_file, open_to_append
+from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
     NodeEnd,
     is_log,
@@ -221,14 +222,13 @@ def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:
 def environment_of(request: Request) -> dict[str, str]:
     """Return the variables of every process except PYTHONPATH, which begins with the submitted
     code."""
-    interface = request.profile.interface
-    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface else ()
-    return {
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        **{variable: str(interface) for variable in variables},
-        **request.profile.environment,
-    }
+    return {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **variables_of(request.profile)}
+
+
+def variables_of(profile: Profile) -> dict[str, str]:
+    """Return the variables that a cluster profile sets in every process."""
+    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if profile.interface else ()
+    return {**{variable: str(profile.interface) for variable in variables}, **profile.environment}
 
 
 def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -171,6 +171,28 @@ def partitions() -> list[str]:
     return sorted({name.rstrip("*") for name in ask("sinfo", "--noheader", "--format=%P").split()})
 
 
+def gpus_of_nodes(partition: str | None) -> int | None:
+    """Return the most GPUs that a node of a partition has, of the default one if it is None.
+
+    Return None if SLURM does not say it.
+    """
+    options = [] if partition is None else [f"--partition={partition}"]
+    try:
+        shown = ask("sinfo", "--noheader", "--format=%P %G", *options)
+    except RuntimeError:
+        return None
+    lines = [line.split(maxsplit=1) for line in shown.splitlines() if " " in line.strip()]
+    found = [count_gres(gres) for name, gres in lines if partition or name.endswith("*")]
+    return max(found, default=None)
+
+
+def count_gres(gres: str) -> int:
+    """Return the number of GPUs in SLURM's list of a node's resources: 8 of gpu:a100:8(S:0-1)."""
+    kinds = [kind.split(":") for kind in re.sub(r"\([^)]*\)", "", gres).split(",")]
+    gpus = [kind[-1] for kind in kinds if kind[0] == "gpu"]
+    return sum(int(count) if count.isdecimal() else 1 for count in gpus)
+
+
 def cancel(job_id: str, signal_name: str | None = None) -> None:
     """Cancel a job, or send it a signal."""
     options = [] if signal_name is None else [f"--signal={signal_name}"]

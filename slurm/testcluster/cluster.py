@@ -77,6 +77,8 @@ PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 {nodes}
+# It has no GPUs and never runs: SLURM can be asked about it, if a test puts it into a partition.
+NodeName=bare NodeAddr={control} Port=16828 CPUs=1 State=DOWN
 PartitionName=main Nodes=n[1-{count}] Default=YES State=UP PriorityTier=10 PreemptMode=OFF
 PartitionName=low Nodes=n[1-{count}] State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=paid Nodes=n[1-{count}] State=UP PriorityTier=10 PreemptMode=OFF AllowAccounts=lab

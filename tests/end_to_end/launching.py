@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +30,26 @@ def launch(*arguments: object) -> tuple[int, str]:
     process = start(*arguments)
     said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said
+
+
+def launch_on_terminal(typed: str, *arguments: object) -> tuple[int, str]:
+    """Return and-launch's exit code and the screen of a terminal on which somebody typed."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launcher", *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    said = b""
+    with contextlib.suppress(OSError):  # how a terminal ends that nobody holds any more
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    return process.wait(PATIENCE), said.decode().replace("\r\n", "\n")
 
 
 def wait_for_step(run: Path, step: int) -> None:

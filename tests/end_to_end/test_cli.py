@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from and_dist.cli import SECONDS_FOR_THE_FIRST
+from and_dist.cli import SECONDS_FOR_THE_FIRST, main
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.training.recovery import print_traceback_on_error
 from slurm.testcluster.cluster import PATIENCE
@@ -129,11 +129,97 @@ def test_what_one_rank_alone_refuses_is_said_once_the_first_has_had_its_time(
 
 
 @pytest.mark.whole_run
-def test_what_all_ranks_refuse_is_said_once(tmp_path: Path) -> None:
-    process = torchrun(*DEBUG, f"run.root={tmp_path}", "data.train=/nowhere")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data.train=/nowhere"], "data.train=/nowhere: /nowhere is not a folder of images"),
+        (["optim.lrr=1"], "unknown key 'optim.lrr'"),
+        (["--confg", "debug"], "No such option: --confg"),
+    ],
+)
+def test_what_all_ranks_refuse_is_said_once_and_is_the_last_line_of_torchrun(
+    tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    process = torchrun(*DEBUG, f"run.root={tmp_path}", *arguments)
     said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode != 0
-    assert said.count("data.train=/nowhere") == 1
+    assert process.returncode == 1
+    is_of_typer = arguments[0] == "--confg"  # which frames it
+    lines = [line for line in said.splitlines() if line.startswith(f"and-dist: {sentence}")]
+    assert len(lines) == (0 if is_of_typer else 1)
+    assert_ends_with(said, f"and-dist: {sentence}")
+
+
+@pytest.mark.whole_run
+def test_a_fault_of_a_rank_in_training_is_the_last_line_of_torchrun(tmp_path: Path) -> None:
+    """The other rank loses its connection meanwhile, and says so before."""
+    images = save_pictures(tmp_path / "images", [(40, 32)] * 60, "ab", ["png"])
+    damaged = sorted(images.rglob("*.png"))[40]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:60] + bytes(len(content) - 80) + content[-20:])
+    options = [f"data.train={images}", "data.test=null", "data.limit=null", "run.threads=1"]
+    process = torchrun(*DEBUG, f"run.root={tmp_path}", *options, "evaluation.baselines=false")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert_ends_with(said, f"and-dist: rank 1: {damaged}: its data is damaged or cut short")
+
+
+@pytest.mark.whole_run
+@pytest.mark.parametrize(
+    ("number", "last"),
+    [
+        (signal.SIGUSR2, "and-dist: stopped by SIGUSR2, saved as r00-"),
+        (signal.SIGKILL, "traceback : Signal 9 (SIGKILL) received by PID"),
+    ],
+)
+def test_the_last_line_of_torchrun_is_why_ranks_stopped_or_which_was_killed(
+    tmp_path: Path, number: signal.Signals, last: str
+) -> None:
+    process = torchrun(*DEBUG, *processes.ENDLESS, f"run.root={tmp_path}", "run.threads=1")
+    processes.wait_until(lambda: processes.steps(tmp_path / "debug") > 5, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(children.split()[0]), number)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert_ends_with(said, last)
+
+
+@pytest.mark.parametrize(
+    ("error", "printed", "told"),
+    [
+        (KeyError("boom"), "", "rank 1: KeyError: 'boom'"),
+        (OSError("a full disk"), "and-dist: rank 1: a full disk\n", "rank 1: a full disk"),
+        (AllRanksError("no index"), "", "no index"),
+    ],
+)
+def test_a_rank_tells_torchrun_why_it_fails_though_it_may_not_print_it(
+    error: Exception,
+    printed: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    there = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    there |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_ERROR_FILE": f"{tmp_path}/error.json"}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("and_dist.cli.app", fail)
+    with pytest.raises(type(error) if isinstance(error, KeyError) else SystemExit):
+        main()
+    assert capsys.readouterr().err == printed
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == (
+        f"and-dist: {told}"
+    )
+
+
+def assert_ends_with(said: str, sentence: str) -> None:
+    """Assert that output ends with a line that begins so, and the border of torchrun's table."""
+    *_, last, border = said.splitlines()
+    assert last.strip().startswith(sentence), said
+    assert set(border) == {"="}
 
 
 def test_what_fails_in_training_says_where_and_is_no_refusal(

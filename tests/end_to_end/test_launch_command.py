@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from and_dist.runs.folder import read_starts
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
     StartOutcome,
@@ -22,8 +24,7 @@ from launcher.jobs.job_folder import (
 )
 from launcher.jobs.request import Request
 from slurm.testcluster.cluster import PATIENCE
-from tests.end_to_end.launching import launch, ranks_of, start, wait_for_step
-from tests.ranks.runs import train_here
+from tests.end_to_end.launching import launch, launch_on_terminal, ranks_of, start, wait_for_step
 
 pytestmark = pytest.mark.whole_run
 
@@ -35,6 +36,7 @@ CONFIG = (
     "optim.milestones=[8]",
     "evaluation.baselines=false",
     "run.threads=1",
+    "run.device=cpu",
 )
 
 
@@ -124,12 +126,20 @@ def test_a_sweep_here_runs_what_is_missing(tmp_path: Path) -> None:
         "name: seeds\nconfig: [configs/debug.yaml]\n"
         f"overrides: [run.root={tmp_path}, {', '.join(short)}]\ngrid: {{seed: [0, 1]}}\n"
     )
-    said = launch("sweep", tmp_path / "sweep.yaml", "--dry-run")[1]
+    said = launch("sweep", tmp_path / "sweep.yaml", "--dry-run", "--gpus", 0)[1]
     assert "#SBATCH --array=0-1%2" in said
     assert f"-m launcher.slurm.task {tmp_path}/seeds/seed-0/jobs/NEXT" in said
     assert not (tmp_path / "seeds").exists()
     assert "2 runs, 2 to do" in said
-    first = train_here(tmp_path / "seeds", "name=seed-0", *short, "seed=0") / "environment.json"
+    said = launch("sweep", tmp_path / "sweep.yaml", "--local", "--dry-run", "--workers", 2)[1]
+    assert "2 runs, 2 to do, 1 at once" in said
+    assert "#SBATCH" not in said
+    commands = [line for line in said.splitlines() if " -m launcher local " in line]
+    assert ["name=seed-0" in commands[0], "name=seed-1" in commands[1]] == [True, True]
+    assert all(line.endswith("--nodes 1 --gpus 0 --workers 2 --time 1d") for line in commands)
+    assert not (tmp_path / "seeds").exists()
+    subprocess.run(commands[0], shell=True, check=True, capture_output=True)
+    first = tmp_path / "seeds" / "seed-0" / "environment.json"
     trained = first.read_text()
     status, said = launch("sweep", tmp_path / "sweep.yaml", "--local")
     assert status == 0, said
@@ -168,6 +178,62 @@ def test_a_dry_run_shows_all_and_writes_nothing(tmp_path: Path) -> None:
     ):
         assert words in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_local_shows_commands_that_train(tmp_path: Path) -> None:
+    given = (*CONFIG, f"run.root={tmp_path}", "name=pasted", "curriculum.epochs=1")
+    milestones = "optim.milestones=[]"
+    said = launch("local", *given, milestones, "--nodes", 2, "--dry-run")[1]
+    assert not (tmp_path / "pasted").exists()
+    commands = [line for line in said.splitlines() if "torch.distributed.run" in line]
+    assert len(commands) == 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = f"MASTER_PORT={free.getsockname()[1]}"
+    both = "\n".join([f"export PET_{port}", *commands])
+    subprocess.run(["bash", "-c", both], check=True, capture_output=True, timeout=PATIENCE)
+    (started,) = read_starts(tmp_path / "pasted")
+    assert started["world_size"] == 2
+    assert (tmp_path / "pasted" / "summary.json").exists()
+
+
+def test_whoever_forgets_gpus_is_asked_on_a_terminal(tmp_path: Path) -> None:
+    given = ("submit", *CONFIG, "run.device=auto", f"run.root={tmp_path}", "--dry-run")
+    status, said = launch(*given)
+    assert status == 2
+    assert said.splitlines() == [
+        "and-launch: --gpus is missing, and nothing says whether the nodes have GPUs, so this job "
+        "would use CPUs: give --gpus N, or --gpus 0 for CPUs"
+    ]
+    status, said = launch_on_terminal("-2\n", *given)
+    assert status == 2
+    assert "--gpus -2 is no number of GPUs" in said
+    status, said = launch_on_terminal("many\n4\n", *given)
+    assert status == 0, said
+    assert said.count("How many GPUs a node? 0 trains on CPUs [0]: ") == 2
+    assert "#SBATCH --gpus-per-node=4" in said
+    status, said = launch_on_terminal("\n", *given)
+    assert status == 0, said
+    assert "1 node(s) of 1 CPU rank(s)" in said
+
+
+def test_a_batch_too_small_for_the_ranks_is_warned_of_before_it_starts(tmp_path: Path) -> None:
+    given = (*CONFIG, f"run.root={tmp_path}", "optim.batch_size=64")
+    size = ("--nodes", 2, "--gpus", 8, "--dry-run")
+    warning = (
+        "warning: optim.batch_size=64 has 4 images a step for each of 16 ranks, too few to keep "
+        "them busy; better is 2 ranks, for 32 images each"
+    )
+    for verb in ("submit", "local"):
+        assert warning in launch(verb, *given, *size)[1]
+    overrides = ", ".join(f'"{option}"' for option in (*given[2:], "data.train=elsewhere"))
+    (tmp_path / "sweep.yaml").write_text(
+        f"name: seeds\nconfig: [{CONFIG[1]}]\noverrides: [{overrides}]\ngrid: {{seed: [0, 1]}}\n"
+    )
+    said = launch("sweep", tmp_path / "sweep.yaml", *size)[1]
+    larger = "optim.batch_size=512 optim.lr=0.24 (lr by the linear rule) or 2 ranks"
+    assert f"better is {larger}, for 32 images each (2 of the runs)" in said
+    assert "warning" not in launch("submit", *given, "--gpus", 3, "--dry-run")[1]
 
 
 @pytest.mark.parametrize(

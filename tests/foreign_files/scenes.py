@@ -188,7 +188,7 @@ LAUNCH = (
     ),
     Scene(
         "submit --dry-run",
-        ("and-launch", "submit", "--dry-run", "--config", DEBUG, *TINY),
+        ("and-launch", "submit", "--dry-run", "--gpus", "0", "--config", DEBUG, *TINY),
         lay_nothing,
     ),
 )

@@ -69,7 +69,7 @@ def clean_cluster(cluster: Cluster) -> Iterator[None]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of a user who submits: relative paths begin here."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cluster.yaml").write_text("cpus_per_node: 2\nsignal_lead: 120\n")
+    (tmp_path / "cluster.yaml").write_text("gpus_per_node: 0\ncpus_per_node: 2\nsignal_lead: 120\n")
     return tmp_path
 
 

@@ -35,7 +35,7 @@ def test_a_healthy_profile_is_called_so(home: Path) -> None:
 def test_a_sick_profile_gets_a_sentence(
     home: Path, profile: str, arguments: list[object], sentence: str
 ) -> None:
-    (home / "sick.yaml").write_text(profile)
+    (home / "sick.yaml").write_text(f"gpus_per_node: 0\n{profile}")
     status, said = launch("doctor", "--cluster", "sick.yaml", "--folder", "runs", *arguments)
     assert status == 1, said
     assert sentence in said

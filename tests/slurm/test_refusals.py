@@ -50,6 +50,35 @@ def test_what_the_cluster_does_not_have_is_a_sentence(
     assert_refused(home, profile, sentence, *arguments)
 
 
+def test_a_job_without_gpus_where_slurm_knows_some_is_a_sentence(home: Path) -> None:
+    given, sentence = ("run.device=auto",), "have 8 GPU(s): give --gpus N, or --gpus 0 for CPUs"
+    assert_refused(home, "", f"nodes of the default partition {sentence}", *given)
+    assert_refused(home, "partition: low", f"nodes of partition low {sentence}", *given)
+    (home / "gpus.yaml").write_text("gpus_per_node: 2\n")
+    shown = ("submit", *SHORT, *given, "--dry-run", "--cluster", "gpus.yaml")
+    status, said = launch(*shown)
+    assert status == 0, said
+    assert "--gpus 2: gpus_per_node of the cluster profile is 2" in said
+    assert "#SBATCH --gpus-per-node=2" in said
+
+
+def test_a_partition_whose_nodes_have_no_gpus_needs_no_gpus_option(home: Path) -> None:
+    (home / "bare.yaml").write_text("partition: bare\n")
+    shown = ("submit", *SHORT, "run.device=auto", "--dry-run", "--cluster", "bare.yaml")
+    status, said = launch(*shown)
+    assert status == 2
+    assert "nothing says whether the nodes have GPUs" in said
+    partition = "PartitionName=bare"
+    subprocess.run(["scontrol", "create", partition, "Nodes=bare", "State=UP"], check=True)
+    try:
+        status, said = launch(*shown)
+    finally:
+        subprocess.run(["scontrol", "delete", partition], check=True)
+    assert status == 0, said
+    assert "1 node(s) of 1 CPU rank(s)" in said
+    assert "--gpus" not in said
+
+
 def test_a_shared_folder_that_cannot_be_written_is_a_sentence(home: Path) -> None:
     (home / "locked").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "locked"], check=True)

@@ -13,6 +13,7 @@ from launcher import submit, sweep
 from launcher.jobs.cluster_profile import Profile, load_profile
 from launcher.jobs.job_folder import new_job_folder, read_request, read_secrets
 from launcher.jobs.request import Request, Size
+from launcher.local import torchrun_commands
 from launcher.slurm.sbatch import script_of
 from launcher.status import look_at
 from tests.other_user import as_nobody
@@ -55,6 +56,8 @@ def test_a_script_and_a_dry_run_do_not_show_it(tmp_path: Path) -> None:
     wanted = submit.prepare(DEBUG, [f"run.root={tmp_path}", "name=dry"], PROFILE, Size())
     shown = "\n".join(submit.describe_dry(wanted, None))
     assert "s3cr3t" not in shown
+    here = torchrun_commands(wanted.request(tmp_path, tmp_path), wanted.given)
+    assert ("NCCL_DEBUG=WARN" in here[0], "s3cr3t" in here[0]) == (True, False)
     assert ". " + str(tmp_path / "dry/jobs/NEXT/secrets.sh") in shown
 
 
@@ -85,7 +88,7 @@ def test_the_runs_of_a_sweep_share_one(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sweep.sbatch, "submit_array", submit_array)
     monkeypatch.setattr(sweep.client, "check_slurm", lambda: None)
     monkeypatch.setattr(sweep.submit, "refuse_what_never_starts", lambda *_: None)
-    sweep.run_sweep(tmp_path / "sweep.yaml", PROFILE, Size(), "slurm", False, lambda _: None)
+    sweep.run_sweep(tmp_path / "sweep.yaml", PROFILE, Size(), sweep.Way(), lambda _: None)
     (file,) = files_with_the_secret(tmp_path / "two")
     assert f". {file}" in scripts[0].splitlines()
     assert file.stat().st_mode & 0o777 == 0o600

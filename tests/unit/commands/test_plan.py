@@ -36,7 +36,8 @@ def test_a_billion_rows_in_json(cli: Cli) -> None:
     assert device["phases"]["discovery"] == pytest.approx(sum(device["parts"].values()))
     assert plan["bound_by"] == "gradients"
     changes = {advice["change"] for advice in plan["advice"]}
-    assert {"optim.compression=bfloat16", "optim.batch_size=1024"} <= changes
+    larger = "optim.batch_size=8192 optim.lr=0.96 (lr by the linear rule) or 8 ranks"
+    assert {"optim.compression=bfloat16", f"{larger}, for 32 images each"} <= changes
     assert plan["run_seconds"] > plan["epoch_seconds"] > plan["step_seconds"]["in all"]
 
 
@@ -80,6 +81,12 @@ IMAGENET = ("-c", "configs/paper/imagenet-alexnet.yaml", "--gpus", 8, "--gpu")
             "training refuses",
         ),
         ([*IMAGENET, "h100", "--rows", "1e6"], "optim.batch_size=1024", "in all in place of"),
+        (
+            [*IMAGENET, "h100", "--rows", "1e6", "optim.batch_size=64"],
+            "optim.batch_size=256 optim.lr=0.12 (lr by the linear rule) or 2 ranks, for 32 images "
+            "each",
+            "has 8 images a step for each of 8 ranks, too few to keep them busy; ",
+        ),
         (
             [*IMAGENET, "h100", "--rows", "1e6", *SIXTEEN_BIT, "optim.batch_size=4096"],
             "and-dist prepare --raw 256, and data.train=OUT/train",

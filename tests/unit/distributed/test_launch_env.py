@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from and_dist.distributed.launch_env import (
+    SECONDS_FOR_THE_CAUSE,
     expand_counts,
     first_node,
     is_first_of_node,
     is_rank_zero,
+    let_the_cause_end_first,
     port_of,
     read_launch_env,
+    tell_launcher,
 )
 
 SRUN = {
@@ -98,3 +105,42 @@ def test_a_layout_that_cannot_be_is_a_sentence(environ: dict[str, str], sentence
     with pytest.raises(ValueError) as refused:
         read_launch_env(environ)
     assert sentence in str(refused.value)
+
+
+def test_the_table_of_torchrun_ends_with_the_message_that_a_rank_left_it(tmp_path: Path) -> None:
+    error_file = tmp_path / "error.json"
+    tell_launcher("and-dist: no key\x1b[2J 'a'\nb", {"TORCHELASTIC_ERROR_FILE": str(error_file)})
+    refused = ProcessFailure(1, 17, 2, str(error_file))
+    ended = ProcessFailure(0, 16, -15, str(tmp_path / "none.json"))
+    table = str(ChildFailedError("and_dist", {1: refused, 0: ended})).splitlines()
+    assert table[-3:-1] == ["  and-dist: no key\ufffd[2J 'a'", "  b"]
+    assert set(table[-1]) == {"="}
+
+
+def test_without_torchrun_or_its_folder_nothing_is_left(tmp_path: Path) -> None:
+    tell_launcher("and-dist: of nobody's interest", {})
+    tell_launcher("and-dist: too late", {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "gone" / "a")})
+    mine = tmp_path / "thesis.tex"
+    mine.write_text("mine")
+    tell_launcher("and-dist: no place", {"TORCHELASTIC_ERROR_FILE": str(mine)})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("message", "environ", "waits"),
+    [
+        ("rank 0: [gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:30359", {}, True),
+        ("rank 0: photos/3.png: its data is damaged", {}, False),
+        ("rank 0: Connection closed by peer", {"LOCAL_WORLD_SIZE": "1"}, False),
+        ("rank 0: Connection closed by peer", {"TORCHELASTIC_RUN_ID": None}, False),
+    ],
+)
+def test_who_lost_a_neighbour_waits_until_torchrun_has_seen_the_end_of_that(
+    message: str, environ: dict[str, str | None], waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+    there = {name: value for name, value in {**usual, **environ}.items() if value is not None}
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    let_the_cause_end_first(message, there)
+    assert waited == [SECONDS_FOR_THE_CAUSE] * waits

@@ -4,31 +4,55 @@ import pytest
 
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.request import Request
-from launcher.local import gpus_of
+from launcher.local import gpus_of, torchrun_commands
 
 
-@pytest.mark.parametrize(
-    ("nodes", "given", "gpus"),
-    [
-        (2, {}, ["0,1", "2,3"]),
-        (2, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, ["4,5", "6,7"]),
-        (1, {"CUDA_VISIBLE_DEVICES": "4,5"}, [None]),
-    ],
-)
-def test_nodes_here_have_gpus_of_their_own_of_those_that_were_given(
-    nodes: int, given: dict[str, str], gpus: list[str | None]
-) -> None:
-    request = Request(
+def request(nodes: int, gpus: int, profile: Profile | None = None) -> Request:
+    return Request(
         run="/runs/demo",
         command=("and_dist",),
         nodes=nodes,
         workers=2,
-        gpus=2,
+        gpus=gpus,
         seconds=60,
-        python="python",
+        python="python -X dev",
         host_python="python",
         code="code",
-        profile=Profile(),
+        profile=profile or Profile(),
     )
-    taken = [gpus_of(node, request, given).get("CUDA_VISIBLE_DEVICES") for node in range(nodes)]
-    assert taken == gpus
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "given", "visible"),
+    [
+        (2, 2, {}, ["0,1", "2,3"]),
+        (2, 2, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, ["4,5", "6,7"]),
+        (1, 2, {"CUDA_VISIBLE_DEVICES": "4,5"}, [None]),
+        (2, 0, {"CUDA_VISIBLE_DEVICES": "4,5"}, ["", ""]),
+    ],
+)
+def test_nodes_here_have_gpus_of_their_own_of_those_that_were_given(
+    nodes: int, gpus: int, given: dict[str, str], visible: list[str | None]
+) -> None:
+    wanted = request(nodes, gpus)
+    taken = [gpus_of(node, wanted, given).get("CUDA_VISIBLE_DEVICES") for node in range(nodes)]
+    assert taken == visible
+
+
+def test_commands_without_the_launcher_have_its_variables_and_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = ("--config", "my configs/a.yaml", "optim.milestones=[2]")
+    profile = Profile(interface="ib0", environment={"NOTE": "a b"})
+    train = "-m and_dist train --config 'my configs/a.yaml' 'optim.milestones=[2]'"
+    start = "python -X dev -m torch.distributed.run"
+    assert torchrun_commands(request(1, 2), given) == [
+        f"{start} --standalone --nproc-per-node=2 {train}"
+    ]
+    variables = "GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 NOTE='a b' CUDA_VISIBLE_DEVICES="
+    place = "--master-addr=127.0.0.1 --nproc-per-node=2"
+    assert torchrun_commands(request(2, 2, profile), given) == [
+        f"{variables}0,1 {start} --nnodes=2 --node-rank=0 {place} {train} &",
+        f"{variables}2,3 {start} --nnodes=2 --node-rank=1 {place} {train}",
+    ]

@@ -27,6 +27,7 @@ def test_an_empty_profile_leaves_all_to_slurm(tmp_path: Path) -> None:
     [
         ("partitions: gpu", "unknown key 'partitions'; the top level takes: partition, account"),
         ("memory_gb: lots", "memory_gb = 'lots' will not do"),
+        ("gpus_per_node: -1", "gpus_per_node = -1 will not do"),
         ("signal_lead: 5", "signal_lead = 5 will not do"),
         ("environment: {A-B: c}", "environment.A-B"),
         ('setup: ["a\\nb"]', "setup.0"),
