@@ -11,9 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from and_dist.config.load import load_config
+from and_dist.config.load import load_config, parse_overrides
 from and_dist.config.schema import Config
-from and_dist.config.validation import Section, parse_duration
+from and_dist.config.validation import Section, flatten, parse_duration
 from and_dist.runs.folder import check_run_folder, keep_choices_of_run
 from and_dist.utils import owned_files
 from and_dist.utils.formatting import as_text
@@ -103,6 +103,12 @@ def load_run(files: Sequence[str | Path], overrides: Sequence[str]) -> Config:
     Raise ValueError if its folder belongs to another. Nothing is written.
     """
     config = load_config(files, overrides)
+    names_images = "data.train" in flatten(parse_overrides(overrides))
+    if not (files or names_images or (config.folder / "config.yaml").exists()):
+        raise ValueError(
+            "say what to train: --config FILE, data.train=FOLDER, or --config demo; `and-dist init "
+            "FOLDER > FILE` writes a config for your own images"
+        )
     check_in_script(config.folder)
     check_run_folder(config)
     check_writable(config.folder)

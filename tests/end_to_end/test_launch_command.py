@@ -116,7 +116,7 @@ def test_a_refusal_of_the_ranks_is_shown_and_not_tried_again(tmp_path: Path) -> 
     assert "failed, rank 0 refused its config or data" in said
     assert "data.train=nowhere" in said.splitlines()[-1]
     assert len(list(read_ends(tmp_path / "refused" / "jobs" / "001"))) == 1
-    first_lines = launch("logs", tmp_path / "refused")[1].splitlines()[:5]
+    first_lines = launch("logs", tmp_path / "refused")[1].splitlines()[:7]
     assert "data.train=nowhere" in "".join(first_lines)
 
 

@@ -37,17 +37,29 @@ def no_labels(rows: int = N) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64)
 
 
-def test_the_probe_is_the_ridge_regression_of_the_classes() -> None:
+def test_the_probe_is_linear_discriminant_analysis() -> None:
     features_ND, labels_N = draw(0)
     probe = fit_probe(moments_of(features_ND, labels_N, C, WORLD))
-    centred_ND = features_ND.double() - features_ND.double().mean(dim=0)
-    targets_NC = functional.one_hot(labels_N, C).double()
-    ridge = bank_figures.RIDGE * centred_ND.var(dim=0, correction=0).mean() * N
-    wide = torch.cat([centred_ND, ridge.sqrt() * torch.eye(D)])
-    right = torch.cat([targets_NC - targets_NC.mean(dim=0), torch.zeros(D, C)])
-    torch.testing.assert_close(probe.weights_DC, torch.linalg.lstsq(wide, right).solution)
-    shares_C = features_ND.double().mean(dim=0) @ probe.weights_DC + probe.bias_C
-    torch.testing.assert_close(shares_C, targets_NC.mean(dim=0))
+    rows_ND = features_ND.double()
+    means_CD = torch.stack([rows_ND[labels_N == label].mean(dim=0) for label in range(C)])
+    apart_ND = rows_ND - means_CD[labels_N]
+    within_DD = apart_ND.T @ apart_ND / N
+    within_DD += torch.eye(D) * (bank_figures.RIDGE * within_DD.trace() / D + 1e-9)
+    test_MD = draw(1)[0].double()
+    from_means_MCD = test_MD[:, None] - means_CD
+    distances_MC = (from_means_MCD @ within_DD.inverse() * from_means_MCD).sum(dim=2)
+    expected_MC = labels_N.bincount().div(N).log() - distances_MC / 2
+    scores_MC = test_MD @ probe.weights_DC + probe.bias_C
+    torch.testing.assert_close(scores_MC.log_softmax(dim=1), expected_MC.log_softmax(dim=1))
+
+
+def test_nothing_is_taken_for_a_class_without_a_row() -> None:
+    features_ND, labels_N = draw(0)
+    probe = fit_probe(moments_of(features_ND, labels_N, C + 1, WORLD))
+    test_MD, test_M = draw(1)
+    assert (probe.places(test_MD, torch.full_like(test_M, C)) == C).all()
+    fewer = fit_probe(moments_of(features_ND, labels_N, C, WORLD))
+    assert torch.equal(probe.places(test_MD, test_M), fewer.places(test_MD, test_M))
 
 
 def test_the_probe_tells_classes_apart_that_it_has_not_seen() -> None:
@@ -100,6 +112,7 @@ def test_equal_features_show_every_sign_and_a_warning_that_says_what_to_try() ->
     assert describe_collapse({"knn_bank": None}, D) == ""
     probe = fit_probe(moments_of(torch.eye(D)[:1].expand(20, D), no_labels(20), 1, WORLD))
     assert probe.bias_C.isfinite().all()
+    assert probe.weights_DC.isfinite().all()
 
 
 def entropy_of(rows_ND: Tensor, temperature: float) -> float:
