@@ -7,21 +7,17 @@ terminal is asked, and a script is refused, so that no job trains on CPUs by sur
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
 from typing import Literal
 
 import typer
 
+from and_dist.distributed.launch_env import count_gpus
 from launcher.jobs.cluster_profile import Profile
 from launcher.slurm import client
 
-NAME_OF_A_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
-"""What CUDA takes for a GPU. It sees none of those that stand after another word, such as -1."""
 Place = Literal["here", "cluster", "nowhere"]
 """Where a job would run: on this machine, on SLURM's nodes, or on these in a dry run."""
 
@@ -93,12 +89,3 @@ def _known_of_cluster(profile: Profile) -> Known:
     if gpus is None:
         return Known(None, "nothing says whether the nodes have GPUs, so this job would use CPUs")
     return Known(gpus, f"nodes of {where} have {gpus} GPU(s)")
-
-
-def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """Return how many GPUs of this machine a process with these variables may use."""
-    present = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in devices.iterdir())
-    if "CUDA_VISIBLE_DEVICES" not in environ:
-        return present
-    names = environ["CUDA_VISIBLE_DEVICES"].split(",")
-    return min(present, sum(1 for _ in takewhile(NAME_OF_A_GPU.fullmatch, names)))

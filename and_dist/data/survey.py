@@ -1,4 +1,7 @@
-"""Look at images that somebody wants to train on: how many, how large, in which folders."""
+"""Look at images that somebody wants to train on: how many, how large, in which folders.
+
+X images that are measured.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from and_dist.utils.formatting import safe_lines
@@ -155,6 +156,19 @@ def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
         return f"{environ['SLURM_JOB_ID']}.{environ.get('SLURM_STEP_ID', 'batch')}"
     name = environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if name == "none" else f"torchrun {name}"
+
+
+NAME_OF_A_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
+"""What CUDA takes for a GPU. It sees none of those that stand after another word, such as -1."""
+
+
+def count_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """Return how many GPUs of this machine a process with these variables may use."""
+    present = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in devices.iterdir())
+    if "CUDA_VISIBLE_DEVICES" not in environ:
+        return present
+    names = environ["CUDA_VISIBLE_DEVICES"].split(",")
+    return min(present, sum(1 for _ in takewhile(NAME_OF_A_GPU.fullmatch, names)))
 
 
 def end_launcher(environ: Mapping[str, str] = os.environ) -> None:

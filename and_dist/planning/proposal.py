@@ -19,6 +19,7 @@ import yaml
 from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
 from and_dist.data.survey import Survey
+from and_dist.distributed.launch_env import count_gpus
 
 ROUNDS = 4
 FEWEST_FOR_HOLDOUT = 100
@@ -58,10 +59,7 @@ class Proposal:
 
 def has_gpu(asked: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether a run would train on a GPU, without loading torch."""
-    if asked != "auto":
-        return asked == "cuda"
-    is_hidden = environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    return not is_hidden and any(Path("/dev").glob("nvidia[0-9]*"))
+    return asked == "cuda" if asked != "auto" else count_gpus(environ) > 0
 
 
 def scale_for(found: Survey, is_on_gpu: bool) -> Scale:

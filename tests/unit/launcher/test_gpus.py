@@ -116,7 +116,7 @@ def test_a_job_here_takes_the_gpus_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    monkeypatch.setattr(count_gpus, "__defaults__", (devices,))
+    monkeypatch.setattr(count_gpus, "__defaults__", ({}, devices))
     chosen, said = choose(profile, "here", nodes)
     assert chosen == gpus
     assert said == (
@@ -128,7 +128,7 @@ def test_fewer_gpus_than_nodes_here_are_a_sentence(
     devices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(count_gpus, "__defaults__", (devices,))
+    monkeypatch.setattr(count_gpus, "__defaults__", ({}, devices))
     with pytest.raises(ValueError, match=r"has 1 GPU\(s\) for --nodes 2: give fewer nodes, or --g"):
         choose(Profile(), "here", nodes=2)
     assert choose(Profile(gpus_per_node=0), "here", nodes=2) == (0, [])

@@ -129,7 +129,9 @@ def test_init_refuses_in_a_sentence(cli: Cli, arguments: list[str], said: str) -
 def test_a_gpu_is_seen_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert has_gpu("cuda", {})
     assert not has_gpu("cpu", {})
-    monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("/dev/nvidia0")]))
+    monkeypatch.setattr(
+        Path, "iterdir", lambda *_: iter([Path(f"/dev/nvidia{at}") for at in "0123"])
+    )
     assert has_gpu("auto", {})
     assert has_gpu("auto", {"CUDA_VISIBLE_DEVICES": "2,3"})
     assert not has_gpu("auto", {"CUDA_VISIBLE_DEVICES": ""})
