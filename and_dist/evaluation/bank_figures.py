@@ -49,6 +49,7 @@ def moments_of(features_SD: Tensor, labels_S: Tensor, num_classes: int, world: W
     dim, device = features_SD.shape[1], features_SD.device
     sums = torch.zeros(dim + 1, dim + 1, dtype=torch.float64, device=device)
     of_classes = torch.zeros(num_classes, dim + 1, dtype=torch.float64, device=device)
+    classes_C = torch.arange(num_classes, device=device)
     tile = max(1, VALUES_OF_A_TILE // (dim + num_classes))
     for start in range(0, len(features_SD), tile):
         labels_T = labels_S[start : start + tile].to(device)
@@ -59,7 +60,7 @@ def moments_of(features_SD: Tensor, labels_S: Tensor, num_classes: int, world: W
         # A column of ones makes the sums and counts along with the products.
         rows_TD = functional.pad(rows_TD, (0, 1), value=1.0)
         sums += rows_TD.T @ rows_TD
-        is_of_TC = functional.one_hot(labels_T, num_classes)
+        is_of_TC = labels_T[:, None] == classes_C
         of_classes += is_of_TC.double().T @ rows_TD
     # What follows is small, and solved on the CPU.
     sums, of_classes = reduce_sum(world, sums).cpu(), reduce_sum(world, of_classes).cpu()

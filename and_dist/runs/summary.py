@@ -53,7 +53,7 @@ def as_table(summary: dict[str, Any], title: str, has_symbols: bool = True) -> T
         table.add_column(column, justify="right", no_wrap=True)
     for name, key in (("raw pixels", "raw_pixels"), ("random network", "random")):
         if summary[key]["knn"] is not None:
-            row = {"kNN %": percent(summary[key]["knn"])}
+            row = {"kNN": percent(summary[key]["knn"])}
             table.add_row(name, *(row.get(column, "-") for column in columns))
     for r in summary["rounds"]:
         table.add_row(f"round {r['round']}", *(show(r) for show in columns.values()))
@@ -72,13 +72,13 @@ def _figure(key: str) -> Callable[[dict[str, Any]], str]:
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "anchors": lambda r: f"{r['anchors']:,}",
-    "consistency %": _share("consistency"),
-    "bank-kNN %": _share("knn_bank"),
-    "probe %": _share("probe_bank"),
-    "kNN %": _share("knn"),
+    "consistency": _share("consistency"),
+    "bank-kNN": _share("knn_bank"),
+    "probe": _share("probe_bank"),
+    "kNN": _share("knn"),
     "time": lambda r: format_seconds(r["seconds"]),
 }
-"""The columns of the table, and how each shows a round."""
+"""The columns of the table, shares in %, and how each shows a round; 80 letters are enough."""
 COLUMNS_WITHOUT_LABELS: dict[str, Callable[[dict[str, Any]], str]] = {
     "anchors": COLUMNS["anchors"],
     "neighbour entropy": _figure("neighbour_entropy"),

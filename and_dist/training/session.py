@@ -72,8 +72,8 @@ def run_training(
             trainer.train()
         summary = on_coordinator(world, "writing the summary", lambda: write_summary(config.folder))
         has_labels = summary["rounds"][-1]["knn"] is not None
-        vote = f", kNN: {trainer.components.evaluator.vote}" if has_labels else ""
-        title = f"{config.name}{vote}"
+        vote = trainer.components.evaluator.vote
+        title = f"{config.name}, in %, kNN with {vote}" if has_labels else config.name
         display.show(as_table(summary, title, display.has_symbols))
         display.say(f"run folder: {config.folder}")
         return summary

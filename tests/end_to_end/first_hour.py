@@ -25,6 +25,8 @@ NUM_IMAGES = 240
 ODD_NAMES = ("my photo (1).jpg", "été à la mer.png", "写真.jpg", "🐈.jpg", "a;b&c$d.jpg", "-x.jpg")
 SHORT = ("curriculum.rounds=1", "curriculum.epochs=2", "run.device=cpu")
 """Overrides that make a run take seconds."""
+SHOWN = ("curriculum.rounds=2", "curriculum.epochs=30", "run.device=cpu")
+"""Overrides of the page: about a minute for each run, and too little to learn much."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ ABOUT_THE_PAGE = f"""# The first hour, as it is printed
 
 `python -m tests.end_to_end.first_hour --keep docs/first-hour.md` makes this page: two folders of
 {NUM_IMAGES} images each, one flat and one sorted into class folders, with strays, odd names, a loop
-of links, a pipe and a file that is cut short. [own-images.md](own-images.md) explains the steps.
+of links, a pipe and a file that is cut short. [own-images.md](own-images.md) explains the steps. The
+rounds are short, so that the page takes minutes, and too short to learn much from so few images.
 """
 
 
@@ -139,7 +142,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="page to write")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        page = as_page(first_hour(Path(folder)), Path(folder))
+        page = as_page(first_hour(Path(folder), *SHOWN), Path(folder))
     if given.keep:
         given.keep.write_text(page)
     else:

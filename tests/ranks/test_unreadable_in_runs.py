@@ -136,7 +136,7 @@ def look(world: World, config: Config, out: Path, stand_in: int) -> Looked:
     test_TD = torch.from_numpy(np.concatenate(gather_objects(world, test_MD.numpy())))
     if 0 <= broken - bank.start < len(train_SD):
         bank.features_SD[broken - bank.start] = test_TD[stand_in]
-    by_bank_M, anew_M = evaluator.places_of_both(encoder, bank)
+    by_bank_M, anew_M, _ = evaluator.places_of_both(encoder, bank)
     evaluator.share_bad_images(out)
     return Looked(by_bank_M, anew_M, bank.features_SD, train_SD, test_MD)
 
