@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Any
 from unicodedata import category
 
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that are replaced in names: controls, surrogates, line and paragraph ends."""
+
+BREAKS = re.compile(r"[/_=…](?=\S)|(?<!\d)[-.,](?=\S)|[-.,](?=[^\s\d])")
+"""The places at which a long name may go on in the next line: behind a slash, an underscore and the
+like, and behind a point, comma or hyphen that is not within a number or a date."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -19,6 +25,30 @@ def format_seconds(seconds: float) -> str:
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one decimal; - for None."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def pieces_of(text: str) -> list[str]:
+    """Split a text where a long name may go on in the next line, which is never within a word."""
+    ends = [match.end() for match in BREAKS.finditer(text)]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
+
+
+def elide(name: str, most: int) -> str:
+    """Return a name of at most `most` letters; a longer one has … in place of its middle.
+
+    The names of a folder often differ at their ends, so as many whole pieces of the end are kept as
+    there is room for behind the first piece. A name of one piece loses its end.
+    """
+    if len(name) <= most:
+        return name
+    first, *others = pieces_of(name)
+    room = most - 1
+    if not others:
+        return f"{name[:room]}…"
+    head, tail = first[: room // 2], ""
+    while others and len(head + others[-1] + tail) <= room:
+        tail = others.pop() + tail
+    return f"{head}…{tail or others[-1][len(head) - room :]}"
 
 
 def as_text(name: str) -> str:
