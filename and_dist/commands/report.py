@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from and_dist.commands.options import Force, Run
+from and_dist.commands.options import Force, Run, announce
 
 if TYPE_CHECKING:
     from and_dist.distributed.world import World
@@ -29,6 +29,7 @@ def report(
     force: Force = False,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
+    announce(run)
     from and_dist.report.build import gather, is_report, read_histories, write_page
     from and_dist.report.serve import Pages, follow
     from and_dist.runs.console import Display

@@ -1,18 +1,15 @@
-"""Load images by row as the network sees them, and encode them for a page or a picture.
+"""Load images by row as the network sees them, and encode them.
 
 B images of a batch, Q rows that can be read, D feature.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from and_dist.config.schema import DataConfig
@@ -23,12 +20,6 @@ from and_dist.data.unreadable import BadImages
 
 U8 = NDArray[np.uint8]
 IMAGES_PER_BATCH = 16
-LARGEST = 64
-"""The largest side of a thumbnail in pixels."""
-MOST_BYTES = 7_500_000
-"""The largest size of all thumbnails of a page together, as data URIs."""
-SIZES = ((LARGEST, 80), (48, 70), (32, 60), (24, 40))
-"""Pairs of side and WebP quality to try, the best first."""
 
 
 class ImageReader:
@@ -63,14 +54,6 @@ class ImageReader:
         scaled_CHW = (image_CHW * self._std_311 + self._mean_311) * 255
         return scaled_CHW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
-    def thumbnails(self, rows: Iterable[int]) -> dict[int, Image.Image]:
-        """Return pictures by row, at most LARGEST pixels high and wide; skip unreadable ones."""
-        return {
-            row: shrink(Image.fromarray(self.pixels(image_CHW)), LARGEST)
-            for found, images_BCHW in self.batches(rows)
-            for row, image_CHW in zip(found, images_BCHW, strict=True)
-        }
-
     @torch.no_grad()
     def features(self, rows: Iterable[int], network: nn.Module) -> tuple[list[int], Tensor]:
         """Return the rows that can be read and their features [Q, D] on the CPU."""
@@ -94,29 +77,3 @@ def short_name(index: ImageIndex, row: int) -> str:
     """Return an image's path below its folder, or its row number if it lies in an archive."""
     store = index.store
     return store.names[row] if isinstance(store, FileStore) else f"row {row}"
-
-
-def shrink(image: Image.Image, side: int) -> Image.Image:
-    """Return a copy of at most `side` pixels height and width; smaller images keep their size."""
-    smaller = image.copy()
-    smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return smaller
-
-
-def as_uri(image: Image.Image, quality: int = 80) -> str:
-    """Return an image as a data URI in WebP."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def as_uris(images: dict[str, Image.Image]) -> dict[str, str]:
-    """Return data URIs by key, as large and as good as MOST_BYTES for all of them allows.
-
-    The smallest of SIZES is used even if it takes more.
-    """
-    for side, quality in SIZES:
-        uris = {key: as_uri(shrink(image, side), quality) for key, image in images.items()}
-        if sum(map(len, uris.values())) <= MOST_BYTES:
-            break
-    return uris

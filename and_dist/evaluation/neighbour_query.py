@@ -38,7 +38,7 @@ from and_dist.evaluation.picture_sheet import (
     Words,
     draw_sheet,
 )
-from and_dist.evaluation.thumbnails import read_thumbnail
+from and_dist.evaluation.source_pictures import read_thumbnail
 from and_dist.runs.console import Display
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import IsOurs, check_output, open_new

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from and_dist.data.index import ImageIndex, LabelledImages
 from and_dist.evaluation.image_reader import short_name
 from and_dist.evaluation.picture_sheet import PICTURE, Frame, Group, Picture, Words, draw_sheet
-from and_dist.evaluation.thumbnails import read_thumbnail
+from and_dist.evaluation.source_pictures import read_thumbnail
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.runs.round_pictures import SOFTWARE, is_picture, picture_path
 from and_dist.utils.owned_files import open_new

@@ -31,6 +31,15 @@ MOST_POINTS = 1000
 """The largest number of points of a curve; longer curves are averaged."""
 DIGITS = 5
 """The number of significant digits of every plotted number."""
+PERCENT, COUNT, LOSS = ".1f", ",.0f", ".3f"
+"""How percentages, counts and losses are written, in the words of Python and of Plotly."""
+GROUPED = ",~r"
+"""How Plotly writes the numbers along an axis of counts: with commas, and no more digits than
+needed."""
+MOST_LETTERS = 32
+"""The largest number of letters of a name on the page; a title or a text beside it has all."""
+UNREADABLE = 1e12
+"""A number from which on nobody counts its digits."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Chart:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """The data of the figure as the rows of a table."""
+    texts: int = 0
+    """The number of columns that hold text; the columns behind them hold numbers."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the rounded figure and its views, as page.js draws them."""
@@ -87,6 +98,15 @@ def thin(x: F64, y: F64) -> tuple[list[float], list[float]]:
     count = max(1, min(len(x), MOST_POINTS))
     means = [[float(part.mean()) for part in np.array_split(v, count)] for v in (x, y)]
     return means[0], means[1]
+
+
+def number(value: float, spec: str) -> str:
+    """Return a number as text, without zeros at the end of its decimals where `spec` has a ~.
+
+    A number too large to be read is written with an exponent.
+    """
+    text = format(value, spec.replace("~", "") if abs(value) < UNREADABLE else ".4g")
+    return text.rstrip("0").rstrip(".") if "~" in spec and "." in text else text
 
 
 def plain(text: str) -> str:

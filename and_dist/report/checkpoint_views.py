@@ -21,7 +21,8 @@ from and_dist.config.schema import Config
 from and_dist.data.datasets import load_test
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.world import World
-from and_dist.evaluation.image_reader import ImageReader, as_uri, as_uris
+from and_dist.evaluation.image_reader import ImageReader
+from and_dist.evaluation.source_pictures import load_seen_part, load_thumbnails
 from and_dist.report.grad_cam import attend, overlay
 from and_dist.report.misclassified import Mistake, Mistakes, find_mistakes
 from and_dist.report.neighbourhood_examples import (
@@ -31,6 +32,7 @@ from and_dist.report.neighbourhood_examples import (
     read_round,
 )
 from and_dist.report.projection import begin_projections
+from and_dist.report.thumbnails import LARGEST, Thumbnails, as_uri, encode_all
 from and_dist.utils.formatting import as_text
 from and_dist.utils.progress import Phase
 
@@ -41,7 +43,7 @@ TEST_IMAGES, TEST_PIXELS = 512, 256 * 224 * 224
 ATTENDED = (("low", 3), ("middle", 3), ("high", 2))
 """The number of images whose attention is shown, by band of entropy."""
 OVERLAY_SIDE = 112
-"""The side of a picture with its attention, in pixels."""
+"""The side of a picture with its attention, in pixels; small images take somewhat more."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class Findings:
     map: MapPoints | None = None
     mistakes: Mistakes | None = None
     attended: tuple[Attended, ...] = ()
-    pictures: dict[str, str] = field(default_factory=dict)
-    """A key -> data URI; `r12` is training image 12, `t12` is test image 12."""
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    """The pictures by key; `r12` is training image 12, `t12` is test image 12."""
     names: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """A key as in `pictures` -> (name, class)."""
+    """A key as in `thumbnails` -> (name, class)."""
     class_names: tuple[str, ...] = ()
 
 
@@ -188,7 +190,8 @@ class _Search:
             return ()
         pairs = self._pairs(rounds)
         images = self.train.load(row for pair in pairs for row in pair)
-        pairs = [pair for pair in pairs if set(pair) <= images.keys()]
+        parts = {row: part for row, _ in pairs if (part := self._seen_part(row)) is not None}
+        pairs = [pair for pair in pairs if set(pair) <= images.keys() and pair[0] in parts]
         if not pairs:
             return ()
         images_BCHW, others_BCHW = (
@@ -203,9 +206,9 @@ class _Search:
                     targets_BD = encoder(others_BCHW)
                 maps_BHW, cosines_B = attend(encoder, images_BCHW, targets_BD)
                 when = self._progress_of(opened)
-                for at, of_pair in enumerate(maps):
-                    shown = self._overlay(images_BCHW[at], maps_BHW[at])
-                    of_pair.append((when, shown, float(cosines_B[at])))
+                for at, (row, _) in enumerate(pairs):
+                    shown = _overlay(parts[row], maps_BHW[at])
+                    maps[at].append((when, shown, float(cosines_B[at])))
                 del encoder  # frees its memory before the next one is loaded
                 advance(1 / len(trained))
         return tuple(
@@ -221,16 +224,10 @@ class _Search:
             return f"round {round_index}"
         return f"{done} of {epochs} epochs of round {round_index}" if done else ""
 
-    def _overlay(self, image_CHW: Tensor, map_HW: Tensor) -> str:
-        """Return an enlarged image under the colours of its map, as a data URI."""
+    def _seen_part(self, row: int) -> Image.Image | None:
+        """Return the part of a training image that the encoder sees, None if it is unreadable."""
         assert self.train is not None
-        size = (OVERLAY_SIDE, OVERLAY_SIDE)
-        enlarged = Image.fromarray(self.train.pixels(image_CHW)).resize(
-            size, Image.Resampling.BICUBIC
-        )
-        map_11HW = map_HW[None, None]
-        smooth_HW = torch.nn.functional.interpolate(map_11HW, size, mode="bilinear")[0, 0]
-        return as_uri(overlay(np.asarray(enlarged), smooth_HW))
+        return load_seen_part(self.train.images.index, row, self.config.data, OVERLAY_SIDE)
 
     def _pairs(self, rounds: Sequence[RoundTable]) -> list[tuple[int, int]]:
         """Return pairs of an anchor of the last round and its nearest neighbour.
@@ -252,8 +249,8 @@ class _Search:
 
     def pictures(
         self, train_rows: Iterable[int], test_rows: Iterable[int]
-    ) -> tuple[dict[str, str], dict[str, tuple[str, str | None]]]:
-        """Return the pictures and names of the given rows, as Findings holds them."""
+    ) -> tuple[Thumbnails, dict[str, tuple[str, str | None]]]:
+        """Return the thumbnails and names of the given rows, as Findings holds them."""
         images: dict[str, Image.Image] = {}
         names: dict[str, tuple[str, str | None]] = {}
         with self.phase("pictures") as advance:
@@ -268,10 +265,17 @@ class _Search:
                     f"{letter}{row}": _as_texts(reader.name_of(row), reader.class_of(row))
                     for row in wanted
                 }
-                for row, image in reader.thumbnails(wanted).items():
+                for row, image in load_thumbnails(reader.images.index, wanted, LARGEST).items():
                     images[f"{letter}{row}"] = image
                 advance(0.5)
-        return as_uris(images), names
+        return encode_all(images), names
+
+
+def _overlay(picture: Image.Image, map_HW: Tensor) -> str:
+    """Return a picture under the colours of its map, as a data URI."""
+    size = picture.height, picture.width
+    smooth_HW = torch.nn.functional.interpolate(map_HW[None, None], size, mode="bilinear")[0, 0]
+    return as_uri(overlay(np.asarray(picture), smooth_HW))
 
 
 def _as_texts(name: str, label: str | None) -> tuple[str, str | None]:

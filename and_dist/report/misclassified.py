@@ -41,7 +41,8 @@ class Mistakes:
     nearest: tuple[Mistake, ...]
     """The mistakes that are closest to a training image, closest first."""
     farthest: tuple[Mistake, ...]
-    """The mistakes that are farthest from all training images, farthest first."""
+    """The mistakes that are farthest from all training images, farthest first; none of them is
+    among the nearest."""
     num_wrong: int
     num_images: int
 
@@ -72,5 +73,5 @@ def find_mistakes(
         )
 
     nearest = tuple(map(describe, by_similarity[:SHOWN]))
-    farthest = tuple(map(describe, by_similarity[::-1][:SHOWN]))
+    farthest = tuple(map(describe, by_similarity[SHOWN:][: -SHOWN - 1 : -1]))
     return Mistakes(nearest, farthest, len(wrong), len(rows))

@@ -11,15 +11,19 @@ import plotly.graph_objects as go
 from and_dist.report.charts import (
     COLOURS,
     CONSISTENT,
+    COUNT,
+    GROUPED,
     INCONSISTENT,
+    MOST_LETTERS,
     NEUTRAL,
+    PERCENT,
     Chart,
     View,
     cycle,
     plain,
 )
-from and_dist.report.run_history import History, Record
-from and_dist.utils.formatting import percent
+from and_dist.report.run_history import History, share_consistent
+from and_dist.utils.formatting import elide, percent
 
 
 def pairs_by_round(history: History) -> Chart | None:
@@ -39,22 +43,30 @@ def pairs_by_round(history: History) -> Chart | None:
         alt = "; ".join(f"round {r}: {n:,} anchors" for r, n in zip(rounds, anchors, strict=True))
         columns: tuple[str, ...] = ("round", "anchors")
         rows += [(str(r), f"{n:,}") for r, n in zip(rounds, anchors, strict=True)]
+        counted = "anchors"
         note = "Without labels nobody can say which neighbours are of the anchor's class."
     else:
         for key, colour in (("consistent", CONSISTENT), ("inconsistent", INCONSISTENT)):
             figure.add_bar(x=rounds, y=[r[key] for r in found], name=key, marker_color=colour)
         columns = ("round", "consistent", "inconsistent", "consistent %")
         rows += [
-            (str(r["round"]), f"{r['consistent']:,}", f"{r['inconsistent']:,}", percent(_share(r)))
+            (
+                str(r["round"]),
+                f"{r['consistent']:,}",
+                f"{r['inconsistent']:,}",
+                percent(share_consistent(r)),
+            )
             for r in found
         ]
+        counted = "pairs"
         alt = "; ".join(f"round {row[0]}: {row[1]} of one class, {row[2]} not" for row in rows)
         note = (
             "Figure 6 of the paper, of this run: pairs of an anchor and its neighbour that are of "
             "one class, and those that are not. Labels serve this picture, not the training."
         )
-    figure.update_layout(barmode="stack", xaxis_title="round", yaxis_title="pairs")
-    figure.update_xaxes(dtick=1)
+    figure.update_layout(barmode="stack")
+    figure.update_xaxes(title="round", dtick=1)
+    figure.update_yaxes(title=counted, tickformat=GROUPED, hoverformat=COUNT)
     title = "Neighbourhoods by round"
     return Chart("pairs", title, figure, f"{title}. {alt}.", note, (), columns, tuple(rows))
 
@@ -81,7 +93,7 @@ def consistency_by_entropy(history: History) -> Chart | None:
         )
     figure.update_layout(xaxis_title="tenth of the anchors, lowest entropy first")
     figure.update_xaxes(dtick=1)
-    figure.update_yaxes(title="consistent pairs %", rangemode="tozero")
+    figure.update_yaxes(title="consistent pairs %", rangemode="tozero", hoverformat=PERCENT)
     width = max(len(row) for row in rows) - 1
     columns = ("round", *(f"tenth {at}" for at in range(1, width + 1)))
     return Chart(
@@ -134,10 +146,10 @@ def entropy_histograms(history: History, cuts: dict[int, float]) -> Chart | None
     figure.update_layout(
         barmode="stack",
         bargap=0,
-        xaxis_title="entropy",
-        yaxis_title="images",
         shapes=list(views[-1].shapes),
     )
+    figure.update_xaxes(title="entropy", hoverformat=".3f")
+    figure.update_yaxes(title="images", tickformat=GROUPED, hoverformat=COUNT)
     columns = ("round", "lowest", "mean", "highest", "cut", "anchors")
     alt = "; ".join(f"round {r[0]}: from {r[1]} to {r[3]}, cut at {r[4]}" for r in rows)
     return Chart(
@@ -172,7 +184,7 @@ def feature_map(
                 y=[points[i][1] for i in members],
                 customdata=[keys[i] for i in members],
                 mode="markers",
-                name=plain(name),
+                name=plain(elide(name, MOST_LETTERS)),
                 hoverinfo="none",
                 visible=not views,
                 marker={"size": 6, "opacity": 0.75, "color": colour_of.get(name, "#999999")},
@@ -180,13 +192,14 @@ def feature_map(
         views.append(View(method, tuple(range(at, len(figure.data)))))
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False)
+    # One unit is equally long on both axes, at any size of the window.
+    figure.update_yaxes(showticklabels=False, zeroline=False, scaleanchor="x", scaleratio=1)
     shown = f"{len(keys):,} images of the bank in two dimensions by {' and '.join(projections)}"
     return Chart(
         "map",
         "In two dimensions",
         figure,
-        f"{shown}, in {len(names)} groups.",
+        f"{shown}, in {len(names):,} groups.",
         "Point at an image, or focus the map and press the arrow keys. Near points have similar "
         "features; directions mean nothing.",
         tuple(views) if len(views) > 1 else (),
@@ -204,9 +217,3 @@ def _cut_line(cut: float) -> dict[str, Any]:
         "y1": 1,
         "line": {"width": 2, "dash": "dash", "color": COLOURS[1]},
     }
-
-
-def _share(record: Record) -> float | None:
-    """Return the share of consistent pairs, or None without pairs."""
-    pairs = record["consistent"] + record["inconsistent"]
-    return record["consistent"] / pairs if pairs else None

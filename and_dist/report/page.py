@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from and_dist.report.charts import COLOURS, Chart, date_of
+from and_dist.report.charts import COLOURS, MOST_LETTERS, Chart, date_of
 from and_dist.report.neighbourhood_charts import (
     consistency_by_entropy,
     entropy_histograms,
@@ -24,9 +24,11 @@ from and_dist.report.neighbourhood_charts import (
     pairs_by_round,
 )
 from and_dist.report.run_history import History
-from and_dist.report.summary_tables import summary_tables
-from and_dist.report.training_charts import accuracy_by_round, time_line, training_curves
-from and_dist.utils.formatting import format_seconds, percent
+from and_dist.report.summary_cards import summary_cards, with_sign
+from and_dist.report.summary_tables import Grid, summary_tables
+from and_dist.report.time_line import time_line
+from and_dist.report.training_charts import accuracy_by_round, training_curves
+from and_dist.utils.formatting import elide, pieces_of
 
 if TYPE_CHECKING:  # a page without pictures is written without torch
     from and_dist.report.checkpoint_views import Attended, Findings
@@ -52,14 +54,7 @@ def render(
     charts = _charts(histories, findings)
     script, plotly = (ASSETS / "page.js").read_text(), get_plotlyjs()
     data = _as_script_text(_data(charts, findings))
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    return _template().render(
         history=history,
         findings=findings and _view_of(findings),
         mistakes=_mistakes(findings),
@@ -74,15 +69,33 @@ def render(
         written=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         subtitle=_subtitle(history),
         sections=_sections(charts, findings),
-        tiles=_tiles(history),
+        cards=summary_cards(history),
         notes=findings.notes if findings else ("No checkpoint was looked at yet: no pictures.",),
         summary_tables=summary_tables(histories),
-        has_browser=bool(findings and findings.rounds),
         why_no_neighbourhoods=_why_no_neighbourhoods(history),
-        incidents=[(date_of(i.when), i.kind, i.text) for i in history.incidents],
+        incidents=_incidents(history),
         environment=_environment(history),
         config_text=yaml.safe_dump(history.config.model_dump(mode="json"), sort_keys=False),
     )
+
+
+def _template() -> Template:
+    """Return the page's template, which escapes every text that it shows."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    environment.filters["short"] = lambda name: elide(name, MOST_LETTERS)
+    return environment.get_template("page.html")
+
+
+def breakable(text: str) -> Markup:
+    """Return a text as HTML in which each of its pieces may stand in a line of its own."""
+    return Markup("<wbr>").join(pieces_of(text))
 
 
 def _policy(scripts: Iterable[str], may_ask_its_server: bool) -> str:
@@ -139,7 +152,14 @@ def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str
     """Return the data that page.js reads."""
     drawn = {chart.key: chart.as_json() for of_section in charts.values() for chart in of_section}
     if findings is None:
-        return {"charts": drawn, "pictures": {}, "names": {}, "rounds": []}
+        return {
+            "charts": drawn,
+            "pictures": {},
+            "crisp": [],
+            "names": {},
+            "pieces": {},
+            "rounds": [],
+        }
     rounds = [
         {
             "round": table.round_index,
@@ -153,10 +173,28 @@ def _data(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str
     ]
     return {
         "charts": drawn,
-        "pictures": findings.pictures,
+        "pictures": findings.thumbnails.uris,
+        "crisp": sorted(findings.thumbnails.crisp),
         "names": findings.names,
+        "pieces": _pieces(findings),
         "rounds": rounds,
     }
+
+
+def _pieces(findings: Findings) -> dict[str, list[str]]:
+    """Return the names and classes that page.js shows in several pieces or shortened."""
+    rows: set[int] = set()
+    for table in findings.rounds:
+        rows |= {row for row, _ in table.hubs}
+        rows |= {row for e in table.examples for row in (e.row, *e.neighbours)}
+    found = {}
+    for row in rows & {int(key[1:]) for key in findings.names if key.startswith("r")}:
+        name, label = findings.names[f"r{row}"]
+        shown = name if label is None else label
+        pieces = pieces_of(elide(shown, MOST_LETTERS))
+        if pieces != [shown]:
+            found[shown] = pieces
+    return found
 
 
 def _subtitle(history: History) -> str:
@@ -172,10 +210,10 @@ def _subtitle(history: History) -> str:
     )
 
 
-def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list[tuple[str, str]]:
-    """Return (anchor, title) of the sections that the page has."""
+def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> dict[str, str]:
+    """Return the titles of the page's sections by anchor, which menu and headings show."""
     optional = {
-        "browser": bool(findings and findings.rounds),
+        "anchors": bool(findings and findings.rounds),
         "attention": bool(findings and findings.attended),
         "map": bool(charts["map"]),
         "mistakes": bool(findings and findings.mistakes),
@@ -184,32 +222,14 @@ def _sections(charts: dict[str, list[Chart]], findings: Findings | None) -> list
         "summary": "Summary",
         "training": "Training",
         "neighbourhoods": "Neighbourhoods",
-        "browser": "Browser",
+        "anchors": "Anchors",
         "attention": "Attention",
         "map": "Map",
         "mistakes": "Mistakes",
         "time-line": "Time line",
         "config": "Configuration",
     }
-    return [(key, title) for key, title in titles.items() if optional.get(key, True)]
-
-
-def _tiles(history: History) -> list[tuple[str, str]]:
-    """Return (name, value) of the newest figures for the tiles at the top."""
-    step, last, found = history.last_step, history.last("round"), history.last("discovery")
-    tiles = {"starts": f"{len(history.starts)}"}
-    if step:
-        tiles["round"] = f"{step['round']:.0f} of {history.config.last_round}"
-        tiles["loss"] = f"{step['loss']:.3f}"
-        tiles["images/s"] = f"{step['images_per_s']:,.0f}"
-    for key, name in (("knn", "kNN"), ("knn_bank", "bank-kNN"), ("consistency", "consistency")):
-        if last.get(key) is not None:
-            tiles[name] = f"{percent(last[key])} %"
-    if found:
-        tiles["anchors"] = f"{found['anchors']:,}"
-    if last:
-        tiles["training time"] = format_seconds(sum(r["seconds"] for r in history.of("round")))
-    return list(tiles.items())
+    return {key: title for key, title in titles.items() if optional.get(key, True)}
 
 
 def _why_no_neighbourhoods(history: History) -> str:
@@ -219,17 +239,23 @@ def _why_no_neighbourhoods(history: History) -> str:
     return "Round 1 will be the first to discover neighbourhoods."
 
 
-def _environment(history: History) -> list[tuple[str, str]]:
-    """Return the environment of the last start, with the versions of packages, as rows."""
-    if not history.starts:
-        return []
-    about = history.starts[-1].about
-    flat = {**{k: v for k, v in about.items() if v and k != "packages"}, **about["packages"]}
-    words = {
-        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for key, value in flat.items()
-    }
-    return list(words.items())
+def _incidents(history: History) -> Grid:
+    """Return the starts, ends and incidents as a table."""
+    rows = tuple((date_of(i.when), i.kind, i.text) for i in history.incidents)
+    return Grid("Starts, ends and incidents", ("UTC", "what", "how"), rows, 3)
+
+
+def _environment(history: History) -> Grid:
+    """Return the environment of the last start, with the versions of packages, as a table."""
+    words: dict[str, str] = {}
+    if history.starts:
+        about = history.starts[-1].about
+        flat = {**{k: v for k, v in about.items() if v and k != "packages"}, **about["packages"]}
+        words = {
+            key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for key, value in flat.items()
+        }
+    return Grid("Environment of the last start", ("key", "value"), tuple(words.items()), 2)
 
 
 def _says(findings: Findings, key: str) -> str:
@@ -249,12 +275,12 @@ def _view_of(findings: Findings) -> dict[str, Any]:
 def _attended(findings: Findings, one: Attended) -> dict[str, Any]:
     """Return one image with its attention as the template reads it."""
     key, other = f"r{one.row}", f"r{one.neighbour}"
-    (_, label), (_, other_label) = (findings.names.get(k, (k, None)) for k in (key, other))
+    (name, label), (_, other_label) = (findings.names.get(k, (k, None)) for k in (key, other))
     marks = {True: ", same class", False: f", {other_label}"}
     return {
         "key": key,
         "alt": _says(findings, key),
-        "says": _says(findings, key),
+        "says": name if label is None else label,
         "neighbour_key": other,
         "neighbour_alt": f"neighbour: {_says(findings, other)}",
         "neighbour_says": "" if label is None else marks[label == other_label],
@@ -275,18 +301,21 @@ def _mistakes(findings: Findings | None) -> dict[str, Any] | None:
     if findings is None or findings.mistakes is None:
         return None
     found = findings.mistakes
+    nearest = "Nearest" if found.farthest else "All of them, nearest first"
     kinds = (
         (
-            "Nearest",
+            nearest,
             "Closest to the training images they were taken for: often alike to the eye, "
             "sometimes labelled wrong.",
             found.nearest,
         ),
         ("Farthest", "Far from everything in the bank.", found.farthest),
     )
+    wrong = found.num_wrong
+    says = f"wrong about {wrong:,} ({with_sign(wrong / max(1, found.num_images))})"
     return {
-        "says": f"Of {found.num_images:,} test images, evenly chosen, the bank's votes are wrong "
-        f"about {found.num_wrong:,}.",
+        "says": f"Of {found.num_images:,} test images, evenly chosen, the bank's kNN votes are "
+        f"{says if wrong else 'wrong about none'}.",
         "kinds": [
             {"title": title, "note": note, "mistakes": [_mistake(findings, m) for m in mistakes]}
             for title, note, mistakes in kinds

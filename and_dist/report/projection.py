@@ -18,6 +18,8 @@ def begin_projections(
 ) -> Callable[[], dict[str, Tensor]]:
     """Start UMAP; return a function that waits for it and returns points [Q, 2] by method.
 
+    UMAP comes first, because it shows more of the neighbourhoods than PCA does.
+
     If UMAP is installed and fails, `note` is told why and the result lacks it.
     """
     by_umap = None
@@ -25,14 +27,14 @@ def begin_projections(
         by_umap = begin_umap(features_QD.numpy())
 
     def finish() -> dict[str, Tensor]:
-        found = {"PCA": principal_components(features_QD)}
+        found = {}
         if by_umap is not None:
             try:
                 found["UMAP"] = torch.from_numpy(by_umap.result()).double()
             except Exception as error:  # a page is useful without UMAP
                 note(f"no UMAP: {type(error).__name__}: {error}")
                 forget_process()
-        return found
+        return found | {"PCA": principal_components(features_QD)}
 
     return finish
 

@@ -127,6 +127,7 @@ def read_history(run: Path) -> History:
     try:
         metrics = run / "metrics.jsonl"
         records, steps = _sort_out(stream(metrics) if metrics.exists() else ())
+        _check_rounds(records, steps, config.last_round)
         starts = _read_starts(run, np.append(steps["time"], [r.get("time", 0) for r in records]))
         judged = tuple(_read_verdicts(run))
         evaluations = tuple(_read_evaluations(run))
@@ -135,6 +136,25 @@ def read_history(run: Path) -> History:
     found = [*_of_starts(starts), *_of_metrics(records), *_of_stalls(run), *judged]
     incidents = tuple(sorted(found, key=lambda incident: incident.when))
     return History(config.name, run, config, records, steps, starts, incidents, evaluations)
+
+
+def share_in(record: Record, key: str) -> float | None:
+    """Return a share between 0 and 1 from a record, or None if it holds none by this key.
+
+    A revision may write keys that `runs.records` does not check.
+    """
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
+
+
+def share_consistent(record: Record) -> float | None:
+    """Return the share of consistent pairs of a discovery, or None without labels or pairs."""
+    if record["consistent"] is None or record["inconsistent"] is None:
+        return None
+    pairs = record["consistent"] + record["inconsistent"]
+    return record["consistent"] / pairs if pairs else None
 
 
 def seconds_of(text: str) -> float:
@@ -153,6 +173,17 @@ def _sort_out(lines: Iterable[Record]) -> tuple[tuple[Record, ...], dict[str, F6
         else:
             others.append(record)
     return tuple(others), {key: np.array(column) for key, column in columns.items()}
+
+
+def _check_rounds(records: tuple[Record, ...], steps: dict[str, F64], last_round: int) -> None:
+    """Raise ValueError if metrics.jsonl tells of a round that the config does not have."""
+    rounds = [r["round"] for r in records if r["event"] in ("epoch", "round", "discovery")]
+    highest = max(np.append(steps["round"], [0, *rounds]))
+    if highest > last_round:
+        raise ValueError(
+            f"metrics.jsonl tells of round {highest:.0f}, and config.yaml ends with round "
+            f"{last_round}"
+        )
 
 
 def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:

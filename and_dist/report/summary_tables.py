@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from and_dist.config.comparison import differing_keys
-from and_dist.report.run_history import History
+from and_dist.report.run_history import History, share_in
 from and_dist.utils.formatting import format_seconds, percent
 
-Grid = dict[str, Any]
-"""A table of the page: caption, columns and rows."""
+NOTHING = "-"
+"""The text of a cell without a value."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Hold a table of the page."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: int
+    """The number of columns that hold text; the columns behind them hold numbers."""
 
 
 def summary_tables(histories: Sequence[History]) -> list[Grid]:
@@ -20,38 +31,61 @@ def summary_tables(histories: Sequence[History]) -> list[Grid]:
         tables.append(_table_of_evaluations(histories))
     if len(histories) > 1:
         tables += [_table_of_runs(histories), _table_of_differences(histories)]
-    return [table for table in tables if table["rows"]]
+    return [_without_empty_columns(table) for table in tables if table.rows]
+
+
+def _without_empty_columns(table: Grid) -> Grid:
+    """Leave out the columns of numbers that have no value in any row."""
+    kept = [
+        at
+        for at in range(len(table.columns))
+        if at < table.texts or any(row[at] != NOTHING for row in table.rows)
+    ]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
 
 
 def _table_of_rounds(history: History) -> Grid:
     """Return baselines and accuracies by round."""
     baselines = history.last("baselines")
-    names = {"raw_pixels": "raw pixels", "random": "random network"}
+    names = {"raw_pixels": "raw pixels", "random": "untrained network"}
+    none = NOTHING
     rows = [
-        (name, "-", "-", "-", percent(baselines[key]), "-")
+        (name, percent(baselines[key]), none, none, none, none, none)
         for key, name in names.items()
         if baselines.get(key) is not None
     ]
     rows += [
         (
             f"round {r['round']}",
-            f"{r['anchors']:,}",
-            percent(r["consistency"]),
-            percent(r["knn_bank"]),
             percent(r["knn"]),
+            percent(r["knn_bank"]),
+            percent(share_in(r, "probe_bank")),
+            percent(r["consistency"]),
+            f"{r['anchors']:,}",
             format_seconds(r["seconds"]),
         )
         for r in history.of("round")
     ]
-    columns = ("after", "anchors", "consistency %", "bank-kNN %", "kNN %", "time")
+    columns = (
+        "after",
+        "kNN %",
+        "bank-kNN %",
+        "linear probe %",
+        "consistency %",
+        "anchors",
+        "time",
+    )
     settings = history.config.evaluation
-    caption = f"By round; kNN with K {settings.knn}, tau {settings.knn_temperature}"
-    return {"caption": caption, "columns": columns, "rows": rows}
+    caption = "By round"
+    if any(row[1] != none for row in rows):
+        caption += f"; kNN with K {settings.knn}, tau {settings.knn_temperature}"
+    return Grid(caption, columns, tuple(rows), 1)
 
 
 def _table_of_evaluations(histories: Sequence[History]) -> Grid:
     """Return the results of `and-dist evaluate`."""
-    rows = [
+    rows = tuple(
         (
             history.name,
             record["checkpoint"],
@@ -65,7 +99,7 @@ def _table_of_evaluations(histories: Sequence[History]) -> Grid:
         for history in histories
         for record in history.evaluations
         for of in record["of"].values()
-    ]
+    )
     columns = (
         "run",
         "checkpoint",
@@ -76,7 +110,7 @@ def _table_of_evaluations(histories: Sequence[History]) -> Grid:
         "images",
         "unreadable",
     )
-    return {"caption": "Evaluated by and-dist evaluate", "columns": columns, "rows": rows}
+    return Grid("Evaluated by and-dist evaluate", columns, rows, 3)
 
 
 def _table_of_runs(histories: Sequence[History]) -> Grid:
@@ -89,20 +123,27 @@ def _table_of_runs(histories: Sequence[History]) -> Grid:
             (
                 history.name,
                 history.config.method,
-                str(history.config.seed),
                 history.state,
                 percent(last.get("knn")),
                 percent(last.get("knn_bank")),
+                percent(share_in(last, "probe_bank")),
                 percent(last.get("consistency")),
+                str(history.config.seed),
                 format_seconds(seconds),
             )
         )
-    columns = ("run", "method", "seed", "state", "kNN %", "bank-kNN %", "consistency %", "time")
-    return {
-        "caption": "Runs beside each other, after their last rounds",
-        "columns": columns,
-        "rows": rows,
-    }
+    columns = (
+        "run",
+        "method",
+        "state",
+        "kNN %",
+        "bank-kNN %",
+        "linear probe %",
+        "consistency %",
+        "seed",
+        "time",
+    )
+    return Grid("Runs beside each other, after their last rounds", columns, tuple(rows), 3)
 
 
 def _table_of_differences(histories: Sequence[History]) -> Grid:
@@ -114,4 +155,4 @@ def _table_of_differences(histories: Sequence[History]) -> Grid:
             key, _, values = difference.partition(": ")
             rows.append((history.name, key, *values.split(" -> ", 1)))
     columns = ("run", "key", histories[0].name, "here")
-    return {"caption": "Trained otherwise", "columns": columns, "rows": rows}
+    return Grid("Trained otherwise", columns, tuple(rows), len(columns))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from unicodedata import category
 
@@ -10,6 +12,10 @@ NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that are replaced in names: controls, surrogates, line and paragraph ends."""
 
 BARS = "▁▂▃▄▅▆▇█"
+
+BREAKS = re.compile(r"[/_=…](?=\S)|(?<!\d)[-.,](?=\S)|[-.,](?=[^\s\d])")
+"""The places at which a long name may go on in the next line: behind a slash, an underscore and the
+like, and behind a point, comma or hyphen that is not within a number or a date."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -29,6 +35,30 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def pieces_of(text: str) -> list[str]:
+    """Split a text where a long name may go on in the next line, which is never within a word."""
+    ends = [match.end() for match in BREAKS.finditer(text)]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
+
+
+def elide(name: str, most: int) -> str:
+    """Return a name of at most `most` letters; a longer one has … in place of its middle.
+
+    The names of a folder often differ at their ends, so as many whole pieces of the end are kept as
+    there is room for behind the first piece. A name of one piece loses its end.
+    """
+    if len(name) <= most:
+        return name
+    first, *others = pieces_of(name)
+    room = most - 1
+    if not others:
+        return f"{name[:room]}…"
+    head, tail = first[: room // 2], ""
+    while others and len(head + others[-1] + tail) <= room:
+        tail = others.pop() + tail
+    return f"{head}…{tail or others[-1][len(head) - room :]}"
 
 
 def as_text(name: str) -> str:

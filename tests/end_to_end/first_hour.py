@@ -120,8 +120,8 @@ ABOUT_THE_PAGE = f"""# The first hour, as it is printed
 
 `python -m tests.end_to_end.first_hour --keep docs/first-hour.md` makes this page: two folders of
 {NUM_IMAGES} images each, one flat and one sorted into class folders, with strays, odd names, a loop
-of links, a pipe and a file that is cut short. [own-images.md](own-images.md) explains the steps. The
-rounds are short, so that the page takes minutes, and too short to learn much from so few images.
+of links, a pipe and a file that is cut short. [own-images.md](own-images.md) explains the steps.
+The rounds are short, so that the page takes minutes, and too short to learn much.
 """
 
 

@@ -11,7 +11,15 @@ from playwright.sync_api import Browser, sync_playwright
 
 from slurm.testcluster.cluster import PATIENCE
 from tests.end_to_end.processes import train_interrupted
-from tests.report.runs import CLASSES, Open, Watched, command, save_images, trained
+from tests.report.runs import (
+    CLASSES,
+    Open,
+    Watched,
+    add_to_metrics,
+    command,
+    save_images,
+    trained,
+)
 from tests.suites import skip_without
 
 
@@ -75,7 +83,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     save_images(folder / "train", 64, CLASSES, 0)
     save_images(folder / "test", 24, CLASSES, 1000)
-    save_images(folder / "flat", 48, (), 2000)
+    save_images(folder / "flat", 48, (), 2000, (300, 200))
     return folder
 
 
@@ -98,6 +106,15 @@ def unlabelled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def measured(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The labelled run with the figures of every epoch and round that tell of a collapse."""
+    run = Path(shutil.copytree(labelled, tmp_path_factory.mktemp("runs") / "measured"))
+    figures = {"probe_bank": 0.625, "spread": 0.9, "mean_norm": 0.1, "neighbour_entropy": 0.5}
+    add_to_metrics(run, figures, ("epoch", "round"))
+    return run
+
+
+@pytest.fixture(scope="session")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_interrupted(tmp_path_factory.mktemp("runs"), "evaluation.baselines=false")
 
@@ -108,6 +125,7 @@ def pages(
     rival: Path,
     unlabelled: Path,
     resumed: Path,
+    measured: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Kind -> file, in a folder that holds nothing else."""
@@ -118,6 +136,7 @@ def pages(
         "resumed": (resumed,),
         "compared": (labelled, "--compare", rival),
         "rival": (rival,),
+        "measured": (measured,),
     }
     for kind, arguments in asked.items():
         command("report", *arguments, "--out", folder / f"{kind}.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,17 +17,24 @@ from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.training.session import run_training
 from slurm.testcluster.cluster import PATIENCE
-from tests.pictures import picture, save
+from tests.pictures import Size, picture, save
 
 ARTEFACTS = Path("artefacts")
 """Screenshots, to be looked at."""
-CLASSES = ("<img src=x onerror=pwned=1>", "\"'><b>quoted", "😀 emoji", "\u202eأبجد")
+CLASSES = (
+    "<img src=x onerror=pwned=1>",
+    "\"'><b>quoted",
+    "😀 emoji",
+    "\u202eأبجد",
+    "n02099601_golden_retriever",
+)
 FILES = (
     "<svg onload=pwned=1>{}.png",
     "\"'{}&amp;.png",
     "😀{}.png",
     "\u202eعربي{}.png",
     "\udcff\x1b[31m{}.png",
+    "IMG_2024-05-17_holiday-in-the-mountains_with_everyone_{}_final.png",
 )
 SHORT = (
     "data.limit=null",
@@ -71,11 +79,13 @@ Open = Callable[..., Watched]
 Scheme = Literal["light", "dark"]
 
 
-def save_images(folder: Path, count: int, classes: tuple[str, ...], seed: int) -> Path:
+def save_images(
+    folder: Path, count: int, classes: tuple[str, ...], seed: int, size: Size = (24, 24)
+) -> Path:
     for number in range(count):
         name = FILES[number % len(FILES)].format(number)
         label = classes[number % len(classes)] if classes else ""
-        save(folder / label / name, picture(seed + number, (24, 24)))
+        save(folder / label / name, picture(seed + number, size))
     return folder
 
 
@@ -85,6 +95,14 @@ def trained(root: Path, name: str, *overrides: str) -> Path:
     )
     run_training(config, Watchdog(), "quiet")
     return config.folder
+
+
+def add_to_metrics(run: Path, figures: dict[str, float | None], events: tuple[str, ...]) -> None:
+    """As a revision writes them that measures more at the ends of epochs and rounds."""
+    file = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    more = [line | (figures if line["event"] in events else {}) for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in more))
 
 
 def command(*arguments: object) -> None:

@@ -14,17 +14,20 @@ from typing import Any
 import pytest
 import torch
 
+from and_dist.checkpoint.bank_reader import StoredBank
 from and_dist.checkpoint.reader import open_checkpoint
+from and_dist.config.schema import EvaluationConfig
 from and_dist.distributed.world import open_world
 from and_dist.evaluation.neighbourhood_stats import by_entropy
 from and_dist.report.build import gather
 from and_dist.report.checkpoint_views import Findings
+from and_dist.report.misclassified import find_mistakes
 from and_dist.report.neighbourhood_examples import load_neighbourhoods
 from and_dist.report.run_history import read_history
 from and_dist.runs.console import Display
 from and_dist.utils.progress import Advance, silently
 from tests.conftest import Cli
-from tests.report.runs import command
+from tests.report.runs import CLASSES, command
 
 pytestmark = pytest.mark.whole_run
 
@@ -44,7 +47,7 @@ def copied(labelled: Path, tmp_path: Path) -> Path:
 
 def report(run: Path, tmp_path: Path, *more: object) -> str:
     command("report", run, "--out", tmp_path / "page.html", *more)
-    return (tmp_path / "page.html").read_text()
+    return (tmp_path / "page.html").read_text().replace("<wbr>", "")
 
 
 def data_of(page: str) -> Any:
@@ -90,6 +93,23 @@ def test_mistakes_are_those_of_the_votes(
     assert far == sorted(far)
     page = report(labelled, tmp_path)
     assert "kNN by the bank, K 20, tau 0.1" in page
+
+
+@pytest.mark.parametrize(("wrong", "nearest", "farthest"), [(5, 5, 0), (20, 12, 8), (30, 12, 12)])
+def test_no_mistake_is_among_the_nearest_and_the_farthest(
+    labelled: Path, wrong: int, nearest: int, farthest: int
+) -> None:
+    """Rows of the bank are their own nearest neighbours, so those of another label are wrong."""
+    bank, rows = StoredBank(open_checkpoint(labelled).checkpoint), torch.arange(wrong)
+    labels_N = torch.arange(bank.num_rows) % len(CLASSES)
+    others_Q = (labels_N[rows] + 1) % len(CLASSES)
+    settings = EvaluationConfig(knn=1)
+    queries_QD = bank.take(rows)
+    found = find_mistakes(rows.tolist(), queries_QD, others_Q, labels_N, bank, settings)
+    shown = [mistake.row for mistake in (*found.nearest, *found.farthest)]
+    assert found.num_wrong == wrong
+    assert (len(found.nearest), len(found.farthest)) == (nearest, farthest)
+    assert len(shown) == len(set(shown))
 
 
 def rename_checkpoint(checkpoint: Path, name: str) -> None:

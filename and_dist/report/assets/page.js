@@ -32,10 +32,21 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+const crisp = new Set(data.crisp);
+
 function setPicture(image, key) {
   const uri = data.pictures[key];
   if (uri) image.src = uri;
+  image.classList.toggle("crisp", crisp.has(key));
 }
+
+// A name as it is shown: perhaps shortened, and in pieces that may stand in lines of their own.
+function nameOf(text) {
+  const pieces = Object.hasOwn(data.pieces, text) ? data.pieces[text] : [text];
+  return pieces.flatMap((piece, at) => (at ? [make("wbr"), piece] : [piece]));
+}
+
+const counted = (count) => count.toLocaleString("en-GB");
 
 function describe(key) {
   const [name, label] = data.names[key] ?? [key, null];
@@ -222,12 +233,11 @@ function neighbourFigure(key, anchorLabel) {
   const { label, name, says } = describe(key);
   const caption = make("figcaption");
   if (label === null) {
-    caption.append(name);
+    caption.append(...nameOf(name));
+  } else if (label === anchorLabel) {
+    caption.append(make("span", { class: "same" }, "✓ same class"));
   } else {
-    const same = label === anchorLabel;
-    const mark = make("span", { class: same ? "same" : "other" });
-    mark.textContent = same ? "✓ same class" : `✗ ${label}`;
-    caption.append(mark);
+    caption.append(make("span", { class: "other" }, "✗ ", ...nameOf(label)));
   }
   const figure = make("figure", { class: "near", title: says }, pictureOf(key, "neighbour"), caption);
   return figure;
@@ -236,9 +246,8 @@ function neighbourFigure(key, anchorLabel) {
 function hoodOf(example) {
   const key = `r${example.row}`;
   const { label, name, says } = describe(key);
-  const caption = make("figcaption");
-  const lines = [label ?? name, `${example.band} entropy ${example.entropy.toFixed(3)}`];
-  lines.forEach((line) => caption.append(line, make("br")));
+  const entropy = `${example.band} entropy ${example.entropy.toFixed(3)}`;
+  const caption = make("figcaption", {}, ...nameOf(label ?? name), make("br"), entropy);
   const anchor = make("figure", { title: says }, pictureOf(key, "anchor"), caption);
   const others = example.neighbours.map((row) => neighbourFigure(`r${row}`, label));
   return make("li", {}, anchor, ...others);
@@ -247,12 +256,24 @@ function hoodOf(example) {
 function hubOf([row, count]) {
   const key = `r${row}`;
   const { label, name, says } = describe(key);
-  const caption = make("figcaption", {}, label ?? name, make("br"), `neighbour of ${count}`);
+  const times = `neighbour of ${counted(count)}`;
+  const caption = make("figcaption", {}, ...nameOf(label ?? name), make("br"), times);
   return make("li", {}, make("figure", { title: says }, pictureOf(key, "hub"), caption));
 }
 
+// A page of anchors has about so many pictures, and never fewer or more anchors than these.
+const PICTURES_OF_PAGE = 30;
+const ANCHORS_OF_PAGE = [6, 12];
+const MANY_NEIGHBOURS = 4;
+
+// Shows a page of a round's anchors. The page stands in the address as #anchors-2.
 function startBrowser() {
-  const chosen = { round: byId("by-round"), band: byId("by-band"), label: byId("by-class") };
+  const chosen = {
+    round: byId("by-round"),
+    band: byId("by-band"),
+    label: byId("by-class"),
+    page: byId("by-page"),
+  };
   const rounds = data.rounds;
   for (const { round } of rounds) chosen.round.append(make("option", { value: round }, `${round}`));
   const labelOf = (example) => describe(`r${example.row}`).label;
@@ -260,32 +281,86 @@ function startBrowser() {
   labels.delete(null);
   for (const label of [...labels].sort()) chosen.label.append(make("option", { value: label }, label));
   byId("class-label").hidden = labels.size === 0;
+  const neighbours = Math.max(...rounds.flatMap((r) => r.examples.map((e) => e.neighbours.length)));
+  const [fewest, most] = ANCHORS_OF_PAGE;
+  const perPage = Math.max(fewest, Math.min(most, Math.floor(PICTURES_OF_PAGE / (1 + neighbours))));
+  byId("hoods").style.setProperty("--neighbours", neighbours);
+  byId("hoods").classList.toggle("many", neighbours >= MANY_NEIGHBOURS);
   chosen.round.value = rounds[rounds.length - 1].round;
+
+  function wanted() {
+    const round = rounds.find((r) => String(r.round) === chosen.round.value);
+    const examples = round.examples.filter(
+      (example) =>
+        (!chosen.band.value || example.band === chosen.band.value) &&
+        (!chosen.label.value || labelOf(example) === chosen.label.value),
+    );
+    return { round, examples, pages: Math.max(1, Math.ceil(examples.length / perPage)) };
+  }
+
+  function show(number) {
+    const { round, examples, pages } = wanted();
+    const page = Math.min(Math.max(1, number), pages);
+    const first = (page - 1) * perPage;
+    const shown = examples.slice(first, first + perPage);
+    const options = Array.from({ length: pages }, (_, at) => make("option", {}, `${at + 1}`));
+    chosen.page.replaceChildren(...options);
+    chosen.page.value = page;
+    byId("pager").hidden = pages === 1;
+    byId("previous").setAttribute("aria-disabled", String(page === 1));
+    byId("next").setAttribute("aria-disabled", String(page === pages));
+    const span = shown.length > 1 ? `${first + 1} to ${first + shown.length}` : `${first + shown.length}`;
+    const of = examples.length === round.examples.length ? "" : `, ${round.examples.length} in all`;
+    byId("count").textContent = `${span} of ${counted(examples.length)} anchors${of}`;
+    byId("hoods").replaceChildren(...shown.map(hoodOf));
+    byId("hubs").replaceChildren(...round.hubs.map(hubOf));
+  }
+
+  function turnTo(number) {
+    const page = Math.min(Math.max(1, number), wanted().pages);
+    if (page === Number(chosen.page.value)) return;
+    show(page);
+    keepPage();
+  }
+
+  function keepPage() {
+    memory.set("browse-page", chosen.page.value);
+    history.replaceState(null, "", `#anchors-${chosen.page.value}`);
+  }
+
+  const pageInAddress = () => Number(/^#anchors-(\d+)$/.exec(location.hash)?.[1] ?? 0);
+
+  function followAddress() {
+    if (!pageInAddress()) return;
+    show(pageInAddress());
+    byId("anchors").scrollIntoView();
+  }
+
   for (const [key, select] of Object.entries(chosen)) {
     const before = memory.get(`browse-${key}`);
     if (before !== null && [...select.options].some((o) => o.value === before)) select.value = before;
     select.addEventListener("change", () => {
       memory.set(`browse-${key}`, select.value);
-      fill();
+      show(key === "page" ? Number(select.value) : 1);
+      keepPage();
     });
   }
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("previous").addEventListener("click", () => turnTo(Number(chosen.page.value) - 1));
+  byId("next").addEventListener("click", () => turnTo(Number(chosen.page.value) + 1));
+  window.addEventListener("hashchange", followAddress);
+  show(Number(memory.get("browse-page") ?? 1));
+  followAddress();
 
-  function fill() {
-    const round = rounds.find((r) => String(r.round) === chosen.round.value);
-    const wanted = round.examples.filter(
-      (example) =>
-        (!chosen.band.value || example.band === chosen.band.value) &&
-        (!chosen.label.value || labelOf(example) === chosen.label.value),
-    );
-    byId("count").textContent = `${wanted.length} of ${round.examples.length} anchors`;
-    byId("hoods").replaceChildren(...wanted.map(hoodOf));
-    byId("hubs").replaceChildren(...round.hubs.map(hubOf));
-  }
-  fill();
+  let before = 1;
+  window.addEventListener("beforeprint", () => {
+    before = Number(chosen.page.value);
+    show(1);
+  });
+  window.addEventListener("afterprint", () => show(before));
 }
 
-if (byId("browser")) startBrowser();
+if (byId("anchors")) startBrowser();
 
 /* ---- a page that is followed ---- */
 

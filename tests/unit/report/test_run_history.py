@@ -17,10 +17,10 @@ from and_dist.report.build import read_histories
 from and_dist.report.charts import MOST_POINTS, thin
 from and_dist.report.neighbourhood_charts import entropy_histograms, pairs_by_round
 from and_dist.report.run_history import read_history
+from and_dist.report.time_line import time_line
 from and_dist.report.training_charts import (
     accuracy_by_round,
     over_steps,
-    time_line,
     training_curves,
 )
 from and_dist.runs.folder import write_config
@@ -154,19 +154,70 @@ def test_stalls_roll_backs_and_verdicts_are_incidents(run: Path) -> None:
     assert hover == [("job 002, start-1: goes on, a &lt;node&gt; was lost",)]
 
 
+def epoch(number: int, lr: float, **figures: object) -> dict[str, Any]:
+    """The number-th epoch of a run of two rounds of two epochs."""
+    place = {"event": "epoch", "round": number // 2, "epoch": number % 2}
+    return {**place, "loss": 1.0, "lr": lr, **figures}
+
+
+def test_a_learning_rate_holds_from_the_start_of_its_epoch(run: Path) -> None:
+    write_lines(run, [epoch(0, 0.1), epoch(1, 0.1), epoch(2, 0.1), epoch(3, 0.01)])
+    (chart,) = [c for c in training_curves([read_history(run)]) if c.key == "lr"]
+    (trace,) = chart.figure.data
+    assert trace.line.shape == "hv"
+    assert (list(trace.x), list(trace.y)) == ([0, 3, 4], [0.1, 0.01, 0.01])
+    assert chart.rows == (("debug", "0", "0.1"), ("debug", "3", "0.01"), ("debug", "4", "0.01"))
+
+
+def test_signs_of_collapse_are_drawn_where_they_were_measured(run: Path) -> None:
+    figures = {"probe_bank": 0.5, "spread": 0.9, "mean_norm": 0.1, "neighbour_entropy": None}
+    write_lines(run, [epoch(0, 0.1), epoch(1, 0.1, **figures), ended(0, knn=0.25, **figures)])
+    charts = {chart.key: chart for chart in training_curves([read_history(run)])}
+    signs = {trace.name: (list(trace.x), list(trace.y)) for trace in charts["signs"].figure.data}
+    assert signs == {"spread": ([2], [0.9]), "mean norm": ([2], [0.1])}
+    assert charts["signs"].rows == (
+        ("debug", "spread", "2", "0.900"),
+        ("debug", "mean norm", "2", "0.100"),
+    )
+    assert "spread that falls towards 0" in charts["signs"].note
+    probe = charts["bank-knn"].figure.data[0]
+    assert (probe.name, list(probe.x), list(probe.y)) == ("linear probe", [2], [50])
+    by_round = accuracy_by_round([read_history(run)])
+    assert by_round is not None
+    assert by_round.columns == ("run", "after round", "kNN %", "linear probe %")
+
+
+def test_what_was_not_measured_leaves_nothing(run: Path) -> None:
+    write_lines(run, [look(1), epoch(0, 0.1, spread=None, probe_bank=None), ended(0)])
+    drawn = {chart.key for chart in training_curves([read_history(run)])}
+    assert drawn == {"loss", "lr", "speed", "wait"}
+
+
+def test_curves_of_several_runs_differ_by_colour_and_their_figures_by_dash(
+    run: Path, tmp_path: Path
+) -> None:
+    write_lines(run, [epoch(0, 0.1, knn_bank=0.5, probe_bank=0.6)])
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    charts = {chart.key: chart for chart in training_curves(read_histories(run, [other]))}
+    lines = [(t.name, t.line.color, t.line.dash) for t in charts["bank-knn"].figure.data]
+    assert len({name for name, *_ in lines}) == 4
+    assert [dash for *_, dash in lines] == ["solid", "dot"] * 2
+    assert lines[0][1] == lines[1][1] != lines[2][1]
+
+
+def test_a_round_that_the_config_lacks_is_a_sentence(run: Path) -> None:
+    write_lines(run, [epoch(40, 0.1)])
+    with pytest.raises(ValueError, match=r"tells of round 20, and config\.yaml ends with round 1"):
+        read_history(run)
+
+
+def ended(round_index: int, **figures: object) -> dict[str, Any]:
+    known = {"anchors": 0, "consistency": None, "knn_bank": None, "knn": None, "seconds": 1.0}
+    return {"event": "round", "round": round_index, **known, **figures}
+
+
 def test_a_run_with_all_its_rounds_is_finished(run: Path) -> None:
-    rounds = [
-        {
-            "event": "round",
-            "round": r,
-            "anchors": 0,
-            "consistency": None,
-            "knn_bank": None,
-            "knn": None,
-            "seconds": 1.0,
-        }
-        for r in (0, 1)
-    ]
+    rounds = [ended(0), ended(1)]
     write_lines(run, [look(20), *rounds])
     history = read_history(run)
     assert history.state == "finished"

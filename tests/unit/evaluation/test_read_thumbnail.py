@@ -10,7 +10,7 @@ from PIL import Image
 
 from and_dist.data.datasets import index_named
 from and_dist.data.index import index_pixels
-from and_dist.evaluation.thumbnails import read_thumbnail
+from and_dist.evaluation.source_pictures import read_thumbnail
 from tests.pictures import cut_pixels, noise, oriented, picture, save
 
 SIDE = 120
