@@ -116,10 +116,7 @@ def test_a_run_without_figures_has_no_cards(run: Path) -> None:
     assert summary_cards(history_of(run)) == {}
 
 
-@pytest.mark.parametrize("value", ["0.5", [0.5], 1.5, -0.1, float("nan"), True, None])
-def test_a_figure_that_is_no_share_is_none(run: Path, value: object) -> None:
-    """The keys that runs.records does not know may hold anything."""
-    history = history_of(run, ended(0, 0.5, probe_bank=value))
-    assert [card.name for card in summary_cards(history)["Learned"]] == ["kNN", "bank-kNN"]
-    (table,) = summary_tables([history])
-    assert "linear probe %" not in table.columns
+@pytest.mark.parametrize("value", ["0.5", [0.5], 1.5, -0.1, float("nan"), True])
+def test_a_figure_that_is_no_share_is_refused(run: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="probe_bank: input should be"):
+        history_of(run, ended(0, 0.5, probe_bank=value))
