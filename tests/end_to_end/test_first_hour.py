@@ -53,7 +53,7 @@ def test_it_says_what_it_found_and_what_it_will_do(hour: tuple[Path, dict[str, S
     ignored = "1 hidden, 1 .xmp, 1 .db, 1 .mov, 1 .txt, 1 pipe or device, 1 folder that is linked"
     found = next(line for line in flat.splitlines() if line.startswith("ignored in photos"))
     assert sorted(found.partition(": ")[2].split(", ")) == sorted(f"{ignored} again".split(", "))
-    assert flat.count("left out ") == 1
+    assert flat.count("and-dist: left out ") == 1
     assert "broken.jpg: its data is damaged or cut short" in flat
     assert "neighbour entropy" in flat
     assert "kNN" not in flat.partition("no labels: ")[2].partition("\n")[2]
