@@ -23,6 +23,8 @@ from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.partition import log_partition
 from and_dist.method.partition_merge import Partition, merge_stacked
 
+BANK_FIGURES = ("knn_bank", "probe_bank", "mean_norm", "spread", "neighbour_entropy")
+"""The figures of a bank, as Evaluator.judge_bank() returns them."""
 VALUES_OF_A_TILE = 2_000_000
 """The number of features and marks of classes that are in memory at a time, in float64."""
 RIDGE, LEAST_RIDGE = 1e-4, 1e-9

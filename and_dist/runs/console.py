@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Literal
@@ -274,6 +274,7 @@ class Screen:
             done = " done" if event == "round" else ""
             self._place = f"{self._schedule.round_of(record['round'])}{done}"
             self._figures = ""
+            self._move_bars_to_boundary(record["round"], event == "round")
         if record.get("knn") is not None:
             self._knn = f"kNN {percent(record['knn'])} %"
         elif record.get("knn_bank") is not None:
@@ -287,11 +288,23 @@ class Screen:
         recent = (step - step_before) / (now - before)
         began, first = self._first_look
         overall = (step - first) / (now - began)  # the work between steps included
+        self._fill_bars(record, {"epoch": recent, "round": recent, "run": overall})
+
+    def _move_bars_to_boundary(self, round_index: int, is_done: bool) -> None:
+        """Move the bars to the beginning or the end of a round."""
+        epochs = self._schedule.epochs[round_index]
+        epoch = max(0, epochs - 1) if is_done else 0
+        step = self._schedule.steps_before(round_index, epochs if is_done else 0)
+        self._fill_bars({"round": round_index, "epoch": epoch, "step": step}, {})
+
+    def _fill_bars(self, record: dict[str, Any], speeds: Mapping[str, float]) -> None:
+        """Fill the bars up to a place, with the time that is left at a speed in steps a second."""
         for what, task in self._tasks.items():
             start, stop = _SPANS[what](self._schedule, record)
-            speed = overall if what == "run" else recent
-            left = format_seconds((stop - step) / speed) if speed > 0 else "-"
-            self._bars.update(task, completed=step - start, total=stop - start, left=left)
+            speed, done = speeds.get(what, 0.0), int(record["step"])
+            is_known = speed > 0 or done == stop
+            left = format_seconds((stop - done) / (speed or 1)) if is_known else "-"
+            self._bars.update(task, completed=done - start, total=stop - start, left=left)
 
 
 def _of_epoch(schedule: Schedule, record: dict[str, Any]) -> tuple[int, int]:

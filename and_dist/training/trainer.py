@@ -22,7 +22,7 @@ from and_dist.distributed.ddp import seed_step, synchronise
 from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
-from and_dist.evaluation.bank_figures import describe_collapse
+from and_dist.evaluation.bank_figures import BANK_FIGURES, describe_collapse
 from and_dist.evaluation.neighbourhood_stats import describe_round
 from and_dist.method.loss import gather_global_batch
 from and_dist.models.arithmetic import training_products
@@ -202,7 +202,8 @@ class Trainer:
         every = self.config.evaluation.every
         is_time = every > 0 and (epoch + 1) % every == 0
         evaluator, state = self.components.evaluator, self.state
-        figures = evaluator.judge_bank(state.encoder, state.bank) if is_time else {"knn_bank": None}
+        unknown = dict.fromkeys(BANK_FIGURES)
+        figures = evaluator.judge_bank(state.encoder, state.bank) if is_time else unknown
         self.recorder.write(
             "epoch",
             round=round_index,

@@ -95,6 +95,7 @@ def test_two_ranks_stop_together_when_one_is_told(tmp_path: Path) -> None:
 def test_before_there_is_anything_to_save_a_signal_ends_at_once(tmp_path: Path) -> None:
     process = start(*DEBUG, f"run.root={tmp_path}")
     assert process.stdout is not None
+    assert process.stdout.readline() == "debug: loading shapes/train\n"
     assert process.stdout.readline().startswith("debug: 200 images")
     process.send_signal(signal.SIGTERM)
     status, output = finish(process)
