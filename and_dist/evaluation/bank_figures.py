@@ -86,8 +86,8 @@ class Probe(NamedTuple):
 def fit_probe(moments: Moments) -> Probe:
     """Return linear discriminant analysis: classes of one covariance around means of their own.
 
-    It needs these sums alone. Among banks of 10 and 53 classes its accuracy was within a point of
-    the logistic regression's or above it, and that of least squares up to 12 points below.
+    It needs these sums alone. On banks of 10 and 53 classes it was above least squares, by up to 12
+    points, and not below logistic regression; its ridge was chosen on the same few hundred images.
     """
     counts_C = moments.num_of_classes_C
     means_CD = moments.sums_of_classes_CD / counts_C.clamp(min=1)[:, None]
