@@ -63,7 +63,7 @@ def _of_file(file: Path, field: str) -> float:
 def extra_family_peak_mb(case: Callable[[], object]) -> float:
     """Return the same for this process and all that the case starts, as far as periodic looks can
     tell."""
-    before = _family_mb(os.getpid())
+    before = family_mb(os.getpid())
     watch = FamilyWatch(os.getpid())
     case()
     return max(0.0, watch.finish() - before)
@@ -89,20 +89,22 @@ class FamilyWatch:
     def _watch(self) -> None:
         while not self._is_over.is_set():
             began = time.monotonic()
-            self.peak_mb = max(self.peak_mb, _family_mb(self._pid))
+            self.peak_mb = max(self.peak_mb, family_mb(self._pid))
             looking = time.monotonic() - began
             time.sleep(max(SECONDS_BETWEEN_LOOKS, IDLE_TIMES * looking))
 
 
-def _family_mb(pid: int) -> float:
-    return sum(map(_share_mb, _family_of(pid)))
+def family_mb(pid: int) -> float:
+    """Return the memory of a process and its descendants."""
+    return sum(map(_share_mb, family_of(pid)))
 
 
-def _family_of(pid: int) -> list[int]:
+def family_of(pid: int) -> list[int]:
+    """Return the numbers of a process and its descendants."""
     found = [pid]
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += [one for child in path.read_text().split() for one in _family_of(int(child))]
+            found += [one for child in path.read_text().split() for one in family_of(int(child))]
     return found
 
 

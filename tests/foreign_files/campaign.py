@@ -102,7 +102,7 @@ def run_case(case: Case, folder: Path, first: Path) -> list[str]:
             case.scene.laid(folder)
         expected = plant(folder, case.plant) | sources_of(case.scene, folder)
         outcome = case.scene.run(folder)
-        wrong = losses(expected)
+        wrong = [*losses(expected), *filter(None, [outcome.exceeded])]
         if outcome.status not in (0, 1, 2):
             wrong.append(f"it ended with status {outcome.status}: {outcome.said[-300:]}")
         if "Traceback" in outcome.said:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from benchmarks.common.memory import family_mb, family_of
 from benchmarks.common.rank_pool import PRELOAD
 
 KILLED = 137
-SECONDS = 120
+SECONDS_BETWEEN_LOOKS = 0.1
 CHANGES = {
     "os.rename": (0, 1),
     "os.link": (1,),
@@ -44,6 +48,46 @@ class Outcome:
     status: int
     said: str
     touched: tuple[Path, ...]
+    exceeded: str = ""
+    """The limit for which it was killed, "" for none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command and all that it starts may take before they are killed."""
+
+    seconds: float = 120.0
+    mb: float = float("inf")
+
+
+class Guard:
+    """Kills a process and its descendants that take more than they may."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self.exceeded = ""
+        self._pid, self._limits = pid, limits
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> str:
+        """Stop watching; return the limit that was exceeded, or ""."""
+        self._is_over.set()
+        self._thread.join()
+        return self.exceeded
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + self._limits.seconds
+        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+            if time.monotonic() > deadline:
+                self.exceeded = f"it took more than {self._limits.seconds:.0f} s"
+            elif family_mb(self._pid) > self._limits.mb:
+                self.exceeded = f"it took more than {self._limits.mb:,.0f} MB"
+            if self.exceeded:
+                for pid in family_of(self._pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                return
 
 
 def run_command(
@@ -51,6 +95,7 @@ def run_command(
     folder: Path,
     prepare: Callable[[], None] | None = None,
     kill_at: int | None = None,
+    limits: Limits = Limits(),
 ) -> Outcome:
     """Run `and-dist ...` or `and-launch ...` in a folder; SIGKILL's like at the n-th change."""
     context = multiprocessing.get_context("forkserver")
@@ -59,17 +104,20 @@ def run_command(
     process = context.Process(target=_become, args=arguments)
     process.start()
     theirs.close()
+    assert process.pid is not None
+    guard = Guard(process.pid, limits)
     with os.fdopen(os.dup(ours.fileno()), errors="replace") as output:
         ours.close()
         said = output.read()
-    process.join(SECONDS)
-    assert process.exitcode is not None, f"{command} has not ended in {SECONDS} s"
+    process.join()
+    exceeded = guard.finish()
     log = folder.with_name(f"{folder.name}.touched")
     *lines, last = log.read_text(errors="surrogateescape").split("\0") if log.exists() else [""]
     log.unlink(missing_ok=True)
     touched = dict.fromkeys(Path(line) for line in lines if line.startswith(f"{folder}/"))
     # The fork server loses the status of a child now and then, and says 255.
-    return Outcome(int(last or process.exitcode), said, tuple(touched))
+    status = int(last or process.exitcode or 0)
+    return Outcome(KILLED if exceeded else status, said, tuple(touched), exceeded)
 
 
 def _become(
