@@ -220,6 +220,22 @@ def process_start(pid: int) -> float | None:
     return int(status[19]) / os.sysconf("SC_CLK_TCK")
 
 
+def boot_id() -> str | None:
+    """Return the name of this start of the kernel, which all its containers have in common."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def pid_namespace() -> int | None:
+    """Return the number of the namespace in which this process has its number."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
 def parent_of(pid: int) -> int | None:
     """Return the parent of a process; None if it is gone."""
     status = _read_status(pid)

@@ -149,6 +149,21 @@ class Start(Record):
     steps_again: Count = 0
 
 
+class Holder(Record):
+    """Hold what RUN/lock says of the process that holds it; earlier revisions say less."""
+
+    host: Word
+    pid: Count
+    process_start: float | None = None
+    """Seconds from the machine's start to that of the process."""
+    boot: Word | None = None
+    pid_namespace: int | None = None
+    device: int | None = None
+    """Number of the file system that the lock lies on."""
+    job: Word | None = None
+    since: Word = "an unknown time"
+
+
 class Verdict(Record):
     """Hold the end.json of a start, which and-launch writes."""
 

@@ -215,6 +215,26 @@ def create_file(path: Path, content: str) -> bool:
     return True
 
 
+def create_locked(path: Path, content: str) -> int | None:
+    """Write a file unless the path exists; return the descriptor that holds its lock, else None.
+
+    The file is locked before it has its name, and until the descriptor is closed, unless its file
+    system has no locks.
+    """
+    descriptor = None
+    try:
+        with open_new(path) as file:
+            file.write(content.encode())
+            descriptor = os.dup(file.fileno())
+    except BaseException as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, NotOursError):
+            return None
+        raise
+    return descriptor
+
+
 def open_to_append(path: Path, is_ours: IsOurs) -> BinaryIO:
     """Open a file for appending, unbuffered. Raise NotOursError unless it is new, empty or ours."""
     check_file(path, or_empty(is_ours))
