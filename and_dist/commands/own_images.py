@@ -22,6 +22,19 @@ NOTHING_TO_TRAIN = """say what to train on:
   and-dist train --config mine.yaml your own config; `and-dist config` lists its keys"""
 
 
+LOOKED_AT = (
+    "name",
+    "method",
+    "data.image_size",
+    "data.limit",
+    "curriculum.rounds",
+    "curriculum.epochs",
+    "run.root",
+    "run.device",
+)
+"""The keys whose values a proposal depends on."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Hold a config, and what was found and proposed if it was."""
@@ -65,6 +78,8 @@ def choose_config(
         return Chosen(load_config(files, [f"data.train={source}", *overrides]))
     if files:
         return Chosen(load_config(files, overrides))
+    # Before a proposal makes use of them, these values have to be ones that a config can have.
+    load_config([], [text for text in overrides if text.partition("=")[0] in LOOKED_AT])
     from and_dist.data.survey import find_splits
 
     source = source or given.get("data.train")
