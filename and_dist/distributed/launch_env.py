@@ -256,5 +256,22 @@ def seconds_since_start(pid: int) -> float:
     return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
+def process_began() -> float:
+    """Return when this process began, in seconds since 1970."""
+    return time.time() - seconds_since_start(os.getpid())
+
+
+JOB_BEGAN = "AND_DIST_JOB_BEGAN"
+"""The variable in which and-launch tells the ranks when their job began on their node."""
+
+
+def job_began(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return when the job began on this node, in seconds since 1970; None where nobody says so."""
+    try:
+        return float(environ[JOB_BEGAN])
+    except (KeyError, ValueError):
+        return None
+
+
 class AllRanksError(RuntimeError):
     """Says what all ranks raise together, so that the first can speak for all."""

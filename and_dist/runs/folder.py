@@ -31,8 +31,9 @@ from and_dist.config.load import load_run_config
 from and_dist.config.schema import Config, EncoderConfig
 from and_dist.config.secret_values import hide_secrets
 from and_dist.config.yaml_files import read_yaml
+from and_dist.distributed.launch_env import job_began, process_began
 from and_dist.runs.lock import is_lock
-from and_dist.runs.metrics_file import is_metrics
+from and_dist.runs.metrics_file import Forgotten, is_metrics
 from and_dist.runs.records import Start, check, parse
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
@@ -166,12 +167,23 @@ def open_run_folder(
     return changed_environment(history[-1], now) if history else []
 
 
-def record_resume(folder: Path, checkpoint: str, steps_again: int) -> None:
-    """Record which checkpoint the newest start resumes from, and how many steps it repeats."""
+def record_loaded(folder: Path) -> None:
+    """Record that the newest start has loaded everything, and begins to train."""
     *earlier, latest = read_starts(folder) or [{}]
-    steps_again += latest.get("steps_again", 0)  # of roll-backs
-    latest |= {"continued_from": checkpoint, "steps_again": steps_again}
-    _write_starts(folder, [*earlier, latest])
+    _write_starts(folder, [*earlier, {"loaded": round(time.time(), 3), **latest}])
+
+
+def record_resume(folder: Path, checkpoint: str, steps_again: int, forgotten: Forgotten) -> None:
+    """Record which checkpoint the newest start resumes from, and what it does again.
+
+    A start that rolls back resumes more than once.
+    """
+    *earlier, latest = read_starts(folder) or [{}]
+    steps_again += latest.get("steps_again", 0)
+    seconds_again = latest.get("seconds_again", 0.0) + forgotten.seconds
+    first = {"loaded": round(time.time(), 3), "silent_since": forgotten.last_time}
+    again = {"steps_again": steps_again, "seconds_again": round(seconds_again, 3)}
+    _write_starts(folder, [*earlier, first | latest | {"continued_from": checkpoint} | again])
 
 
 @contextmanager
@@ -195,6 +207,8 @@ def describe_environment(config: Config, world_size: int, device: str) -> dict[s
     """Return what a start runs with: machine, arithmetic, versions, revision and command."""
     return {
         "started": time.strftime(TIME),
+        "began": round(process_began(), 3),
+        "job_began": job_began(),
         "world_size": world_size,
         "device": device,
         **describe_arithmetic(config.encoder, device),

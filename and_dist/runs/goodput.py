@@ -17,9 +17,12 @@ Starts of earlier revisions did not write when they began to train. No torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from and_dist.runs.records import Verdict, read_record
 from and_dist.utils.formatting import format_seconds
 
 CAUSES = ("detection", "queue", "restart", "load", "steps_again", "save", "discovery")
@@ -91,6 +94,18 @@ def goodput(
 def _in_words(seconds: float) -> str:
     """Return a duration, with a decimal where it is short."""
     return f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds)
+
+
+def read_decisions(run: Path) -> list[float]:
+    """Return the times at which and-launch decided that a start of its jobs had ended.
+
+    They are few without the right to look into RUN/jobs, or where a file is damaged.
+    """
+    found = []
+    for file in run.glob("jobs/*/start-*/end.json"):
+        with suppress(OSError, ValueError):
+            found.append(float(read_record(file, Verdict)["when"]))
+    return sorted(found)
 
 
 def _split(silent: float, start: Mapping[str, Any], decided: Sequence[float]) -> dict[str, float]:

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from and_dist.runs.records import check_event, parse
 from and_dist.utils.owned_files import open_to_append, starts_with
@@ -18,7 +19,25 @@ from and_dist.utils.plain_files import open_plain
 
 LONGEST_LINE = 16_000_000
 """Bytes. The longest lines name the images of a batch."""
+BEGINNING = re.compile(rb'\{"event": "\w+", "time": (?P<time>\d{1,11}(\.\d{1,9})?), .*\}\n')
+STEP = re.compile(rb'\{"event": "step", .* "step": (?P<step>\d{1,12}), .*\}\n')
+"""Lines of ours, as far as a run that resumes looks at them."""
 is_metrics = starts_with(r'\{"event": "\w+", "time": ')
+
+
+class Forgotten(NamedTuple):
+    """Tell how far a run had come that goes back to a checkpoint."""
+
+    last_step: int = 0
+    last_time: float = 0.0
+    """The time of the last line there was, in seconds since 1970; 0 where there was none."""
+    kept_time: float = 0.0
+    """The time of the last line that stays."""
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of training that is forgotten."""
+        return self.last_time - self.kept_time if self.kept_time else 0.0
 
 
 class MetricsFile:
@@ -34,20 +53,20 @@ class MetricsFile:
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 
-    def go_back_to(self, num_bytes: int) -> int:
-        """Forget all lines after the first bytes; return the last step there was."""
+    def go_back_to(self, num_bytes: int) -> Forgotten:
+        """Forget all lines after the first bytes; return how far they had come."""
         if not self._file:
-            return 0
+            return Forgotten()
         size = self.path.stat().st_size
         if size < num_bytes:
             raise RuntimeError(
                 f"{self.path} has {size:,} bytes, but had {num_bytes:,} when the checkpoint was "
                 "made; put it back, or start anew under another name"
             )
-        last_step = _last_step(self.path)
+        found = _look_at_end(self.path, num_bytes)
         self._file.truncate(num_bytes)
         self._waiting.clear()
-        return last_step
+        return found
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line."""
@@ -123,11 +142,18 @@ def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     return [record for record in stream(path) if record["event"] == event]
 
 
-def _last_step(path: Path) -> int:
-    """Return the last step in a file, whose last line may be torn."""
-    last = 0
-    with path.open(encoding="utf-8", errors="replace") as lines:
+def _look_at_end(path: Path, num_bytes: int) -> Forgotten:
+    """Return the last step in a file, and the times of the last line and of the last one to stay.
+
+    Lines that are bent or torn are passed over: no other line depends on them.
+    """
+    last_step, last_time, kept_time, size = 0, 0.0, 0.0, 0
+    with open_plain(path) as lines:
         for line in lines:
-            if line.startswith('{"event": "step"') and line.endswith("}\n"):
-                last = json.loads(line)["step"]
-    return int(last)
+            size += len(line)
+            if found := BEGINNING.match(line):
+                last_time = float(found["time"])
+                kept_time = last_time if size <= num_bytes else kept_time
+            if found := STEP.match(line):
+                last_step = int(found["step"])
+    return Forgotten(last_step, last_time, kept_time)

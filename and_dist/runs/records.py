@@ -122,8 +122,16 @@ class Discovery(Event):
     anchors: Count
     consistent: Count | None
     inconsistent: Count | None
+    seconds: Seconds = 0.0
     consistency_by_entropy: Annotated[list[Share], Field(max_length=1000)] | None = None
     entropy: Entropies
+
+
+class Checkpoint(Event):
+    """Hold how long a checkpoint took, and how long training waited for it."""
+
+    seconds: Seconds = 0.0
+    waited_seconds: Seconds = 0.0
 
 
 class LostBatch(Event):
@@ -147,6 +155,15 @@ class Start(Record):
     packages: dict[Word, Word] = Field(default_factory=dict)
     continued_from: Word | None = None
     steps_again: Count = 0
+    began: Seconds = 0.0
+    """When the process of rank 0 began; 0 is not known."""
+    job_began: Seconds | None = None
+    loaded: Seconds = 0.0
+    """When everything was loaded that the start goes on from; 0 is not known, or not yet."""
+    silent_since: Seconds = 0.0
+    """When the start before this one gave its last sign of life, as far as metrics.jsonl says."""
+    seconds_again: Seconds = 0.0
+    """The time of training that was not saved, and is done again."""
 
 
 class Holder(Record):
@@ -212,6 +229,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "round": Round,
     "baselines": Baselines,
     "discovery": Discovery,
+    "checkpoint": Checkpoint,
     "rolled_back": LostBatch,
 }
 

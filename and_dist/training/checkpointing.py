@@ -27,6 +27,7 @@ from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
+from and_dist.runs.metrics_file import Forgotten
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.components import Components
 from and_dist.training.state import Progress
@@ -38,8 +39,8 @@ class ResumePoint(NamedTuple):
     """Tells which checkpoint a run resumes from, and how far its metrics had come."""
 
     checkpoint: Path
-    last_step: int
-    """The last step in metrics.jsonl before it was taken back; known to the coordinator alone."""
+    forgotten: Forgotten
+    """What metrics.jsonl held before it was taken back; known to the coordinator alone."""
 
 
 class CheckpointManager:
@@ -141,8 +142,8 @@ class CheckpointManager:
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
         with raise_on_all_ranks(self._world, "going back to the metrics of the checkpoint"):
-            last_step = self._recorder.go_back_to(plain["metrics_bytes"])
-        return ResumePoint(checkpoint, last_step)
+            forgotten = self._recorder.go_back_to(plain["metrics_bytes"])
+        return ResumePoint(checkpoint, forgotten)
 
     def _refuse_occupied(self, done: Progress | None) -> None:
         """Raise an error now, not at a save in some hours, if a user's folder is in the way."""

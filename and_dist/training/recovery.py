@@ -12,7 +12,7 @@ from and_dist.config.schema import RunConfig
 from and_dist.distributed.ddp import reset_powersgd_state
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
-from and_dist.runs.folder import record_resume
+from and_dist.runs.folder import record_loaded, record_resume
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.checkpointing import CheckpointManager
@@ -51,15 +51,19 @@ class Recovery:
     def resume(self) -> bool:
         """Resume from the newest checkpoint; return whether there was one."""
         found = self._checkpoint_manager.resume()
+        run, is_writer = self._checkpoint_manager.folder.parent, self._world.is_coordinator
         if found is None:
+            if is_writer:
+                record_loaded(run)
             return False
         state, schedule = self._components.state, self._components.schedule
-        again = max(0, found.last_step - schedule.steps_done(*state.progress.place))
+        done = schedule.steps_done(*state.progress.place)
+        again = max(0, found.forgotten.last_step - done)
         lost = f", {again} steps are done again" if again else ""
         self._recorder.display.say(f"continuing from {found.checkpoint}{lost}")
-        if self._world.is_coordinator:
-            run = self._checkpoint_manager.folder.parent
-            record_resume(run, found.checkpoint.name, again)
+        if is_writer:
+            record_resume(run, found.checkpoint.name, again, found.forgotten)
+            self._recorder.write_goodput()
         return True
 
     def roll_back(self, step: int) -> None:

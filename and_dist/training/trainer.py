@@ -260,6 +260,8 @@ class Trainer:
             "seconds": self.progress.seconds,
         }
         self.recorder.write("round", **record)
+        if self.world.is_coordinator:
+            self.recorder.write_goodput()
         self.display.say(describe_round(record, evaluator.vote))
         self.warn_of_collapse(figures)
 

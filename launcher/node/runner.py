@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from and_dist.distributed.launch_env import parent_of
+from and_dist.distributed.launch_env import JOB_BEGAN, parent_of, process_began
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.utils.owned_files import create_file, open_to_append
 from launcher.jobs.cluster_profile import Profile
@@ -109,7 +109,11 @@ class Node:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    env={**network_of(self.place), **os.environ},
+                    env={
+                        **network_of(self.place),
+                        **os.environ,
+                        JOB_BEGAN: f"{process_began():.3f}",
+                    },
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -49,7 +49,8 @@ def assert_went_on(run: Path, whole: Path, say: Say, *whys: str) -> None:
     assert status.state == "finished", launch("logs", run)[1]
     assert difference(run, whole) == ""
     ends = ["" if end is None else end.why for end in ends_of(run)]
-    say(f"{run.name}: goodput {status.goodput:.3f}, {'; '.join(ends)}")
+    assert status.goodput is not None
+    say(f"{run.name}: goodput {status.goodput.describe()}; {'; '.join(ends)}")
     assert len(ends) == status.num_starts == len(whys) + 1
     assert [end for end, why in zip(ends, whys, strict=False) if not re.search(why, end)] == []
     log = (run / "logs" / "rank-0.log").read_text()
@@ -197,7 +198,8 @@ def test_a_network_that_is_away_for_a_while_does_no_harm(
     status = wait_for_end(run)
     assert status.state == "finished"
     assert difference(run, whole) == ""
-    say(f"cut: goodput {status.goodput:.3f}, {status.num_starts} start(s)")
+    assert status.goodput is not None
+    say(f"cut: goodput {status.goodput.describe()}, {status.num_starts} start(s)")
 
 
 def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) -> None:
