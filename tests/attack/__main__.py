@@ -13,10 +13,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.attack import locks
+from tests.attack import locks, planted
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
 
-KINDS: tuple[Kind, ...] = (locks.KIND,)
+KINDS: tuple[Kind, ...] = (locks.KIND, planted.KIND)
 MOST_AT_ONCE = 2
 
 
