@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
+from tests.attack.disks import KIND as DISKS
 
-KINDS: tuple[Kind, ...] = ()
+KINDS: tuple[Kind, ...] = (DISKS,)
 MOST_AT_ONCE = 2
 
 
