@@ -242,3 +242,7 @@ def seconds_since_start(pid: int) -> float:
 
 class AllRanksError(RuntimeError):
     """Says what all ranks raise together, so that the first can speak for all."""
+
+
+class AllRanksDiskError(AllRanksError):
+    """Says that a rank's disk is full, over its quota, read-only or broken."""

@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from and_dist.distributed.launch_env import job_id, process_start
+from and_dist.utils.disk_errors import DiskError
 from and_dist.utils.owned_files import (
     check_file,
     create_file,
     is_json_with,
+    make_folder,
     read_clock_of,
     remove_file,
 )
@@ -47,7 +49,7 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
             "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     check_file(path, is_lock)
     holder = _take(path, mine)
     if holder is not None:
@@ -63,7 +65,8 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
     finally:
         done.set()
         toucher.join()
-        remove_file(path, partial(_holds, mine))
+        with suppress(DiskError):  # a lock of a process that is gone counts for nothing
+            remove_file(path, partial(_holds, mine))
 
 
 def is_held(folder: Path) -> bool:

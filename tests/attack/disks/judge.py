@@ -25,7 +25,7 @@ OURS = "|".join(str(Path(package).absolute()) for package in ("and_dist", "launc
 OUR_TRACEBACK = re.compile(rf'Traceback(?:.(?!Traceback))*?File "(?:{OURS})/', re.S)
 """One that passes through our code: torchrun prints its own whenever a rank has failed."""
 RANK_ENDS = re.compile(r"exitcode\s*: (-?\d+)")
-LEFT = re.compile(r"[\d.,]+ (?:bytes|kB|MB|GB|TB) left")
+LEFT = re.compile(r"[\d.,]+ (?:B|kB|MB|GB|TB) left|no room is left")
 
 
 def try_fault(scene: Scene, fault: Fault, folder: Path) -> str:
@@ -70,11 +70,11 @@ def _allowed_ends(scene: Scene, error: int) -> tuple[int, ...]:
     if error < 0:
         return (0, 1, TRY_AGAIN, error)
     if scene.command[0] == "and-launch":
-        return (0, 1, TRY_AGAIN)  # 1 after as many starts as get nowhere
+        return (0, 1, 2, TRY_AGAIN)  # 1 after as many starts as get nowhere
     if scene.is_training:
         # torchrun ends with SIGTERM those ranks that are the last to end by themselves.
         return (0, TRY_AGAIN, -15) if scene.has_ranks else (0, TRY_AGAIN)
-    return (0, 1)
+    return (0, 1, 2)  # 2 where it was seen before anything was written
 
 
 def judge_message(said: str, error: int, struck: Sequence[str], folder: Path) -> str:
