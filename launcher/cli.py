@@ -18,6 +18,7 @@ import typer
 from and_dist.commands.options import LogLevel, Version
 from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import TRY_AGAIN
+from and_dist.utils.disk_errors import DiskError
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
 from launcher.gpus import Place, choose_gpus
@@ -139,7 +140,11 @@ def local(
         for command in torchrun_commands(request, wanted.given):
             typer.echo(command)  # to the letter
         return
-    end = run_here(submission.write_down(wanted, has_time_limit=True))
+    try:
+        end = run_here(submission.write_down(wanted, has_time_limit=True))
+    except DiskError as error:
+        log.error("%s; the same command goes on once that is mended", error)
+        sys.exit(TRY_AGAIN)
     say(f"and-launch: {end.state}, {end.why}")
     if end.state == "failed":
         _say_failure(wanted.config.folder, end.rank)

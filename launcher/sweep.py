@@ -35,7 +35,7 @@ from and_dist.config.validation import NAME, Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
 from and_dist.runs.records import Summary, parse, read_record
-from and_dist.utils.owned_files import check_file, read_json, write_file
+from and_dist.utils.owned_files import check_file, make_folder, read_json, write_file
 from and_dist.utils.plain_files import read_plain
 from launcher import submit
 from launcher.jobs.cluster_profile import Profile
@@ -228,7 +228,7 @@ def _may_be_active(run: RunSpec) -> bool:
 def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
     """Write the list of runs for the table; runs of earlier versions of the sweep file stay in
     it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     known = read_list(folder) if (folder / LIST).exists() else {}
     names = [run.config.name for run in members]
     known |= dict(zip(names, sweep.members, strict=True))

@@ -1,8 +1,8 @@
 """Hold decoded training images in memory, one copy a node, shared by its ranks (`data.cache_gb`).
 
-The ranks of a node each decode a part of the images into one block of shared memory. The block's
-name is removed as soon as all ranks have opened it, so that the memory is freed when the processes
-end, however they end.
+The ranks of a node each decode a part of the images into one block of shared memory. The block has
+no name, and the other ranks open it through the one that made it. So the memory is freed when the
+processes end, however they end.
 """
 
 from __future__ import annotations
@@ -92,10 +92,24 @@ def _shared_block(size: int, world: World) -> U8:
             if world.local_rank == 0:
                 path = made.enter_context(memory_file(SHARED_MEMORY, size))
         places = gather_objects(world, [platform.node(), str(path or "")])
-        mine = next(place for node, place in places if node == platform.node() and place)
-        block = np.memmap(mine, np.uint8, "r+")
-        # The name must stay until every rank of the node has opened the file.
-        gather_objects(world, "open")
+        # The first rank of a node must keep the file open until the others have opened it.
+        with raise_on_all_ranks(world, "opening data.cache"):
+            mine = next(place for node, place in places if node == platform.node() and place)
+            block = _map(Path(mine), size)
+    return block
+
+
+def _map(place: Path, size: int) -> U8:
+    """Map the block that a rank of this node has made."""
+    try:
+        block = np.memmap(place, np.uint8, "r+")
+    except OSError as error:
+        raise RuntimeError(
+            f"the ranks of {platform.node()} do not see each other's files ({place}: "
+            f"{error.strerror}); run them in one container, or set data.cache_gb=null"
+        ) from None
+    if len(block) != size:
+        raise RuntimeError(f"{place} has {len(block):,} bytes, and the cache has {size:,}")
     return block
 
 

@@ -275,3 +275,7 @@ def job_began(environ: Mapping[str, str] = os.environ) -> float | None:
 
 class AllRanksError(RuntimeError):
     """Says what all ranks raise together, so that the first can speak for all."""
+
+
+class AllRanksDiskError(AllRanksError):
+    """Says that a rank's disk is full, over its quota, read-only or broken."""

@@ -46,7 +46,13 @@ from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
 from and_dist.runs.records import Evaluation, read_record
 from and_dist.utils.formatting import as_text, percent
-from and_dist.utils.owned_files import check_file, check_writable, is_json_with, write_file
+from and_dist.utils.owned_files import (
+    check_file,
+    check_writable,
+    is_json_with,
+    make_folder,
+    write_file,
+)
 from and_dist.utils.progress import Advance
 
 MAY_CHANGE = (
@@ -255,7 +261,7 @@ class FigureFile:
         record = {**self._record, "of": self.read() | of}
 
         def write_record() -> None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
 
         on_coordinator(self._world, f"writing {self.path}", write_record)

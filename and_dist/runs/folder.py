@@ -41,6 +41,7 @@ from and_dist.utils.owned_files import (
     check_file,
     is_json_with,
     kind_of,
+    make_folder,
     or_empty,
     starts_with,
     write_file,
@@ -147,7 +148,7 @@ def check_own_names(folder: Path) -> None:
 
 def write_config(config: Config, folder: Path) -> None:
     """Write the resolved config into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_file(folder / "config.yaml", text, is_config)
 

@@ -17,16 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from and_dist.distributed.launch_env import boot_id, job_id, pid_namespace, process_start
 from and_dist.runs.records import Holder, parse
+from and_dist.utils.disk_errors import DiskError
+from and_dist.utils.file_locks import lock_file
 from and_dist.utils.owned_files import (
     check_file,
     create_locked,
-    lock_file,
+    make_folder,
     read_clock_of,
     remove_file,
 )
@@ -48,7 +50,7 @@ def is_lock(path: Path) -> bool:
 def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
     """Hold the lock of a folder; raise RuntimeError, naming the holder, if another job has it."""
     path = folder / "lock"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     check_file(path, is_lock)
     mine = _describe_this_process(folder).model_dump_json()
     descriptor, theirs = _take(path, mine)
@@ -65,7 +67,8 @@ def hold_lock(folder: Path, at_work: str, way_out: str) -> Iterator[None]:
     finally:
         done.set()
         toucher.join()
-        remove_file(path, partial(_holds, mine))
+        with suppress(DiskError):  # a lock of a process that is gone counts for nothing
+            remove_file(path, partial(_holds, mine))
         _release(descriptor)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from and_dist.runs.records import check_event, parse
+from and_dist.utils.disk_errors import DiskError, naming_disk
 from and_dist.utils.owned_files import open_to_append, starts_with
 from and_dist.utils.plain_files import open_plain
 
@@ -43,13 +44,15 @@ class Forgotten(NamedTuple):
 class MetricsFile:
     """Writes one JSON object a line; only the coordinator's writes.
 
-    Lines that a full disk does not take are held back, and written when there is room.
+    Lines that a disk does not take are held back, and written when it takes them.
     """
 
     def __init__(self, path: Path, is_writer: bool) -> None:
         """Open the file to append, if this rank is the writer."""
         self.path = path
         self._file = open_to_append(path, is_metrics) if is_writer else None
+        self._num_bytes = path.stat().st_size if self._file else 0
+        """The bytes of whole lines, behind which a disk may have taken a part of another."""
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 
@@ -64,7 +67,9 @@ class MetricsFile:
                 "made; put it back, or start anew under another name"
             )
         found = _look_at_end(self.path, num_bytes)
-        self._file.truncate(num_bytes)
+        with naming_disk(self.path):
+            self._file.truncate(num_bytes)
+        self._num_bytes = num_bytes
         self._waiting.clear()
         return found
 
@@ -74,7 +79,7 @@ class MetricsFile:
             return
         with self._lock:
             self._waiting.append(json.dumps(record).encode() + b"\n")
-        with contextlib.suppress(NoRoom):  # the next save reports it
+        with contextlib.suppress(DiskError):  # the next save reports it
             self._write_waiting()
 
     def size(self) -> int:
@@ -82,41 +87,34 @@ class MetricsFile:
         if not self._file:
             return 0
         with self._lock:
-            return os.fstat(self._file.fileno()).st_size + sum(map(len, self._waiting))
+            return self._num_bytes + sum(map(len, self._waiting))
 
     def flush(self) -> None:
         """Put all lines on the disk; any thread may call it."""
         if self._file:
             self._write_waiting()
-            os.fsync(self._file.fileno())
+            with naming_disk(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what was held back, if there is room, and close the file."""
+        """Write what was held back, if the disk takes it, and close the file."""
         if self._file:
-            with contextlib.suppress(NoRoom):
+            with contextlib.suppress(DiskError):
                 self._write_waiting()
             self._file.close()
 
     def _write_waiting(self) -> None:
-        """Write the lines that wait, whole and in order; raise NoRoom on a full disk."""
+        """Write the lines that wait, whole and in order; raise DiskError if the disk refuses."""
         assert self._file is not None
-        with self._lock:
+        with self._lock, naming_disk(self.path, sum(map(len, self._waiting))):
             while self._waiting:
-                size = os.fstat(self._file.fileno()).st_size
-                try:
-                    is_whole = self._file.write(self._waiting[0]) == len(self._waiting[0])
-                except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                        raise
-                    is_whole = False
-                if not is_whole:
-                    self._file.truncate(size)
-                    raise NoRoom(errno.ENOSPC, f"no room for another line in {self.path}")
+                if os.fstat(self._file.fileno()).st_size != self._num_bytes:
+                    self._file.truncate(self._num_bytes)
+                written = self._file.write(self._waiting[0])
+                if written != len(self._waiting[0]):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._num_bytes += written
                 del self._waiting[0]
-
-
-class NoRoom(OSError):
-    """Says that the disk is full."""
 
 
 def stream(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from and_dist.utils.disk_errors import naming_disk
 from and_dist.utils.folder_names import OwnedNames
 from and_dist.utils.owned_files import (
     IsOurs,
@@ -29,13 +30,14 @@ def publish_folder(folder: Path, owned_names: OwnedNames, names: Container[str])
 
     If the block fails, nothing is left of it. Raise NotOursError if `folder` may not be replaced.
     """
-    building = NewFolder(folder, owned_names, names)
-    try:
-        yield building.path
-        building.publish()
-    except BaseException:
-        building.discard()
-        raise
+    with naming_disk(folder):
+        building = NewFolder(folder, owned_names, names)
+        try:
+            yield building.path
+            building.publish()
+        except BaseException:
+            building.discard()
+            raise
 
 
 def check_results(
@@ -85,11 +87,12 @@ def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterat
     for path in places.values():
         check_file(path, is_ours)
     (parent,) = {path.parent for path in places.values()}
-    building = NewFolder(parent / "output", lambda _: None, places)
-    try:
-        yield building.path
-        for name, path in places.items():
-            flush_file(building.path / name)
-            publish(building.path / name, path, is_ours)
-    finally:
-        building.discard()
+    with naming_disk(next(iter(places.values()))):
+        building = NewFolder(parent / "output", lambda _: None, places)
+        try:
+            yield building.path
+            for name, path in places.items():
+                flush_file(building.path / name)
+                publish(building.path / name, path, is_ours)
+        finally:
+            building.discard()

@@ -28,6 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from and_dist.utils.disk_errors import naming_disk, room_left
+from and_dist.utils.file_locks import lock_file
 from and_dist.utils.plain_files import open_plain, read_plain
 
 TOKEN = r"[0-9a-f]{16}"
@@ -156,7 +158,7 @@ def check_writable(folder: Path, what: str) -> None:
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         user = os.environ.get("USER") or f"user {os.getuid()}"
         raise ValueError(f"{what} cannot be written: {there} does not let {user} write")
-    if os.statvfs(there).f_bavail == 0:
+    if room_left(there) == 0:
         raise ValueError(f"{what} cannot be written: no room is left on the disk of {there}")
 
 
@@ -168,33 +170,41 @@ class NewFile:
         check_file(path, is_ours)
         _clear_unfinished(path)
         self.path, self._is_ours = path, is_ours
-        self.temporary, self.file = _create_aside(path, mode)
+        with naming_disk(path):
+            self.temporary, self.file = _create_aside(path, mode)
 
     def publish(self) -> None:
         """Give the file its name; raise NotOursError if somebody else has taken it meanwhile."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        publish(self.temporary, self.path, self._is_ours)
-        self.file.close()
+        with naming_disk(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            publish(self.temporary, self.path, self._is_ours)
+            self.file.close()
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        with suppress(FileNotFoundError):
+        """Remove the temporary file; what a read-only disk keeps, the next writer removes."""
+        with suppress(OSError):
             os.unlink(self.temporary)
         with suppress(OSError):  # closing writes buffered bytes, which fails on a full disk
             self.file.close()
 
 
 @contextmanager
-def open_new(path: Path, is_ours: IsOurs = never, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name if the block ends well, and not at all otherwise."""
-    new = NewFile(path, is_ours, mode)
-    try:
-        yield new.file
-        new.publish()
-    except BaseException:
-        new.discard()
-        raise
+def open_new(
+    path: Path, is_ours: IsOurs = never, mode: int = PUBLIC, size: int | None = None
+) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name if the block ends well, and not at all otherwise.
+
+    `size` is how many bytes it takes, which the error message of a full disk says.
+    """
+    with naming_disk(path, size):
+        new = NewFile(path, is_ours, mode)
+        try:
+            yield new.file
+            new.publish()
+        except BaseException:
+            new.discard()
+            raise
 
 
 def write_file(
@@ -202,7 +212,7 @@ def write_file(
 ) -> None:
     """Write a file so that it is complete or absent, even after a power failure."""
     encoded = content.encode(errors="surrogateescape") if isinstance(content, str) else content
-    with open_new(path, is_ours, mode) as file:
+    with open_new(path, is_ours, mode, len(encoded)) as file:
         file.write(encoded)
 
 
@@ -239,7 +249,14 @@ def open_to_append(path: Path, is_ours: IsOurs) -> BinaryIO:
     """Open a file for appending, unbuffered. Raise NotOursError unless it is new, empty or ours."""
     check_file(path, or_empty(is_ours))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+    with naming_disk(path):
+        return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of ours, and those above it, unless it is there."""
+    with naming_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def or_empty(is_ours: IsOurs) -> IsOurs:
@@ -269,16 +286,17 @@ def remove_file(path: Path, is_ours: IsOurs) -> bool:
     if kind_of(path) != "file" or not is_ours(path):
         return False
     aside = aside_name(path, "unfinished")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
+    with naming_disk(path):
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        if is_ours(aside):
+            os.unlink(aside)
+            return True
+        with suppress(NotOursError):
+            _rename_to_free_name(aside, path)
         return False
-    if is_ours(aside):
-        os.unlink(aside)
-        return True
-    with suppress(NotOursError):
-        _rename_to_free_name(aside, path)
-    return False
 
 
 def read_clock_of(folder: Path) -> float:
@@ -299,19 +317,18 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def memory_file(folder: Path, size: int) -> Iterator[Path]:
-    """Give a file of `size` bytes whose name is removed after the block.
+    """Give a file of `size` bytes in memory that has no name, so that no end leaves it behind.
 
-    A process that has opened it by then keeps its content.
+    Processes of this user on this machine open it by the path until the block ends, and keep its
+    content after it.
     """
-    handle, name = tempfile.mkstemp(prefix="and-dist-", dir=folder)
-    try:
+    with naming_disk(folder, size):
+        handle = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, PRIVATE)
         try:
             os.posix_fallocate(handle, 0, size)
+            yield Path(f"/proc/{os.getpid()}/fd/{handle}")
         finally:
             os.close(handle)
-        yield Path(name)
-    finally:
-        os.unlink(name)
 
 
 def publish(temporary: Path, path: Path, is_ours: IsOurs) -> None:
@@ -331,27 +348,6 @@ def aside_name(path: Path, kind: str) -> Path:
 def stem_of(path: Path) -> str:
     """Return the part of a path's name that its temporary names repeat."""
     return os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
-
-
-def lock_file(path: Path) -> int | None:
-    """Lock a writer's file and return its descriptor; raise BlockingIOError if a writer holds it.
-
-    Return None if that cannot be told, as on a file system without locks: then nothing may be
-    removed.
-    """
-    try:
-        # Opened for writing, because NFS locks no other files.
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return descriptor
 
 
 def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:

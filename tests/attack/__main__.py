@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tests.attack import locks, planted
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
+from tests.attack.disks import KIND as DISKS
 
-KINDS: tuple[Kind, ...] = (locks.KIND, planted.KIND)
+KINDS: tuple[Kind, ...] = (locks.KIND, planted.KIND, DISKS)
 MOST_AT_ONCE = 2
 
 
