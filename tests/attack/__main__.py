@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
-from tests.attack.configs import KIND as CONFIGS
+from tests.attack.configs.kind import KIND as CONFIGS
 
 KINDS: tuple[Kind, ...] = (CONFIGS,)
 MOST_AT_ONCE = 2

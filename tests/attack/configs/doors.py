@@ -23,6 +23,7 @@ from and_dist.config.load import load_config, parse_overrides
 from and_dist.config.reference import describe_keys
 from and_dist.config.schema import Config
 from and_dist.config.validation import flatten
+from and_dist.data import survey as survey  # imported before the forks are made
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL
 from and_dist.planning.catalogue import find_hardware
 from and_dist.planning.plan import plan_job
@@ -79,6 +80,8 @@ def use(config: Config, given: dict[str, Any]) -> None:
     flat = flatten(dumped)
     for key, value in given.get("kept", {}).items():
         found = flat[key]
+        if isinstance(found, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):
             raise Broken(f"{key} = {value!r} was taken for {found!r}")
     json.dumps(dumped, allow_nan=False)

@@ -255,7 +255,7 @@ def pair(chance: random.Random) -> Attempt:
         "method=instance_nce",
         "method=nat",
         "method=deepcluster",
-        "run.threads=1024",
+        "run.threads=32",
         "run.threads=3",
         "bank.dtype=float16",
         "objective.temperature=0.01",

@@ -49,9 +49,13 @@ def many_keys() -> Iterator[Trial]:
     few = "".join(f"k{at}: 1\n" for at in range(5_000))
     yield file(few, "5,000 unknown keys", "unknown key")
     yield file(f"{'k' * 200_000}: 1", "a key of 200,000 letters", "kkk")
-    yield file("name: x\n" * 20_000, "one key 20,000 times", "stands twice")
-    yield file("sbatch:\n" + "".join(f"  {key}" for key in keys.splitlines(True)), "30,000 options",
-               "a.yaml", how="profile")  # fmt: skip
+    yield file("name: x\n" * 10_000, "one key 10,000 times", "stands twice")
+    yield file(
+        "sbatch:\n" + "".join(f"  {key}" for key in keys.splitlines(True)),
+        "30,000 options",
+        "a.yaml",
+        how="profile",
+    )
     yield Attempt(overrides=["a." * 30_000 + "b=1"], wanted=REFUSED).trial("30,000 sections deep")
 
 
@@ -65,11 +69,13 @@ def bases() -> Iterator[Trial]:
     for name in ("pipe.yaml", "/dev/zero", "loop.yaml", "a\0b"):
         yield Attempt(files=odd, names=[name], wanted=REFUSED).trial(f"--config {name!r}")
     chain = {f"f{at}.yaml": f"base: f{at + 1}.yaml\n" for at in range(2000)}
-    yield Attempt(files={**chain, "f2000.yaml": ""}, names=["f0.yaml"], wanted=REFUSED,
-                  says=["base"]).trial("a chain of 2,000 bases")  # fmt: skip
+    yield Attempt(
+        files={**chain, "f2000.yaml": ""}, names=["f0.yaml"], wanted=REFUSED, says=["base"]
+    ).trial("a chain of 2,000 bases")
     twice = {f"f{at}.yaml": f"base: [f{at + 1}.yaml, f{at + 1}.yaml]\n" for at in range(24)}
-    yield Attempt(files={**twice, "f24.yaml": ""}, names=["f0.yaml"], wanted=REFUSED,
-                  says=["base"]).trial("24 files of two bases each")  # fmt: skip
+    yield Attempt(
+        files={**twice, "f24.yaml": ""}, names=["f0.yaml"], wanted=REFUSED, says=["base"]
+    ).trial("24 files of two bases each")
     large = "# " + "x" * 2_000_000
     yield file(large, "a file of 2 MB", "a.yaml")
     yield Attempt("run", {"run/config.yaml": large}, wanted=REFUSED).trial("a run's of 2 MB")
@@ -107,8 +113,31 @@ OPTIONAL_KEYS = (
 )
 
 
+LARGEST = (
+    "run.stall_seconds=1e9",
+    "run.save_minutes=1e9",
+    "run.time_limit=16666666",
+    "run.log_every=1000000000",
+    "run.threads=512",
+    "run.keep=1000000000",
+    "evaluation.knn=1000000000",
+    "optim.batch_size=1000000000",
+    "optim.lr=1e30",
+    "optim.milestones=[1000000000]",
+    "discovery.memory_mb=100000000",
+    "data.limit=1000000000000",
+    "data.image_size=8192",
+    "data.std=[1e-6, 1000, 1]",
+    "encoder.feature_dim=65536",
+    "curriculum.epochs=1000000",
+    "curriculum.rounds=5000",
+)
+"""Values at their bounds, with which runs have to go on."""
+
+
 def numbers() -> Iterator[Trial]:
-    """Yield numbers beyond their use, and what is no number."""
+    """Yield numbers beyond their use, what is no number, and the largest numbers of all."""
+    yield Attempt(overrides=LARGEST, wanted="accepted").trial("every number at its bound")
     for override in NUMBERS_BEYOND_USE:
         yield refused(override)
     for key in OPTIONAL_KEYS:

@@ -16,9 +16,9 @@ import threading
 from typing import Any
 
 MB = 1_000_000
-CPU_SECONDS, WALL_SECONDS, MORE_MB = 2.0, 20.0, 300.0
-HEAVY_CPU_SECONDS, HEAVY_WALL_SECONDS, HEAVY_MORE_MB = 60.0, 120.0, 6000.0
-"""Of attempts that build an encoder."""
+LIMITS = {False: (2.0, 20.0, 300.0), True: (60.0, 120.0, 6000.0)}
+"""Seconds of a core and of a clock, and MB more than the worker has, by whether an attempt builds
+an encoder."""
 
 
 class Worker:
@@ -92,10 +92,11 @@ def _in_fork(carry_out: Any, given: dict[str, Any], heavy: bool) -> str:
         said = pipe.read()
     _, status, _ = os.wait4(pid, 0)
     if os.WIFSIGNALED(status):
+        cpu_seconds, wall_seconds, _ = LIMITS[heavy]
         number = os.WTERMSIG(status)
         ways = {
-            signal.SIGPROF: f"it took more than {CPU_SECONDS:g} s of a core",
-            signal.SIGALRM: f"it took more than {WALL_SECONDS:g} s",
+            signal.SIGPROF: f"it took more than {cpu_seconds:g} s of a core",
+            signal.SIGALRM: f"it took more than {wall_seconds:g} s",
         }
         return ways.get(number, f"it was ended by signal {number}")
     return said if status == 0 else f"it ended with status {os.waitstatus_to_exitcode(status)}"
@@ -103,12 +104,12 @@ def _in_fork(carry_out: Any, given: dict[str, Any], heavy: bool) -> str:
 
 def _limit(heavy: bool) -> None:
     """Limit time and memory of this process, beyond what it has already."""
-    signal.setitimer(signal.ITIMER_PROF, HEAVY_CPU_SECONDS if heavy else CPU_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, HEAVY_WALL_SECONDS if heavy else WALL_SECONDS)
+    cpu_seconds, wall_seconds, more_mb = LIMITS[heavy]
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds)
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
-    more = HEAVY_MORE_MB if heavy else MORE_MB
-    most = int(pages * resource.getpagesize() + more * MB)
+    most = int(pages * resource.getpagesize() + more_mb * MB)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
