@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,10 @@ def choose_config(
     from and_dist.data.survey import find_splits
 
     source = source or given.get("data.train")
-    run = Path(given.get("run.root", RunConfig().root)) / _name_of_run(given, source)
-    if (run / "config.yaml").is_file():
+    root = given.get("run.root")
+    root = root if isinstance(root, str) else RunConfig().root  # a wrong one is refused below
+    run = Path(root) / _name_of_run(given, source)
+    if os.path.isfile(run / "config.yaml"):
         same = [f"data.train={find_splits(source)[0]}"] if isinstance(source, str) else []
         return Chosen(load_run_config(run, [*overrides, *same]))
     if not isinstance(source, str):
@@ -99,6 +102,7 @@ def propose_config(
     from and_dist.data.survey import survey
     from and_dist.planning.proposal import has_gpu, propose
 
+    load_config([], overrides)  # raises ValueError for a wrong value before it is looked at
     found = survey(source, given.get("data.limit"), reporter)
     is_on_gpu = has_gpu(str(given.get("run.device", RunConfig().device)))
     proposal = propose(found, is_on_gpu, {k: v for k, v in given.items() if k != "data.train"})

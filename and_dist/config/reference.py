@@ -9,6 +9,7 @@ from typing import Any
 
 from and_dist.config.schema import Config
 from and_dist.config.suggestions import did_you_mean, near_keys
+from and_dist.config.validation import clip
 
 Schema = Mapping[str, Any]
 NUMBERS = {"integer": "whole number", "number": "number"}
@@ -34,7 +35,7 @@ def describe_keys(wanted: str | None = None) -> list[KeyDescription]:
     found = [one for one in known if one.key == wanted or one.key.startswith(f"{wanted}.")]
     if not found:
         near = did_you_mean(near_keys(wanted, Config))
-        raise ValueError(f"there is no key or section {wanted!r}{near}")
+        raise ValueError(f"there is no key or section {clip(repr(wanted))}{near}")
     return found
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 import yaml
 
 from and_dist.config.comparison import differing_keys
+from and_dist.config.limits import MOST_ROWS
 from and_dist.config.schema import Config
 from and_dist.config.yaml_files import read_yaml
 from and_dist.planning.hardware import Hardware, Origin
@@ -21,8 +22,6 @@ from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
 from and_dist.runs.folder import read_starts
 from and_dist.runs.metrics_file import read_metrics
 
-MOST_ROWS = 10**12
-"""The most rows that are searched for a number that fits."""
 MOST_RANKS = 2**20
 """The most ranks that are searched for a number on which the rows fit."""
 

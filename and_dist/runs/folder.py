@@ -30,6 +30,7 @@ from and_dist.config.comparison import differing_keys, keep_choices
 from and_dist.config.load import load_run_config
 from and_dist.config.schema import Config, EncoderConfig
 from and_dist.config.secret_values import hide_secrets
+from and_dist.config.validation import MOST_SAID
 from and_dist.config.yaml_files import read_yaml
 from and_dist.distributed.launch_env import job_began, process_began
 from and_dist.runs.lock import is_lock
@@ -88,8 +89,11 @@ def check_run_folder(config: Config) -> None:
     if written.exists():
         differences = differing_keys(config, read_yaml(written, may_be_link=False))
         if differences:
+            several = differences[:MOST_SAID]
+            if len(differences) > len(several):
+                several.append(f"{len(differences) - len(several):,} more keys")
             raise ValueError(
-                f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
+                f"run folder {folder} belongs to another config ({'; '.join(several)}); "
                 "choose another name=... or delete the folder"
             )
         check_own_names(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 MOST_BYTES = 100_000_000
 """The size from which on a file is refused that is read as a whole: ours have some kilobytes."""
+BLOCK_BYTES = 1_000_000
 
 
 class NotPlainError(OSError):
@@ -50,11 +51,23 @@ def open_regular(path: str | Path) -> tuple[int, int]:
 
 def read_plain(path: Path, errors: str = "strict") -> str:
     """Return the text of a regular file; raise OSError or ValueError where there is none."""
-    with open_plain(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, "it has more than 100 MB", str(path))
-    return content.decode("utf-8", errors)
+    return read_at_most(path, MOST_BYTES).decode("utf-8", errors)
+
+
+def read_at_most(path: Path, most_bytes: int, may_be_link: bool = False) -> bytes:
+    """Return the content of a regular file, or of a link to one where it may be a link.
+
+    Raise OSError for anything else, and for a file that is larger.
+    """
+    blocks, left = list[bytes](), most_bytes + 1
+    with os.fdopen(open_regular(path)[0], "rb") if may_be_link else open_plain(path) as file:
+        # os.read() raises OSError where a file of /proc has nothing to read yet; read() would not.
+        while left and (block := os.read(file.fileno(), min(left, BLOCK_BYTES))):
+            blocks.append(block)
+            left -= len(block)
+    if not left:
+        raise OSError(errno.EFBIG, f"it has more than {most_bytes / 1e6:g} MB", str(path))
+    return b"".join(blocks)
 
 
 def _not_plain(path: Path) -> NotPlainError:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from tests.attack import locks, planted
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
+from tests.attack.configs.kind import KIND as CONFIGS
 from tests.attack.disks import KIND as DISKS
 
-KINDS: tuple[Kind, ...] = (locks.KIND, planted.KIND, DISKS)
+KINDS: tuple[Kind, ...] = (CONFIGS, locks.KIND, planted.KIND, DISKS)
 MOST_AT_ONCE = 2
 
 
