@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from and_dist.runs.folder import check_inside, checked_starts
-from and_dist.runs.records import check_event, parse
-from and_dist.utils.plain_files import open_plain
+from and_dist.runs.folder import check_inside, read_starts, say_if_cut
+from and_dist.runs.metrics_file import read_last
 from launcher.jobs.job_folder import (
     StartOutcome,
+    if_sound,
     job_folders,
     read_end,
     read_id,
@@ -20,7 +20,7 @@ from launcher.jobs.job_folder import (
 from launcher.jobs.request import Request
 from launcher.slurm import client
 
-KEPT = (b"step", b"round")
+KEPT = ("step", "round")
 """The events of which the last line is shown."""
 FORGOTTEN = "forgotten by SLURM"
 """The state of a job that SLURM no longer knows."""
@@ -71,10 +71,10 @@ def look_at(run: Path) -> Status:
     if not jobs:
         return Status(run, "not submitted", training=training, goodput=goodput(run, training))
     job = jobs[-1]
-    ends = [read_end(job, start) for start in starts(job)]
+    ends = [if_sound(read_end, job, start) for start in starts(job)]
     end = ends[-1] if ends else None
     before = next((end for end in reversed(ends) if end is not None), None)
-    job_id, queue = read_id(job), None
+    job_id, queue = if_sound(read_id, job), None
     try:
         slurm = client.find_job(job_id) if job_id else None
         state = _state(job_id, slurm, end)
@@ -87,7 +87,7 @@ def look_at(run: Path) -> Status:
         state,
         job_id,
         slurm,
-        read_request(job),
+        if_sound(read_request, job),
         queue,
         len(ends),
         end,
@@ -123,22 +123,16 @@ def read_training(run: Path) -> dict[str, Any]:
     """Return the last "step" and "round" records of metrics.jsonl, which may be growing
     meanwhile."""
     path = run / "metrics.jsonl"
-    if not path.exists():
-        return {}
-    last: dict[str, bytes] = {}
-    with open_plain(path) as lines:
-        for line in lines:
-            name = next((name for name in KEPT if line.startswith(b'{"event": "%b"' % name)), None)
-            if name is not None and line.endswith(b"}\n"):
-                last[name.decode()] = line
-    return {name: check_event(parse(line)) for name, line in last.items()}
+    return read_last(path, KEPT) if path.exists() else {}
 
 
 def goodput(run: Path, training: dict[str, Any]) -> float | None:
     """Return the share of the trained steps that did not have to be repeated; None before the
     first."""
     steps = training.get("step", {}).get("step", 0)
-    again = sum(start.get("steps_again", 0) for start in checked_starts(run))
+    found = read_starts(run)
+    say_if_cut(run, found)
+    again = sum(start["steps_again"] for start in found)
     return steps / (steps + again) if steps else None
 
 

@@ -39,9 +39,9 @@ class RunRecorder:
         if self._trackers:
             self._trackers.write(record)
 
-    def go_back_to(self, num_bytes: int) -> int:
-        """Forget all lines after the first bytes; return the last step there was."""
-        last_step = self.metrics.go_back_to(num_bytes)
+    def go_back_to(self, num_bytes: int, num_lines: int | None = None) -> int:
+        """Forget all lines but the first ones; return the last step there was."""
+        last_step = self.metrics.go_back_to(num_bytes, num_lines)
         if self._trackers:
             self._trackers.begin(stream(self.path))
             self.display.recall(stream(self.path))
