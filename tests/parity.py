@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "uniform": ("bank.init=uniform", "run.save_minutes=0.002", "evaluation.every=2"),
 }
-TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
+TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
 Record = dict[str, Any]
 
 
@@ -107,7 +108,7 @@ def sums_of_tensors(file: Path) -> dict[str, str]:
 def record_checkpoint(checkpoint: Path) -> Record:
     """Return the sums of a checkpoint's tensors, file by file, and its state without timings."""
     state = json.loads((checkpoint / "state.json").read_text())
-    for key in ("files", "sha256", "config", "metrics_bytes"):
+    for key in ("files", "sha256", "config", "metrics_bytes", "metrics_lines"):
         state.pop(key, None)
     state.get("progress", {}).pop("seconds", None)
     return {
@@ -125,7 +126,8 @@ def record_run(run: Path) -> Record:
         if line["event"] != "checkpoint"
     ]
     latest = (run / "checkpoints" / "latest").read_text().strip()
-    config = (run / "config.yaml").read_text().replace(str(run.parent), "ROOT")
+    config = re.sub(r"^#.*\n", "", (run / "config.yaml").read_text())
+    config = config.replace(str(run.parent), "ROOT")
     return {
         "metrics": metrics,
         "checkpoint": record_checkpoint(run / "checkpoints" / latest),

@@ -252,7 +252,7 @@ def _of_stalls(run: Path) -> list[Incident]:
             if match := re.fullmatch(r"--- (\S+ \S+ \S+): (.*)", line):
                 try:
                     when = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
-                except (ValueError, OverflowError):
+                except ValueError:
                     say_damage(f"a line of {file} is left out: {as_text(match[1])} is no time")
                     continue
                 found.append(Incident(when, "stalled", f"{file.stem}: {as_text(match[2])}"))

@@ -1,7 +1,7 @@
 """Read and write the records of a run folder, which may be damaged or foreign. No torch.
 
-All that is read here is compared with its seal (utils/seals.py) and with a schema. Readers leave out
-what is damaged, and say so once.
+All that is read here is compared with its seal (utils/seals.py) and with a schema. Readers leave
+out what is damaged, and say so once.
 
 Code that reads a validated record finds the keys that it needs, with values of the right kind and
 size. Keys that are not listed here may hold anything.
@@ -34,10 +34,8 @@ TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 def _check_time(text: str) -> str:
     """Return a time of environment.json; raise ValueError for another text."""
-    try:
-        datetime.strptime(text, TIME).timestamp()
-    except OverflowError:
-        raise ValueError(f"{text} is no time of ours") from None
+    if datetime.strptime(text, TIME).timestamp() < 0:
+        raise ValueError(f"{text} is no time of ours")
     return text
 
 

@@ -26,7 +26,7 @@ from and_dist.training.session import run_training
 from and_dist.training.trainer import Trainer
 from and_dist.utils.progress import Advance
 
-TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
+TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
 ABOUT_SAVING = "checkpoint"
 """The one event that depends on when something was saved."""
 
@@ -78,7 +78,7 @@ def train_until(world: World, config: Config, epochs: int) -> None:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl but those about saving, the timings left out."""
+    """All lines of metrics.jsonl but those about saving, timings, numbers and seals left out."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in record.items() if k not in TIMINGS}
