@@ -19,13 +19,12 @@ from typing import Any
 
 from and_dist.runs.folder import package_versions
 from and_dist.utils.folder_names import Named
-from and_dist.utils.owned_files import is_json_with, write_file
+from and_dist.utils.owned_files import is_json_with, read_json, write_file
 from and_dist.utils.owned_folders import remove_tree
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
     new_job_folder,
     read_end,
-    read_json,
     read_node_ends,
     read_request,
     take_snapshot,

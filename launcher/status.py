@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from and_dist.runs.folder import check_inside, checked_starts
+from and_dist.runs.folder import check_inside, read_starts, say_if_cut
 from and_dist.runs.goodput import Goodput, Tally, goodput, read_decisions
-from and_dist.runs.records import check_event, parse
-from and_dist.utils.plain_files import open_plain
+from and_dist.runs.metrics_file import read_last
 from launcher.jobs.job_folder import (
     StartOutcome,
+    if_sound,
     job_folders,
     read_end,
     read_id,
@@ -21,9 +21,9 @@ from launcher.jobs.job_folder import (
 from launcher.jobs.request import Request
 from launcher.slurm import client
 
-KEPT = (b"step", b"round")
+KEPT = ("step", "round")
 """The events of which the last line is shown."""
-ADDED_UP = (b"checkpoint", b"discovery")
+ADDED_UP = ("checkpoint", "discovery")
 """The events that say what training waited for."""
 FORGOTTEN = "forgotten by SLURM"
 """The state of a job that SLURM no longer knows."""
@@ -71,14 +71,16 @@ def look_at(run: Path) -> Status:
     check_inside(run)
     jobs = job_folders(run)
     training, tally = read_training(run)
-    found = goodput(checked_starts(run), tally, read_decisions(run))
+    history = read_starts(run)
+    say_if_cut(run, history)
+    found = goodput(history, tally, read_decisions(run))
     if not jobs:
         return Status(run, "not submitted", training=training, goodput=found)
     job = jobs[-1]
-    ends = [read_end(job, start) for start in starts(job)]
+    ends = [if_sound(read_end, job, start) for start in starts(job)]
     end = ends[-1] if ends else None
     before = next((end for end in reversed(ends) if end is not None), None)
-    job_id, queue = read_id(job), None
+    job_id, queue = if_sound(read_id, job), None
     try:
         slurm = client.find_job(job_id) if job_id else None
         state = _state(job_id, slurm, end)
@@ -91,7 +93,7 @@ def look_at(run: Path) -> Status:
         state,
         job_id,
         slurm,
-        read_request(job),
+        if_sound(read_request, job),
         queue,
         len(ends),
         end,
@@ -128,23 +130,11 @@ def read_training(run: Path) -> tuple[dict[str, Any], Tally]:
 
     The file may be growing meanwhile.
     """
-    path, tally = run / "metrics.jsonl", Tally()
+    path = run / "metrics.jsonl"
     if not path.exists():
-        return {}, tally
-    last: dict[str, bytes] = {}
-    with open_plain(path) as lines:
-        for line in lines:
-            name = line[len(b'{"event": "') :].partition(b'"')[0]
-            if not line.endswith(b"}\n"):
-                continue
-            if name in KEPT:
-                last[name.decode()] = line
-            elif name in ADDED_UP:
-                tally.add(check_event(parse(line)))
-    found = {name: check_event(parse(line)) for name, line in last.items()}
-    for record in found.values():
-        tally.add(record)
-    return found, tally
+        return {}, Tally()
+    last, waits = read_last(path, KEPT, ADDED_UP)
+    return last, Tally([*waits, *last.values()])
 
 
 def as_lines(status: Status) -> list[str]:

@@ -35,7 +35,7 @@ from and_dist.config.load import load_config
 from and_dist.config.validation import NAME, Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
-from and_dist.runs.records import Summary, parse, read_record
+from and_dist.runs.records import Summary, parse, read_if_sound
 from and_dist.utils.owned_files import check_file, make_folder, read_json, write_file
 from and_dist.utils.plain_files import read_plain
 from launcher import submit
@@ -321,9 +321,9 @@ def table_of(folder: Path) -> str:
 
 def _results(run: Path) -> tuple[str, ...]:
     summary = run / "summary.json"
-    if not summary.exists():
+    found = read_if_sound(summary, Summary) if summary.exists() else None
+    if not found or not found["rounds"]:
         return _state(run), "-", "-", "-"
-    found = read_record(summary, Summary)
     last = found["rounds"][-1]
     figures = [
         "-" if last[key] is None else f"{100 * last[key]:.1f}" for key in ("knn_bank", "knn")

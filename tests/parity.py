@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 OF_TIME = ("checkpoint", "goodput")
 """The events that depend on when something was saved or started."""
-TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
+TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
 Record = dict[str, Any]
 
 
@@ -109,7 +110,7 @@ def sums_of_tensors(file: Path) -> dict[str, str]:
 def record_checkpoint(checkpoint: Path) -> Record:
     """Return the sums of a checkpoint's tensors, file by file, and its state without timings."""
     state = json.loads((checkpoint / "state.json").read_text())
-    for key in ("files", "sha256", "config", "metrics_bytes"):
+    for key in ("files", "sha256", "config", "metrics_bytes", "metrics_lines"):
         state.pop(key, None)
     state.get("progress", {}).pop("seconds", None)
     return {
@@ -127,7 +128,8 @@ def record_run(run: Path) -> Record:
         if line["event"] not in OF_TIME
     ]
     latest = (run / "checkpoints" / "latest").read_text().strip()
-    config = (run / "config.yaml").read_text().replace(str(run.parent), "ROOT")
+    config = re.sub(r"^#.*\n", "", (run / "config.yaml").read_text())
+    config = config.replace(str(run.parent), "ROOT")
     return {
         "metrics": metrics,
         "checkpoint": record_checkpoint(run / "checkpoints" / latest),

@@ -8,6 +8,7 @@ import yaml
 
 from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.schema import DataConfig, EncoderConfig
+from and_dist.runs.folder import read_starts, say_if_cut
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.utils.formatting import percent
 
@@ -71,6 +72,7 @@ def _table_of_rounds(opened: OpenedCheckpoint) -> str:
     lines = ["| round | anchors | consistency % | bank-kNN % | kNN % |", "|---|---|---|---|---|"]
     progress = opened.state["progress"]
     is_whole = progress["epochs"] == opened.config.epochs_of(progress["round_index"])
+    say_if_cut(opened.run, read_starts(opened.run))
     for r in read_metrics(opened.run / "metrics.jsonl", "round"):
         if r["round"] < progress["round_index"] or (
             r["round"] == progress["round_index"] and is_whole

@@ -99,7 +99,7 @@ def list_checkpoints(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     names = sorted((path.name for path in folder.iterdir() if _is_ours(path)), reverse=True)
-    latest = _read_pointer(folder)
+    latest = read_pointer(folder)
     if latest is None or (latest not in names and os.path.lexists(folder / latest)):
         return names
     # `latest` counts even if its folder is gone: the loss is reported then, not passed over.
@@ -113,7 +113,7 @@ def _is_ours(path: Path) -> bool:
     return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))
 
 
-def _read_pointer(folder: Path) -> str | None:
+def read_pointer(folder: Path) -> str | None:
     """Return the name in `latest`, None where it can be no checkpoint of ours."""
     try:
         name = read_plain(folder / "latest").strip()

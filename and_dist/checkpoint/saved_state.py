@@ -57,6 +57,7 @@ class SavedTraining(SavedState):
     images: SavedImages
     config: dict[Word, Any]
     metrics_bytes: Count
+    metrics_lines: Count | None = None
 
     @pydantic.model_validator(mode="after")
     def check_anchors(self) -> SavedTraining:

@@ -32,6 +32,7 @@ from and_dist.checkpoint.names import (
     is_pointer,
     list_checkpoints,
     names_of_checkpoint,
+    read_pointer,
 )
 from and_dist.checkpoint.saved_state import check_state
 from and_dist.checkpoint.tensor_files import BANK, TensorFiles, write_share
@@ -39,7 +40,7 @@ from and_dist.distributed.collectives import gather_objects, on_coordinator, rai
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
-from and_dist.runs.records import parse
+from and_dist.runs.records import parse, say_damage
 from and_dist.utils.disk_errors import DiskError, describe, room_left
 from and_dist.utils.owned_files import (
     TOKEN,
@@ -141,8 +142,23 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
 
 def read_latest(folder: Path) -> tuple[Path, State] | None:
     """Return the newest checkpoint and its state.json, None where there is none."""
-    names = list_checkpoints(folder)
+    names = _list_and_look(folder)
     return read_checkpoint(folder / names[0]) if names else None
+
+
+def _list_and_look(folder: Path) -> list[str]:
+    """Return the names of a folder's checkpoints; say where `latest` does not name the newest."""
+    names, pointer = list_checkpoints(folder), read_pointer(folder)
+    if pointer is not None and pointer not in names:
+        say_damage(f"{folder / pointer} is left out: its {STATE} is not the one of this checkpoint")
+    elif pointer is not None and (newest := max(names, key=_numbers_in)) != pointer:
+        say_damage(f"{folder / 'latest'} names {pointer}, and there is a newer one, {newest}")
+    return names
+
+
+def _numbers_in(name: str) -> list[int]:
+    """Return the numbers in the name of a checkpoint, by which a newer one is higher."""
+    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 TO_START_ANEW = "delete the run folder or choose another name=..."
@@ -161,7 +177,7 @@ def find_latest_valid(
     """
     listing = f"listing the checkpoints of {folder}"
     damages = []
-    for name in on_coordinator(world, listing, lambda: list_checkpoints(folder)):
+    for name in on_coordinator(world, listing, lambda: _list_and_look(folder)):
         damage = find_corruption(folder / name, world)
         if not damage:
             return read_checkpoint(folder / name)

@@ -91,7 +91,10 @@ def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     file = run / "config.yaml"
     if not os.path.lexists(file):
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    return _build([read_yaml(file, may_be_link=False), parse_overrides(overrides)])
+    written = read_yaml(file, may_be_link=False)
+    if "name" not in written:
+        raise ValueError(f"{file} is not the config of a run, or damaged: it names none")
+    return _build([written, parse_overrides(overrides)])
 
 
 def _build(layers: Sequence[dict[str, Any]]) -> Config:

@@ -12,6 +12,8 @@ from and_dist.config.suggestions import did_you_mean, near_keys
 from and_dist.config.validation import clip
 
 Schema = Mapping[str, Any]
+NO_BOUND = 1e30
+"""The largest number that any key takes."""
 NUMBERS = {"integer": "whole number", "number": "number"}
 
 
@@ -70,7 +72,11 @@ def _takes(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    """Return the bounds of a number."""
+    """Return the bounds of a number, without one that only keeps sums finite."""
     said = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {field[name]:g}" for name, sign in said.items() if name in field]
+    bounds = [
+        f"{sign} {field[name]:g}"
+        for name, sign in said.items()
+        if abs(field.get(name, NO_BOUND)) < NO_BOUND
+    ]
     return f" {' and '.join(bounds)}" if bounds else ""

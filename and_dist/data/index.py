@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,14 +27,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from and_dist.data.manifest import (
+    AGAIN,
+    FORMAT,
+    MANIFEST,
+    About,
+    check_columns,
+    check_files,
+    is_column,
+    read_about,
+)
 from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, Store
 from and_dist.utils.folder_names import Named, entries_of
-from and_dist.utils.owned_files import always, open_new, read_json, write_file
+from and_dist.utils.owned_files import always, open_new, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import NewFolder
+from and_dist.utils.seals import seal
 
-FORMAT = 1
-"""The version of the manifest format that this program reads and writes."""
-MANIFEST = "manifest.json"
+SIDES = ("length", "heights", "widths")
+FILE_COLUMNS = ("name_ends",)
+ARCHIVE_COLUMNS = ("file", "offset")
 BAD_IMAGES = "bad_images.txt"
 COLUMNS = r"(name_ends|file|offset|length|heights|widths|labels)\.npy"
 """A pattern of the columns' file names."""
@@ -214,13 +226,11 @@ def write_manifest(
             np.save(file, column)
     if bad_images:
         _write(folder / BAD_IMAGES, "".join(f"{line}\n" for line in bad_images))
+    names = [n for n in entries_of(folder) if n != MANIFEST and n not in PART_COLUMNS]
     about["content_hash"] = index.content_hash
-    about["holds"] = {
-        name: (folder / name).stat().st_size
-        for name in entries_of(folder)
-        if name != MANIFEST and name not in PART_COLUMNS
-    }
-    _write(folder / MANIFEST, json.dumps(about, indent=1))
+    about["holds"] = {name: (folder / name).stat().st_size for name in names}
+    about["sums"] = {name: sum_of(folder / name) for name in names if is_column(name)}
+    _write(folder / MANIFEST, json.dumps(seal(about, MANIFEST), indent=1))
 
 
 def _write(path: Path, content: str | bytes) -> None:
@@ -263,27 +273,76 @@ def _size_of(path: Path) -> int | None:
 
 
 def open_manifest(folder: Path) -> LabelledImages:
-    """Open a manifest and map its columns into memory, so that nothing is read before it is used.
+    """Open a manifest and map its columns into memory, so that none of them is held there.
 
-    Raise ValueError if the manifest cannot be read or is of another format.
+    Raise ValueError if it cannot be read, is of another format, or is not as it was written.
     """
+    about = read_about(folder)
     try:
-        about = json.loads((folder / MANIFEST).read_text())
-        if about.get("format") != FORMAT:
-            raise ValueError(f"it is of format {about.get('format')}, this program reads {FORMAT}")
-        columns = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
-        heights_N, widths_N = columns["heights"], columns["widths"]
-        if about["kind"] == "files":
-            names = Names(np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"])
-            store: Store = FileStore(Path(about["root"]), names)
-        else:
-            files = tuple(folder / path for path in about["files"])
-            where = columns["file"], columns["offset"], columns["length"]
-            store = ArchiveStore(files, *where, widths_N, about["kind"])
-        index = ImageIndex(store, heights_N, widths_N, about["content_hash"])
-        if "labels" not in columns:
-            return LabelledImages(index)
-        class_names = json.loads((folder / "classes.json").read_text())
-        return LabelledImages(index, np.asarray(columns["labels"]), tuple(class_names))
+        check_files(folder, about)
+        names = (*SIDES, *(FILE_COLUMNS if about.kind == "files" else ARCHIVE_COLUMNS))
+        columns = {name: _map_column(folder, name) for name in names}
+        is_labelled = (folder / "labels.npy").exists()
+        if is_labelled != (folder / "classes.json").exists():
+            raise ValueError(f"only one of labels.npy and classes.json is there; {AGAIN}")
+        class_names: tuple[str, ...] = ()
+        if is_labelled:
+            columns["labels"] = _map_column(folder, "labels")
+            class_names = tuple(json.loads((folder / "classes.json").read_text()))
+        check_columns(columns, about, len(class_names))
+        index = ImageIndex(
+            _open_store(folder, about, columns),
+            columns["heights"],
+            columns["widths"],
+            about.content_hash,
+        )
+        if not about.sums:
+            _check_hash(index, about, columns["length"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"manifest {folder} cannot be read: {error}") from None
+    labels_N = np.asarray(columns["labels"]) if is_labelled else None
+    return LabelledImages(index, labels_N, class_names)
+
+
+def _map_column(folder: Path, name: str) -> NDArray[Any]:
+    """Return a column that is mapped into memory; raise ValueError where it is none."""
+    try:
+        column: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r")
+        return column
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise ValueError(f"{name}.npy: {error}; {AGAIN}") from None
+
+
+def _open_store(folder: Path, about: About, columns: dict[str, NDArray[Any]]) -> Store:
+    """Return the store of a manifest's images; raise ValueError for places that cannot be."""
+    if about.kind == "files":
+        text, ends_N = np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"]
+        if len(ends_N) == 0 or ends_N[-1] != len(text) or (np.diff(ends_N, prepend=0) < 0).any():
+            raise ValueError(f"name_ends.npy does not fit names.bin; {AGAIN}")
+        return FileStore(Path(about.root or ""), Names(text, ends_N))
+    files = tuple(folder / path for path in about.files or ())
+    if columns["file"].max(initial=0) >= len(files):
+        raise ValueError(f"file.npy has a file that {MANIFEST} does not name; {AGAIN}")
+    where = columns["file"], columns["offset"], columns["length"]
+    return ArchiveStore(files, *where, columns["widths"], about.kind)
+
+
+def _check_hash(index: ImageIndex, about: About, length_N: NDArray[np.int64]) -> None:
+    """Raise ValueError where the columns are not those of a hash that can be computed from them.
+
+    The hash of a pack covers what it was packed from, and that of pixels covers all of them.
+    """
+    if about.kind == "files":
+        assert isinstance(index.store, FileStore)
+        sides = index.heights_N, index.widths_N
+        again = index_files(index.store.root, index.store.names, length_N, *sides)
+    elif about.kind == "encoded" and not any(
+        Path(name).name in PACKED_FILES for name in about.files or ()
+    ):
+        assert isinstance(index.store, ArchiveStore)
+        again = index_archive(index.store, index.heights_N)
+    else:
+        return
+    is_plain = re.fullmatch("[0-9a-f]{16}", about.content_hash)
+    if is_plain and again.content_hash != about.content_hash:
+        raise ValueError(f"its columns are not as they were written; {AGAIN}")

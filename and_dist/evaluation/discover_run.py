@@ -43,6 +43,8 @@ def names_of_discovery(folder: Path) -> Container[str] | None:
     summary = read_json(folder / SUMMARY)
     if not isinstance(summary, dict) or not {"run", "checkpoint", "round", "rows"} <= set(summary):
         return None
+    if not isinstance(summary.get("files", {}), dict):
+        return None
     if "files" not in summary:  # earlier revisions did not list them
         return FILES
     return {SUMMARY, *names_with_sums(folder, summary["files"])}

@@ -8,7 +8,6 @@ M test images of this rank, L layers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -44,15 +43,9 @@ from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
-from and_dist.runs.records import Evaluation, read_record
+from and_dist.runs.records import read_evaluation, write_record
 from and_dist.utils.formatting import as_text, percent
-from and_dist.utils.owned_files import (
-    check_file,
-    check_writable,
-    is_json_with,
-    make_folder,
-    write_file,
-)
+from and_dist.utils.owned_files import check_file, check_writable, is_json_with, make_folder
 from and_dist.utils.progress import Advance
 
 MAY_CHANGE = (
@@ -247,7 +240,7 @@ class FigureFile:
         """
 
         def read_if_there() -> Figures:
-            return read_record(self.path, Evaluation) if self.path.exists() else {}
+            return (read_evaluation(self.path) if self.path.exists() else None) or {}
 
         found = on_coordinator(self._world, f"reading {self.path}", read_if_there)
         is_same = all(found.get(key) == value for key, value in self._record.items())
@@ -260,11 +253,11 @@ class FigureFile:
         """
         record = {**self._record, "of": self.read() | of}
 
-        def write_record() -> None:
+        def write_figures() -> None:
             make_folder(self.path.parent)
-            write_file(self.path, json.dumps(record, indent=1) + "\n", is_figures)
+            write_record(self.path, record, is_figures)
 
-        on_coordinator(self._world, f"writing {self.path}", write_record)
+        on_coordinator(self._world, f"writing {self.path}", write_figures)
         self.show(of)
         self._display.say(f"written to {self.path}")
 

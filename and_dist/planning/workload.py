@@ -5,7 +5,6 @@ W ranks, G queries of a step, B of one rank, N rows, S of one rank.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from and_dist.config.number_types import (
     auto_products,
 )
 from and_dist.config.schema import Config, DataConfig
+from and_dist.data.manifest import MANIFEST, About, read_about
 from and_dist.planning.costs import Cost, cost_of
 from and_dist.planning.hardware import Hardware
 
@@ -189,8 +189,8 @@ def count_rows(data: DataConfig) -> int | None:
     folder = Path(data.train)
     if data.train.startswith("shapes/") and not folder.exists():
         found = 2_000 if data.train == "shapes/train" else 500
-    elif (folder / "manifest.json").exists():
-        found = int(json.loads((folder / "manifest.json").read_text())["rows"])
+    elif (folder / MANIFEST).exists():
+        found = _about_of(folder, data).rows
     elif folder.is_dir():
         # Imported only here, because it imports numpy, which a plan otherwise does without.
         from and_dist.data.importers.folders import list_folder
@@ -206,6 +206,13 @@ def kind_of_images(data: DataConfig) -> Images:
     folder = Path(data.train)
     if data.cache_gb or (data.train.startswith("shapes/") and not folder.exists()):
         return "pixels"
-    manifest = folder / "manifest.json"
-    about = json.loads(manifest.read_text()) if manifest.exists() else {}
-    return "pixels" if about.get("kind") == "pixels" else "encoded"
+    is_prepared = (folder / MANIFEST).exists()
+    return "pixels" if is_prepared and _about_of(folder, data).kind == "pixels" else "encoded"
+
+
+def _about_of(folder: Path, data: DataConfig) -> About:
+    """Return what the manifest of the training images says; raise ValueError if it is damaged."""
+    try:
+        return read_about(folder)
+    except ValueError as error:
+        raise ValueError(f"data.train={data.train}: {error}") from None

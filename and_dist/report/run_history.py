@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.config.schema import Config
-from and_dist.runs.folder import TIME, checked_starts, config_of
+from and_dist.runs.folder import config_of, read_starts, say_if_cut
 from and_dist.runs.lock import is_held
 from and_dist.runs.metrics_file import stream
-from and_dist.runs.records import Evaluation, Verdict, read_record
+from and_dist.runs.records import TIME, Verdict, read_evaluation, read_if_sound, say_damage
 from and_dist.utils.formatting import as_text
 from and_dist.utils.plain_files import read_plain
 
@@ -108,7 +108,7 @@ class History:
     @property
     def state(self) -> str:
         """Return the run's state, such as `finished` or `training, round 2 of 4, epoch 7 of 20`."""
-        if len(self.of("round")) > self.config.last_round:
+        if any(record["round"] == self.config.last_round for record in self.of("round")):
             return "finished"
         if not self.last_step:
             return "not trained yet"
@@ -126,8 +126,8 @@ def read_history(run: Path) -> History:
     config = config_of(run)
     try:
         metrics = run / "metrics.jsonl"
-        records, steps = _sort_out(stream(metrics) if metrics.exists() else ())
-        _check_rounds(records, steps, config.last_round)
+        lines = _of_rounds(stream(metrics), config.last_round) if metrics.exists() else ()
+        records, steps = _sort_out(lines)
         starts = _read_starts(run, np.append(steps["time"], [r.get("time", 0) for r in records]))
         judged = tuple(_read_verdicts(run))
         evaluations = tuple(_read_evaluations(run))
@@ -175,14 +175,18 @@ def _sort_out(lines: Iterable[Record]) -> tuple[tuple[Record, ...], dict[str, F6
     return tuple(others), {key: np.array(column) for key, column in columns.items()}
 
 
-def _check_rounds(records: tuple[Record, ...], steps: dict[str, F64], last_round: int) -> None:
-    """Raise ValueError if metrics.jsonl tells of a round that the config does not have."""
-    rounds = [r["round"] for r in records if r["event"] in ("epoch", "round", "discovery")]
-    highest = max(np.append(steps["round"], [0, *rounds]))
-    if highest > last_round:
-        raise ValueError(
-            f"metrics.jsonl tells of round {highest:.0f}, and config.yaml ends with round "
-            f"{last_round}"
+def _of_rounds(lines: Iterable[Record], last_round: int) -> Iterator[Record]:
+    """Yield the lines of the rounds that the config has; say how many are of others."""
+    num_others = 0
+    for record in lines:
+        if record.get("round", 0) > last_round:
+            num_others += 1
+        else:
+            yield record
+    if num_others:
+        say_damage(
+            f"{num_others} line(s) of metrics.jsonl are left out: they tell of rounds after round "
+            f"{last_round}, the last in config.yaml"
         )
 
 
@@ -191,7 +195,8 @@ def _read_starts(run: Path, times: F64) -> tuple[Start, ...]:
 
     A killed start has left no time of its end, so its last line of metrics.jsonl stands for it.
     """
-    abouts = checked_starts(run)
+    abouts = read_starts(run)
+    say_if_cut(run, abouts)
     begins = [seconds_of(about["started"]) for about in abouts]
     starts = []
     for at, (about, began) in enumerate(zip(abouts, begins, strict=True)):
@@ -245,7 +250,11 @@ def _of_stalls(run: Path) -> list[Incident]:
     for file in sorted((run / "stalls").glob("rank-*.txt")):
         for line in read_plain(file, "replace").splitlines():
             if match := re.fullmatch(r"--- (\S+ \S+ \S+): (.*)", line):
-                when = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
+                try:
+                    when = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
+                except ValueError:
+                    say_damage(f"a line of {file} is left out: {as_text(match[1])} is no time")
+                    continue
                 found.append(Incident(when, "stalled", f"{file.stem}: {as_text(match[2])}"))
     return found
 
@@ -254,12 +263,16 @@ def _read_verdicts(run: Path) -> list[Incident]:
     """Return and-launch's verdicts on the starts of its jobs as incidents."""
     found = []
     for file in sorted((run / "jobs").glob("*/start-*/end.json")):
-        end = read_record(file, Verdict)
-        text = f"job {file.parts[-3]}, {file.parts[-2]}: {end['state']}, {end['why']}"
-        found.append(Incident(end["when"], "judged", text))
+        if end := read_if_sound(file, Verdict):
+            text = f"job {file.parts[-3]}, {file.parts[-2]}: {end['state']}, {end['why']}"
+            found.append(Incident(end["when"], "judged", text))
     return found
 
 
 def _read_evaluations(run: Path) -> list[Record]:
     """Return the results of `and-dist evaluate`, sorted by checkpoint."""
-    return [read_record(file, Evaluation) for file in sorted(run.glob("evaluation/*/*.json"))]
+    return [
+        found
+        for file in sorted(run.glob("evaluation/*/*.json"))
+        if (found := read_evaluation(file)) is not None
+    ]

@@ -17,7 +17,7 @@ from and_dist.config.comparison import PATHS, SPEED_ONLY_KEYS, TEST_KEYS, is_amo
 from and_dist.config.paper_figures import FIGURES, TITLES
 from and_dist.config.validation import flatten
 from and_dist.runs.folder import config_of
-from and_dist.runs.records import Evaluation, Record, Summary, read_record
+from and_dist.runs.records import Summary, read_evaluation, read_record
 
 NOT_OF_A_KIND = (*SPEED_ONLY_KEYS, "paper", "evaluation.every", "evaluation.baselines")
 """The keys and sections in which runs of one kind may differ."""
@@ -114,7 +114,10 @@ def collect(folders: Sequence[Path]) -> Collection:
     found, notes = find_runs(folders)
     runs: list[Run] = []
     for folder in found:
-        run = read_run(folder)
+        try:
+            run = read_run(folder)
+        except (OSError, ValueError) as error:
+            run = f"{folder} is left out: {error}."
         if isinstance(run, str):
             notes.append(run)
             continue
@@ -160,11 +163,13 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
 def read_run(folder: Path) -> Run | str:
     """Read a finished run; return a sentence instead if it has not finished."""
     config = config_of(folder)
-    summary = _read(folder / "summary.json", Summary)
-    rounds = summary["rounds"] if summary else []
-    if len(rounds) <= config.last_round:
+    file = folder / "summary.json"
+    rounds = read_record(file, Summary)["rounds"] if file.exists() else []
+    ended = max((r["round"] + 1 for r in rounds), default=0)
+    if ended <= config.last_round:
         return (
-            f"{folder} is left out: it has ended {len(rounds)} of {config.last_round + 1} rounds."
+            f"{folder} is left out: it has ended {ended} of {config.last_round + 1} rounds"
+            f"{'' if rounds else ', as it has no summary.json'}."
         )
     last = rounds[-1]
     flat = flatten(config.model_dump(mode="json"))
@@ -173,7 +178,7 @@ def read_run(folder: Path) -> Run | str:
     final = f"r{config.last_round:02}-e{config.epochs_of(config.last_round):04}"
     for kind in EVALUATIONS:
         file = folder / "evaluation" / final / f"{kind}.json"
-        evaluated = _read(file, Evaluation)
+        evaluated = read_evaluation(file) if file.exists() else None
         if evaluated is None:
             continue
         others = [key for key in TEST_KEYS if evaluated.get(key) != flat[f"data.{key}"]]
@@ -325,8 +330,3 @@ def _data_of(kind: Kind) -> str:
     """Return the training images of a kind and their limit as text."""
     limit = kind.config["data.limit"]
     return str(kind.config["data.train"]) + (f" (first {limit:,})" if limit else "")
-
-
-def _read(file: Path, model: type[Record]) -> dict[str, Any] | None:
-    """Return the record in a file, or None if there is no such file."""
-    return read_record(file, model) if file.exists() else None

@@ -35,7 +35,7 @@ from and_dist.config.yaml_files import read_yaml
 from and_dist.distributed.launch_env import job_began, process_began
 from and_dist.runs.lock import is_lock
 from and_dist.runs.metrics_file import Forgotten, is_metrics
-from and_dist.runs.records import Start, check, parse
+from and_dist.runs.records import LONGEST_TEXT, TIME, Start, check, parse, say_damage, say_left_out
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
     NotOursError,
@@ -48,6 +48,7 @@ from and_dist.utils.owned_files import (
     write_file,
 )
 from and_dist.utils.plain_files import read_plain
+from and_dist.utils.seals import is_as_written, seal, seal_text, unseal
 
 PACKAGES = (
     "torch",
@@ -72,10 +73,9 @@ NESTED = (
     "stalls/*",
 )
 """Patterns of the other places in a run folder where this program opens or looks for files."""
-is_config = starts_with(r"name: ")
+is_config = starts_with(r"(# written by and-dist, .*\n)?name: ")
 is_history = is_json_with("started")
 is_summary = is_json_with("rounds", "raw_pixels", "seconds")
-TIME = "%Y-%m-%dT%H:%M:%S%z"
 REVISION_FILE = "revision.txt"
 """Beside the packages, in a copy of the code that is no checkout."""
 
@@ -87,6 +87,8 @@ def check_run_folder(config: Config) -> None:
         raise ValueError(f"run folder {folder} is a file; choose another name=... or run.root=...")
     written = folder / "config.yaml"
     if written.exists():
+        check_file(written, is_config)
+        say_if_changed(written)
         differences = differing_keys(config, read_yaml(written, may_be_link=False))
         if differences:
             several = differences[:MOST_SAID]
@@ -120,7 +122,14 @@ def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:
     """
     config = load_run_config(run, overrides)
     check_inside(run)
+    say_if_changed(run / "config.yaml")
     return config
+
+
+def say_if_changed(file: Path) -> None:
+    """Say that a config.yaml is not what this program has written, if it is not."""
+    if not is_as_written(read_plain(file)):
+        say_damage(f"{file} is not as and-dist wrote it: somebody edited it, or it is damaged")
 
 
 def check_inside(run: Path) -> None:
@@ -154,7 +163,7 @@ def write_config(config: Config, folder: Path) -> None:
     """Write the resolved config into the folder."""
     make_folder(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_file(folder / "config.yaml", text, is_config)
+    write_file(folder / "config.yaml", seal_text(text), is_config)
 
 
 def open_run_folder(
@@ -165,16 +174,15 @@ def open_run_folder(
     Return what has changed since the last start.
     """
     write_config(config, config.folder)
-    starts = config.folder / "environment.json"
     history, now = read_starts(config.folder), describe_environment(config, world_size, device)
     now |= figures or {}
-    write_file(starts, json.dumps([*history, now], indent=1), is_history)
+    _write_starts(config.folder, [*_all_starts(config.folder), now])
     return changed_environment(history[-1], now) if history else []
 
 
 def record_loaded(folder: Path) -> None:
     """Record that the newest start has loaded everything, and begins to train."""
-    *earlier, latest = read_starts(folder) or [{}]
+    *earlier, latest = _all_starts(folder) or [{}]
     _write_starts(folder, [*earlier, {"loaded": round(time.time(), 3), **latest}])
 
 
@@ -183,7 +191,7 @@ def record_resume(folder: Path, checkpoint: str, steps_again: int, forgotten: Fo
 
     A start that rolls back resumes more than once.
     """
-    *earlier, latest = read_starts(folder) or [{}]
+    *earlier, latest = _all_starts(folder) or [{}]
     steps_again += latest.get("steps_again", 0)
     seconds_again = latest.get("seconds_again", 0.0) + forgotten.seconds
     first = {"loaded": round(time.time(), 3), "silent_since": forgotten.last_time}
@@ -203,8 +211,9 @@ def record_run_end(folder: Path, is_writer: bool) -> Iterator[None]:
     finally:
         if is_writer:
             with contextlib.suppress(OSError, ValueError):  # a full disk is reported elsewhere
-                *earlier, latest = read_starts(folder) or [{}]
-                latest |= {"ended": time.strftime(TIME), "how": how}
+                *earlier, latest = _all_starts(folder) or [{}]
+                latest |= {"ended": time.strftime(TIME), "how": how[:LONGEST_TEXT]}
+                latest |= {"metrics_bytes": _size_of(folder / "metrics.jsonl")}
                 _write_starts(folder, [*earlier, latest])
 
 
@@ -282,8 +291,9 @@ def revision() -> str | None:
 
 
 def _write_starts(folder: Path, starts: list[dict[str, Any]]) -> None:
-    """Write environment.json."""
-    write_file(folder / "environment.json", json.dumps(starts, indent=1), is_history)
+    """Write environment.json; the newest start alone is sealed anew."""
+    path, (*earlier, latest) = folder / "environment.json", starts
+    write_file(path, json.dumps([*earlier, seal(latest, path.name)], indent=1), is_history)
 
 
 def _is_anothers(path: Path) -> bool:
@@ -291,8 +301,8 @@ def _is_anothers(path: Path) -> bool:
     return path.name != "lock" and not path.name.startswith(".")
 
 
-def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """Return the starts so far; a damaged file counts as none, since only people read it."""
+def _all_starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the starts as they stand in environment.json; none if the file cannot be read."""
     try:
         found = parse(read_plain(folder / "environment.json"))
     except (OSError, ValueError):
@@ -300,6 +310,39 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
     return found if isinstance(found, list) and all(isinstance(s, dict) for s in found) else []
 
 
-def checked_starts(folder: Path) -> list[dict[str, Any]]:
-    """Return the starts so far; raise ValueError for one that was not written by us."""
-    return [check(Start, start) for start in read_starts(folder)]
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the starts so far; what is damaged is left out, and said."""
+    path, sound = folder / "environment.json", []
+    try:
+        found = parse(read_plain(path))
+        if not isinstance(found, list) or not found:
+            raise ValueError("it is no list of starts")
+    except FileNotFoundError:
+        if _size_of(folder / "metrics.jsonl"):
+            say_damage(f"{path} is missing")
+        return []
+    except (OSError, ValueError) as error:
+        say_left_out(path, error)
+        return []
+    for at, start in enumerate(found, 1):
+        try:
+            sound.append(check(Start, unseal(start, path.name)))
+        except ValueError as error:
+            say_damage(f"start {at} in {path} is damaged and left out: {error}")
+    return sound
+
+
+def say_if_cut(folder: Path, starts: Sequence[Mapping[str, Any]]) -> None:
+    """Say that metrics.jsonl has lost its end, if it is shorter than when the last start ended."""
+    path = folder / "metrics.jsonl"
+    expected = starts[-1]["metrics_bytes"] if starts and starts[-1]["ended"] else None
+    if expected is not None and (size := _size_of(path)) < expected:
+        say_damage(f"{path} has {size:,} bytes, and had {expected:,} when the run ended")
+
+
+def _size_of(path: Path) -> int:
+    """Return the size of a file in bytes, 0 where there is none."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

@@ -1,28 +1,37 @@
-"""Write and read metrics.jsonl, one JSON object a line. No torch."""
+"""Write and read metrics.jsonl, one JSON object a line. No torch.
+
+Each line tells its own number and checksum (utils/seals.py). A line that is damaged is left out
+when the file is read, and named.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from and_dist.runs.records import check_event, parse
+from and_dist.runs.records import check_event, parse, say_damage
 from and_dist.utils.disk_errors import DiskError, naming_disk
 from and_dist.utils.owned_files import open_to_append, starts_with
 from and_dist.utils.plain_files import open_plain
+from and_dist.utils.seals import NOT_AS_WRITTEN, NUMBER, SEAL, Line, seal_line, unseal_line
 
+T = TypeVar("T")
 LONGEST_LINE = 16_000_000
 """Bytes. The longest lines name the images of a batch."""
-BEGINNING = re.compile(rb'\{"event": "\w+", "time": (?P<time>\d{1,11}(\.\d{1,9})?), .*\}\n')
-STEP = re.compile(rb'\{"event": "step", .* "step": (?P<step>\d{1,12}), .*\}\n')
-"""Lines of ours, as far as a run that resumes looks at them."""
+MOST_NAMED = 8
+"""The most damaged lines that are named; the others are counted."""
+_KIND = re.compile(rb'\{"event": "(\w+)"')
+_STEP = re.compile(rb'\{"event": "step".*?"step": (\d{1,12})\D')
+_TIME = re.compile(rb'\{"event": "\w+", "time": (\d{1,11}(?:\.\d{1,9})?)\D')
+"""Of a line of ours: its kind, its step, and its time."""
 is_metrics = starts_with(r'\{"event": "\w+", "time": ')
 
 
@@ -53,11 +62,15 @@ class MetricsFile:
         self._file = open_to_append(path, is_metrics) if is_writer else None
         self._num_bytes = path.stat().st_size if self._file else 0
         """The bytes of whole lines, behind which a disk may have taken a part of another."""
+        self._num_lines = _survey(path).num_lines if is_writer else 0
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 
-    def go_back_to(self, num_bytes: int) -> Forgotten:
-        """Forget all lines after the first bytes; return how far they had come."""
+    def go_back_to(self, num_bytes: int, num_lines: int | None = None) -> Forgotten:
+        """Forget all lines but the first ones; return how far they had come.
+
+        Bytes count where the number of lines is not known, as in earlier revisions.
+        """
         if not self._file:
             return Forgotten()
         size = self.path.stat().st_size
@@ -66,28 +79,30 @@ class MetricsFile:
                 f"{self.path} has {size:,} bytes, but had {num_bytes:,} when the checkpoint was "
                 "made; put it back, or start anew under another name"
             )
-        found = _look_at_end(self.path, num_bytes)
+        found = _survey(self.path, num_bytes, num_lines)
         with naming_disk(self.path):
-            self._file.truncate(num_bytes)
-        self._num_bytes = num_bytes
+            self._file.truncate(found.kept_bytes)
+        self._num_bytes = found.kept_bytes
+        self._num_lines = found.num_lines if num_lines is None else num_lines
         self._waiting.clear()
-        return found
+        return Forgotten(found.last_step, found.last_time, found.kept_time)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line."""
         if not self._file:
             return
         with self._lock:
-            self._waiting.append(json.dumps(record).encode() + b"\n")
+            self._num_lines += 1
+            self._waiting.append(seal_line(record, self._num_lines))
         with contextlib.suppress(DiskError):  # the next save reports it
             self._write_waiting()
 
-    def size(self) -> int:
-        """Return the bytes so far, held-back lines included, for a checkpoint to remember."""
+    def size(self) -> tuple[int, int]:
+        """Return the bytes and lines so far, those held back included, which a checkpoint keeps."""
         if not self._file:
-            return 0
+            return 0, 0
         with self._lock:
-            return self._num_bytes + sum(map(len, self._waiting))
+            return self._num_bytes + sum(map(len, self._waiting)), self._num_lines
 
     def flush(self) -> None:
         """Put all lines on the disk; any thread may call it."""
@@ -117,22 +132,58 @@ class MetricsFile:
                 del self._waiting[0]
 
 
+@dataclass
+class Numbering:
+    """Follows the numbers of lines, and counts those that are damaged or missing."""
+
+    last: int = 0
+    """The number of the last sound line."""
+    unsound: int = 0
+    """How many lines after it are damaged."""
+    num_damaged: int = 0
+    num_missing: int = 0
+    named: list[int] = field(default_factory=list)
+    """Where the first damaged lines stand in the file."""
+
+    @property
+    def here(self) -> int:
+        """Return the number that the newest line has, or had."""
+        return self.last + self.unsound
+
+    def take(self, number: int | None) -> None:
+        """Count a sound line; raise ValueError for one that stands elsewhere already."""
+        number = self.here + 1 if number is None else number
+        if number <= self.last:
+            raise ValueError(NOT_AS_WRITTEN)
+        self.num_missing += max(0, number - self.here - 1)
+        self.last, self.unsound = number, 0
+
+    def leave_out(self, at: int) -> None:
+        """Count a damaged line."""
+        self.num_damaged += 1
+        self.unsound += 1
+        if len(self.named) < MOST_NAMED:
+            self.named.append(at)
+
+    def say(self, path: Path) -> None:
+        """Say in one line each what is damaged and what is missing, if anything is."""
+        if self.num_damaged:
+            is_one, more = self.num_damaged == 1, ", ..." * (self.num_damaged > len(self.named))
+            say_damage(
+                f"{_lines(self.num_damaged)} of {path} {'is' if is_one else 'are'} damaged and "
+                f"left out: line{'s' * (not is_one)} {', '.join(map(str, self.named))}{more}"
+            )
+        if self.num_missing:
+            is_one = self.num_missing == 1
+            say_damage(f"{_lines(self.num_missing)} of {path} {'is' if is_one else 'are'} missing")
+
+
 def stream(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines in order; a last line that is still being written is not one.
 
-    Raise ValueError with the number of a line that is none of ours.
+    Damaged lines are left out, and said at the end.
     """
-    with open_plain(path) as lines:
-        for number in count(1):
-            line = lines.readline(LONGEST_LINE)
-            if not line.endswith(b"\n"):
-                if len(line) == LONGEST_LINE:
-                    raise ValueError(f"{path}, line {number}: it is longer than a line of ours")
-                return
-            try:
-                yield check_event(parse(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    return _sound_lines(path, _record_of)
 
 
 def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
@@ -140,18 +191,108 @@ def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     return [record for record in stream(path) if record["event"] == event]
 
 
-def _look_at_end(path: Path, num_bytes: int) -> Forgotten:
-    """Return the last step in a file, and the times of the last line and of the last one to stay.
+def read_last(
+    path: Path, events: Container[str], every: Container[str] = ()
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return the last line of each of some kinds, by kind, and every line of other kinds.
 
-    Lines that are bent or torn are passed over: no other line depends on them.
+    Of sealed lines only these are parsed, since the steps of days are a hundred megabytes.
     """
-    last_step, last_time, kept_time, size = 0, 0.0, 0.0, 0
-    with open_plain(path) as lines:
-        for line in lines:
-            size += len(line)
-            if found := BEGINNING.match(line):
-                last_time = float(found["time"])
-                kept_time = last_time if size <= num_bytes else kept_time
-            if found := STEP.match(line):
-                last_step = int(found["step"])
-    return Forgotten(last_step, last_time, kept_time)
+
+    def read(line: Line) -> tuple[str, Line, dict[str, Any] | None]:
+        found = _KIND.match(line.content)
+        event = found[1].decode() if found else ""
+        is_wanted = line.number is None or event in every
+        return event, line, _record_of(line) if is_wanted else None
+
+    last: dict[str, Line] = {}
+    all_of_every = []
+    for event, line, record in _sound_lines(path, read):
+        if event in events:
+            last[event] = line
+        elif event in every and record is not None:
+            all_of_every.append(record)
+    return {event: _record_of(line) for event, line in last.items()}, all_of_every
+
+
+def _record_of(line: Line) -> dict[str, Any]:
+    """Return the record of a line; raise ValueError for one that is none of ours."""
+    record = check_event(parse(line.content))
+    if line.number is None and {NUMBER, SEAL} & record.keys():
+        raise ValueError(NOT_AS_WRITTEN)  # a seal without its form
+    record.pop(NUMBER, None)
+    return record
+
+
+def _sound_lines(path: Path, read: Callable[[Line], T]) -> Iterator[T]:
+    """Yield what `read` makes of each line, without those for which it raises ValueError."""
+    numbering = Numbering()
+    for at, _, raw in _whole_lines(path):
+        try:
+            line = unseal_line(raw)
+            found = read(line)
+            numbering.take(line.number)
+        except ValueError:
+            numbering.leave_out(at)
+            continue
+        yield found
+    numbering.say(path)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield place, end in bytes, and content of the lines that end; the beginning of a long one."""
+    with open_plain(path) as file:
+        end = 0
+        for at in count(1):
+            line = last = file.readline(LONGEST_LINE)
+            end += len(line)
+            while last and not last.endswith(b"\n"):
+                last = file.readline(LONGEST_LINE)
+                end += len(last)
+            if not last:
+                return
+            yield at, end, line
+
+
+@dataclass
+class Survey:
+    """Holds what a file has up to some line."""
+
+    kept_bytes: int = 0
+    num_lines: int = 0
+    last_step: int = 0
+    """The last step in the whole file."""
+    last_time: float = 0.0
+    """The time of the last line of the whole file."""
+    kept_time: float = 0.0
+
+
+def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = None) -> Survey:
+    """Return where lines end of which so many come first, and the last step of all lines.
+
+    Lines count by their own numbers, so that one that is lost or repeated moves nothing.
+    """
+    found, numbering, is_kept = Survey(), Numbering(), True
+    for at, end, raw in _whole_lines(path):
+        try:
+            line = unseal_line(raw)
+            numbering.take(line.number)
+        except ValueError:
+            numbering.leave_out(at)
+        else:
+            step, time = _STEP.match(line.content), _TIME.match(line.content)
+            found.last_step = int(step[1]) if step else found.last_step
+            found.last_time = float(time[1]) if time else found.last_time
+        if num_lines is not None:
+            is_kept &= numbering.here <= num_lines
+        elif num_bytes is not None:
+            is_kept &= end <= num_bytes
+        if is_kept:
+            found.kept_bytes, found.num_lines = end, numbering.here
+            found.kept_time = found.last_time
+    return found
+
+
+def _lines(count: int) -> str:
+    """Return a number of lines in words."""
+    return f"{count:,} line{'s' * (count != 1)}"

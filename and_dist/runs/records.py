@@ -1,4 +1,7 @@
-"""Validate the records that are read from a run folder, which may be damaged or foreign. No torch.
+"""Read and write the records of a run folder, which may be damaged or foreign. No torch.
+
+All that is read here is compared with its seal (utils/seals.py) and with a schema. Readers leave
+out what is damaged, and say so once.
 
 Code that reads a validated record finds the keys that it needs, with values of the right kind and
 size. Keys that are not listed here may hold anything.
@@ -7,24 +10,44 @@ size. Keys that are not listed here may hold anything.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from and_dist.distributed.launch_env import is_rank_zero
 from and_dist.utils.formatting import as_text
+from and_dist.utils.owned_files import IsOurs, write_file
 from and_dist.utils.plain_files import read_plain
+from and_dist.utils.seals import seal, unseal
+
+log = logging.getLogger(__name__)
+LONGEST_TEXT = 10_000
+TIME = "%Y-%m-%dT%H:%M:%S%z"
+"""The form of a time in environment.json."""
+
+
+def _check_time(text: str) -> str:
+    """Return a time of environment.json; raise ValueError for another text."""
+    if datetime.strptime(text, TIME).timestamp() < 0:
+        raise ValueError(f"{text} is no time of ours")
+    return text
+
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Figure = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 """A time since 1970, or how long something took."""
 Share = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(max_length=10_000), pydantic.AfterValidator(as_text)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), pydantic.AfterValidator(as_text)]
 """A text without anything that could control a terminal."""
 Word = Annotated[Text, Field(max_length=200)]
+When = Annotated[Word, pydantic.AfterValidator(_check_time)]
 Plain = bool | int | float | Word | None | list[Any]
 DEEPEST = 20
 """The most containers within each other in a file of ours."""
@@ -146,8 +169,8 @@ class LostBatch(Event):
 class Start(Record):
     """Hold an entry of environment.json."""
 
-    started: Word
-    ended: Word | None = None
+    started: When
+    ended: When | None = None
     how: Text = ""
     world_size: Annotated[int, Field(ge=1, le=10**6)]
     device: Word
@@ -164,6 +187,8 @@ class Start(Record):
     """When the start before this one gave its last sign of life, as far as metrics.jsonl says."""
     seconds_again: Seconds = 0.0
     """The time of training that was not saved, and is done again."""
+    metrics_bytes: Count | None = None
+    """The size of metrics.jsonl when the start ended."""
 
 
 class Holder(Record):
@@ -212,6 +237,7 @@ class Evaluation(Record):
 class RoundSummary(Record):
     """Hold the accuracies of a round in summary.json."""
 
+    round: Count
     knn_bank: Share | None
     knn: Share | None
 
@@ -276,6 +302,47 @@ def _containers_in(value: Any) -> list[Any]:
 def read_record(path: Path, model: type[Record]) -> dict[str, Any]:
     """Return the record in a JSON file; raise ValueError or OSError where there is none."""
     try:
-        return check(model, parse(read_plain(path)))
+        return check(model, read_sealed(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_sealed(path: Path) -> Any:
+    """Return what a JSON file holds, without its seal; raise ValueError for a damaged one."""
+    return unseal(parse(read_plain(path)), path.name)
+
+
+def read_if_sound(path: Path, model: type[Record]) -> dict[str, Any] | None:
+    """Return the record in a JSON file; say it and return None if the file is damaged."""
+    try:
+        return read_record(path, model)
+    except (OSError, ValueError) as error:
+        say_left_out(path, error)
+        return None
+
+
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """Return what `and-dist evaluate` wrote; say it and return None if the file is damaged."""
+    found = read_if_sound(path, Evaluation)
+    if found is not None and found["checkpoint"] != path.parent.name:
+        say_damage(f"{path} is left out: it is of checkpoint {found['checkpoint']}")
+        return None
+    return found
+
+
+def write_record(path: Path, record: Mapping[str, Any], is_ours: IsOurs) -> None:
+    """Write a record with its seal."""
+    write_file(path, json.dumps(seal(record, path.name), indent=1) + "\n", is_ours)
+
+
+def say_left_out(path: Path, error: Exception) -> None:
+    """Say, once, that a file is damaged and left out."""
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    say_damage(f"{path} is damaged and left out: {why.removeprefix(f'{path}: ')}")
+
+
+@cache
+def say_damage(text: str) -> None:
+    """Say that a run folder is damaged: rank 0 alone does, and a process says nothing twice."""
+    if is_rank_zero():
+        log.warning("%s", text)

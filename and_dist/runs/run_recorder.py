@@ -43,9 +43,9 @@ class RunRecorder:
         if self._trackers:
             self._trackers.write(record)
 
-    def go_back_to(self, num_bytes: int) -> Forgotten:
-        """Forget all lines after the first bytes; return how far they had come."""
-        forgotten = self.metrics.go_back_to(num_bytes)
+    def go_back_to(self, num_bytes: int, num_lines: int | None = None) -> Forgotten:
+        """Forget all lines but the first ones; return how far they had come."""
+        forgotten = self.metrics.go_back_to(num_bytes, num_lines)
         if self._trackers:
             self._trackers.begin(stream(self.path))
             self.display.recall(stream(self.path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from rich.table import Table
 
 from and_dist.runs.folder import is_summary
 from and_dist.runs.metrics_file import read_metrics
+from and_dist.runs.records import write_record
 from and_dist.utils.formatting import format_seconds, percent, sparkline
-from and_dist.utils.owned_files import write_file
 
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn", "seconds")
 BANK_KEYS = ("probe_bank", "mean_norm", "spread", "neighbour_entropy")
@@ -38,7 +37,7 @@ def summarise(folder: Path) -> dict[str, Any]:
 def write_summary(folder: Path) -> dict[str, Any]:
     """Write summary.json, and return what it holds."""
     summary = summarise(folder)
-    write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n", is_summary)
+    write_record(folder / "summary.json", summary, is_summary)
     return summary
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from and_dist.config.schema import Config
 from and_dist.runs.curves import BY_ROUND, PICTURES, Record, curves_of, entropy_buckets, step_of
-from and_dist.runs.folder import TIME, read_starts
+from and_dist.runs.folder import read_starts
+from and_dist.runs.records import TIME
 from and_dist.runs.round_pictures import read_picture
 from and_dist.runs.shown_config import as_yaml, keys_that_train
 from and_dist.utils.owned_files import never, open_to_append, remove_file, starts_with

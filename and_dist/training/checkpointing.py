@@ -95,12 +95,14 @@ class CheckpointManager:
         if not progress.is_begun or progress.checkpoint_name == self._saved_name:
             return
         self.finish()
+        metrics_bytes, metrics_lines = self._recorder.metrics.size()
         plain = {
             **self._state.plain(),
             "images": {"rows": len(self._index), "content_hash": self._index.content_hash},
             "config": self._config.model_dump(mode="json"),
             "bad_images": dict(self._bad_images.reasons),
-            "metrics_bytes": self._recorder.metrics.size(),
+            "metrics_bytes": metrics_bytes,
+            "metrics_lines": metrics_lines,
         }
         self._saved_name = progress.checkpoint_name
         log.info("saving %s", self._saved_name)
@@ -149,7 +151,7 @@ class CheckpointManager:
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
         with raise_on_all_ranks(self._world, what):
-            forgotten = self._recorder.go_back_to(plain["metrics_bytes"])
+            forgotten = self._recorder.go_back_to(plain["metrics_bytes"], plain["metrics_lines"])
         return ResumePoint(checkpoint, forgotten)
 
     def _refuse_occupied(self, done: Progress | None) -> None:

@@ -72,7 +72,7 @@ def run_training(
             trainer = Trainer(config, world, train, test, display, watchdog)
             trainer.train()
         summary = on_coordinator(world, "writing the summary", lambda: write_summary(config.folder))
-        has_labels = summary["rounds"][-1]["knn"] is not None
+        has_labels = any(r["knn"] is not None for r in summary["rounds"])
         vote = trainer.components.evaluator.vote
         title = f"{config.name}, in %, kNN with {vote}" if has_labels else config.name
         display.show(as_table(summary, title, display.has_symbols))

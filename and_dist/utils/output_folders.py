@@ -73,7 +73,9 @@ def names_with_sums(folder: Path, sums: Mapping[str, str]) -> set[str]:
     return {
         name
         for name, known in sums.items()
-        if kind_of(folder / name) == "file" and sum_of(folder / name) == known
+        if Path(name).name == name
+        and kind_of(folder / name) == "file"
+        and sum_of(folder / name) == known
     }
 
 

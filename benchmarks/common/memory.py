@@ -102,8 +102,8 @@ def family_mb(pid: int) -> float:
 def family_of(pid: int) -> list[int]:
     """Return the numbers of a process and its descendants."""
     found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
+    with suppress(OSError):  # it may end meanwhile
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
             found += [one for child in path.read_text().split() for one in family_of(int(child))]
     return found
 

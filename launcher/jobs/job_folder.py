@@ -19,16 +19,22 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
 import and_dist
 from and_dist.config.validation import Section
 from and_dist.runs.folder import REVISION_FILE, revision
-from and_dist.runs.records import Record, read_record
+from and_dist.runs.records import (
+    Record,
+    read_record,
+    read_sealed,
+    say_damage,
+    write_record,
+)
 from and_dist.utils.disk_errors import naming_disk
 from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
@@ -45,6 +51,7 @@ from and_dist.utils.plain_files import read_plain
 from launcher.jobs.request import Request
 
 S = TypeVar("S", bound=Section)
+T = TypeVar("T")
 PACKAGES = ("and_dist", "launcher")
 """The packages that are copied into a job's folder."""
 WRITTEN = Named(
@@ -131,7 +138,11 @@ def job_folders(run: Path) -> list[Path]:
 
 
 def _is_job(folder: Path) -> bool:
-    return is_request(folder / "request.json") or (folder.is_dir() and not os.listdir(folder))
+    """Return whether a folder is a job's, whose files may be damaged, or a new one."""
+    if not folder.is_dir():
+        return False
+    names = os.listdir(folder)
+    return not names or "request.json" in names or "job.json" in names
 
 
 def remove_job(job: Path) -> None:
@@ -161,7 +172,7 @@ def read_secrets(request: Request) -> dict[str, str]:
 
 def write_request(job: Path, request: Request) -> None:
     """Write request.json."""
-    write_file(job / "request.json", request.model_dump_json(indent=1), is_request)
+    _write(job / "request.json", request, is_request)
 
 
 def read_request(job: Path) -> Request:
@@ -172,8 +183,8 @@ def read_request(job: Path) -> Request:
 def write_id(job: Path, job_id: str) -> None:
     """Write the id that SLURM gave the job, and the time."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    content = json.dumps({"id": job_id, "submitted": when})
-    write_file(job / "job.json", content, is_json_with("id", "submitted"))
+    is_ours = is_json_with("id", "submitted")
+    write_record(job / "job.json", {"id": job_id, "submitted": when}, is_ours)
 
 
 def read_id(job: Path) -> str | None:
@@ -212,7 +223,7 @@ def starts_without_progress(job: Path, last: int) -> int:
     newest = newest_checkpoint(job.parents[1])
     for start in range(last, -1, -1):
         noted = start_folder(job, start) / "checkpoint"
-        if noted.exists() and noted.read_text() != newest:
+        if noted.exists() and read_plain(noted, "replace") != newest:
             return last - start
     return last + 1
 
@@ -250,7 +261,7 @@ def read_end(job: Path, start: int) -> StartOutcome | None:
 def read_ends(job: Path) -> Iterator[StartOutcome]:
     """Yield the outcomes of a job's starts, oldest first; a start lost with its node has none."""
     for start in starts(job):
-        if (end := read_end(job, start)) is not None:
+        if (end := if_sound(read_end, job, start)) is not None:
             yield end
 
 
@@ -267,21 +278,27 @@ def is_pointer(path: Path) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_-]*", path.read_text(errors="replace")) is not None
 
 
+def if_sound(read: Callable[..., T], job: Path, *more: int) -> T | None:
+    """Return what a file of a job holds; say it and return None if the file is damaged."""
+    try:
+        return read(job, *more)
+    except (OSError, ValueError) as error:
+        say_damage(f"damaged and left out: {error}")
+        return None
+
+
 def _read(path: Path, model: type[S]) -> S:
     """Return what a file of a job holds; raise ValueError where and-launch did not write it so."""
     try:
-        return model.model_validate_json(read_plain(path))
+        return model.model_validate_json(json.dumps(read_sealed(path)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path}, {where or 'as a whole'}: {first['msg'].lower()}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _write(path: Path, value: Section, is_ours: IsOurs) -> None:
     make_folder(path.parent)
-    write_file(path, value.model_dump_json(indent=1), is_ours)
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text())
+    write_record(path, value.model_dump(mode="json"), is_ours)

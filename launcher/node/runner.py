@@ -23,12 +23,11 @@ from types import FrameType
 
 from and_dist.distributed.launch_env import JOB_BEGAN, parent_of, process_began
 from and_dist.distributed.watchdog import TRY_AGAIN
-from and_dist.utils.owned_files import create_file, make_folder, open_to_append
+from and_dist.utils.owned_files import create_file, make_folder, open_to_append, read_json
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
     NodeEnd,
     is_log,
-    read_json,
     read_node_ends,
     read_request,
     start_folder,
@@ -197,8 +196,8 @@ def exit_codes_file(job: Path, place: NodePlacement) -> Path:
 
 def read_exit_codes(path: Path) -> dict[int, int]:
     """Return the exit codes by rank; none where torchrun wrote no file."""
-    codes = read_json(path) if path.exists() else {}
-    return {int(rank): int(code) for rank, code in codes.items()}
+    codes = read_json(path)
+    return {int(r): int(code) for r, code in codes.items()} if isinstance(codes, dict) else {}
 
 
 def command_of(job: Path, request: Request, place: NodePlacement) -> list[str]:

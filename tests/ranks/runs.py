@@ -26,7 +26,7 @@ from and_dist.training.session import run_training
 from and_dist.training.trainer import Trainer
 from and_dist.utils.progress import Advance
 
-TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb")
+TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
 OF_TIME = ("checkpoint", "goodput")
 """The events that depend on when something was saved or started."""
 
@@ -78,7 +78,7 @@ def train_until(world: World, config: Config, epochs: int) -> None:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl but those about time alone, the timings left out."""
+    """All lines of metrics.jsonl but those about time alone, without timings and seals."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in record.items() if k not in TIMINGS}

@@ -24,7 +24,6 @@ from and_dist.data.importers import find_listings
 from and_dist.data.importers.listing import Files, Listing, Pixels
 from and_dist.data.index import (
     CHOOSE_ANOTHER,
-    MANIFEST,
     PACKED_FILES,
     PART_COLUMNS,
     ImageIndex,
@@ -37,6 +36,7 @@ from and_dist.data.index import (
     open_manifest,
     write_manifest,
 )
+from and_dist.data.manifest import MANIFEST
 from and_dist.data.measure import measure
 from and_dist.data.preparation.pack import fingerprint_of, plan_pack, write_pack
 from and_dist.data.stores import ArchiveStore, FileStore

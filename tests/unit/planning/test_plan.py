@@ -104,7 +104,8 @@ def measured(tmp_path: Path) -> Config:
         for at in (*range(10), *range(10**9 + 5, 10**9 + 8))
     ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-    start = {"world_size": 2, "device": "cpu", "started": "2001-09-09T01:46:40+0000"}
+    about = {"world_size": 2, "device": "cpu", "host": "n1"}
+    start = {**about, "started": "2001-09-09T01:46:40+0000"}
     (run.folder / "environment.json").write_text(json.dumps([start]))
     return run
 

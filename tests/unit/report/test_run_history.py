@@ -205,10 +205,12 @@ def test_curves_of_several_runs_differ_by_colour_and_their_figures_by_dash(
     assert lines[0][1] == lines[1][1] != lines[2][1]
 
 
-def test_a_round_that_the_config_lacks_is_a_sentence(run: Path) -> None:
-    write_lines(run, [epoch(40, 0.1)])
-    with pytest.raises(ValueError, match=r"tells of round 20, and config\.yaml ends with round 1"):
-        read_history(run)
+def test_a_round_that_the_config_lacks_is_left_out(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_lines(run, [epoch(40, 0.1), epoch(0, 0.1)])
+    assert [record["round"] for record in read_history(run).of("epoch")] == [0]
+    assert "metrics.jsonl are left out: they tell of rounds after round 1" in caplog.text
 
 
 def ended(round_index: int, **figures: object) -> dict[str, Any]:
@@ -290,10 +292,40 @@ def test_thinning_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("content", ["no json\n", '{"no": "event"}\n'])
-def test_metrics_that_are_none_are_a_sentence(run: Path, content: str) -> None:
-    (run / "metrics.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=f"{run} cannot be read"):
-        read_history(run)
+def test_lines_that_are_none_of_ours_are_left_out(
+    run: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run / "metrics.jsonl").write_text(json.dumps(look(1)) + "\n" + content)
+    assert read_history(run).last_step["step"] == 1
+    assert f"1 line of {run}/metrics.jsonl is damaged and left out: line 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["environment.json", "evaluation/r01-e0002/knn.json", "jobs/001/start-0/end.json"]
+)
+def test_a_damaged_file_is_left_out_and_said(
+    run: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text("[{")
+    history = read_history(run)
+    assert (history.starts, history.evaluations, history.incidents) == ((), (), ())
+    assert f"{run / name} is damaged and left out" in caplog.text
+
+
+def test_lost_lines_are_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_lines(run, [look(1)])
+    write_starts(run, {**started(0), "ended": started(9)["started"], "metrics_bytes": 10**6})
+    read_history(run)
+    assert "metrics.jsonl has" in caplog.text
+    assert "had 1,000,000 when the run ended" in caplog.text
+
+
+def test_a_stall_without_a_time_is_left_out(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (run / "stalls").mkdir()
+    (run / "stalls/rank-0.txt").write_text("--- 2026-91-21 10:00:00 +0000: nothing moved\n")
+    assert read_history(run).incidents == ()
+    assert "rank-0.txt is left out" in caplog.text
 
 
 def test_no_run_is_a_sentence(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from and_dist.runs.folder import (
     read_starts,
     revision,
 )
+from and_dist.utils.seals import seal
 
 
 def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
@@ -23,6 +24,7 @@ def test_a_start_in_another_environment_is_told(tmp_path: Path) -> None:
     history = json.loads(starts.read_text())
     history[-1]["packages"]["torch"] = "1.0"
     history[-1]["packages"]["apex"] = "2.0"
+    history[-1] = seal(history[-1], starts.name)
     starts.write_text(json.dumps(history))
     changed = open_run_folder(config, 4, "cuda")
     now = read_starts(config.folder)[-1]["packages"]["torch"]

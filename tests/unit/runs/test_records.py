@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from and_dist.runs.folder import check_inside, checked_starts
+from and_dist.runs.folder import check_inside, read_starts
 from and_dist.runs.metrics_file import stream
 from and_dist.runs.records import (
     EVENTS,
@@ -20,9 +20,12 @@ from and_dist.runs.records import (
     check,
     check_event,
     parse,
+    read_evaluation,
     read_record,
+    say_damage,
+    write_record,
 )
-from and_dist.utils.owned_files import NotOursError
+from and_dist.utils.owned_files import NotOursError, never
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 STEP = {"event": "step", "time": 1.0, "round": 0, "epoch": 1, "step": 7, "loss": 2.5}
@@ -54,7 +57,7 @@ def test_all_lines_of_earlier_revisions_pass_as_they_are(name: str) -> None:
     assert {line["event"] for line in lines} & EVENTS.keys()
     for line, found in zip(lines, stream(file), strict=True):
         assert {key: found[key] for key in line} == line
-    assert len(checked_starts(FIXTURES / name)) > 0
+    assert len(read_starts(FIXTURES / name)) > 0
 
 
 def test_what_an_earlier_revision_did_not_write_has_a_value() -> None:
@@ -112,7 +115,12 @@ def test_a_line_is_an_object(value: Any) -> None:
 def test_texts_cannot_control_a_terminal() -> None:
     verdict = {"state": "failed\x07", "why": "\x1b[2J", "when": 1.0}
     assert check(Verdict, verdict)["why"] == "\ufffd[2J"
-    start = {"started": "x", "world_size": 1, "device": "cpu", "host": "\x1bn1"}
+    start = {
+        "started": "2026-11-28T10:00:00+0000",
+        "world_size": 1,
+        "device": "cpu",
+        "host": "\x1bn1",
+    }
     assert check(Start, start)["host"] == "\ufffdn1"
     with pytest.raises(ValueError, match=r"^[^\x1b]*$"):
         check(Evaluation, {"checkpoint": "r", "protocol": {}, "of": {"\x1b": 3}})
@@ -133,20 +141,34 @@ def test_a_file_is_named(tmp_path: Path) -> None:
         read_record(tmp_path / "summary.json", Summary)
 
 
-def test_a_line_is_named_and_a_torn_last_one_is_none(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    file.write_text(json.dumps(STEP) + '\n{"event": "st')
-    assert len(list(stream(file))) == 1
-    file.write_text(json.dumps(STEP) + '\n{"event": "step"}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: round: field required"):
-        list(stream(file))
+@pytest.mark.parametrize("text", ["x", "2026-11-28", "0001-01-01T00:00:00+2359", ""])
+def test_a_start_began_at_some_time(text: str) -> None:
+    start = {"world_size": 1, "device": "cpu", "host": "n1"}
+    assert check(Start, {**start, "started": "2026-11-28T10:00:00+0000"})
+    with pytest.raises(ValueError, match=r"^started: "):
+        check(Start, {**start, "started": text})
 
 
-def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("and_dist.runs.metrics_file.LONGEST_LINE", 100)
-    (tmp_path / "metrics.jsonl").write_text(" " * 200 + "\n")
-    with pytest.raises(ValueError, match="line 1: it is longer than a line of ours"):
-        list(stream(tmp_path / "metrics.jsonl"))
+def test_an_evaluation_of_another_checkpoint_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = {"checkpoint": "r00-e0001", "of": {}, "protocol": {}}
+    for name in ("r00-e0001", "r01-e0001"):
+        (tmp_path / name).mkdir()
+        write_record(tmp_path / name / "knn.json", record, never)
+    assert read_evaluation(tmp_path / "r00-e0001/knn.json") == record
+    assert read_evaluation(tmp_path / "r01-e0001/knn.json") is None
+    assert "r01-e0001/knn.json is left out: it is of checkpoint r00-e0001" in caplog.text
+
+
+def test_damage_is_said_once_and_by_one_rank(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        say_damage("once is enough")
+    monkeypatch.setenv("RANK", "1")
+    say_damage("rank 0 says it")
+    assert [record.message for record in caplog.records] == ["once is enough"]
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "lock", "checkpoints", "jobs/001", "logs/x.log"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from and_dist.config.load import load_config
 from and_dist.config.schema import Config
 from and_dist.config.secret_values import is_secret
 from and_dist.config.validation import flatten
-from and_dist.runs.folder import TIME, open_run_folder
+from and_dist.runs.folder import open_run_folder
+from and_dist.runs.records import TIME
 from and_dist.runs.round_pictures import SOFTWARE, picture_path
 from and_dist.runs.shown_config import keys_that_train, shown_config
 from and_dist.runs.trackers import Trackers
@@ -53,7 +55,8 @@ def config(tmp_path: Path) -> Config:
     config = load_config(["configs/debug.yaml"], overrides)
     open_run_folder(config, 1, "cpu")
     starts = config.folder / "environment.json"
-    starts.write_text(f'[{{"started": "{STARTED}"}}]')
+    about = {"started": STARTED, "world_size": 1, "device": "cpu", "host": "n1"}
+    starts.write_text(json.dumps([about]))
     return config
 
 

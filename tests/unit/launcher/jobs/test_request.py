@@ -55,7 +55,7 @@ def test_a_run_folder_of_another_config_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "debug").mkdir()
-    (tmp_path / "debug" / "config.yaml").write_text("seed: 7\n")
+    (tmp_path / "debug" / "config.yaml").write_text("name: debug\nseed: 7\n")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="belongs to another config"):
         load_run(["configs/debug.yaml"], [f"run.root={tmp_path}"])
