@@ -80,3 +80,8 @@ def _bounds(field: Schema) -> str:
         if abs(field.get(name, NO_BOUND)) < NO_BOUND
     ]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _number(value: float) -> str:
+    """Return a bound as people write it."""
+    return f"{value:,}" if float(value).is_integer() else f"{value:g}"
