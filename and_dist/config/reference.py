@@ -75,7 +75,7 @@ def _bounds(field: Schema) -> str:
     """Return the bounds of a number, without one that only keeps sums finite."""
     said = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [
-        f"{sign} {field[name]:g}"
+        f"{sign} {_number(field[name])}"
         for name, sign in said.items()
         if abs(field.get(name, NO_BOUND)) < NO_BOUND
     ]
