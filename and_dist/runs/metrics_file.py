@@ -196,23 +196,34 @@ def read_last(
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Return the last line of each of some kinds, by kind, and every line of other kinds.
 
-    Of sealed lines only these are parsed, since the steps of days are a hundred megabytes.
+    Only these are parsed, since the steps of days are a hundred megabytes.
     """
 
     def read(line: Line) -> tuple[str, Line, dict[str, Any] | None]:
-        found = _KIND.match(line.content)
-        event = found[1].decode() if found else ""
-        is_wanted = line.number is None or event in every
-        return event, line, _record_of(line) if is_wanted else None
+        event, _ = _event_of(line)
+        return event, line, _record_of(line) if event in every else None
 
     last: dict[str, Line] = {}
-    all_of_every = []
+    found = []
     for event, line, record in _sound_lines(path, read):
         if event in events:
             last[event] = line
-        elif event in every and record is not None:
-            all_of_every.append(record)
-    return {event: _record_of(line) for event, line in last.items()}, all_of_every
+        elif record is not None:
+            found.append(record)
+    try:
+        return {event: _record_of(line) for event, line in last.items()}, found
+    except ValueError:  # damage that no seal has told
+        return {
+            record["event"]: record for record in stream(path) if record["event"] in events
+        }, found
+
+
+def _event_of(line: Line) -> tuple[str, Line]:
+    """Return the event of a line, and the line; raise ValueError where it is none of ours."""
+    found = _KIND.match(line.content)
+    if found is None or (line.number is None and f'"{NUMBER}": '.encode() in line.content):
+        return str(_record_of(line)["event"]), line
+    return found[1].decode(), line
 
 
 def _record_of(line: Line) -> dict[str, Any]:
