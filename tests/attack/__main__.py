@@ -13,9 +13,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.attack import sources
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
 
-KINDS: tuple[Kind, ...] = ()
+KINDS: tuple[Kind, ...] = (sources.KIND,)
 MOST_AT_ONCE = 2
 
 
