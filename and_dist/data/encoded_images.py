@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image
-
 from and_dist.data.image_headers import (
     JPEG_SIGNATURE,
     PNG_SIGNATURE,
     Unreadable,
     check_length,
+    open_image,
     size_of_bytes,
 )
 from and_dist.data.transcode import to_rgb
@@ -95,7 +94,7 @@ def first_frame(encoded: bytes) -> bytes:
     """
     frame = BytesIO()
     try:
-        with Image.open(BytesIO(encoded)) as image:
+        with open_image(BytesIO(encoded)) as image:
             image.info.clear()  # what is said to be transparent keeps its colour
             pixels = image if image.mode in ("L", "P") else to_rgb(image)
             pixels.save(frame, "PNG", compress_level=1)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO
@@ -208,15 +209,24 @@ def _exif_orientation(tiff: bytes) -> int:
 def _size_by_pillow(file: IO[bytes]) -> tuple[int, int]:
     """Return (height, width) as Pillow reads them; raise Unreadable if it cannot."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                check_white(image)
-                return _upright_size(image)
+        with open_image(file) as image:
+            check_white(image)
+            return _upright_size(image)
     except UnidentifiedImageError:
         raise Unreadable("its header is of no known image format") from None
     except Exception as error:  # a decoder may raise anything at bytes that are no image
         raise Unreadable(str(error) or type(error).__name__) from None
+
+
+@contextmanager
+def open_image(file: IO[bytes]) -> Iterator[Image.Image]:
+    """Open an image by Pillow, without its warning that it is large: check_pixels says how large
+    one may be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(file)
+    with image:
+        yield image
 
 
 def check_white(image: Image.Image) -> None:

@@ -30,12 +30,14 @@ from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, St
 from and_dist.utils.folder_names import Named, entries_of
 from and_dist.utils.owned_files import always, open_new, read_json, write_file
 from and_dist.utils.owned_folders import NewFolder
+from and_dist.utils.plain_files import check_regular, read_regular
 
 FORMAT = 1
 """The version of the manifest format that this program reads and writes."""
 MANIFEST = "manifest.json"
 BAD_IMAGES = "bad_images.txt"
-COLUMNS = r"(name_ends|file|offset|length|heights|widths|labels)\.npy"
+COLUMN_NAMES = ("name_ends", "file", "offset", "length", "heights", "widths", "labels")
+COLUMNS = rf"({'|'.join(COLUMN_NAMES)})\.npy"
 """A pattern of the columns' file names."""
 PACKED_FILES = Named(r"\d{5}(-\d+)?\.(tar|bin)|pixels\.bin")
 """Names of the files that hold packed images."""
@@ -145,7 +147,7 @@ def index_archive(store: ArchiveStore, heights_N: I32) -> ImageIndex:
     The hash covers the order and sizes of all of them.
     """
     columns = (store.file_N, store.offset_N, store.length_N, heights_N, store.widths_N)
-    names = np.frombuffer("\0".join(file.name for file in store.files).encode(), np.uint8)
+    names = np.frombuffer(b"\0".join(os.fsencode(file.name) for file in store.files), np.uint8)
     return ImageIndex(store, heights_N, store.widths_N, hash_columns(names, *columns))
 
 
@@ -268,22 +270,53 @@ def open_manifest(folder: Path) -> LabelledImages:
     Raise ValueError if the manifest cannot be read or is of another format.
     """
     try:
-        about = json.loads((folder / MANIFEST).read_text())
+        about = json.loads(read_regular(folder / MANIFEST))
         if about.get("format") != FORMAT:
             raise ValueError(f"it is of format {about.get('format')}, this program reads {FORMAT}")
-        columns = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+        columns = _map_columns(folder, about["rows"])
         heights_N, widths_N = columns["heights"], columns["widths"]
         if about["kind"] == "files":
+            check_regular(folder / "names.bin")
             names = Names(np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"])
             store: Store = FileStore(Path(about["root"]), names)
         else:
             files = tuple(folder / path for path in about["files"])
             where = columns["file"], columns["offset"], columns["length"]
             store = ArchiveStore(files, *where, widths_N, about["kind"])
+        _check_places(store, heights_N, widths_N)
         index = ImageIndex(store, heights_N, widths_N, about["content_hash"])
         if "labels" not in columns:
             return LabelledImages(index)
-        class_names = json.loads((folder / "classes.json").read_text())
-        return LabelledImages(index, np.asarray(columns["labels"]), tuple(class_names))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        class_names = json.loads(read_regular(folder / "classes.json"))
+        labels_N = np.asarray(columns["labels"])
+        if len(labels_N) and not 0 <= labels_N.min() <= labels_N.max() < len(class_names):
+            raise ValueError(f"its labels are not all among the {len(class_names)} of classes.json")
+        return LabelledImages(index, labels_N, tuple(class_names))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"manifest {folder} cannot be read: {error}") from None
+
+
+def _check_places(store: Store, heights_N: I32, widths_N: I32) -> None:
+    """Raise ValueError unless sides are positive, and each image lies in one of the files."""
+    if len(heights_N) and min(heights_N.min(), widths_N.min()) < 1:
+        raise ValueError("it has images without pixels")
+    if not isinstance(store, ArchiveStore) or len(store.file_N) == 0:
+        return
+    if not 0 <= store.file_N.min() <= store.file_N.max() < len(store.files):
+        raise ValueError(f"it has images in none of its {len(store.files)} files")
+
+
+def _map_columns(folder: Path, num_rows: Any) -> dict[str, NDArray[Any]]:
+    """Map the columns of a manifest into memory; raise ValueError if one has other rows."""
+    columns = {}
+    for name in COLUMN_NAMES:
+        file = folder / f"{name}.npy"
+        if not os.path.lexists(file):
+            continue
+        check_regular(file)
+        columns[name] = column = np.load(file, mmap_mode="r")
+        if column.shape != (num_rows,) or column.dtype.kind != "i":
+            raise ValueError(
+                f"{file.name} is {column.dtype} of shape {list(column.shape)} for {num_rows} rows"
+            )
+    return columns

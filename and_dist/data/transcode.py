@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from and_dist.data.image_headers import check_pixels, check_white, size_of_bytes, upright
+from and_dist.data.image_headers import (
+    check_pixels,
+    check_white,
+    open_image,
+    size_of_bytes,
+    upright,
+)
 
 JPEG_QUALITY = 90
 """Default quality of re-encoded JPEGs."""
@@ -78,7 +84,7 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
     """
     height, width = size_of_bytes(encoded)
     check_pixels(height, width)
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(io.BytesIO(encoded)) as image:
         kind = image.format or "JPEG"
         target = target_size(height, width, options.side)
         if options.raw is None and (options.side is None or target == (height, width)):

@@ -5,7 +5,6 @@ The network sees them smaller (image_reader).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -17,7 +16,14 @@ from PIL import Image
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import plain_views
 from and_dist.data.encoded_images import make_decodable
-from and_dist.data.image_headers import RGB_BYTES, Unreadable, check_pixels, most_bytes, upright
+from and_dist.data.image_headers import (
+    RGB_BYTES,
+    Unreadable,
+    check_pixels,
+    most_bytes,
+    open_image,
+    upright,
+)
 from and_dist.data.index import ImageIndex
 from and_dist.data.stores import Box, FileStore, MemoryStore
 from and_dist.data.transcode import to_rgb
@@ -107,10 +113,8 @@ def _load(index: ImageIndex, row: int, side: int) -> Image.Image:
     check_pixels(height, width)
     encoded = make_decodable(store.read(row, most_bytes(height, width)), height, width)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(encoded)) as image:
-                image.draft("RGB", (2 * side, 2 * side))  # a JPEG is shrunk while it is decoded
-                return to_rgb(upright(image))
+        with open_image(BytesIO(encoded)) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is shrunk while it is decoded
+            return to_rgb(upright(image))
     except Exception as error:  # a decoder may raise anything at damaged bytes
         raise Unreadable(str(error) or type(error).__name__) from None
