@@ -19,6 +19,7 @@ SPEED_ONLY_KEYS = (
     "data.cache_gb",
     "data.hardware_decoder",
     "data.bad_images",
+    "data.decode_mb",
     "bank.form",
     "bank.products",
     "discovery.memory_mb",

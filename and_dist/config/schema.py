@@ -68,6 +68,9 @@ class DataConfig(Section):
     """Mirror each training image with probability 1/2 (ImageNet yes, published CIFAR code no)."""
     bad_images: Literal["stop", "skip"] = "stop"
     """End the run at an image that cannot be read, or keep the image out of loss and bank."""
+    decode_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Megabytes of a rank's memory for decoded pixels: larger batches are decoded in parts, and an
+    image that alone takes more (3 bytes a pixel) cannot be read."""
     cache_gb: Gigabytes = 0.0
     """Gigabytes of each node's memory for decoded training images; 0 does not cache them."""
     cache_side: Side | None = None
