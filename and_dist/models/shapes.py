@@ -31,6 +31,7 @@ def build_unfilled(config: EncoderConfig) -> Encoder:
 def check_image_size(config: EncoderConfig, image_size: int) -> None:
     """Raise ValueError unless images of this side fit the encoder; say which ones do."""
     encoder = build_unfilled(config).eval()
+    encoder.precision = torch.float32  # autocast would round all weights in every pass
     if _takes(encoder, image_size):
         return
     fitting = [side for side in range(LEAST_SIDE, MOST_TRIED + 1) if _takes(encoder, side)]

@@ -58,5 +58,13 @@ def test_an_unfilled_encoder_has_the_tensors_of_one_that_is_drawn(name: str) -> 
 
 def test_trying_takes_no_time_beside_a_start() -> None:
     began = time.process_time()
-    check_image_size(EncoderConfig(name="alexnet"), 224)
+    for precision in ("float32", "bfloat16", "auto"):
+        check_image_size(EncoderConfig(name="alexnet", precision=precision), 224)
     assert time.process_time() - began < 0.5
+
+
+def test_a_misfit_is_told_at_once_in_any_precision() -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match="63 and more"):
+        check_image_size(EncoderConfig(name="torchvision_alexnet", precision="bfloat16"), 32)
+    assert time.process_time() - began < 5
