@@ -52,7 +52,7 @@ def errno_of(error: Exception) -> int | None:
 
     Libraries outside Python put the words of the system into messages of their own.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in OF_DISKS else None
     return next((number for number in OF_DISKS if os.strerror(number) in str(error)), None)
 
