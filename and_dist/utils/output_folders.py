@@ -6,7 +6,8 @@ All writing goes through owned_files and owned_folders, and follows their rule.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from and_dist.utils.disk_errors import naming_disk
@@ -19,6 +20,7 @@ from and_dist.utils.owned_files import (
     kind_of,
     never,
     publish,
+    remove_file,
     sum_of,
 )
 from and_dist.utils.owned_folders import NewFolder, check_folder, flush_file
@@ -82,7 +84,8 @@ def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterat
     """Give a temporary folder to write into, whose files then take their places.
 
     `places` maps names in that folder to the files' paths, which all lie in one folder. Files are
-    published in this order once all are written. Raise NotOursError if a path may not be written.
+    published in this order once all are written; if that fails, none is left where none was.
+    Raise NotOursError if a path may not be written.
     """
     for path in places.values():
         check_file(path, is_ours)
@@ -91,8 +94,33 @@ def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterat
         building = NewFolder(parent / "output", lambda _: None, places)
         try:
             yield building.path
-            for name, path in places.items():
-                flush_file(building.path / name)
-                publish(building.path / name, path, is_ours)
+            with _all_or_none() as made:
+                for name, path in places.items():
+                    was_free = kind_of(path) == ""
+                    flush_file(building.path / name)
+                    publish(building.path / name, path, is_ours)
+                    if was_free:
+                        made[path] = path.stat().st_ino
         finally:
             building.discard()
+
+
+@contextmanager
+def _all_or_none() -> Iterator[dict[Path, int]]:
+    """Give a place for the files that are made within, and the numbers of their inodes.
+
+    They are removed if one cannot be made.
+    """
+    made: dict[Path, int] = {}
+    try:
+        yield made
+    except BaseException:
+        for path, number in made.items():
+            with suppress(OSError):
+                remove_file(path, partial(_has_number, number))
+        raise
+
+
+def _has_number(number: int, path: Path) -> bool:
+    """Return whether a file has an inode's number."""
+    return path.stat().st_ino == number

@@ -22,7 +22,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -288,13 +287,6 @@ def read_clock_of(folder: Path) -> float:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Give a folder among the system's temporary ones, which is removed after the block."""
-    with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
-        yield Path(name)
-
-
-@contextmanager
 def memory_file(folder: Path, size: int) -> Iterator[Path]:
     """Give a file of `size` bytes in memory that has no name, so that no end leaves it behind.
 
@@ -397,4 +389,9 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
         os.replace(temporary, path)
     else:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:  # a write that fails publishes nothing
+            with suppress(OSError):
+                os.unlink(path)
+            raise
