@@ -5,7 +5,7 @@ All writing goes through owned_files and owned_folders, and follows their rule.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -94,26 +94,30 @@ def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterat
         building = NewFolder(parent / "output", lambda _: None, places)
         try:
             yield building.path
-            with _all_or_none() as made:
+            with all_or_none() as make:
                 for name, path in places.items():
-                    was_free = kind_of(path) == ""
                     flush_file(building.path / name)
-                    publish(building.path / name, path, is_ours)
-                    if was_free:
-                        made[path] = path.stat().st_ino
+                    make(path, partial(publish, building.path / name, path, is_ours))
         finally:
             building.discard()
 
 
 @contextmanager
-def _all_or_none() -> Iterator[dict[Path, int]]:
-    """Give a place for the files that are made within, and the numbers of their inodes.
+def all_or_none() -> Iterator[Callable[[Path, Callable[[], None]], None]]:
+    """Give a function that makes a file by another function.
 
-    They are removed if one cannot be made.
+    Files that it made where none was are removed if the block fails.
     """
     made: dict[Path, int] = {}
+
+    def make(path: Path, write: Callable[[], None]) -> None:
+        was_free = kind_of(path) == ""
+        write()
+        if was_free:
+            made[path] = path.stat().st_ino
+
     try:
-        yield made
+        yield make
     except BaseException:
         for path, number in made.items():
             with suppress(OSError):

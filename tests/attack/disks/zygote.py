@@ -33,6 +33,7 @@ def main() -> None:
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)  # nothing that was imported has to end well
 
 
 def become(asked: Mapping[str, Any]) -> None:
