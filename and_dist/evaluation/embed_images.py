@@ -31,6 +31,7 @@ from and_dist.evaluation.image_reader import short_name
 from and_dist.method.memory_bank import shard_range
 from and_dist.runs.console import Display
 from and_dist.utils.disk_errors import naming_disk
+from and_dist.utils.output_folders import all_or_none
 from and_dist.utils.owned_files import (
     IsOurs,
     NewFile,
@@ -147,9 +148,10 @@ def embed_images(
         }
 
         def write_names() -> None:
-            about = _describe_names(opened, images, reasons)
-            write_file(output.names, json.dumps(about, indent=0) + "\n", output.may_replace)
-            file.finish()
+            about = json.dumps(_describe_names(opened, images, reasons), indent=0) + "\n"
+            with all_or_none() as make:
+                make(output.names, lambda: write_file(output.names, about, output.may_replace))
+                file.finish()
 
         on_coordinator(world, f"writing {output.names}", write_names)
     zeros = f", {len(reasons)} of zeros" if reasons else ""

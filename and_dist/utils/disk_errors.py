@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a full disk and of an exhausted quota."""
 OF_DISKS = (*NO_ROOM, errno.EROFS, errno.EIO)
 """The errors that say nothing against what was asked for, and may be gone at the next try."""
+BUILDING = re.compile(r"^\.(.+)\.[0-9a-f]{16}\.building$")
+"""The name of a folder while it is built, which says to users less than its own."""
 
 
 class DiskError(OSError):
@@ -49,14 +52,15 @@ def errno_of(error: Exception) -> int | None:
 
     Libraries outside Python put the words of the system into messages of their own.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in OF_DISKS else None
     return next((number for number in OF_DISKS if os.strerror(number) in str(error)), None)
 
 
 def describe(path: Path, number: int, needed: int | None = None) -> str:
     """Return the sentence about a path that cannot be written."""
-    sentence = f"{path} cannot be written: {os.strerror(number)}"
+    known = Path(*(BUILDING.sub(r"\1", part) for part in path.parts))
+    sentence = f"{known} cannot be written: {os.strerror(number)}"
     if number not in NO_ROOM:
         return sentence
     takes = "" if needed is None else f"it takes {in_bytes(needed)}, and "

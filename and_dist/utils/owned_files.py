@@ -22,7 +22,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -195,7 +194,7 @@ def open_new(
 ) -> Iterator[BinaryIO]:
     """Open a file that appears under its name if the block ends well, and not at all otherwise.
 
-    `size` is how many bytes it takes, which the error message of a full disk says.
+    A DiskError says its `size`.
     """
     with naming_disk(path, size):
         new = NewFile(path, is_ours, mode)
@@ -309,18 +308,10 @@ def read_clock_of(folder: Path) -> float:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Give a folder among the system's temporary ones, which is removed after the block."""
-    with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
-        yield Path(name)
-
-
-@contextmanager
 def memory_file(folder: Path, size: int) -> Iterator[Path]:
     """Give a file of `size` bytes in memory that has no name, so that no end leaves it behind.
 
-    Processes of this user on this machine open it by the path until the block ends, and keep its
-    content after it.
+    This user's processes open it by the path until the block ends, and keep its content.
     """
     with naming_disk(folder, size):
         handle = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, PRIVATE)
@@ -366,10 +357,15 @@ def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:
 
 def _clear_unfinished(path: Path) -> None:
     """Remove the temporary files of killed processes that wrote to the same path."""
-    pattern = re.compile(rf"\.{re.escape(stem_of(path))}\.{TOKEN}\.unfinished")
+    clear_unfinished_in(path.parent, re.escape(stem_of(path)))
+
+
+def clear_unfinished_in(folder: Path, stems: str = "(?s:.*)") -> None:
+    """Remove the temporary files of killed processes in a folder, of names with such a stem."""
+    pattern = re.compile(rf"\.{stems}\.{TOKEN}\.unfinished")
     with suppress(FileNotFoundError, NotADirectoryError):
-        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
-            clear_if_abandoned(path.parent / name)
+        for name in filter(pattern.fullmatch, os.listdir(folder)):
+            clear_if_abandoned(folder / name)
 
 
 def clear_if_abandoned(temporary: Path) -> None:
@@ -393,4 +389,9 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
         os.replace(temporary, path)
     else:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:  # a write that fails publishes nothing
+            with suppress(OSError):
+                os.unlink(path)
+            raise

@@ -17,8 +17,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Container
-from contextlib import suppress
+import tempfile
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from and_dist.utils.disk_errors import naming_disk
@@ -241,6 +242,13 @@ def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder among the system's temporary ones, which is removed after the block."""
+    with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
+        yield Path(name)
 
 
 def copy_tree(source: Path, target: Path) -> None:

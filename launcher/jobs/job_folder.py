@@ -40,6 +40,7 @@ from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
     PRIVATE,
     IsOurs,
+    clear_unfinished_in,
     create_file,
     is_json_with,
     make_folder,
@@ -108,6 +109,8 @@ def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
     jobs = run / "jobs"
     make_folder(jobs)
     jobs.chmod(0o700)  # earlier revisions let others look into it
+    for earlier in (*jobs.glob("[0-9]*"), *jobs.glob("[0-9]*/start-*")):
+        clear_unfinished_in(earlier)  # those of launchers and nodes that were killed
     taken = [path.name for path in jobs.glob("[0-9]*")]
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:

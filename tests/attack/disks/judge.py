@@ -36,11 +36,18 @@ def try_fault(scene: Scene, fault: Fault, folder: Path) -> str:
     struck = injection.struck()
     broke = judge_end(scene, first, fault.error if struck else 0)
     if struck and fault.error > 0 and first.status != 0:
-        broke = broke or judge_message(first.said, fault.error, struck, injection.folder)
+        said = first.said + said_in_logs(injection.folder)
+        broke = broke or judge_message(said, fault.error, struck, injection.folder)
     if fault.error in ROOM and not scene.is_training:
         broke = broke or left_unfinished(injection.folder)
     again = judge_second_run(scene, injection.folder)
     return broke or again or new_in_shared_memory(before)
+
+
+def said_in_logs(folder: Path) -> str:
+    """Return what the nodes and ranks of and-launch have said."""
+    logs = sorted((folder / RUN / "logs").glob("*.log"))
+    return "".join(log.read_text(errors="replace") for log in logs)
 
 
 def scene_folder(scene: Scene, folder: Path) -> Path:
@@ -68,7 +75,7 @@ def judge_end(scene: Scene, ended: Ended, error: int) -> str:
 
 def _allowed_ends(scene: Scene, error: int) -> tuple[int, ...]:
     if error < 0:
-        return (0, 1, TRY_AGAIN, error)
+        return (0, 1, TRY_AGAIN, error, -15)
     if scene.command[0] == "and-launch":
         return (0, 1, 2, TRY_AGAIN)  # 1 after as many starts as get nowhere
     if scene.is_training:

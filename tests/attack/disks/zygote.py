@@ -33,6 +33,7 @@ def main() -> None:
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)  # nothing that was imported has to end well
 
 
 def become(asked: Mapping[str, Any]) -> None:
@@ -50,6 +51,11 @@ def become(asked: Mapping[str, Any]) -> None:
     sys.argv = [program, *(TORCHRUN if program == "torchrun" else ()), *arguments]
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the zygote's has other buffers
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    if program == "torchrun":
+        from torch.distributed.run import main as torchrun
+
+        torchrun()  # its own traceback passes through no file of ours
+        return
     from and_dist.utils.exits import run_and_leave
 
     run_and_leave(main_of(program))
@@ -61,13 +67,9 @@ def main_of(program: str) -> Callable[[], None]:
         from and_dist.cli import main as and_dist
 
         return and_dist
-    if program == "and-launch":
-        from launcher.cli import main as and_launch
+    from launcher.cli import main as and_launch
 
-        return and_launch
-    from torch.distributed.run import main as torchrun
-
-    return torchrun
+    return and_launch
 
 
 if __name__ == "__main__":
