@@ -26,7 +26,7 @@ letters that a value counts for beside its own."""
 MOST_DEPTH = 50
 """The most lists and sections within each other."""
 LONGEST_REASON = 400
-"""The letters that a message shows of what PyYAML says."""
+"""The letters that a message shows of what PyYAML says, and of a path."""
 LONGEST_NUMBER = 100
 """The most letters of a number: more digits than any has are costly to read and to write."""
 
@@ -42,7 +42,7 @@ def read_yaml(path: Path, may_be_link: bool = True) -> dict[str, Any]:
 
 def _read_text(path: Path, may_be_link: bool = True) -> str:
     """Return the text of a YAML file; raise ValueError if it cannot be read."""
-    shown = as_text(clip(str(path)))
+    shown = as_text(clip(str(path), LONGEST_REASON))
     try:
         return read_at_most(path, MOST_BYTES, may_be_link).decode("utf-8")
     except OSError as error:
@@ -178,7 +178,9 @@ class ConfigLoader(yaml.SafeLoader):
             return node
         written = loader.resolve(yaml.ScalarNode, node.value, (True, False))
         if written != node.tag and (written, node.tag) != (INT, FLOAT):
-            raise yaml.YAMLError(f"{clip(repr(node.value))} is no {node.tag}{node.start_mark}")
+            raise yaml.YAMLError(
+                f"{clip(repr(node.value))} is no {node.tag.removeprefix(TAG)}{node.start_mark}"
+            )
         if len(node.value) > LONGEST_NUMBER:
             raise yaml.YAMLError(f"a number of {len(node.value):,} letters{node.start_mark}")
         return node

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 MB = 1_000_000
-LIMITS = {False: (2.0, 20.0, 300.0), True: (60.0, 120.0, 6000.0)}
+LIMITS = {False: (2.0, 60.0, 300.0), True: (60.0, 240.0, 6000.0)}
 """Seconds of a core and of a clock, and MB more than the worker has, by whether an attempt builds
 an encoder."""
 
