@@ -44,15 +44,13 @@ def test_a_sparse_member_is_named(tmp_path: Path) -> None:
 def test_no_more_is_unpacked_than_is_allowed(tmp_path: Path) -> None:
     tar = tar_of({"a": bytes(500), "b": bytes(9000), "c": b"end"})
     path = write(tmp_path / "a.tar.gz", gzip.compress(tar))
-    for most, names in ((len(tar), ["a", "b", "c"]), (9000, ["a"])):
-        found = []
-        with open_packed_tar(path, most) as archive:
-            try:
-                found = [info.name for info in members_of(archive)]
-            except tarfile.ReadError as error:
-                assert "it states" in str(error)  # noqa: PT017
-                found = ["a"]
-        assert found == names
+    with open_packed_tar(path, len(tar)) as archive:
+        assert [info.name for info in members_of(archive)] == ["a", "b", "c"]
+    with (
+        pytest.raises(tarfile.ReadError, match="it states"),
+        open_packed_tar(path, 9000) as archive,
+    ):
+        list(members_of(archive))
 
 
 def test_a_name_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
