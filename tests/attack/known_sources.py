@@ -45,7 +45,7 @@ def holding(content: Callable[[], bytes]) -> Callable[[Path], object]:
     return lambda path: write(path, content())
 
 
-def many(name: str, content: Callable[[], bytes], count: int = 8) -> Callable[[Path], None]:
+def many(name: str, content: Callable[[], bytes], count: int = 4) -> Callable[[Path], None]:
     """Return a lay of files of one content, which takes its room once."""
 
     def lay(folder: Path) -> None:
@@ -202,21 +202,21 @@ KNOWN = [
         "classes of CUB that are no numbers",
         over("image_class_labels.txt", lambda path: path.write_text("0 a\n1 b\n2 c\n3 d\n"), "CUB"),
     ),
-    trial("eight PNGs of 12,000 x 12,000", many(".png", huge_png), (HUGE,), limits=DECODING),
+    trial("four PNGs of 12,000 x 12,000", many(".png", huge_png), (HUGE,), limits=DECODING),
     trial(
-        "eight GIFs of 12,000 x 12,000",
+        "four GIFs of 12,000 x 12,000",
         many(".gif", partial(huge_image, "GIF")),
         (HUGE,),
         limits=DECODING,
     ),
     trial(
-        "eight BMPs of 12,000 x 12,000",
+        "four BMPs of 12,000 x 12,000",
         many(".bmp", partial(huge_image, "BMP")),
         (HUGE,),
         limits=DECODING,
     ),
     trial(
-        "eight PNGs in the cache",
+        "four PNGs in the cache",
         many(".png", huge_png),
         ((*HUGE, "data.cache_gb=1", "data.cache_side=32", "run.threads=4"),),
         limits=DECODING,

@@ -18,7 +18,7 @@ from tests.foreign_files.scenes import DEBUG, TINY, lay_run
 
 Command = tuple[str, ...]
 LIMITS = Limits(seconds=60, mb=2500)
-DECODING = Limits(seconds=300, mb=3600)
+DECODING = Limits(seconds=400, mb=3600)
 """For sources that hold gigapixels, which take their time."""
 SHARED_MEMORY = Path("/dev/shm")
 PREPARE: Command = ("and-dist", "prepare", "photos", "--out", "out", "--workers", "1")
@@ -29,7 +29,7 @@ TRAIN: Command = (
 HUGE: Command = (
     *("and-dist", "train", "--config", DEBUG, "run.root=runs", "data.train=photos"),
     *("method=instance", "curriculum.rounds=0", "curriculum.epochs=1", "optim.milestones=[]"),
-    *("optim.batch_size=8", "evaluation.knn=2", "evaluation.baselines=false", "evaluation.every=0"),
+    *("optim.batch_size=4", "evaluation.knn=2", "evaluation.baselines=false", "evaluation.every=0"),
 )
 EMBED: Command = ("and-dist", "embed", "runs/debug", "photos", "--out", "features.npy")
 NEAR: Command = ("and-dist", "neighbours", "runs/debug", "--count", "2")

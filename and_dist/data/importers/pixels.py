@@ -112,11 +112,10 @@ def find_idx(source: Path) -> list[Listing] | None:
         images = _idx_path(source, f"{prefix}-images", 3)
         if images is None:
             continue
-        images_NHW = _read_idx(images, 3)
+        images_NHW = _read_idx(images, (0, 0, 0))
         labels = _idx_path(source, f"{prefix}-labels", 1)
-        labels_N = None if labels is None else _read_idx(labels, 1).astype(np.int64)
-        if labels_N is not None and len(labels_N) != len(images_NHW):
-            raise ValueError(f"{labels} has {len(labels_N)} labels for {len(images_NHW)} images")
+        rows = len(images_NHW)
+        labels_N = None if labels is None else _read_idx(labels, (rows,)).astype(np.int64)
         num_classes = 0 if labels_N is None else int(labels_N.max(initial=-1)) + 1
         pixels = Pixels(np.repeat(images_NHW[..., None], 3, axis=3))
         listings.append(Listing(split, pixels, labels_N, tuple(map(str, range(num_classes)))))
@@ -207,26 +206,32 @@ def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:
     return next((source / name for name in names if (source / name).is_file()), None)
 
 
-def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array in an idx file; raise ValueError if it is none or is cut short."""
+def _read_idx(path: Path, wanted: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the array in an idx file of as many dimensions as `wanted`; labels have its shape.
+
+    Raise ValueError if it is none or is cut short.
+    """
     try:
         descriptor, length = open_regular(path)
         with os.fdopen(descriptor, "rb") as file:
             if path.suffix != ".gz":
-                return _read_idx_array(file, path, dimensions, length)
+                return _read_idx_array(file, path, wanted, length)
             with gzip.GzipFile(fileobj=file) as unpacked:
-                return _read_idx_array(unpacked, path, dimensions, MOST_DEFLATED * length)
+                return _read_idx_array(unpacked, path, wanted, MOST_DEFLATED * length)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _read_idx_array(
-    file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int, most_bytes: int
+    file: IO[bytes] | gzip.GzipFile, path: Path, wanted: tuple[int, ...], most_bytes: int
 ) -> NDArray[np.uint8]:
     """Return the array in an open idx file, which has at most `most_bytes`."""
+    dimensions = len(wanted)
     magic, *shape = struct.unpack(f">{dimensions + 1}I", file.read(4 * (dimensions + 1)))
     size, is_packed = math.prod(shape), isinstance(file, gzip.GzipFile)
     is_right = magic == IDX_MAGIC[dimensions] and size <= most_bytes
+    if is_right and dimensions == 1 and shape != [*wanted]:
+        raise ValueError(f"{path} has {shape[0]} labels for {wanted[0]} images")
     if is_right and (is_packed or most_bytes == size + 4 * (dimensions + 1)):
         check_room(path, IDX_COPIES * size)
         content = file.read(size + 1)  # of a packed file, whose length nobody knows, no more
