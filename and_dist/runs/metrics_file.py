@@ -61,6 +61,11 @@ class MetricsFile:
         self._file.truncate(found.kept_bytes)
         self._num_lines = found.num_lines if num_lines is None else num_lines
         self._waiting.clear()
+        if found.num_lost:
+            say_damage(
+                f"{_lines(found.num_lost)} of {self.path} after the checkpoint cannot be read, so "
+                "it is not known how many steps are done again"
+            )
         return found.last_step
 
     def write(self, record: dict[str, Any]) -> None:
@@ -242,6 +247,8 @@ class Survey:
     num_lines: int = 0
     last_step: int = 0
     """The last step in the whole file."""
+    num_lost: int = 0
+    """How many lines after the kept ones are damaged."""
 
 
 def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = None) -> Survey:
@@ -256,6 +263,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
             numbering.take(line.number)
         except ValueError:
             numbering.leave_out(at)
+            found.num_lost += 1
         else:
             step = re.match(rb'\{"event": "step".*?"step": (\d{1,12})\D', line.content)
             found.last_step = int(step[1]) if step else found.last_step
@@ -264,7 +272,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
         elif num_bytes is not None:
             is_kept &= end <= num_bytes
         if is_kept:
-            found.kept_bytes, found.num_lines = end, numbering.here
+            found.kept_bytes, found.num_lines, found.num_lost = end, numbering.here, 0
     return found
 
 
