@@ -120,7 +120,9 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     try:
         state = parse(read_plain(checkpoint / STATE))
     except (OSError, ValueError) as error:
-        raise CorruptCheckpoint(f"checkpoint {checkpoint} cannot be read: {error}") from None
+        raise CorruptCheckpoint(
+            f"checkpoint {checkpoint} cannot be read: {STATE}: {error}"
+        ) from None
     if not isinstance(state, dict) or "format" not in state:
         raise CorruptCheckpoint(
             f"checkpoint {checkpoint} cannot be read: state.json is none of ours"
@@ -137,7 +139,9 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
     try:
         return checkpoint, check_state(state)
     except ValueError as error:
-        raise CorruptCheckpoint(f"checkpoint {checkpoint} cannot be read: {error}") from None
+        raise CorruptCheckpoint(
+            f"checkpoint {checkpoint} cannot be read: {STATE}: {error}"
+        ) from None
 
 
 def read_latest(folder: Path) -> tuple[Path, State] | None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-import yaml
-
 from and_dist.config.comparison import differing_keys
 from and_dist.config.limits import MOST_ROWS
 from and_dist.config.schema import Config
@@ -19,8 +17,9 @@ from and_dist.planning.hardware import Hardware, Origin
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
 from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
-from and_dist.runs.folder import read_starts
+from and_dist.runs.folder import read_starts, say_if_changed
 from and_dist.runs.metrics_file import read_metrics
+from and_dist.runs.records import say_left_out
 
 MOST_RANKS = 2**20
 """The most ranks that are searched for a number on which the rows fit."""
@@ -195,17 +194,19 @@ def measured_images_per_s(job: Job) -> float | None:
     if not (metrics.exists() and file.exists() and starts):
         return None
     is_alike = (
-        starts[-1].get("world_size") == job.world
-        and (starts[-1].get("device") == "cuda") == job.on_gpu
+        starts[-1]["world_size"] == job.world
+        and (starts[-1]["device"] == "cuda") == job.on_gpu
         and job.num_rows == count_rows(job.config.data)
     )
     try:
+        say_if_changed(file)
         trained = read_yaml(file, may_be_link=False)
         if not is_alike or not isinstance(trained, dict) or differing_keys(job.config, trained):
             return None
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()
         steps = [r for r in read_metrics(metrics, "step") if r["time"] >= began][-100:]
         looks = sorted(r["images_per_s"] for r in steps)
-    except (ValueError, KeyError, yaml.YAMLError):  # damaged files tell nothing
+    except (OSError, ValueError) as error:  # of a damaged config, which tells nothing
+        say_left_out(file, error)
         return None
     return looks[len(looks) // 2] if looks else None

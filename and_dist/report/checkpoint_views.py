@@ -33,6 +33,7 @@ from and_dist.report.neighbourhood_examples import (
 )
 from and_dist.report.projection import begin_projections
 from and_dist.report.thumbnails import LARGEST, Thumbnails, as_uri, encode_all
+from and_dist.runs.records import say_damage
 from and_dist.utils.formatting import as_text
 from and_dist.utils.progress import Phase
 
@@ -92,7 +93,7 @@ class _Search:
         self.config, self.world, self.phase = config, world, phase
         self.notes: list[str] = []
         self._checked: dict[str, bool] = {}
-        self._by_round = checkpoints_of(run, config, self.notes.append)
+        self._by_round = checkpoints_of(run, config, self._say_and_note)
         self.opened = self._newest_intact()
         self.bank = StoredBank(self.opened.checkpoint)
         train, test = self._load_images()
@@ -113,9 +114,15 @@ class _Search:
         name = opened.checkpoint.name
         if name not in self._checked:
             damage = find_corruption(opened.checkpoint, self.world)
-            self.notes += [damage] if damage else []
+            if damage:
+                self._say_and_note(damage)
             self._checked[name] = not damage
         return self._checked[name]
+
+    def _say_and_note(self, text: str) -> None:
+        """Say on the console, once, what the page notes too: it is missing, or damaged."""
+        say_damage(text)
+        self.notes.append(text)
 
     @property
     def checkpoints(self) -> list[OpenedCheckpoint]:
@@ -124,7 +131,7 @@ class _Search:
 
     def _load_images(self) -> tuple[LabelledImages | None, LabelledImages | None]:
         """Return training and test images, each None if it cannot be loaded; note why."""
-        train = find_images(self.opened, "pictures", self.notes.append)
+        train = find_images(self.opened, "pictures", self._say_and_note)
         if train is None:
             return None, None
         if train.labels_N is None:
@@ -132,7 +139,7 @@ class _Search:
         try:
             return train, load_test(self.config.data, train)
         except (ValueError, OSError) as error:
-            self.notes.append(f"no mistakes: {error}")
+            self._say_and_note(f"no mistakes: {error}")
             return train, None
 
     @property

@@ -128,7 +128,7 @@ def config_of(run: Path, overrides: Sequence[str] = ()) -> Config:
 
 def say_if_changed(file: Path) -> None:
     """Say that a config.yaml is not what this program has written, if it is not."""
-    if not is_as_written(read_plain(file)):
+    if not is_as_written(read_plain(file, "replace")):
         say_damage(f"{file} is not as and-dist wrote it: somebody edited it, or it is damaged")
 
 

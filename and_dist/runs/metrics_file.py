@@ -85,6 +85,11 @@ class MetricsFile:
         self._num_bytes = found.kept_bytes
         self._num_lines = found.num_lines if num_lines is None else num_lines
         self._waiting.clear()
+        if found.num_lost:
+            say_damage(
+                f"{_lines(found.num_lost)} of {self.path} after the checkpoint cannot be read, so "
+                "it is not known how many steps are done again"
+            )
         return Forgotten(found.last_step, found.last_time, found.kept_time)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -276,6 +281,8 @@ class Survey:
     last_time: float = 0.0
     """The time of the last line of the whole file."""
     kept_time: float = 0.0
+    num_lost: int = 0
+    """How many lines after the kept ones are damaged."""
 
 
 def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = None) -> Survey:
@@ -290,6 +297,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
             numbering.take(line.number)
         except ValueError:
             numbering.leave_out(at)
+            found.num_lost += 1
         else:
             step, time = _STEP.match(line.content), _TIME.match(line.content)
             found.last_step = int(step[1]) if step else found.last_step
@@ -299,7 +307,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
         elif num_bytes is not None:
             is_kept &= end <= num_bytes
         if is_kept:
-            found.kept_bytes, found.num_lines = end, numbering.here
+            found.kept_bytes, found.num_lines, found.num_lost = end, numbering.here, 0
             found.kept_time = found.last_time
     return found
 
