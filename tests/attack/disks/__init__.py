@@ -21,15 +21,16 @@ from tests.attack.disks.faults import Fault, can_inject
 from tests.attack.disks.judge import num_calls, try_fault
 from tests.attack.disks.lost import kill_in_the_cache, lose_launcher
 from tests.attack.disks.mounts import can_mount, try_read_only, try_small
+from tests.attack.disks.resumed import RESUMED, RESUMED_2
 
 NOSPC, QUOTA, READ_ONLY, BROKEN = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
 ERRORS = (NOSPC, QUOTA, READ_ONLY, BROKEN)
 RUN = "runs/debug/"
+TRAININGS = (*scenes.TRAININGS, RESUMED, RESUMED_2)
 
 IN_TRAINING = (
     *((scene, Fault(error)) for error in ERRORS for scene in (scenes.TRAIN, scenes.TRAIN_2)),
     (scenes.TRAIN, Fault(NOSPC, place=RUN + ".environment.json")),
-    (scenes.TRAIN_2, Fault(NOSPC, 3, place=RUN + ".environment.json")),
     (scenes.TRAIN, Fault(READ_ONLY, place=RUN + "metrics.jsonl")),
     (scenes.TRAIN_2, Fault(READ_ONLY, place=RUN + "metrics.jsonl")),
     (scenes.TRAIN, Fault(NOSPC, place=RUN + "checkpoints")),
@@ -51,6 +52,11 @@ IN_TRAINING = (
     (scenes.TRAIN_SKIP_2, Fault(READ_ONLY, place=RUN + ".bad_images.txt")),
     # One rank alone.
     (scenes.TRAIN_2, Fault(NOSPC, place=RUN + "checkpoints", rank="1")),
+    # What a run is taken back to, and that it was.
+    (RESUMED, Fault(BROKEN, place=RUN + "metrics.jsonl", kinds="t")),
+    (RESUMED_2, Fault(READ_ONLY, place=RUN + "metrics.jsonl", kinds="t")),
+    (RESUMED, Fault(NOSPC, 3, place=RUN + ".environment.json")),
+    (RESUMED_2, Fault(NOSPC, 3, place=RUN + ".environment.json")),
     # The cache.
     (scenes.TRAIN_CACHE, Fault(NOSPC, place="/dev/shm/", kinds="mw")),
     (scenes.TRAIN_CACHE_2, Fault(NOSPC, place="/dev/shm/", kinds="mw")),
@@ -96,7 +102,7 @@ def draw(chance: random.Random) -> Trial:
 
 
 def _draw_fault(chance: random.Random) -> Trial:
-    scene = chance.choice(scenes.TRAININGS if chance.random() < 0.6 else scenes.OTHERS)
+    scene = chance.choice(TRAININGS if chance.random() < 0.6 else scenes.OTHERS)
     error, share, is_once = chance.choice(ERRORS), chance.random(), chance.random() < 0.3
     rank = chance.choice("01") if scene.has_ranks and chance.random() < 0.5 else ""
     what = f"{scene.name}: {errno.errorcode[error]} after {share:.0%} of the changes"
@@ -112,7 +118,7 @@ def _draw_fault(chance: random.Random) -> Trial:
 
 
 def _draw_small(chance: random.Random) -> Trial:
-    scene = chance.choice((*scenes.TRAININGS, *scenes.OTHERS))
+    scene = chance.choice((*TRAININGS, *scenes.OTHERS))
     pages, names = int(10 ** chance.uniform(0, 3)), int(10 ** chance.uniform(0, 2))
     if chance.random() < 0.5:
         return Trial(f"{scene.name}: room for {pages} pages", partial(try_small, scene, pages, 0))

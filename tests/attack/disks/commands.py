@@ -207,4 +207,3 @@ OTHERS = (
     _of_run("table", "runs/debug", "--out", "table.md"),
 )
 TRAININGS = (TRAIN, TRAIN_2, TRAIN_SKIP, TRAIN_SKIP_2, TRAIN_CACHE, LOCAL)
-SCENES = (*TRAININGS, *OTHERS)
