@@ -107,11 +107,14 @@ def _measure_listing(
     return LabelledImages(index, labels_N, listing.class_names, tuple(bad), listing.ignored)
 
 
-def index_named(paths: Sequence[Path]) -> LabelledImages:
-    """Return an index of the given image files; raise ValueError if one is not an image."""
+def index_named(paths: Sequence[Path], decode_mb: int | None = None) -> LabelledImages:
+    """Return an index of the given image files.
+
+    Raise ValueError if one is not an image, or takes more than `decode_mb` when it is decoded.
+    """
     root = Path("/")
     names = Names.of([str(path.absolute().relative_to(root)) for path in paths])
-    measured = measure(Files(root, names), workers=1)
+    measured = measure(Files(root, names), workers=1, decode_mb=decode_mb)
     if measured.reasons:
         row = min(measured.reasons)
         raise ValueError(f"{paths[row]}: {measured.reasons[row]}")

@@ -259,6 +259,7 @@ def names_of_manifest(folder: Path) -> Container[str] | None:
 def is_part_columns(path: Path) -> bool:
     """Return whether a file is a table that write_part leaves beside a part of a pack."""
     try:
+        check_regular(path)
         with np.load(path) as columns:
             return "fingerprint" in columns.files
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile):

@@ -163,7 +163,8 @@ class BatchStream:
             views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:
-                return PendingBatch(local, fetched, views, part.decoded_bytes, part.is_last)
+                num_bytes = part.decoded_bytes + sum(image.nbytes for image in fetched)
+                return PendingBatch(local, fetched, views, num_bytes, part.is_last)
             self._bad.add(failures)
 
     def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:

@@ -65,17 +65,12 @@ class PendingBatch(NamedTuple):
     local: LocalRows
     fetched: Sequence[U8]
     views: Views
-    decoded_bytes: int = 0
-    """The bytes of all pixels of its images once they are decoded."""
+    num_bytes: int = 0
+    """The memory that it takes while it is decoded: the files of its images and their pixels."""
     is_last: bool = True
     """False if more batches of the same step follow."""
     is_blank: bool = False
     """True if it only fills DALI's queue, and nobody wants its images."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the memory that it takes while it is decoded."""
-        return self.decoded_bytes + sum(image.nbytes for image in self.fetched)
 
 
 class DecodeError(RuntimeError):
@@ -186,7 +181,7 @@ class ImagePipeline:
         DALI decodes the batches of its queue side by side, and asks for one whenever it has room.
         """
         batch = next(self._batches) if self._waiting is None else self._waiting
-        in_flight = sum(other.num_bytes for other in self.in_flight if not other.is_blank)
+        in_flight = sum(other.num_bytes for other in self.in_flight)
         fits = not in_flight or in_flight + batch.num_bytes <= self.spec.decode_bytes
         self._waiting = None if fits else batch
         return batch if fits else self._blank

@@ -81,6 +81,7 @@ EXCEPTIONS = {
         "and_dist/checkpoint/export.py",
         "export",
     ): "torch.onnx writes into the folder of publish_files",
+    ("and_dist/data/encoded_images.py", "save"): "Pillow encodes into memory",
     ("and_dist/data/transcode.py", "save"): "Pillow encodes into memory",
     ("and_dist/report/thumbnails.py", "save"): "Pillow encodes into memory",
     ("launcher/local.py", "open"): "the null device",
