@@ -76,7 +76,7 @@ def test_a_source_may_be_a_link_and_has_a_bounded_length(tmp_path: Path) -> None
     assert read_regular(tmp_path / "link", 7) == b"content"
     assert check_regular(tmp_path / "link") == 7
     os.truncate(tmp_path / "file", 10**12)
-    with pytest.raises(OSError, match="it has 1,000,000,000,000 bytes, and at most 100,000,000"):
+    with pytest.raises(OSError, match="it has more than 100 MB"):
         read_regular(tmp_path / "link")
 
 
