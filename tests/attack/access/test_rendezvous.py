@@ -7,6 +7,7 @@ reaches the store from another address, and a job he disturbs ends with a senten
 from __future__ import annotations
 
 import base64
+import encodings.idna  # noqa: F401  # sockets import it late, when nobody may read Python's folder
 import itertools
 import json
 import multiprocessing
