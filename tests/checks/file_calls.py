@@ -76,7 +76,6 @@ EXCEPTIONS = {
     ("and_dist/data/index.py", "memmap"): "maps for reading",
     ("and_dist/runs/tensorboard_file.py", "RecordWriter"): "writes into a file of open_to_append",
     ("and_dist/checkpoint/export.py", "save"): "saves to memory, which write_file takes",
-    ("and_dist/data/encoded_images.py", "save"): "saves to memory, which DALI takes",
     (
         "and_dist/checkpoint/export.py",
         "export",
