@@ -100,7 +100,7 @@ def test_a_full_shared_folder_is_a_sentence(home: Path) -> None:
 
 def test_the_folder_of_another_run_is_a_sentence(home: Path) -> None:
     (home / "runs" / "taken").mkdir(parents=True)
-    (home / "runs" / "taken" / "config.yaml").write_text("seed: 9\n")
+    (home / "runs" / "taken" / "config.yaml").write_text("name: taken\nseed: 9\n")
     status, said = launch("submit", *SHORT, "name=taken")
     assert status == 2
     assert "belongs to another config" in said
