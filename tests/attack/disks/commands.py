@@ -70,6 +70,13 @@ class Command:
         self._zygote.stdin.write(json.dumps({**asked, "output": str(self._said)}) + "\n")
         self._zygote.stdin.flush()
         self.pid = int(self._zygote.stdout.readline())
+        # The zygote waits for its child, whose number another process may then get.
+        self._handle = os.pidfd_open(self.pid)
+
+    def kill(self) -> None:
+        """Kill the process of the command alone, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def finish(self, seconds: float = MOST_SECONDS) -> Ended:
         """Wait for the command; kill it and all that it started if it takes too much."""
@@ -86,6 +93,7 @@ class Command:
         assert self._zygote.stdout
         status = int(self._zygote.stdout.readline())
         timer.cancel()
+        os.close(self._handle)
         return Ended(status, self._said.read_text(errors="replace"), exceeded)
 
 

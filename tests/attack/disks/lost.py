@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import time
 from dataclasses import replace
@@ -36,8 +34,7 @@ def lose_launcher(seconds: float, folder: Path) -> str:
     place = scene_folder(LONG_LOCAL, folder)
     command = Command(LONG_LOCAL, place)
     time.sleep(seconds)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(command.pid, signal.SIGKILL)
+    command.kill()
     was_done = command.finish().status != -signal.SIGKILL
     if left := left_running(place, SECONDS_TO_END):
         return f"{len(left)} processes were left behind"
