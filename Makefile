@@ -8,7 +8,7 @@ WITH_OTHERS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # Tests of a file stay together, on one of as many workers as there are cores.
 SIDE_BY_SIDE := -n logical --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-control test test-all test-slurm faults nightly coverage test-gpu bench check format api pictures wheel ci clean
+.PHONY: help setup demo demo-control test test-all test-slurm faults attack nightly coverage test-gpu bench check format api pictures wheel ci clean
 
 # A line of a target is its help: `make` shows them.
 help: ## show this list
@@ -51,12 +51,17 @@ test-slurm: setup ## run jobs on a real SLURM on this machine, as root
 faults: setup ## kill and freeze runs, which have to end the same
 	$(BIN)/python -m tests.faults --trials 6 --seed 0
 
+# Configs, sources, run folders, locks and disks that break a program: this one says what is wrong.
+attack: setup ## attack with odd configs, files and disks
+	$(WITH_OTHERS) $(BIN)/python -m tests.attack --trials 200 --seed 0
+
 # What takes too long for every change, or fails where others use the cores.
 nightly: setup ## run all that takes hours
 	$(BIN)/python -m pytest -m "nightly or timed" --hold-seconds --durations=20 --ignore=tests/slurm
 	$(BIN)/python slurm/testcluster/cluster.py $(BIN)/python -m pytest -m nightly -s -o faulthandler_timeout=1500 tests/slurm
 	$(BIN)/python -m tests.foreign_files
 	$(BIN)/python -m tests.faults --trials 50 --seed 1
+	$(WITH_OTHERS) $(BIN)/python -m tests.attack --trials 3000 --seed 1
 	$(BIN)/python -m tests.mutants
 
 # Which lines the tests reach, ranks and other processes included; artefacts/coverage/ shows them.

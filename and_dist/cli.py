@@ -36,7 +36,7 @@ from and_dist.distributed.launch_env import (
     read_launch_env,
     tell_launcher,
 )
-from and_dist.distributed.watchdog import TRY_AGAIN, Stopped, Watchdog
+from and_dist.distributed.watchdog import TRY_AGAIN, Paused, Stopped, Watchdog
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import count_library_warnings, set_up_logging
 
@@ -110,6 +110,17 @@ def stop(request: Stopped) -> NoReturn:
     end(TRY_AGAIN, said)
 
 
+def pause(error: Paused) -> NoReturn:
+    """Say what a disk refused, once if all ranks know it, and end with exit code 75."""
+    said = f"{error}; the same command goes on once that is mended"
+    if not error.is_of_all_ranks:
+        said = f"rank {named_rank()}: {said}"
+    if is_rank_zero() or not error.is_of_all_ranks:
+        log.error("%s", said)
+    end_launcher()
+    end(TRY_AGAIN, said)
+
+
 def fail(error: Exception) -> NoReturn:
     """Print a fault of the machine, and end with exit code 1.
 
@@ -143,6 +154,8 @@ def run_verb() -> None:
         refuse(ValueError(f"{error.name} is not installed: {HOW_TO_INSTALL}"))
     except Stopped as request:
         stop(request)
+    except Paused as error:
+        pause(error)
     except (RuntimeError, OSError) as error:
         fail(error)
 

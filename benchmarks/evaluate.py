@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from and_dist.config.schema import DataConfig, EncoderConfig, EvaluationConfig, LinearConfig
+from and_dist.config.optim_schema import LinearConfig
+from and_dist.config.schema import DataConfig, EncoderConfig, EvaluationConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import FeatureLoader, TrainingLoader

@@ -16,8 +16,10 @@ from typing import Annotated, NamedTuple
 import typer
 
 from and_dist.commands.options import LogLevel, Version
+from and_dist.config.limits import MOST_GPUS, MOST_NODES, MOST_RANKS_OF_A_NODE
 from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import TRY_AGAIN
+from and_dist.utils.disk_errors import DiskError
 from and_dist.utils.formatting import safe_lines
 from and_dist.utils.logs import set_up_logging
 from launcher.gpus import Place, choose_gpus
@@ -46,17 +48,21 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as for a
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster profile, such as slurm/example.yaml.")
 ]
-Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes.")]
+Nodes = Annotated[int, typer.Option(min=1, max=MOST_NODES, help="Number of nodes.")]
 Gpus = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=MOST_GPUS,
         help="GPUs of a node, a rank on each; 0 trains on CPUs. Without it, those of the cluster "
         "profile or of this machine; where nothing is certain, you are asked.",
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Ranks of a node, if not its number of GPUs.")
+    int | None,
+    typer.Option(
+        min=1, max=MOST_RANKS_OF_A_NODE, help="Ranks of a node, if not its number of GPUs."
+    ),
 ]
 TimeLimit = Annotated[
     str,
@@ -139,7 +145,11 @@ def local(
         for command in torchrun_commands(request, wanted.given):
             typer.echo(command)  # to the letter
         return
-    end = run_here(submission.write_down(wanted, has_time_limit=True))
+    try:
+        end = run_here(submission.write_down(wanted, has_time_limit=True))
+    except DiskError as error:
+        log.error("%s; the same command goes on once that is mended", error)
+        sys.exit(TRY_AGAIN)
     say(f"and-launch: {end.state}, {end.why}")
     if end.state == "failed":
         _say_failure(wanted.config.folder, end.rank)

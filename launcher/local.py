@@ -29,7 +29,15 @@ from launcher.jobs.request import Request
 from launcher.logs import Follower, failure_priority
 from launcher.node.placement import HOST, NodePlacement
 from launcher.node.rank import log_of
-from launcher.node.runner import ASKED, LOOK_SECONDS, Node, environment_of, listen, variables_of
+from launcher.node.runner import (
+    ASKED,
+    LOOK_SECONDS,
+    Node,
+    end_with,
+    environment_of,
+    listen,
+    variables_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +77,10 @@ def _run_start(job: Path, start: int, follower: Follower) -> bool:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [request.code, *others]))
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "launcher.local", str(job), str(start), str(node), meeting],
+            [
+                *(sys.executable, "-m", "launcher.local"),
+                *(str(job), str(start), str(node), meeting, str(os.getpid())),
+            ],
             env={**environment, **gpus_of(node, request, environment)},
             # In a session of their own the nodes get Ctrl-C only from pass_on, and so only once.
             start_new_session=True,
@@ -133,8 +144,21 @@ def torchrun_commands(request: Request, given: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run one node: python -m launcher.local JOB START NODE MEETING."""
+    """Run one node: python -m launcher.local JOB START NODE MEETING LAUNCHER.
+
+    It is told to end, so that its ranks save, if the process of the number LAUNCHER ends.
+    """
     job, start, node, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    heard = listen()
+    end_with(int(sys.argv[5]))
+    try:
+        sys.exit(run_node(job, start, node, meeting, heard))
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"and-launch: node {node}: {error}")
+
+
+def run_node(job: Path, start: int, node: int, meeting: str, heard: list[str]) -> int:
+    """Run one node's ranks; return 0 if they trained to their end, else 1."""
     request = read_request(job)
     place = NodePlacement(
         f"{job.parents[1].name}-{job.name}",
@@ -145,8 +169,8 @@ def main() -> None:
         HOST,
         meeting,
     )
-    end = Node(job, place, listen(), on_asked=lambda _: None, passes_on=True).run()
-    sys.exit(0 if end.launcher == 0 else 1)
+    end = Node(job, place, heard, on_asked=lambda _: None, passes_on=True).run()
+    return 0 if end.launcher == 0 else 1
 
 
 if __name__ == "__main__":

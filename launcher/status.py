@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.runs.folder import check_inside, read_starts, say_if_cut
+from and_dist.runs.goodput import Goodput, Tally, goodput, read_decisions
 from and_dist.runs.metrics_file import read_last
 from launcher.jobs.job_folder import (
     StartOutcome,
@@ -22,6 +23,8 @@ from launcher.slurm import client
 
 KEPT = ("step", "round")
 """The events of which the last line is shown."""
+ADDED_UP = ("checkpoint", "discovery")
+"""The events that say what training waited for."""
 FORGOTTEN = "forgotten by SLURM"
 """The state of a job that SLURM no longer knows."""
 
@@ -45,8 +48,8 @@ class Status:
     """Outcome of the newest start that has one."""
     training: dict[str, Any] = field(default_factory=dict)
     """The last step, and the last finished round, as in metrics.jsonl."""
-    goodput: float | None = None
-    """The share of the trained steps that did not have to be repeated."""
+    goodput: Goodput | None = None
+    """How much of its time the run has trained, and to what the rest was lost."""
 
     @property
     def is_over(self) -> bool:
@@ -67,9 +70,12 @@ def look_at(run: Path) -> Status:
         raise ValueError(f"{run} holds no run: it has no config.yaml")
     check_inside(run)
     jobs = job_folders(run)
-    training = read_training(run)
+    training, tally = read_training(run)
+    history = read_starts(run)
+    say_if_cut(run, history)
+    found = goodput(history, tally, read_decisions(run))
     if not jobs:
-        return Status(run, "not submitted", training=training, goodput=goodput(run, training))
+        return Status(run, "not submitted", training=training, goodput=found)
     job = jobs[-1]
     ends = [if_sound(read_end, job, start) for start in starts(job)]
     end = ends[-1] if ends else None
@@ -93,7 +99,7 @@ def look_at(run: Path) -> Status:
         end,
         before,
         training,
-        goodput(run, training),
+        found,
     )
 
 
@@ -119,21 +125,16 @@ def is_active(run: Path) -> str | None:
     return None
 
 
-def read_training(run: Path) -> dict[str, Any]:
-    """Return the last "step" and "round" records of metrics.jsonl, which may be growing
-    meanwhile."""
+def read_training(run: Path) -> tuple[dict[str, Any], Tally]:
+    """Return the last "step" and "round" records of metrics.jsonl, and what training waited for.
+
+    The file may be growing meanwhile.
+    """
     path = run / "metrics.jsonl"
-    return read_last(path, KEPT) if path.exists() else {}
-
-
-def goodput(run: Path, training: dict[str, Any]) -> float | None:
-    """Return the share of the trained steps that did not have to be repeated; None before the
-    first."""
-    steps = training.get("step", {}).get("step", 0)
-    found = read_starts(run)
-    say_if_cut(run, found)
-    again = sum(start["steps_again"] for start in found)
-    return steps / (steps + again) if steps else None
+    if not path.exists():
+        return {}, Tally()
+    last, waits = read_last(path, KEPT, ADDED_UP)
+    return last, Tally([*waits, *last.values()])
 
 
 def as_lines(status: Status) -> list[str]:
@@ -161,7 +162,7 @@ def as_lines(status: Status) -> list[str]:
     if done is not None and done.get("knn") is not None:
         lines.append(f"  round {done['round']} done: kNN {100 * done['knn']:.1f} %")
     if status.goodput is not None:
-        lines.append(f"  goodput {status.goodput:.3f}: the share of its steps that count")
+        lines.append(f"  goodput {status.goodput.describe()}")
     if status.last_end is not None:
         which = "last end" if status.end else "an earlier start"
         lines.append(f"  {which}: {status.last_end.state}, {status.last_end.why}")

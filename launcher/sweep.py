@@ -14,6 +14,7 @@ takes only the runs that are missing.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import sys
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,7 @@ from and_dist.config.validation import NAME, Section, build
 from and_dist.config.yaml_files import read_yaml
 from and_dist.runs.folder import write_config
 from and_dist.runs.records import Summary, parse, read_if_sound
-from and_dist.utils.owned_files import check_file, read_json, write_file
+from and_dist.utils.owned_files import check_file, make_folder, read_json, write_file
 from and_dist.utils.plain_files import read_plain
 from launcher import submit
 from launcher.jobs.cluster_profile import Profile
@@ -47,6 +48,8 @@ from launcher.submit import RunSpec, warnings_of
 
 Value = bool | int | float | str | None | list[Any]
 POLL_SECONDS = 5.0
+MOST_RUNS = 10_000
+"""The most runs of a sweep; SLURM takes 1,001 in an array where nobody has set another number."""
 THIS_PROGRAM = (sys.executable, "-m", "launcher")
 """The command that runs `and-launch`, wherever the shell stands."""
 LIST = "sweep.json"
@@ -66,8 +69,15 @@ class Sweep(Section):
     """Values by key; every combination of them is run."""
     runs: tuple[dict[str, Value], ...] = ()
     """Settings by key, each of which is run at every combination of the grid."""
-    parallel: PositiveInt = 4
+    parallel: Annotated[int, Field(ge=1, le=MOST_RUNS)] = 4
     """The largest number of runs at once."""
+
+    @property
+    def num_members(self) -> int:
+        """Return the number of runs, without making them."""
+        if not (self.grid or self.runs):
+            return 0
+        return math.prod(map(len, self.grid.values())) * (len(self.runs) or 1)
 
     @property
     def members(self) -> list[dict[str, Value]]:
@@ -79,10 +89,15 @@ class Sweep(Section):
 
 
 def load_sweep(path: Path) -> Sweep:
-    """Return the sweep in a file; raise ValueError if it names no runs."""
+    """Return the sweep in a file; raise ValueError if it names no runs or too many."""
     loaded = build(Sweep, read_yaml(path), f"{path}: ")
-    if not loaded.members:
+    if not loaded.num_members:
         raise ValueError(f"{path} names no runs: give grid or runs")
+    if loaded.num_members > MOST_RUNS:
+        raise ValueError(
+            f"{path} names {loaded.num_members:,} runs by its grid and runs; the most are "
+            f"{MOST_RUNS:,}"
+        )
     return loaded
 
 
@@ -105,7 +120,7 @@ def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[RunSpec]:
     """Return every run after all checks; raise ValueError with the name of a run that fails
     them."""
     names = [name_of(member) for member in sweep.members]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"sweep {sweep.name}: two runs would be called {twice[0]}")
     wanted = []
@@ -228,7 +243,7 @@ def _may_be_active(run: RunSpec) -> bool:
 def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
     """Write the list of runs for the table; runs of earlier versions of the sweep file stay in
     it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     known = read_list(folder) if (folder / LIST).exists() else {}
     names = [run.config.name for run in members]
     known |= dict(zip(names, sweep.members, strict=True))

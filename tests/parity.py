@@ -54,6 +54,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "uniform": ("bank.init=uniform", "run.save_minutes=0.002", "evaluation.every=2"),
 }
+OF_TIME = ("checkpoint", "goodput")
+"""The events that depend on when something was saved or started."""
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
 Record = dict[str, Any]
 
@@ -123,7 +125,7 @@ def record_run(run: Path) -> Record:
     metrics = [
         {key: value for key, value in line.items() if key not in TIMINGS}
         for line in lines
-        if line["event"] != "checkpoint"
+        if line["event"] not in OF_TIME
     ]
     latest = (run / "checkpoints" / "latest").read_text().strip()
     config = re.sub(r"^#.*\n", "", (run / "config.yaml").read_text())

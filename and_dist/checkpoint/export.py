@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Container
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,9 +99,12 @@ def run_export(export: Export, world: World) -> None:
         file = folder / export.file.name
         if export.format == "torchvision":
             name, has_head = export.config.encoder.name, export.has_head
-            torch.save(as_torchvision(encoder, name, has_head), file)
+            # torch's own writer of files ends the process if the disk is full.
+            content = io.BytesIO()
+            torch.save(as_torchvision(encoder, name, has_head), content)
+            write_file(file, content.getvalue())
         elif export.format == "safetensors":
-            save_file(_plain_weights(encoder, export.has_head), file, _metadata(export))
+            write_file(file, save(_plain_weights(encoder, export.has_head), _metadata(export)))
         else:
             _write_onnx(encoder, export, file)
         card = describe_model(

@@ -30,7 +30,8 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, shard_range
-from and_dist.models.encoders import Encoder, build_encoder, to_device
+from and_dist.models.encoders import Encoder, to_device
+from and_dist.models.shapes import build_unfilled
 from and_dist.runs.folder import config_of
 
 
@@ -140,10 +141,7 @@ def known_bad(opened: OpenedCheckpoint, images: LabelledImages) -> BadImages:
 
 def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
     """Return the encoder, in evaluation mode."""
-    # On the meta device nothing is drawn: the first weights of AlexNet take seconds.
-    with torch.device("meta"):
-        encoder = build_encoder(opened.config.encoder, opened.config.seed)
-    encoder.to_empty(device="cpu")
+    encoder = build_unfilled(opened.config.encoder)
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     load_tensors(opened.checkpoint, tensors, world)
     return to_device(encoder, world.device).eval()

@@ -12,11 +12,11 @@ cut along its rows, and loads on any number of ranks.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,12 @@ from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
 from and_dist.runs.records import parse, say_damage
+from and_dist.utils.disk_errors import DiskError, describe, room_left
 from and_dist.utils.owned_files import (
     TOKEN,
     check_file,
     kind_of,
+    make_folder,
     or_empty,
     sum_of,
     write_file,
@@ -81,8 +83,8 @@ def save_checkpoint(
 
     def begin() -> str:
         nonlocal building
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_space(folder, tensors, bank)
+        make_folder(folder)
+        _check_space(folder / name, tensors, bank)
         check_file(folder / "latest", or_empty(is_pointer))
         building = NewFolder(folder / name, names_of_checkpoint, FILES, remedy=NEVER_READ)
         return str(building.path)
@@ -242,15 +244,15 @@ def _clear_abandoned(folder: Path) -> None:
             remove_folder(folder / found.group(0), lambda _: FILES)
 
 
-def _check_space(folder: Path, tensors: Tensors, bank: MemoryBank | None) -> None:
-    """Raise OSError where the disk has no room for the tensors."""
+def _check_space(checkpoint: Path, tensors: Tensors, bank: MemoryBank | None) -> None:
+    """Raise DiskError where the disk has no room for the tensors."""
     needed = sum(tensor.nbytes for tensor in tensors.values()) + SPARE_BYTES
     if bank is not None:
         rows_SD = bank.features_SD
         needed += bank.num_rows * rows_SD.shape[1] * rows_SD.element_size()
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"it takes {needed / 1e6:,.1f} MB and {folder} has {free / 1e6:,.1f} MB left")
+    left = room_left(checkpoint)
+    if left is not None and needed > left:
+        raise DiskError(describe(checkpoint, errno.ENOSPC, needed))
 
 
 def _compare_share(checkpoint: Path, files: dict[str, Any], world: World) -> str:

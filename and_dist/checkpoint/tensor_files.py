@@ -81,7 +81,7 @@ def share_of(tensors: Mapping[str, Tensor], rank: int, num_ranks: int) -> list[s
 def _write(file: Path, parts: list[Part]) -> dict[str, Any]:
     """Write one file; return its size and sha256."""
     content = hashlib.sha256()
-    with open_new(file) as output:
+    with open_new(file, size=sum(part.tensor.nbytes for part in parts)) as output:
         for piece in _content_of(parts):
             output.write(piece)
             content.update(piece)

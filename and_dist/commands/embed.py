@@ -31,8 +31,8 @@ def embed(
     output = Output(out, recognise_output(force, is_named=True))
     output.check()
     opened = open_checkpoint(run, checkpoint)
-    images = load_images(str(folder), None, "FOLDER", bad_images)
-    settings = opened.config.run
+    settings, decode_mb = opened.config.run, opened.config.data.decode_mb
+    images = load_images(str(folder), None, "FOLDER", bad_images, decode_mb=decode_mb)
     with open_world(settings.device, settings.threads) as world:
         display = Display(is_shown=world.is_coordinator)
         embed_images(opened, images, policy, output, world, display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,19 @@ NOTHING_TO_TRAIN = """say what to train on:
   and-dist train FOLDER             your own images; `and-dist init FOLDER` shows the config
   and-dist train --config demo      drawn shapes, four minutes on a CPU
   and-dist train --config mine.yaml your own config; `and-dist config` lists its keys"""
+
+
+LOOKED_AT = (
+    "name",
+    "method",
+    "data.image_size",
+    "data.limit",
+    "curriculum.rounds",
+    "curriculum.epochs",
+    "run.root",
+    "run.device",
+)
+"""The keys whose values a proposal depends on."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,15 @@ def choose_config(
         return Chosen(load_config(files, [f"data.train={source}", *overrides]))
     if files:
         return Chosen(load_config(files, overrides))
+    # Before a proposal makes use of them, these values have to be ones that a config can have.
+    load_config([], [text for text in overrides if text.partition("=")[0] in LOOKED_AT])
     from and_dist.data.survey import find_splits
 
     source = source or given.get("data.train")
-    run = Path(given.get("run.root", RunConfig().root)) / _name_of_run(given, source)
-    if (run / "config.yaml").is_file():
+    root = given.get("run.root")
+    root = root if isinstance(root, str) else RunConfig().root  # a wrong one is refused below
+    run = Path(root) / _name_of_run(given, source)
+    if os.path.isfile(run / "config.yaml"):
         same = [f"data.train={find_splits(source)[0]}"] if isinstance(source, str) else []
         return Chosen(load_run_config(run, [*overrides, *same]))
     if not isinstance(source, str):
@@ -84,6 +102,7 @@ def propose_config(
     from and_dist.data.survey import survey
     from and_dist.planning.proposal import has_gpu, propose
 
+    load_config([], overrides)  # raises ValueError for a wrong value before it is looked at
     found = survey(source, given.get("data.limit"), reporter)
     is_on_gpu = has_gpu(str(given.get("run.device", RunConfig().device)))
     proposal = propose(found, is_on_gpu, {k: v for k, v in given.items() if k != "data.train"})

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from and_dist.commands.options import ConfigFiles, Overrides
+from and_dist.config.limits import (
+    MOST_CORES,
+    MOST_GB,
+    MOST_GPUS,
+    MOST_NODES,
+    MOST_RANKS_OF_A_NODE,
+    MOST_ROWS,
+)
 
 if TYPE_CHECKING:
     from and_dist.planning.hardware import Hardware
@@ -19,12 +26,19 @@ DEVICES = "cpu, v100, a100, h100, h200, a100-40gb, v100-16gb"
 def plan(
     config: ConfigFiles = None,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of a node; 0 trains on CPUs.")] = 0,
+    nodes: Annotated[int, typer.Option(min=1, max=MOST_NODES, help="Nodes.")] = 1,
+    gpus: Annotated[
+        int, typer.Option(min=0, max=MOST_GPUS, help="GPUs of a node; 0 trains on CPUs.")
+    ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of a node, where it has no GPUs.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_RANKS_OF_A_NODE, help="Ranks of a node, where it has no GPUs."
+        ),
     ] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of a node.")] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, max=MOST_CORES, help="Cores of a node.")
+    ] = None,
     rows: Annotated[
         str | None, typer.Option(help="Images, such as 1e9; without it those of data.train.")
     ] = None,
@@ -49,7 +63,7 @@ def plan(
     hardware = choose_hardware(gpu, gpus)
     if gpus and workers and workers > gpus:
         raise ValueError(f"--workers {workers} on --gpus {gpus}: a rank needs a GPU of its own")
-    if gpu_memory is not None and not 0 < gpu_memory < math.inf:
+    if gpu_memory is not None and not 0 < gpu_memory <= MOST_GB:
         raise ValueError(f"--gpu-memory {gpu_memory:g} is no size; right is one in GB, such as 80")
     size = Size(nodes, workers or gpus or 1, cores)
     planned = plan_job(resolved, size, hardware, parse_rows(rows), gpu_memory)
@@ -88,8 +102,11 @@ def parse_rows(given: str | None) -> int | None:
         return None
     try:
         number = float(given)
-        if number >= 1 and number == int(number):
+        if 1 <= number <= MOST_ROWS and number == int(number):
             return int(number)
-    except (ValueError, OverflowError):
+    except ValueError:
         pass
-    raise ValueError(f"--rows {given} is no number of images; right are 1281167 or 1e9")
+    raise ValueError(
+        f"--rows {given} is no number of images; right are 1281167 or 1e9, and {MOST_ROWS:g} at "
+        "most"
+    )

@@ -44,9 +44,11 @@ def train(
         chosen = choose_config(config or [], source, overrides, bars)
     _introduce(chosen, display)
     # torch takes seconds to load, and a bad config is refused at once.
+    from and_dist.training.recovery import pause_on_disk_errors
     from and_dist.training.session import run_training
 
-    run_training(chosen.config, context.obj, style, is_predicted=chosen.proposal is not None)
+    with pause_on_disk_errors():
+        run_training(chosen.config, context.obj, style, is_predicted=chosen.proposal is not None)
 
 
 def _introduce(chosen: Chosen, display: Display) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from and_dist.config.schema import Config
-from and_dist.config.validation import build, flatten
+from and_dist.config.validation import build, clip, flatten
 
 RESUMABLE_SECTIONS = ("name", "run", "evaluation", "paper")
 """Sections that a resumed run may change, because they do not affect training."""
@@ -19,6 +19,7 @@ SPEED_ONLY_KEYS = (
     "data.cache_gb",
     "data.hardware_decoder",
     "data.bad_images",
+    "data.decode_mb",
     "bank.form",
     "bank.products",
     "discovery.memory_mb",
@@ -67,7 +68,7 @@ def differing_keys(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     mine = flatten(ours.model_dump(mode="json"))
     other = flatten(Config().model_dump(mode="json")) | flatten(theirs)
     return [
-        f"{key}: {other.get(key)} -> {mine.get(key)}"
+        f"{clip(key)}: {clip(str(other.get(key)))} -> {clip(str(mine.get(key)))}"
         for key in sorted(mine.keys() | other.keys())
         if key.split(".")[0] not in RESUMABLE_SECTIONS
         and mine.get(key) != other.get(key)

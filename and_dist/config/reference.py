@@ -9,8 +9,11 @@ from typing import Any
 
 from and_dist.config.schema import Config
 from and_dist.config.suggestions import did_you_mean, near_keys
+from and_dist.config.validation import clip
 
 Schema = Mapping[str, Any]
+NO_BOUND = 1e30
+"""The largest number that any key takes."""
 NUMBERS = {"integer": "whole number", "number": "number"}
 
 
@@ -34,7 +37,7 @@ def describe_keys(wanted: str | None = None) -> list[KeyDescription]:
     found = [one for one in known if one.key == wanted or one.key.startswith(f"{wanted}.")]
     if not found:
         near = did_you_mean(near_keys(wanted, Config))
-        raise ValueError(f"there is no key or section {wanted!r}{near}")
+        raise ValueError(f"there is no key or section {clip(repr(wanted))}{near}")
     return found
 
 
@@ -69,7 +72,16 @@ def _takes(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    """Return the bounds of a number."""
+    """Return the bounds of a number, without one that only keeps sums finite."""
     said = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {field[name]:g}" for name, sign in said.items() if name in field]
+    bounds = [
+        f"{sign} {_number(field[name])}"
+        for name, sign in said.items()
+        if abs(field.get(name, NO_BOUND)) < NO_BOUND
+    ]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _number(value: float) -> str:
+    """Return a bound as people write it."""
+    return f"{value:,}" if float(value).is_integer() else f"{value:g}"

@@ -6,40 +6,53 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from and_dist.config.bounds import (
+    Channel,
+    Count,
+    CountOrNone,
+    Deviation,
+    Epochs,
+    Gigabytes,
+    Minutes,
+    PathText,
+    Rounds,
+    Rows,
+    Seconds,
+    Share,
+    ShortText,
+    Side,
+    Threads,
+)
+from and_dist.config.limits import LONGEST_NAME
+from and_dist.config.optim_schema import LinearConfig, TrainingOptimConfig
 from and_dist.config.paper_figures import FIGURES
 from and_dist.config.suggestions import near_names
 from and_dist.config.validation import NAME, Section, parse_duration
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""A number above 0."""
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""A number of at least 0."""
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A number between 0 and 1."""
-Rgb = tuple[Positive, Positive, Positive]
-"""A positive number for each colour channel."""
+Means = tuple[Channel, Channel, Channel]
+Deviations = tuple[Deviation, Deviation, Deviation]
 
 
 class DataConfig(Section):
     """Say which images are trained on, and how they are read and augmented."""
 
-    train: str = "shapes/train"
+    train: PathText = "shapes/train"
     """A folder of images (class folders or flat), or an embedded set: shapes/train, shapes/test."""
-    test: str | None = "shapes/test"
+    test: PathText | None = "shapes/test"
     """Images for evaluation, named like `train`; none takes those held out, if there are any. A
     config file or command line that sets data.train alone sets it to none."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training set that is not trained on, chosen by a hash of the row: test images
     where data.test is none."""
-    limit: PositiveInt | None = None
+    limit: Rows | None = None
     """Number of rows of the training set that are used; none uses all."""
-    limit_test: PositiveInt | None = None
+    limit_test: Rows | None = None
     """Number of rows of the test set that are used; none uses all."""
-    image_size: Annotated[int, Field(ge=8)] = 32
+    image_size: Annotated[int, Field(ge=8, le=8192)] = 32
     """Side of the square images that the encoder sees."""
-    test_resize: PositiveInt | None = None
+    test_resize: Side | None = None
     """Resize test images to this shorter side and crop the centre; none takes the whole image."""
     crop_area: tuple[Share, Share] = (0.2, 1.0)
     """Smallest and largest share of the image's area that a training crop takes."""
@@ -55,15 +68,18 @@ class DataConfig(Section):
     """Mirror each training image with probability 1/2 (ImageNet yes, published CIFAR code no)."""
     bad_images: Literal["stop", "skip"] = "stop"
     """End the run at an image that cannot be read, or keep the image out of loss and bank."""
-    cache_gb: NonNegative = 0.0
+    decode_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Megabytes of a rank's memory for decoded pixels: larger batches are decoded in parts, and an
+    image that alone takes more (3 bytes a pixel) cannot be read."""
+    cache_gb: Gigabytes = 0.0
     """Gigabytes of each node's memory for decoded training images; 0 does not cache them."""
-    cache_side: PositiveInt | None = None
+    cache_side: Side | None = None
     """Shorter side of cached images; none keeps their size."""
     hardware_decoder: Share = 0.65
     """Share of a batch's JPEGs that a GPU's hardware decoder takes, where there is one."""
-    mean: Rgb = (0.485, 0.456, 0.406)
+    mean: Means = (0.485, 0.456, 0.406)
     """Channel means of the normalisation, for pixels in 0..1."""
-    std: Rgb = (0.229, 0.224, 0.225)
+    std: Deviations = (0.229, 0.224, 0.225)
     """Channel deviations of the normalisation, for pixels in 0..1."""
 
     @pydantic.model_validator(mode="after")
@@ -78,11 +94,11 @@ class DataConfig(Section):
 class EncoderConfig(Section):
     """Say which network maps images to features, and how it computes."""
 
-    name: str = "cifar_resnet18"
+    name: ShortText = "cifar_resnet18"
     """Name of the encoder, one of and_dist.models.encoders.ENCODERS."""
-    feature_dim: PositiveInt = 128
+    feature_dim: Annotated[int, Field(ge=1, le=65_536)] = 128
     """D, the length of a feature and of a bank row."""
-    weights: str | None = None
+    weights: PathText | None = None
     """Initial weights: a safetensors file, or a .pth of torchvision's or of the published code."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Type of images and activations; bfloat16 trains by autocast with float32 weights. auto takes
@@ -130,9 +146,9 @@ class ObjectiveConfig(Section):
 class CurriculumConfig(Section):
     """Set the rounds of discovery and training."""
 
-    rounds: Annotated[int, Field(ge=0)] = 4
+    rounds: Rounds = 4
     """R, the rounds after round 0; 1 is one-off discovery, 0 is instance learning alone."""
-    epochs: PositiveInt = 200
+    epochs: Epochs = 200
     """Number of epochs of every round, round 0 included."""
     start: Literal["instance", "random"] = "instance"
     """Round 0: instance learning, or nothing, so that round 1 discovers neighbourhoods in the
@@ -144,12 +160,12 @@ class CurriculumConfig(Section):
 class DiscoveryConfig(Section):
     """Set the search for neighbourhoods between rounds."""
 
-    search: str = "Flat"
+    search: ShortText = "Flat"
     """Flat or fused, which are exact, or a faiss factory string of an approximate index, which
     holds a copy of each shard."""
     recall: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Share of a sample's nearest rows that an approximate index searches wider to find."""
-    memory_mb: Annotated[int, Field(ge=64)] | Literal["auto"] = "auto"
+    memory_mb: Annotated[int, Field(ge=64, le=100_000_000)] | Literal["auto"] = "auto"
     """Memory of one rank for discovery, beside its shard, the results and an index's copy. auto is
     200 on a CPU and a tenth of what is left on a GPU, 8,000 at most, or as much as a shard needs;
     a run chooses at its first start."""
@@ -163,7 +179,7 @@ class DiscoveryConfig(Section):
 class InstanceNceConfig(Section):
     """Set the instance discrimination by NCE that AND is compared with."""
 
-    negatives: PositiveInt = 4096
+    negatives: Annotated[int, Field(ge=1, le=10_000_000)] = 4096
     """M, the number of random rows that a query is told from."""
     z: Literal["constant", "estimated"] = "constant"
     """Normaliser of the probabilities: that of the first step, as published, or of every step."""
@@ -172,58 +188,12 @@ class InstanceNceConfig(Section):
 class DeepClusterConfig(Section):
     """Set DeepCluster, which AND is compared with."""
 
-    clusters: Annotated[int, Field(ge=2)] = 10_000
+    clusters: Annotated[int, Field(ge=2, le=10_000_000)] = 10_000
     """C, the number of clusters; 10,000 is ten times the classes of ImageNet."""
-    components: PositiveInt = 256
+    components: Count = 256
     """Number of directions that whitening keeps; more than encoder.feature_dim means all."""
-    iterations: PositiveInt = 20
+    iterations: Epochs = 20
     """Number of Lloyd iterations before an epoch."""
-
-
-class OptimConfig(Section):
-    """Set SGD and its learning rate schedule."""
-
-    batch_size: PositiveInt = 128
-    """G, the number of images of one step over all ranks."""
-    lr: Positive = 0.03
-    """Learning rate at the start of every round."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = True
-    """Use Nesterov's form of momentum."""
-    weight_decay: NonNegative = 5e-4
-    """Weight decay of every parameter; 5e-4 for CIFAR and SVHN, 1e-4 for ImageNet."""
-    milestones: tuple[PositiveInt, ...] = (120, 160)
-    """Epochs of a round at which the learning rate falls: code 120, 160; paper 80, 120, 160."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor of the learning rate at each milestone."""
-    fused: bool = True
-    """Update weights and momentum in one pass, which is faster; sums round differently."""
-
-
-class TrainingOptimConfig(OptimConfig):
-    """Set the training of the encoder on all ranks."""
-
-    compression: Literal["none", "float16", "bfloat16", "powersgd"] = "none"
-    """Form in which gradients travel between ranks. powersgd sends large layers as products of thin
-    matrices; the remainder, which it keeps for later steps, is lost when a run resumes."""
-
-
-class LinearConfig(OptimConfig):
-    """Set the training of the linear classifiers of `and-dist evaluate --linear`."""
-
-    epochs: PositiveInt = 90
-    """Number of passes over the training images, for all layers at once."""
-    batch_size: PositiveInt = 256
-    """Number of images of one step over all ranks."""
-    lr: Positive = 0.01
-    """Learning rate at the start."""
-    nesterov: bool = False
-    """Use Nesterov's form of momentum."""
-    weight_decay: NonNegative = 1e-4
-    """Weight decay of the weights and biases of the classifiers."""
-    milestones: tuple[PositiveInt, ...] = (30, 60)
-    """Epochs at which the learning rate falls."""
 
 
 MOST_PIXEL_BYTES = 2_000_000_000
@@ -233,13 +203,13 @@ MOST_PIXEL_BYTES = 2_000_000_000
 class EvaluationConfig(Section):
     """Set the evaluation by kNN and linear classifiers."""
 
-    knn: PositiveInt = 200
+    knn: Count = 200
     """K, the number of neighbours that vote; more than there are images means all."""
-    knn_temperature: Positive = 0.1
+    knn_temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
     """tau of the votes: 0.1 in the published code, 0.07 in the paper."""
     baselines: bool = True
     """Evaluate kNN of raw pixels and of the untrained network before training."""
-    every: Annotated[int, Field(ge=0)] = 10
+    every: CountOrNone = 10
     """Epochs between evaluations of the bank: kNN, a linear probe, and signs of collapse, which
     need no labels; 0 evaluates at the ends of rounds only."""
     linear: LinearConfig = LinearConfig()
@@ -253,29 +223,29 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """Set the run folder, checkpoints, limits, logs and the device."""
 
-    root: str = "runs"
+    root: PathText = "runs"
     """Folder that holds the run folders; this run's is ROOT/NAME."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto takes the GPU if there is one."""
-    threads: PositiveInt | None = None
+    threads: Threads | None = None
     """CPU threads of one rank; none shares the cores among the ranks of a machine."""
-    log_every: PositiveInt = 20
+    log_every: Count = 20
     """Steps between two records of loss and speed."""
-    keep: PositiveInt = 2
+    keep: Count = 2
     """Number of newest checkpoints that are kept beside the last one of each round."""
-    save_minutes: Positive = 10.0
+    save_minutes: Seconds = 10.0
     """Minutes between checkpoints within an epoch; the end of an epoch is always saved."""
-    time_limit: str | PositiveInt | None = None
+    time_limit: ShortText | Minutes | None = None
     """Time since the start before which the run saves and ends: 2d12h, 90m, or as SLURM writes it:
     minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes."""
-    stall_seconds: Positive = 600.0
+    stall_seconds: Seconds = 600.0
     """Time without progress after which every rank writes its stacks and ends; it must be longer
     than writing a checkpoint takes."""
     profile: bool = False
     """Profile 20 steps into RUN/profile: a table and a trace for each rank."""
     non_finite: Literal["stop", "roll_back"] = "stop"
     """End the run at a NaN or infinite loss or gradient, or roll back and leave out that batch."""
-    most_roll_backs: PositiveInt = 3
+    most_roll_backs: Count = 3
     """Largest number of batches that may be left out in that way."""
     tensorboard: bool = True
     """Write RUN/tensorboard beside metrics.jsonl."""
@@ -311,11 +281,11 @@ OBJECTIVES = {
 class Config(Section):
     """Hold everything that a run is asked for."""
 
-    name: Annotated[str, Field(pattern=NAME)] = "run"
+    name: Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)] = "run"
     """Name of the run and of its folder."""
     preset: Literal["code", "paper"] = "code"
     """Set of defaults where the paper and the published code differ (see PRESETS)."""
-    method: str = "and"
+    method: ShortText = "and"
     """Method to train by: `and` discovers neighbourhoods between rounds, `instance` keeps every row
     an instance, `random` trains nothing; the paper compares with the other OBJECTIVES."""
     paper: tuple[str, ...] = ()

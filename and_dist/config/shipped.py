@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
+
+from and_dist.config.validation import clip
+from and_dist.utils.formatting import as_text
 
 PACKAGE = Path(__file__).parents[1]
 PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
@@ -15,14 +19,16 @@ def find_config(given: str | Path) -> Path:
     Raise ValueError for a name that is neither.
     """
     path = Path(given)
-    if path.suffix or path.exists() or path.is_absolute():
+    # os.path takes a name that no file can have for one of no file, and pathlib raises OSError.
+    if path.suffix or os.path.exists(path) or path.is_absolute():
         return path
-    found = next((file for file in _candidates(path) if file.is_file()), None)
+    found = next((file for file in _candidates(path) if os.path.isfile(file)), None)
     if found is None:
         known = shipped_names()
-        near = get_close_matches(str(given), known, n=3) or known
+        name = as_text(clip(str(given)))
+        near = get_close_matches(name, known, n=3) or known
         raise ValueError(
-            f"there is no config {given}: it is neither a file nor one of the {len(known)} shipped "
+            f"there is no config {name}: it is neither a file nor one of the {len(known)} shipped "
             f"ones, such as {', '.join(near[:5])}"
         )
     return found

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 MOST_SUGGESTED = 3
 LIKENESS = 0.75
 """The least share of letters in which a suggestion agrees."""
+LONGEST_GIVEN = 100
+"""The most letters of a name that suggestions are looked for: comparing takes their square."""
 
 
 def all_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -30,6 +32,8 @@ def near_keys(given: str, root: type[BaseModel]) -> list[str]:
     A key is near if it is spelt alike, as a whole or in its last part, or if its meaning begins
     with the words of the given one, as "learning rate" does for optim.lr.
     """
+    if len(given) > LONGEST_GIVEN:
+        return []
     last = given.rpartition(".")[2]
     words = re.sub(r"[^a-z0-9]+", " ", last.lower()).strip()
     scores = {}
@@ -50,7 +54,9 @@ def did_you_mean(near: Iterable[str]) -> str:
 
 def near_names(given: str, known: Iterable[str]) -> str:
     """Return a question about the known name that is nearest, or nothing."""
-    return did_you_mean(get_close_matches(given, list(known), n=1, cutoff=LIKENESS))
+    is_short = len(given) <= LONGEST_GIVEN
+    near = get_close_matches(given, list(known), n=1, cutoff=LIKENESS) if is_short else []
+    return did_you_mean(near)
 
 
 def _likeness(given: str, known: str) -> float:

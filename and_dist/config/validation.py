@@ -14,6 +14,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from and_dist.config.limits import MOST_SECONDS
 from and_dist.config.secret_values import is_secret
 from and_dist.config.suggestions import did_you_mean, near_keys
 
@@ -27,6 +28,12 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+PLAIN = pydantic.TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
+"""Writes plain data as JSON. The default writes NaN and infinity as null, which is none."""
+MOST_SAID = 10
+"""The most wrong keys that one error message tells of."""
+LONGEST_VALUE = 120
+"""The letters of a wrong value that a message shows."""
 
 
 def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
@@ -37,12 +44,15 @@ def build(section: type[S], values: Mapping[str, Any], where: str = "") -> S:
     try:
         # Strict mode of Python values refuses lists for tuples. Of JSON it takes them, and still
         # refuses "1" for a number and 1 for a boolean.
-        return section.model_validate_json(pydantic.TypeAdapter(Any).dump_json(dict(values)))
+        return section.model_validate_json(PLAIN.dump_json(dict(values)))
     except ValidationError as error:
         errors_at: dict[tuple[str, ...], list[Any]] = {}
         for one in error.errors():
             errors_at.setdefault(keys_of(one, section), []).append(one)
-        said = [where + describe(keys, all_of, section) for keys, all_of in errors_at.items()]
+        told = list(errors_at.items())[:MOST_SAID]
+        said = [where + describe(keys, all_of, section) for keys, all_of in told]
+        if len(errors_at) > len(told):
+            said.append(f"{where}{len(errors_at) - len(told):,} more keys are wrong")
         raise ValueError("\n".join(said)) from None
     except (RecursionError, PydanticSerializationError, UnicodeError) as error:
         raise ValueError(f"the config holds a value that is no plain YAML data: {error}") from None
@@ -79,7 +89,7 @@ def keys_of(error: Any, root: type[Section]) -> tuple[str, ...]:
 
 def describe(keys: tuple[str, ...], errors: Sequence[Any], root: type[Section]) -> str:
     """Return a sentence about the errors of a key, with the values or keys that are allowed."""
-    path, parents, error = ".".join(keys), keys[:-1], errors[0]
+    path, parents, error = clip(".".join(keys)), keys[:-1], errors[0]
     if error["type"] == "extra_forbidden":
         section = section_at(parents, root)
         owner = ".".join(parents) or "the top level"
@@ -88,11 +98,17 @@ def describe(keys: tuple[str, ...], errors: Sequence[Any], root: type[Section]) 
     if error["type"] in ("model_type", "model_attributes_type"):
         section = section_at(keys, root)
         return f"{path} is a section, not a value; it takes: {', '.join(section.model_fields)}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    value = "" if is_secret(path) else f" = {error['input']!r}"
-    wanted = ", or ".join(map(_wanted, errors))
+    said = str(error["ctx"]["error"]) if error["type"] == "value_error" else ""
+    if said and (not path or path in said):
+        return said
+    value = "" if is_secret(path) else f" = {clip(repr(error['input']))}"
+    wanted = said or ", or ".join(map(_wanted, errors))
     return f"{path}{value} will not do: {wanted}"
+
+
+def clip(text: str, most: int = LONGEST_VALUE) -> str:
+    """Return a text, cut where it is longer than a message should be."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _wanted(error: Any) -> str:
@@ -105,6 +121,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PATTERNS = {
     NAME: "it takes letters, digits, dots, dashes and underscores, a letter or digit first",
     r"^[^\x00-\x1f\x7f]+$": "it takes one line of text",
+    r"^[^\x00]*$": "it takes text without zero characters",
     r"^[A-Za-z][A-Za-z0-9-]*$": "it takes letters, digits and dashes, a letter first",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "it takes letters, digits and underscores, no digit first",
 }
@@ -136,10 +153,17 @@ def parse_duration(text: str, name: str) -> float:
     matches = [found for form in DURATIONS if (found := re.fullmatch(form, text))]
     units = matches[0].groupdict() if matches else {}
     lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-    seconds = sum(lengths[unit] * int(number or 0) for unit, number in units.items())
+    # Python refuses to read thousands of digits; more than ten are too many in any unit.
+    digits = {unit: (number or "0").lstrip("0") for unit, number in units.items()}
+    is_short = all(len(number) <= 10 for number in digits.values())
+    seconds = sum(lengths[unit] * int(number or 0) for unit, number in digits.items() if is_short)
+    if not is_short or seconds > MOST_SECONDS:
+        raise ValueError(
+            f"{name} = {clip(repr(text))} is too long; the longest is {MOST_SECONDS // 86400} days"
+        )
     if seconds == 0:
         raise ValueError(
-            f"{name} = {text!r} is no duration; right are 2d12h, 90m, 90 (minutes), 90:00, "
-            "1:30:00, 2-12 (days-hours) or 2-12:30:00"
+            f"{name} = {clip(repr(text))} is no duration; right are 2d12h, 90m, 90 (minutes), "
+            "90:00, 1:30:00, 2-12 (days-hours) or 2-12:30:00"
         )
     return float(seconds)

@@ -1,8 +1,8 @@
 """Hold decoded training images in memory, one copy a node, shared by its ranks (`data.cache_gb`).
 
-The ranks of a node each decode a part of the images into one block of shared memory. The block's
-name is removed as soon as all ranks have opened it, so that the memory is freed when the processes
-end, however they end.
+The ranks of a node each decode a part of the images into one block of shared memory. The block has
+no name, and the other ranks open it through the one that made it. So the memory is freed when the
+processes end, however they end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from and_dist.config.schema import DataConfig
+from and_dist.data.image_headers import RGB_BYTES, Unreadable, check_pixels, most_bytes
 from and_dist.data.index import I32, ImageIndex
 from and_dist.data.stores import U8, Box, FileStore, MemoryStore, Store
 from and_dist.data.transcode import PackOptions, target_size, transform
@@ -23,6 +24,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_objects, raise_on_all_ranks
 from and_dist.distributed.world import World
 from and_dist.utils.owned_files import memory_file
+from and_dist.utils.room import Room
 
 SHARED_MEMORY = Path("/dev/shm")
 LARGEST_SIDE = 2**31
@@ -79,7 +81,14 @@ def cache_in_memory(
     with raise_on_all_ranks(world, "filling data.cache"):
         rows = range(world.local_rank, len(index), world.local_size)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for found in threads.map(lambda row: _fill(index.store, store, row, config), rows):
+            room = Room(config.decode_mb * 1e6)
+
+            def fill(row: int) -> dict[int, str]:
+                sides = int(index.heights_N[row]), int(index.widths_N[row])
+                with room.hold(RGB_BYTES * sides[0] * sides[1]):
+                    return _fill(index.store, store, row, sides, config)
+
+            for found in threads.map(fill, rows):
                 bad.add(found)
     return ImageIndex(store, heights_N, widths_N, index.content_hash)
 
@@ -92,15 +101,31 @@ def _shared_block(size: int, world: World) -> U8:
             if world.local_rank == 0:
                 path = made.enter_context(memory_file(SHARED_MEMORY, size))
         places = gather_objects(world, [platform.node(), str(path or "")])
-        mine = next(place for node, place in places if node == platform.node() and place)
-        block = np.memmap(mine, np.uint8, "r+")
-        # The name must stay until every rank of the node has opened the file.
-        gather_objects(world, "open")
+        # The first rank of a node must keep the file open until the others have opened it.
+        with raise_on_all_ranks(world, "opening data.cache"):
+            mine = next(place for node, place in places if node == platform.node() and place)
+            block = _map(Path(mine), size)
     return block
 
 
-def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> dict[int, str]:
-    """Decode one image into its place in the cache.
+def _map(place: Path, size: int) -> U8:
+    """Map the block that a rank of this node has made."""
+    try:
+        block = np.memmap(place, np.uint8, "r+")
+    except OSError as error:
+        raise RuntimeError(
+            f"the ranks of {platform.node()} do not see each other's files ({place}: "
+            f"{error.strerror}); run them in one container, or set data.cache_gb=null"
+        ) from None
+    if len(block) != size:
+        raise RuntimeError(f"{place} has {len(block):,} bytes, and the cache has {size:,}")
+    return block
+
+
+def _fill(
+    source: Store, cache: MemoryStore, row: int, sides: tuple[int, int], config: DataConfig
+) -> dict[int, str]:
+    """Decode one image, which had these sides when it was listed, into its place in the cache.
 
     Return {} on success, and {row: error message} if the image cannot be decoded or has another
     size than when it was listed.
@@ -114,10 +139,13 @@ def _fill(source: Store, cache: MemoryStore, row: int, config: DataConfig) -> di
             return {}
         assert not isinstance(source, MemoryStore)
         side = config.cache_side or LARGEST_SIDE
-        content, *found, _ = transform(source.read(row), PackOptions(raw=side))
+        check_pixels(*sides, config.decode_mb)
+        content, *found, _ = transform(source.read(row, most_bytes(*sides)), PackOptions(raw=side))
         if found != [height, width]:
             return {row: f"it is {found[0]} x {found[1]} pixels now, not {height} x {width}"}
         place[:] = np.frombuffer(content, np.uint8).reshape(place.shape)
+    except Unreadable as error:
+        return {row: str(error)}
     except Exception as error:  # a decoder may raise anything at a broken file
         return {row: f"its data is damaged or cut short: {error}"}
     return {}

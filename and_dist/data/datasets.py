@@ -27,11 +27,13 @@ def load_images(
     key: str,
     bad_images: str = "stop",
     reporter: Reporter = NOT_REPORTED,
+    decode_mb: int | None = None,
 ) -> LabelledImages:
     """Return the images of an embedded set, a prepared folder or a folder of images.
 
     `key` is the config key (data.train or data.test) that the error message begins with. `limit`
-    keeps the first rows only. Raise ValueError if the source cannot be loaded.
+    keeps the first rows only. Images of a folder that take more than `decode_mb` when they are
+    decoded are bad. Raise ValueError if the source cannot be loaded.
     """
     name, _, split = source.partition("/")
     folder = Path(source)
@@ -43,7 +45,7 @@ def load_images(
         prepared = [manifest.parent for manifest in folder.glob("*/manifest.json")]
         if prepared:
             raise ValueError(f"its splits are {', '.join(map(str, sorted(prepared)))}; name one")
-        return index_folder(folder, bad_images, limit, reporter)
+        return index_folder(folder, bad_images, limit, reporter, decode_mb)
     except ValueError as error:
         raise ValueError(f"{key}={source}: {error}") from None
 
@@ -53,6 +55,7 @@ def index_folder(
     bad_images: str = "stop",
     limit: int | None = None,
     reporter: Reporter = NOT_REPORTED,
+    decode_mb: int | None = None,
 ) -> LabelledImages:
     """Return the images of class folders, or of a flat folder, measured where they lie.
 
@@ -65,7 +68,7 @@ def index_folder(
     while True:
         reporter.start(f"{folder}: listing images", None)
         listing = list_folder(folder, "train", wanted, reporter.advance)
-        images = _measure_listing(listing, bad_images, reporter)
+        images = _measure_listing(listing, bad_images, reporter, decode_mb)
         if listing.is_whole:
             return images.first(limit)
         assert limit is not None
@@ -75,17 +78,19 @@ def index_folder(
         wanted += limit - len(images.index)
 
     def hash_of_all() -> str:
-        return index_folder(folder, bad_images).first(limit).index.content_hash
+        return index_folder(folder, bad_images, decode_mb=decode_mb).first(limit).index.content_hash
 
     return replace(images, index=replace(images.index, hash_of_all=hash_of_all))
 
 
-def _measure_listing(listing: Listing, bad_images: str, reporter: Reporter) -> LabelledImages:
+def _measure_listing(
+    listing: Listing, bad_images: str, reporter: Reporter, decode_mb: int | None
+) -> LabelledImages:
     """Return the good images of a listing of files."""
     content = listing.content
     assert isinstance(content, Files)
     reporter.start(f"{content.root.name}: reading headers", len(listing))
-    measured = measure(content, workers=1, progress=reporter.advance)
+    measured = measure(content, 1, reporter.advance, decode_mb)
     store = FileStore(content.root, content.names)
     bad = [f"{store.name(row)}: {why}" for row, why in sorted(measured.reasons.items())]
     if bad and bad_images == "stop":
@@ -102,11 +107,14 @@ def _measure_listing(listing: Listing, bad_images: str, reporter: Reporter) -> L
     return LabelledImages(index, labels_N, listing.class_names, tuple(bad), listing.ignored)
 
 
-def index_named(paths: Sequence[Path]) -> LabelledImages:
-    """Return an index of the given image files; raise ValueError if one is not an image."""
+def index_named(paths: Sequence[Path], decode_mb: int | None = None) -> LabelledImages:
+    """Return an index of the given image files.
+
+    Raise ValueError if one is not an image, or takes more than `decode_mb` when it is decoded.
+    """
     root = Path("/")
     names = Names.of([str(path.absolute().relative_to(root)) for path in paths])
-    measured = measure(Files(root, names), workers=1)
+    measured = measure(Files(root, names), workers=1, decode_mb=decode_mb)
     if measured.reasons:
         row = min(measured.reasons)
         raise ValueError(f"{paths[row]}: {measured.reasons[row]}")
@@ -138,7 +146,8 @@ def load_test(config: DataConfig, train: LabelledImages) -> LabelledImages | Non
 
 def _load_whole(config: DataConfig, reporter: Reporter) -> LabelledImages:
     """Return the training set with the images that are held out."""
-    return load_images(config.train, config.limit, "data.train", config.bad_images, reporter)
+    given = config.train, config.limit, "data.train", config.bad_images
+    return load_images(*given, reporter, config.decode_mb)
 
 
 def hold_out(images: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages | None]:
@@ -170,7 +179,7 @@ def _choose_test(
     if config.test is None:
         return None if held is None else held.first(config.limit_test)
     given = config.test, config.limit_test, "data.test", config.bad_images
-    test = load_images(*given, reporter)
+    test = load_images(*given, reporter, config.decode_mb)
     if train.labels_N is None or test.labels_N is None:
         return test
     unknown = sorted(set(test.class_names) - set(train.class_names))

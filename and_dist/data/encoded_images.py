@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image
-
-from and_dist.data.image_headers import PNG_SIGNATURE, Unreadable, size_of_bytes
+from and_dist.data.image_headers import (
+    JPEG_SIGNATURE,
+    PNG_SIGNATURE,
+    Unreadable,
+    check_length,
+    open_image,
+    size_of_bytes,
+)
 from and_dist.data.transcode import to_rgb
 
 GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
@@ -33,7 +38,8 @@ def make_decodable(encoded: bytes, height: int, width: int) -> bytes:
         raise Unreadable(
             f"it is {size[0]} x {size[1]} pixels now, {height} x {width} when it was listed"
         )
-    if encoded.startswith(b"\xff\xd8") and not _reaches_its_pixels(encoded):
+    check_length(len(encoded), height, width)
+    if encoded.startswith(JPEG_SIGNATURE) and not _reaches_its_pixels(encoded):
         raise Unreadable("its header is cut short")
     if encoded.startswith(PNG_SIGNATURE):
         return _without_optional_chunks(encoded)
@@ -82,10 +88,16 @@ def _without_optional_chunks(encoded: bytes) -> bytes:
 
 
 def first_frame(encoded: bytes) -> bytes:
-    """Return the first frame of a GIF, which DALI does not decode, as an uncompressed image."""
+    """Return the first frame of a GIF, which DALI does not decode, as a PNG.
+
+    Its pixels stay places in a palette, so that a large GIF takes a third of the memory.
+    """
+    frame = BytesIO()
     try:
-        with Image.open(BytesIO(encoded)) as image:
-            pixels = to_rgb(image)
+        with open_image(BytesIO(encoded)) as image:
+            image.info.clear()  # what is said to be transparent keeps its colour
+            pixels = image if image.mode in ("L", "P") else to_rgb(image)
+            pixels.save(frame, "PNG", compress_level=1)
     except Exception as error:  # a decoder may raise anything at damaged bytes
         raise Unreadable(f"its data is damaged or cut short: {error}") from None
-    return b"P6 %d %d 255\n%s" % (pixels.width, pixels.height, pixels.tobytes())
+    return frame.getvalue()

@@ -41,6 +41,7 @@ from and_dist.data.stores import ArchiveStore, FileStore, MemoryStore, Names, St
 from and_dist.utils.folder_names import Named, entries_of
 from and_dist.utils.owned_files import always, open_new, read_json, sum_of, write_file
 from and_dist.utils.owned_folders import NewFolder
+from and_dist.utils.plain_files import check_regular, read_regular
 from and_dist.utils.seals import seal
 
 SIDES = ("length", "heights", "widths")
@@ -157,7 +158,7 @@ def index_archive(store: ArchiveStore, heights_N: I32) -> ImageIndex:
     The hash covers the order and sizes of all of them.
     """
     columns = (store.file_N, store.offset_N, store.length_N, heights_N, store.widths_N)
-    names = np.frombuffer("\0".join(file.name for file in store.files).encode(), np.uint8)
+    names = np.frombuffer(b"\0".join(os.fsencode(file.name) for file in store.files), np.uint8)
     return ImageIndex(store, heights_N, store.widths_N, hash_columns(names, *columns))
 
 
@@ -258,6 +259,7 @@ def names_of_manifest(folder: Path) -> Container[str] | None:
 def is_part_columns(path: Path) -> bool:
     """Return whether a file is a table that write_part leaves beside a part of a pack."""
     try:
+        check_regular(path)
         with np.load(path) as columns:
             return "fingerprint" in columns.files
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
@@ -288,7 +290,7 @@ def open_manifest(folder: Path) -> LabelledImages:
         class_names: tuple[str, ...] = ()
         if is_labelled:
             columns["labels"] = _map_column(folder, "labels")
-            class_names = tuple(json.loads((folder / "classes.json").read_text()))
+            class_names = tuple(json.loads(read_regular(folder / "classes.json")))
         check_columns(columns, about, len(class_names))
         index = ImageIndex(
             _open_store(folder, about, columns),
@@ -307,6 +309,7 @@ def open_manifest(folder: Path) -> LabelledImages:
 def _map_column(folder: Path, name: str) -> NDArray[Any]:
     """Return a column that is mapped into memory; raise ValueError where it is none."""
     try:
+        check_regular(folder / f"{name}.npy")
         column: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r")
         return column
     except (OSError, ValueError, EOFError, OverflowError) as error:
@@ -316,6 +319,7 @@ def _map_column(folder: Path, name: str) -> NDArray[Any]:
 def _open_store(folder: Path, about: About, columns: dict[str, NDArray[Any]]) -> Store:
     """Return the store of a manifest's images; raise ValueError for places that cannot be."""
     if about.kind == "files":
+        check_regular(folder / "names.bin")
         text, ends_N = np.memmap(folder / "names.bin", np.uint8, "r"), columns["name_ends"]
         if len(ends_N) == 0 or ends_N[-1] != len(text) or (np.diff(ends_N, prepend=0) < 0).any():
             raise ValueError(f"name_ends.npy does not fit names.bin; {AGAIN}")

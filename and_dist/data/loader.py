@@ -20,7 +20,7 @@ from torch import Tensor
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import CENTRE, Views, plain_views, training_views
 from and_dist.data.encoded_images import make_decodable
-from and_dist.data.image_headers import Unreadable
+from and_dist.data.image_headers import RGB_BYTES, Unreadable, check_pixels, most_bytes
 from and_dist.data.index import ImageIndex
 from and_dist.data.order import LocalRows, Order, Rows
 from and_dist.data.pipeline import (
@@ -51,6 +51,16 @@ class Batch(NamedTuple):
     rows_B: Tensor
 
 
+class Part(NamedTuple):
+    """Hold rows of one step that are read and decoded together."""
+
+    local: LocalRows
+    decoded_bytes: int
+    """The bytes of all pixels of their images."""
+    is_last: bool
+    """False if more parts of the step follow."""
+
+
 class BatchStream:
     """Build batches of an index from a plan of rows and views for each step."""
 
@@ -73,13 +83,26 @@ class BatchStream:
         while len(steps):
             pending = self._read_ahead(steps, plan, views_of)
             try:
-                for batch, images_BCHW in self._pipeline.stream(pending):
-                    rows_B = _send(torch.from_numpy(batch.local.rows_B), self._spec.device)
+                for batch in self._whole_steps(pending):
                     steps = steps[1:]
-                    yield Batch(images_BCHW, rows_B)
+                    yield batch
             except DecodeError as error:
                 if not self._find_bad():
                     raise RuntimeError(f"reading images failed: {error}") from None
+
+    def _whole_steps(self, pending: Iterator[PendingBatch]) -> Iterator[Batch]:
+        """Yield one batch a step, of which `pending` may hold several parts."""
+        parts: list[Batch] = []
+        for batch, images_BCHW in self._pipeline.stream(pending):
+            part = Batch(images_BCHW, torch.from_numpy(batch.local.rows_B))
+            if parts or not batch.is_last:
+                # DALI uses the memory again for the next part.
+                parts.append(part._replace(images_BCHW=images_BCHW.clone()))
+                if not batch.is_last:
+                    continue
+                part = Batch(*map(torch.cat, zip(*parts, strict=True)))
+                parts.clear()
+            yield part._replace(rows_B=_send(part.rows_B, self._spec.device))
 
     def _find_bad(self) -> bool:
         """Decode every image of the batches in flight alone, and add those that fail to the bad.
@@ -88,6 +111,8 @@ class BatchStream:
         """
         found: dict[int, str] = {}
         for batch in self._pipeline.in_flight:
+            if batch.is_blank:
+                continue
             found |= explain_failures(self._spec, batch)
         self._bad.add(found)
         return bool(found)
@@ -96,25 +121,50 @@ class BatchStream:
         self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
     ) -> Iterator[PendingBatch]:
         """Yield batches in order, their bytes read by threads some batches ahead."""
-        reading: deque[Future[PendingBatch]] = deque()
+        reading: deque[tuple[Future[PendingBatch], int]] = deque()
         for step in steps:
-            reading.append(self._readers.submit(self._read_batch, step, plan(step), views_of))
-            if len(reading) == BATCHES_AHEAD:
-                yield reading.popleft().result()
+            for part in self._parts_of(plan(step)):
+                future = self._readers.submit(self._read_part, step, part, views_of)
+                reading.append((future, part.decoded_bytes))
+                # The files of images can be as large as their pixels.
+                while len(reading) == BATCHES_AHEAD or (
+                    len(reading) > 1
+                    and sum(size for _, size in reading) > self._spec.decode_bytes / 2
+                ):
+                    yield reading.popleft()[0].result()
         while reading:
-            yield reading.popleft().result()
+            yield reading.popleft()[0].result()
 
-    def _read_batch(self, step: int, local: LocalRows, views_of: ViewsOf) -> PendingBatch:
-        """Read the images of a step.
+    def _parts_of(self, local: LocalRows) -> Iterator[Part]:
+        """Cut the rows of a step into parts, of which two may be decoded at once."""
+        heights_B, widths_B = (
+            sides_N[local.images_B].astype(np.int64)
+            for sides_N in (self._index.heights_N, self._index.widths_N)
+        )
+        sizes_B = RGB_BYTES * heights_B * widths_B
+        most = self._spec.decode_bytes / 2
+        first, size = 0, 0
+        for at, more in enumerate(sizes_B.tolist() if sizes_B.sum() > most else ()):
+            if at > first and size + more > most:
+                yield Part(local.part(first, at), size, is_last=False)
+                first, size = at, 0
+            size += more
+        rest = local.part(first, len(sizes_B))
+        yield Part(rest, int(sizes_B[first:].sum()), is_last=True)
+
+    def _read_part(self, step: int, part: Part, views_of: ViewsOf) -> PendingBatch:
+        """Read the images of a step, or of a part of it.
 
         If an image cannot be read, another of the batch stands in for it, and all are read again.
         """
+        local = part.local
         while True:
             local = self._bad.stand_in(local)
             views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:
-                return PendingBatch(local, fetched, views)
+                num_bytes = part.decoded_bytes + sum(image.nbytes for image in fetched)
+                return PendingBatch(local, fetched, views, num_bytes, part.is_last)
             self._bad.add(failures)
 
     def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:
@@ -138,7 +188,9 @@ class BatchStream:
             return store.fetch(row, box)
         assert not isinstance(store, MemoryStore)
         sides = int(self._index.heights_N[row]), int(self._index.widths_N[row])
-        return np.frombuffer(make_decodable(store.read(row), *sides), dtype=np.uint8)
+        check_pixels(*sides, self._spec.data.decode_mb)
+        encoded = store.read(row, most_bytes(*sides))
+        return np.frombuffer(make_decodable(encoded, *sides), dtype=np.uint8)
 
 
 def _send(rows_B: Tensor, device: torch.device) -> Tensor:

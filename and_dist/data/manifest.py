@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from and_dist.utils.plain_files import open_regular
+from and_dist.utils.plain_files import open_regular, read_regular
 from and_dist.utils.seals import unseal
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class About(BaseModel):
 def read_about(folder: Path) -> About:
     """Return what manifest.json says; raise ValueError for one that is damaged or not readable."""
     try:
-        about = json.loads((folder / MANIFEST).read_text())
+        about = json.loads(read_regular(folder / MANIFEST))
         if not isinstance(about, dict):
             raise ValueError("it is no manifest of ours")
         if about.get("format") != FORMAT:
@@ -98,7 +98,7 @@ def check_columns(columns: Mapping[str, NDArray[Any]], about: About, num_classes
                 f"{name}.npy is {column.dtype} of shape {list(column.shape)}, and there are "
                 f"{about.rows:,} rows; {AGAIN}"
             )
-        least = -1 if name == "labels" else 0
+        least = {"labels": -1, "heights": 1, "widths": 1}.get(name, 0)
         if len(column) and column.min() < least:
             raise ValueError(f"{name}.npy has a value of {column.min()}; {AGAIN}")
     labels_N = columns.get("labels")

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from and_dist.data.image_headers import (
-    HEAD_BYTES,
     Unreadable,
-    size_of_bytes,
+    check_pixels,
     size_of_file,
-    size_of_head,
+    size_of_piece,
 )
 from and_dist.data.importers.listing import Files, Members
 from and_dist.data.processes import open_processes
@@ -28,8 +27,6 @@ from and_dist.data.stores import FileReader, Names
 
 IMAGES_PER_TASK = 4096
 """The number of images that a worker process measures at a time."""
-MAX_PIXELS = 178_956_970
-"""The most pixels an image may have: Pillow refuses larger ones as an attack."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,21 @@ Progress = Callable[[int], None]
 
 
 def measure(
-    content: Files | Members, workers: int, progress: Progress = lambda _: None
+    content: Files | Members,
+    workers: int,
+    progress: Progress = lambda _: None,
+    decode_mb: int | None = None,
 ) -> Measured:
     """Return bytes and sides of every image of a listing, measured by `workers` processes.
 
-    Rows are cut into tasks. A task carries its part of the columns and never all of them, because
-    it is sent to another process.
+    Images that take more than `decode_mb` when they are decoded are bad. Rows are cut into tasks. A
+    task carries its part of the columns and never all of them, because it is sent to another
+    process.
     """
     count = len(content.names) if isinstance(content, Files) else len(content.file_N)
     table_N3 = np.zeros((count, 3), np.int64)
     reasons: dict[int, str] = {}
-    tasks = list(_tasks(content, count))
+    tasks = list(_tasks(content, count, decode_mb))
     with _runner(workers, len(tasks)) as run:
         done = 0
         for found_X3, bad in run(tasks):
@@ -93,18 +94,19 @@ def _call(task: Task) -> Table:
     return task()
 
 
-def _tasks(content: Files | Members, count: int) -> Iterator[Task]:
+def _tasks(content: Files | Members, count: int, decode_mb: int | None) -> Iterator[Task]:
     """Yield the tasks that measure all images of a listing, in order."""
     for start in range(0, count, IMAGES_PER_TASK):
         rows = slice(start, min(start + IMAGES_PER_TASK, count))
         if isinstance(content, Files):
-            yield partial(_measure_files, content.root, content.names.part(rows.start, rows.stop))
+            names = content.names.part(rows.start, rows.stop)
+            yield partial(_measure_files, content.root, names, decode_mb)
         else:
             columns = content.file_N[rows], content.offset_N[rows], content.length_N[rows]
-            yield partial(_measure_members, content.archives, *columns)
+            yield partial(_measure_members, content.archives, *columns, decode_mb)
 
 
-def _measure_files(root: Path, names: Names) -> Table:
+def _measure_files(root: Path, names: Names, decode_mb: int | None) -> Table:
     """Measure images that are files of their own."""
     found_X3 = np.zeros((len(names), 3), np.int64)
     reasons: dict[int, str] = {}
@@ -113,7 +115,8 @@ def _measure_files(root: Path, names: Names) -> Table:
         path = base + names[at]
         try:
             length, height, width = size_of_file(path)
-            found_X3[at] = length, *_checked(height, width)
+            check_pixels(height, width, decode_mb)
+            found_X3[at] = length, height, width
         except Unreadable as error:
             reasons[at] = str(error)
     return found_X3, reasons
@@ -124,6 +127,7 @@ def _measure_members(
     file_X: NDArray[np.int32],
     offset_X: NDArray[np.int64],
     length_X: NDArray[np.int64],
+    decode_mb: int | None,
 ) -> Table:
     """Measure images that lie in archives, from their first bytes where these suffice."""
     reader = FileReader(archives)
@@ -134,18 +138,9 @@ def _measure_members(
     ):
         file, offset, length = place
         try:
-            size = size_of_head(reader.read(file, offset, min(length, HEAD_BYTES)))
-            size = size or size_of_bytes(reader.read(file, offset, length))
-            found_X3[at] = length, *_checked(*size)
+            size = size_of_piece(reader.piece(file, offset, length))
+            check_pixels(*size, decode_mb)
+            found_X3[at] = length, *size
         except (Unreadable, OSError) as error:
             reasons[at] = str(error)
     return found_X3, reasons
-
-
-def _checked(height: int, width: int) -> tuple[int, int]:
-    """Return the sides; raise Unreadable if they are not positive or the image is too large."""
-    if height < 1 or width < 1:
-        raise Unreadable(f"its header says {height} x {width} pixels")
-    if height * width > MAX_PIXELS:
-        raise Unreadable(f"{height} x {width} pixels are more than {MAX_PIXELS}")
-    return height, width

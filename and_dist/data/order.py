@@ -51,6 +51,10 @@ class LocalRows(NamedTuple):
     images_B: Rows
     rows_B: Rows
 
+    def part(self, start: int, stop: int) -> LocalRows:
+        """Return those from position `start` to `stop`."""
+        return LocalRows(self.images_B[start:stop], self.rows_B[start:stop])
+
 
 @dataclass(frozen=True)
 class Order:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,18 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.augment import Views
+from and_dist.data.augment import Views, plain_views
 from and_dist.data.colour import ColourMaps
 from and_dist.data.order import LocalRows
 from and_dist.data.stores import U8, Kind
 
 QUEUE_DEPTH = 3
 """The number of batches that DALI prepares ahead."""
+BLANKS: dict[Kind, U8] = {
+    "encoded": np.frombuffer(b"P6 1 1 255\n\0\0\0", np.uint8),
+    "pixels": np.zeros((1, 1, 3), np.uint8),
+}
+"""An image of one pixel by the form of stored images."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class GraphSpec:
         """Return whether the graph runs on a GPU."""
         return self.device.type == "cuda"
 
+    @property
+    def decode_bytes(self) -> float:
+        """Return the most bytes of pixels that may be decoded at once."""
+        return self.data.decode_mb * 1e6
+
 
 class PendingBatch(NamedTuple):
     """Name a batch to be made: its rows, the bytes or pixels of each image, and their views."""
@@ -54,6 +65,12 @@ class PendingBatch(NamedTuple):
     local: LocalRows
     fetched: Sequence[U8]
     views: Views
+    num_bytes: int = 0
+    """The memory that it takes while it is decoded: the files of its images and their pixels."""
+    is_last: bool = True
+    """False if more batches of the same step follow."""
+    is_blank: bool = False
+    """True if it only fills DALI's queue, and nobody wants its images."""
 
 
 class DecodeError(RuntimeError):
@@ -68,9 +85,11 @@ class ImagePipeline:
         self.spec = spec
         self.in_flight: deque[PendingBatch] = deque()
         """Batches that DALI has been given and that have not been yielded, oldest first."""
-        self._fed: deque[tuple[Any, ...]] = deque(maxlen=QUEUE_DEPTH + 2)
-        """Inputs that DALI may still read where they lie: in its queue, at work, and the last."""
+        self._fed: deque[tuple[Any, ...]] = deque()
+        """Inputs that DALI may still read where they lie: those in flight, and the last."""
         self._batches: Iterator[PendingBatch] = iter(())
+        self._waiting: PendingBatch | None = None
+        """The next batch, which would be too much beside those in flight."""
         self._failure: Exception | None = None
         self._colour_maps = ColourMaps(spec.data.mean, spec.data.std, spec.device)
         self._pipeline = _build(spec, self._next_feeds)
@@ -87,9 +106,11 @@ class ImagePipeline:
         try:
             for outputs in self._outputs():
                 batch = self.in_flight.popleft()
+                if batch.is_blank:
+                    continue
                 yield batch, self._finish(batch.views, *outputs)
         finally:
-            self._batches = iter(())
+            self._batches, self._waiting = iter(()), None
             self._clear()
 
     def _clear(self) -> None:
@@ -137,7 +158,7 @@ class ImagePipeline:
         """Return the inputs of the next batch. DALI calls this whenever its queue has room;
         StopIteration ends the stream."""
         try:
-            batch = next(self._batches)
+            batch = self._next_batch()
         except RuntimeError as error:  # not DALI's: whoever makes the batches gave up
             self._failure = error
             raise
@@ -150,7 +171,28 @@ class ImagePipeline:
         numbers += [views.start_B2, views.shape_B2]
         feeds = (images, *map(np.ascontiguousarray, numbers))
         self._fed.append(feeds)
+        while len(self._fed) > len(self.in_flight) + 1:
+            self._fed.popleft()
         return feeds
+
+    def _next_batch(self) -> PendingBatch:
+        """Return the next batch, or a blank one while those in flight leave it no memory.
+
+        DALI decodes the batches of its queue side by side, and asks for one whenever it has room.
+        """
+        batch = next(self._batches) if self._waiting is None else self._waiting
+        in_flight = sum(other.num_bytes for other in self.in_flight)
+        fits = not in_flight or in_flight + batch.num_bytes <= self.spec.decode_bytes
+        self._waiting = None if fits else batch
+        return batch if fits else self._blank
+
+    @cached_property
+    def _blank(self) -> PendingBatch:
+        """Return a batch of one image of one pixel."""
+        nobody, side = np.full(1, -1), np.ones(1, np.int32)
+        views = plain_views(self.spec.data, side, side)
+        fetched = [BLANKS[self.spec.kind]]
+        return PendingBatch(LocalRows(nobody, nobody), fetched, views, is_blank=True)
 
 
 def explain_failures(spec: GraphSpec, batch: PendingBatch) -> dict[int, str]:

@@ -7,6 +7,7 @@ error. DALI gets exactly the bytes that have been checked (encoded_images.make_d
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.utils.plain_files import open_regular
+from and_dist.data.image_headers import MAX_PIXELS, most_bytes
+from and_dist.utils.plain_files import Piece, open_regular, read_regular, too_long
 
 U8 = NDArray[np.uint8]
 Kind = Literal["encoded", "pixels"]
 """The form of stored images: encoded bytes, or decoded pixels."""
+MOST_IMAGE_BYTES = most_bytes(MAX_PIXELS, 1)
+"""The most bytes of the file of any image."""
 
 
 class Box(NamedTuple):
@@ -83,13 +87,9 @@ class FileStore:
     names: Names
     kind: Kind = "encoded"
 
-    def read(self, row: int) -> bytes:
-        """Return the encoded bytes of one image."""
-        descriptor, length = open_regular(self.name(row))
-        try:
-            return os.read(descriptor, length)
-        finally:
-            os.close(descriptor)
+    def read(self, row: int, at_most: int = MOST_IMAGE_BYTES) -> bytes:
+        """Return the encoded bytes of one image; raise OSError for more than `at_most`."""
+        return read_regular(self.name(row), at_most)
 
     def select(self, rows: NDArray[np.int64]) -> FileStore:
         """Return a store of some rows alone."""
@@ -111,7 +111,7 @@ class FileReader:
     def __init__(self, paths: Sequence[Path]) -> None:
         """Keep the paths; open nothing."""
         self._paths = paths
-        self._descriptors: dict[int, int] = {}
+        self._opened: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def read(self, file: int, offset: int, length: int) -> bytes:
@@ -119,22 +119,33 @@ class FileReader:
 
         Any number of threads may call this. Raise OSError if the file ends before.
         """
-        descriptor = self._descriptors.get(file)
-        if descriptor is None:
-            # Looked up again under the lock: another thread may have opened the file meanwhile.
-            with self._lock:
-                descriptor = self._descriptors.get(file)
-                if descriptor is None:
-                    descriptor = os.open(self._paths[file], os.O_RDONLY | os.O_CLOEXEC)
-                    self._descriptors[file] = descriptor
+        descriptor, end = self._open(file)
+        if not 0 <= offset <= offset + length <= end:
+            raise OSError(errno.EIO, f"{self._paths[file]} ends before byte {offset + length}")
         found = os.pread(descriptor, length, offset)
         if len(found) < length:
-            raise OSError(f"{self._paths[file]} ends before byte {offset + length}")
+            raise OSError(errno.EIO, f"{self._paths[file]} ends before byte {offset + length}")
         return found
+
+    def piece(self, file: int, offset: int, length: int) -> Piece:
+        """Return `length` bytes of a file from `offset` on, to be read as far as needed."""
+        descriptor, _ = self._open(file)
+        return Piece(descriptor, offset, length)
+
+    def _open(self, file: int) -> tuple[int, int]:
+        """Return (descriptor, number of bytes) of a file, which is opened when it is first used."""
+        opened = self._opened.get(file)
+        if opened is None:
+            # Looked up again under the lock: another thread may have opened the file meanwhile.
+            with self._lock:
+                opened = self._opened.get(file)
+                if opened is None:
+                    opened = self._opened[file] = open_regular(self._paths[file])
+        return opened
 
     def __del__(self) -> None:
         """Close all files."""
-        for descriptor in self._descriptors.values():
+        for descriptor, _ in self._opened.values():
             os.close(descriptor)
 
 
@@ -159,10 +170,13 @@ class ArchiveStore:
         columns = self.file_N, self.offset_N, self.length_N, self.widths_N
         return ArchiveStore, (self.files, *columns, self.kind)
 
-    def read(self, row: int) -> bytes:
-        """Return the encoded bytes of one image."""
+    def read(self, row: int, at_most: int = MOST_IMAGE_BYTES) -> bytes:
+        """Return the encoded bytes of one image; raise OSError for more than `at_most`."""
         file, offset = int(self.file_N[row]), int(self.offset_N[row])
-        return self._reader.read(file, offset, int(self.length_N[row]))
+        length = int(self.length_N[row])
+        if length > at_most:
+            raise too_long(length, at_most, self.files[file])
+        return self._reader.read(file, offset, length)
 
     def fetch(self, row: int, box: Box) -> U8:
         """Return the pixels [height, width, 3] of one image within a box."""
@@ -227,6 +241,6 @@ class MemoryStore:
 
 
 Store = FileStore | ArchiveStore | MemoryStore
-"""Any store of images by row. `read(row)` returns encoded bytes, or `fetch(row, box)` the pixels in
-a box; `name(row)` names an image in messages and `beginnings` are the beginnings of all such names;
-`select(rows)` returns a store of some rows."""
+"""Any store of images by row. `read(row, at_most)` returns encoded bytes, or `fetch(row, box)` the
+pixels in a box; `name(row)` names an image in messages and `beginnings` are the beginnings of all
+such names; `select(rows)` returns a store of some rows."""

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from and_dist.data.image_headers import check_white, upright, upright_size
+from and_dist.data.image_headers import (
+    check_pixels,
+    check_white,
+    open_image,
+    size_of_bytes,
+    upright,
+)
 
 JPEG_QUALITY = 90
 """Default quality of re-encoded JPEGs."""
@@ -76,9 +82,10 @@ def transform(encoded: bytes, options: PackOptions) -> tuple[bytes, int, int, st
 
     An image that needs no resize keeps its own bytes, unless raw pixels are wanted.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    height, width = size_of_bytes(encoded)
+    check_pixels(height, width)
+    with open_image(io.BytesIO(encoded)) as image:
         kind = image.format or "JPEG"
-        height, width = upright_size(image)
         target = target_size(height, width, options.side)
         if options.raw is None and (options.side is None or target == (height, width)):
             return encoded, height, width, SUFFIX_OF.get(kind, ".img")
@@ -108,4 +115,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # Pillow's convert would clip 16-bit gray at 255 instead of scaling it.
         high_bytes = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return Image.fromarray(high_bytes).convert("RGB")
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # now: its file is closed soon
+    return image

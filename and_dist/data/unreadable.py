@@ -109,7 +109,8 @@ class BadImages:
         if world.is_coordinator and lines:
             try:
                 write_file(file, "".join(f"{line}\n" for line in lines), is_list_of(self._index))
-            except NotOursError as error:  # the list is not worth ending the run
+            except (NotOursError, OSError) as error:
+                # The list is not worth ending the run, and rank 0 alone would end here.
                 self._say(f"bad images are not listed: {error}")
 
     def _check_share(self) -> None:

@@ -17,11 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from and_dist.distributed.launch_env import AllRanksError
+from and_dist.distributed.launch_env import AllRanksDiskError, AllRanksError
 from and_dist.distributed.world import World
+from and_dist.utils.disk_errors import DiskError
 
 MESSAGE_BYTES = 960
 """The most of an error message that travels to the other ranks."""
+OF_A_DISK = "disk: "
+"""The beginning of the message of a DiskError."""
 ARRAY = "__array__"
 """The key that marks a numpy array in JSON."""
 T = TypeVar("T")
@@ -170,10 +173,16 @@ def take_rows(values_X: Tensor, positions_Q: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
-    """Enclose work of each rank: if one fails, all raise AllRanksError, which names that rank."""
-    message, cause = "", None
+    """Enclose work of each rank: if one fails, all raise AllRanksError, which names that rank.
+
+    It is AllRanksDiskError for a DiskError.
+    """
+    message = ""
+    cause: Exception | None = None
     try:
         yield
+    except (DiskError, AllRanksDiskError) as error:
+        message, cause = f"{OF_A_DISK}{error}", error
     except Exception as error:
         message, cause = f"{type(error).__name__}: {error}", error
     words = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
@@ -183,6 +192,9 @@ def raise_on_all_ranks(world: World, what: str) -> Iterator[None]:
         return
     for rank, row in enumerate(all_W.cpu()):
         text = bytes(row.tolist()).rstrip(b"\0").decode(errors="replace")
+        if text.startswith(OF_A_DISK):
+            told = text.removeprefix(OF_A_DISK)
+            raise AllRanksDiskError(f"{what} failed on rank {rank}: {told}") from cause
         if text:
             raise AllRanksError(f"{what} failed on rank {rank}: {text}") from cause
 

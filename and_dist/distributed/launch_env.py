@@ -220,6 +220,22 @@ def process_start(pid: int) -> float | None:
     return int(status[19]) / os.sysconf("SC_CLK_TCK")
 
 
+def boot_id() -> str | None:
+    """Return the name of this start of the kernel, which all its containers have in common."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def pid_namespace() -> int | None:
+    """Return the number of the namespace in which this process has its number."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
 def parent_of(pid: int) -> int | None:
     """Return the parent of a process; None if it is gone."""
     status = _read_status(pid)
@@ -240,5 +256,26 @@ def seconds_since_start(pid: int) -> float:
     return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
+def process_began() -> float:
+    """Return when this process began, in seconds since 1970."""
+    return time.time() - seconds_since_start(os.getpid())
+
+
+JOB_BEGAN = "AND_DIST_JOB_BEGAN"
+"""The variable in which and-launch tells the ranks when their job began on their node."""
+
+
+def job_began(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return when the job began on this node, in seconds since 1970; None where nobody says so."""
+    try:
+        return float(environ[JOB_BEGAN])
+    except (KeyError, ValueError):
+        return None
+
+
 class AllRanksError(RuntimeError):
     """Says what all ranks raise together, so that the first can speak for all."""
+
+
+class AllRanksDiskError(AllRanksError):
+    """Says that a rank's disk is full, over its quota, read-only or broken."""

@@ -55,6 +55,15 @@ class Stopped(Exception):
         self.ends_the_job = request not in (SIGNAL + signal.SIGTERM, LAUNCHER_GONE)
 
 
+class Paused(Exception):
+    """Says that a disk is full, read-only or broken, and that the run goes on once it is mended."""
+
+    def __init__(self, why: str, is_of_all_ranks: bool) -> None:
+        """Say why, and whether all ranks say the same."""
+        super().__init__(why)
+        self.is_of_all_ranks = is_of_all_ranks
+
+
 class Watch(NamedTuple):
     """Hold what a run asks the watchdog to look after."""
 

@@ -30,7 +30,16 @@ from and_dist.evaluation.features import extract_features
 from and_dist.evaluation.image_reader import short_name
 from and_dist.method.memory_bank import shard_range
 from and_dist.runs.console import Display
-from and_dist.utils.owned_files import IsOurs, NewFile, check_output, open_shared, write_file
+from and_dist.utils.disk_errors import naming_disk
+from and_dist.utils.output_folders import all_or_none
+from and_dist.utils.owned_files import (
+    IsOurs,
+    NewFile,
+    check_output,
+    make_folder,
+    open_shared,
+    write_file,
+)
 
 IMAGES_PER_BATCH = 256
 Policy = Literal["stop", "skip"]
@@ -78,10 +87,11 @@ class FeaturesFile:
         """
 
         def create() -> str:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._new = NewFile(self.path, may_replace)
-            self._new.file.write(self._header)
-            self._new.file.flush()
+            make_folder(self.path.parent)
+            with naming_disk(self.path):
+                self._new = NewFile(self.path, may_replace)
+                self._new.file.write(self._header)
+                self._new.file.flush()
             return str(self._new.temporary)
 
         try:
@@ -94,7 +104,7 @@ class FeaturesFile:
     def write(self, temporary: Path, start: int, features_MD: Tensor) -> None:
         """Write this rank's features [M, D] from row `start` on."""
         # A memory map would end the process on a full disk, where a write raises OSError.
-        with open_shared(temporary) as file:
+        with naming_disk(self.path, features_MD.nbytes), open_shared(temporary) as file:
             file.seek(len(self._header) + start * self._bytes_per_row)
             file.write(features_MD.cpu().numpy().astype("<f4").data)
 
@@ -138,9 +148,10 @@ def embed_images(
         }
 
         def write_names() -> None:
-            about = _describe_names(opened, images, reasons)
-            write_file(output.names, json.dumps(about, indent=0) + "\n", output.may_replace)
-            file.finish()
+            about = json.dumps(_describe_names(opened, images, reasons), indent=0) + "\n"
+            with all_or_none() as make:
+                make(output.names, lambda: write_file(output.names, about, output.may_replace))
+                file.finish()
 
         on_coordinator(world, f"writing {output.names}", write_names)
     zeros = f", {len(reasons)} of zeros" if reasons else ""

@@ -45,7 +45,7 @@ from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
 from and_dist.runs.records import read_evaluation, write_record
 from and_dist.utils.formatting import as_text, percent
-from and_dist.utils.owned_files import check_file, check_writable, is_json_with
+from and_dist.utils.owned_files import check_file, check_writable, is_json_with, make_folder
 from and_dist.utils.progress import Advance
 
 MAY_CHANGE = (
@@ -254,7 +254,7 @@ class FigureFile:
         record = {**self._record, "of": self.read() | of}
 
         def write_figures() -> None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_record(self.path, record, is_figures)
 
         on_coordinator(self._world, f"writing {self.path}", write_figures)

@@ -159,7 +159,11 @@ class LoadedRun:
         paths = [Path(image) for image in images if isinstance(image, (str, Path))]
         if 0 < len(paths) < len(images):
             raise ValueError("give files alone, or pictures and pixels alone")
-        found = index_named(paths) if paths else LabelledImages(_index_pixels(images))
+        found = (
+            index_named(paths, self.config.data.decode_mb)
+            if paths
+            else LabelledImages(_index_pixels(images))
+        )
         return ImageReader(found, self.config.data, self._world.device)
 
 

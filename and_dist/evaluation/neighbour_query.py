@@ -130,7 +130,9 @@ def plan_query(
             f"--count {count}: {run} was trained on {opened.num_rows} images; choose "
             f"1 to {opened.num_rows}"
         )
-    return NeighbourQuery(opened, tuple(paths), index_named(paths), count)
+    return NeighbourQuery(
+        opened, tuple(paths), index_named(paths, opened.config.data.decode_mb), count
+    )
 
 
 def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> QueryResult:

@@ -20,7 +20,7 @@ from torch import Tensor
 from and_dist.checkpoint.names import probe_name
 from and_dist.checkpoint.reader import OpenedCheckpoint, known_bad
 from and_dist.checkpoint.storage import find_latest_valid, load_tensors, prune, save_checkpoint
-from and_dist.config.schema import LinearConfig
+from and_dist.config.optim_schema import LinearConfig
 from and_dist.data.augment import CENTRE, CORNERS
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader

@@ -5,7 +5,6 @@ The network sees them smaller (image_reader).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -17,14 +16,24 @@ from PIL import Image
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import plain_views
 from and_dist.data.encoded_images import make_decodable
-from and_dist.data.image_headers import Unreadable, upright
+from and_dist.data.image_headers import (
+    RGB_BYTES,
+    Unreadable,
+    check_pixels,
+    most_bytes,
+    open_image,
+    upright,
+)
 from and_dist.data.index import ImageIndex
 from and_dist.data.stores import Box, FileStore, MemoryStore
 from and_dist.data.transcode import to_rgb
+from and_dist.utils.room import Room
 
 SMALL = 48
 """The longest side of an image that is enlarged without smoothing, in pixels: its pixels are few,
 and each means something."""
+DECODED_AT_ONCE = 10**9
+"""The most bytes of pixels that threads decode side by side."""
 
 
 def load_thumbnails(index: ImageIndex, rows: Iterable[int], side: int) -> dict[int, Image.Image]:
@@ -33,13 +42,16 @@ def load_thumbnails(index: ImageIndex, rows: Iterable[int], side: int) -> dict[i
     Smaller images keep their size.
     """
 
+    room = Room(DECODED_AT_ONCE)
+
     def load(row: int) -> Image.Image | None:
-        try:
-            picture = _load(index, row, side)
-        except (Unreadable, OSError):
-            return None
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return picture
+        with room.hold(RGB_BYTES * int(index.heights_N[row]) * int(index.widths_N[row])):
+            try:
+                picture = _load(index, row, side)
+            except (Unreadable, OSError):
+                return None
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+            return picture
 
     wanted = list(rows)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
@@ -98,12 +110,11 @@ def _load(index: ImageIndex, row: int, side: int) -> Image.Image:
         assert not isinstance(store, FileStore)
         return Image.fromarray(np.asarray(store.fetch(row, Box(0, 0, height, width))))
     assert not isinstance(store, MemoryStore)
-    encoded = make_decodable(store.read(row), height, width)
+    check_pixels(height, width)
+    encoded = make_decodable(store.read(row, most_bytes(height, width)), height, width)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(encoded)) as image:
-                image.draft("RGB", (2 * side, 2 * side))  # a JPEG is shrunk while it is decoded
-                return to_rgb(upright(image))
+        with open_image(BytesIO(encoded)) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is shrunk while it is decoded
+            return to_rgb(upright(image))
     except Exception as error:  # a decoder may raise anything at damaged bytes
         raise Unreadable(str(error) or type(error).__name__) from None

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from and_dist.config.schema import OptimConfig
+from and_dist.config.optim_schema import OptimConfig
 
 
 class EagerSGD(torch.optim.SGD):

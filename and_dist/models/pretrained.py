@@ -10,22 +10,32 @@ first translated to ours:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from and_dist.models.encoders import Encoder
 from and_dist.models.torch_files import SavedTensor, read_torch_file
 from and_dist.utils.pickled_names import PickleError
+from and_dist.utils.plain_files import check_regular
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which other programs keep the weights beside the rest of a checkpoint."""
 HEADS = ("linear.", "fc.", "classifier.6.")
 """Names of the last layer in other programs."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Holds the shape of a tensor in a file; `load` reads it."""
+
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
 
 
 def load_weights(encoder: Encoder, file: Path) -> str:
@@ -43,25 +53,43 @@ def load_weights(encoder: Encoder, file: Path) -> str:
     )
     wanted = {k: v for k, v in ours.items() if not (is_headless and k.startswith("head."))}
     theirs = {k: v for k, v in theirs.items() if not (is_headless and k.startswith("head."))}
+    # A file may state tensors of any size: only those that fit are loaded.
     _refuse_what_does_not_fit(wanted, theirs, file)
-    encoder.load_state_dict({**ours, **theirs})
+    try:
+        loaded = {name: found.load() for name, found in theirs.items()}
+    except (PickleError, SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from None
+    encoder.load_state_dict({**ours, **loaded})
     return f"weights of {file}" + (", with a fresh head" if is_headless else "")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path) -> dict[str, Found]:
     """Return the tensors of a file by name; raise ValueError if it holds none."""
     if not file.is_file():
         raise ValueError(f"encoder.weights={file} is no file")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        return {name: saved.load() for name, saved in _unwrap(read_torch_file(file), file).items()}
+            check_regular(file)
+            content: Any = safe_open(file, "pt")
+            return {
+                name: Found(
+                    tuple(content.get_slice(name).get_shape()), partial(content.get_tensor, name)
+                )
+                for name in content.keys()  # noqa: SIM118 # it is no mapping
+            }
+        tensors = _unwrap(read_torch_file(file), file)
+        return {name: Found(saved.size, saved.load) for name, saved in tensors.items()}
     except (PickleError, SafetensorError, OSError) as error:
-        raise ValueError(
-            f"encoder.weights={file} cannot be read: it is neither safetensors nor a file of "
-            f"torch.save that holds tensors and plain values alone; nothing else is ever run "
-            f"({error})"
-        ) from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    """Return the error about a file that holds something else."""
+    return ValueError(
+        f"encoder.weights={file} cannot be read: it is neither safetensors nor a file of "
+        f"torch.save that holds tensors and plain values alone; nothing else is ever run "
+        f"({error})"
+    )
 
 
 def _unwrap(content: Any, file: Path) -> dict[str, SavedTensor]:
@@ -84,7 +112,7 @@ def _as_text(name: Any) -> str:
     return name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
-def _to_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_our_names(theirs: dict[str, Found]) -> dict[str, Found]:
     """Return the tensors under our names."""
     named = {}
     for name, tensor in theirs.items():
@@ -104,7 +132,7 @@ def _from_foreign(name: str) -> str:
 
 
 def _refuse_what_does_not_fit(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], file: Path
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Found], file: Path
 ) -> None:
     """Raise ValueError if names are lacking or unknown, or if shapes differ."""
     optional = ("num_batches_tracked",)  # some published weights are older than this buffer

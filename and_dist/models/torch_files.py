@@ -8,6 +8,7 @@ number of elements.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from and_dist.utils.pickled_names import Name, PickleError
+from and_dist.utils.plain_files import Piece, check_regular, open_regular
 from and_dist.utils.plain_pickle import read_pickle
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -41,6 +43,10 @@ STORAGES = {
     }.items()
 }
 LENGTH = struct.Struct("<q")
+MOST_PICKLE_BYTES = 10**8
+"""The most bytes of the pickles of a file, which name its tensors."""
+MOST_STORAGE_BYTES = 2**30
+"""The most bytes of a storage that holds other numbers beside a tensor's."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,10 @@ class SavedTensor:
     read: Callable[[Storage], bytes]
 
     def load(self) -> Tensor:
-        """Return the tensor."""
+        """Return the tensor; raise PickleError if its storage is far longer than it is."""
+        own_bytes = math.prod(self.size) * self.storage.dtype.itemsize
+        if self.storage.num_bytes > max(own_bytes, MOST_STORAGE_BYTES):
+            raise PickleError(f"storage {self.storage.key} has {self.storage.num_bytes:,} bytes")
         content = bytearray(self.read(self.storage))
         if not math.prod(self.size):
             return torch.empty(self.size, dtype=self.storage.dtype)
@@ -79,11 +88,20 @@ class SavedTensor:
 def read_torch_file(file: Path) -> Any:
     """Return the content of a file, with a SavedTensor for each tensor.
 
-    Raise PickleError if there is more in it than tensors and plain values, or less.
+    Raise PickleError if there is more in it than tensors and plain values, or less, and OSError if
+    it is no regular file.
     """
-    with file.open("rb") as opened:
-        is_zip = opened.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-    return _read_zip(file) if is_zip else _read_old(file.read_bytes())
+    is_zip = _read_bytes(file, 0, len(ZIP_MAGIC)) == ZIP_MAGIC
+    return _read_zip(file) if is_zip else _read_old(file)
+
+
+def _read_bytes(file: Path, start: int, count: int) -> bytes:
+    """Return up to `count` bytes of a file from byte `start` on."""
+    descriptor, length = open_regular(file)
+    try:
+        return Piece(descriptor, 0, length).read_at(start, count)
+    finally:
+        os.close(descriptor)
 
 
 def _read_zip(file: Path) -> Any:
@@ -93,11 +111,11 @@ def _read_zip(file: Path) -> Any:
         if len(pickles) != 1:
             raise PickleError("it has no data.pkl, or more than one")
         folder = pickles[0].removesuffix("data.pkl")
-        content = _member(archive, pickles[0])
+        content = _member(archive, pickles[0], MOST_PICKLE_BYTES)
 
     def read(storage: Storage) -> bytes:
         with _opened(file) as archive:
-            found = _member(archive, f"{folder}data/{storage.key}")
+            found = _member(archive, f"{folder}data/{storage.key}", storage.num_bytes)
         if len(found) != storage.num_bytes:
             raise PickleError(f"storage {storage.key} has {len(found)} bytes")
         return found
@@ -109,7 +127,8 @@ def _read_zip(file: Path) -> Any:
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive; raise PickleError for whatever zipfile raises at a damaged one."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        descriptor, _ = open_regular(file)
+        with os.fdopen(descriptor, "rb") as opened, zipfile.ZipFile(opened) as archive:
             yield archive
     except PickleError:
         raise
@@ -117,23 +136,26 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
         raise PickleError(f"its archive is damaged: {error}") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return a member, which torch never compresses: so it is no longer than the file."""
+def _member(archive: zipfile.ZipFile, name: str, most_bytes: int) -> bytes:
+    """Return a member of at most `most_bytes`, which torch never compresses."""
     try:
         info = archive.getinfo(name)
     except KeyError:
         raise PickleError(f"it has no {name}") from None
     if info.compress_type != zipfile.ZIP_STORED:
         raise PickleError(f"its {name} is compressed")
+    if info.file_size > most_bytes:
+        raise PickleError(f"its {name} has {info.file_size:,} bytes")
     return archive.read(info)
 
 
-def _read_old(content: bytes) -> Any:
+def _read_old(file: Path) -> Any:
     places: dict[str, int] = {}
 
     def read(storage: Storage) -> bytes:
-        at = places[storage.key]
-        return content[at : at + storage.num_bytes]
+        return _read_bytes(file, places[storage.key], storage.num_bytes)
+
+    length_of_file, content = check_regular(file), _read_bytes(file, 0, MOST_PICKLE_BYTES)
 
     at, values = 0, []
     storages: dict[str, Storage] = {}
@@ -149,9 +171,9 @@ def _read_old(content: bytes) -> Any:
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in storages:
             raise PickleError("it lists a storage that no tensor has")
-        (length,) = LENGTH.unpack(content[at : at + LENGTH.size].ljust(LENGTH.size, b"\xff"))
+        (length,) = LENGTH.unpack(_read_bytes(file, at, LENGTH.size).ljust(LENGTH.size, b"\xff"))
         at += LENGTH.size
-        if length != storages[key].length or at + storages[key].num_bytes > len(content):
+        if length != storages[key].length or at + storages[key].num_bytes > length_of_file:
             raise PickleError(f"storage {key} is cut short")
         places[key] = at
         at += storages[key].num_bytes

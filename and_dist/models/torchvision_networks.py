@@ -104,6 +104,8 @@ class ResNet(nn.Module):
 
 def draw_convolution(convolution: nn.Conv2d) -> None:
     """Draw the first weights of a convolution as torchvision's ResNets do."""
+    if convolution.weight.is_meta:  # has no weights, and torch loads sympy for them, in seconds
+        return
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -15,8 +15,9 @@ from and_dist.planning.memory import (
 )
 from and_dist.planning.plan import Plan
 from and_dist.planning.timing import pace_of
-from and_dist.planning.units import in_bytes, in_time
+from and_dist.planning.units import in_time
 from and_dist.planning.workload import Job
+from and_dist.utils.formatting import in_bytes
 
 OTHER_SCHEDULE = "a quarter of the steps, which wants another learning rate"
 """The remark on a batch four times as large."""

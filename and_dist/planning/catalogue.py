@@ -8,6 +8,10 @@ from pathlib import Path
 from and_dist.config.validation import build
 from and_dist.planning.gpus import GPUS
 from and_dist.planning.hardware import Hardware
+from and_dist.utils.plain_files import read_at_most
+
+MOST_BYTES = 1_000_000
+"""The most bytes of a file of measured hardware, which has some thousands."""
 
 
 def find_hardware(name: str) -> Hardware:
@@ -29,11 +33,11 @@ def read_measured(file: Path) -> Hardware:
     """Return the hardware in a file that was measured; raise ValueError if it holds none."""
     wanted = "right is a file that `python -m benchmarks.hardware --json FILE` wrote"
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_at_most(file, MOST_BYTES, may_be_link=True))
         measured = content["hardware"]
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({error.strerror}); {wanted}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{file} holds no measured hardware; {wanted}") from None
     try:
         return build(Hardware, measured)

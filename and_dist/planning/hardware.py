@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from and_dist.config.bounds import NonNegative, Positive
 from and_dist.config.validation import Section
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Origin = Literal["measured", "published", "derived", "rough"]
 """The origin of a figure: measured by us, published, computed from either, or a guess."""
 Precision = Literal["float32", "bfloat16"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from and_dist.config.comparison import differing_keys
+from and_dist.config.limits import MOST_ROWS
 from and_dist.config.schema import Config
 from and_dist.config.yaml_files import read_yaml
 from and_dist.planning.hardware import Hardware, Origin
@@ -20,8 +21,6 @@ from and_dist.runs.folder import read_starts, say_if_changed
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.records import say_left_out
 
-MOST_ROWS = 10**12
-"""The most rows that are searched for a number that fits."""
 MOST_RANKS = 2**20
 """The most ranks that are searched for a number on which the rows fit."""
 

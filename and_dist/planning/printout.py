@@ -20,7 +20,8 @@ from and_dist.planning.memory import (
 )
 from and_dist.planning.plan import Plan, fewest_nodes, most_rows
 from and_dist.planning.timing import BY_THE_BANK
-from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
+from and_dist.planning.units import in_count, in_time
+from and_dist.utils.formatting import in_bytes, three_digits
 
 PARTS_OF_A_STEP = {
     "encoder": "encoder, forward and backward",

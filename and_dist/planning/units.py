@@ -1,20 +1,8 @@
-"""Format bytes, times and counts for people, in three digits. No torch."""
+"""Format times and counts for people, in three digits. No torch."""
 
 from __future__ import annotations
 
-
-def three_digits(number: float) -> str:
-    """Return a number in three digits: 0.0123, 4.56, 789, 1,234."""
-    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
-
-
-def in_bytes(number: float) -> str:
-    """Return a number of bytes with its unit: 12.3 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{three_digits(number)} TB"
+from and_dist.utils.formatting import three_digits
 
 
 def in_time(seconds: float) -> str:

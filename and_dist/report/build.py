@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.report.page import render
 from and_dist.report.run_history import History, read_history
-from and_dist.utils.owned_files import IsOurs, starts_with, write_file
+from and_dist.utils.owned_files import IsOurs, make_folder, starts_with, write_file
 from and_dist.utils.plain_files import read_plain
 from and_dist.utils.progress import Phase
 
@@ -71,6 +71,6 @@ def write_page(
     size = len(page.encode())
     if size > MOST_BYTES:
         raise ValueError(f"a page of {size / 1e6:.0f} MB; --compare fewer runs")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_file(out, page, may_replace)
     return size

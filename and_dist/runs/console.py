@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from and_dist.runs.schedule import Schedule
+from and_dist.utils.disk_errors import errno_of
 from and_dist.utils.formatting import describe_step, format_seconds, percent, safe_lines
 from and_dist.utils.progress import Advance
 
@@ -53,13 +54,15 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line."""
         text = safe_lines(text)
-        self.console.print(text, markup=False, soft_wrap=True)
+        with _unless_the_disk_refuses():
+            self.console.print(text, markup=False, soft_wrap=True)
         if self._is_json:
             self._print({"event": "message", "time": round(time.time(), 3), "text": text})
 
     def show(self, table: Table) -> None:
         """Print a table."""
-        self.console.print(table)
+        with _unless_the_disk_refuses():
+            self.console.print(table)
 
     def record(self, record: dict[str, Any]) -> None:
         """Show an event, given as a line of metrics.jsonl."""
@@ -136,11 +139,13 @@ class Display:
         rate = max(step - self._first_step, 1) / (now - self._started)
         left = format_seconds((self._schedule.total_steps - step) / rate)
         figures = describe_step(record, self._ranks, self._rank_word)
-        self.console.print(f"{at}  {figures}  {left} left", markup=False, soft_wrap=True)
+        with _unless_the_disk_refuses():
+            self.console.print(f"{at}  {figures}  {left} left", markup=False, soft_wrap=True)
 
     def _print(self, record: dict[str, Any]) -> None:
         """Print an event as JSON."""
-        print(json.dumps(record), flush=True)
+        with _unless_the_disk_refuses():
+            print(json.dumps(record), flush=True)
 
     @property
     def has_symbols(self) -> bool:
@@ -151,6 +156,16 @@ class Display:
     def _is_live(self) -> bool:
         """Return whether the console is a terminal and the view is redrawn in place."""
         return self.console.is_terminal and not self.console.quiet
+
+
+@contextmanager
+def _unless_the_disk_refuses() -> Iterator[None]:
+    """Enclose printing: a log on a full disk does not end a run, and least of all on one rank."""
+    try:
+        yield
+    except OSError as error:
+        if errno_of(error) is None:
+            raise
 
 
 def _bars(console: Console) -> Progress:
@@ -194,7 +209,8 @@ class Bars:
         self._task = self._progress.add_task(what, total=total)
         if not self._console.is_terminal:
             number = "" if total is None else f": {total:,}"
-            self._console.print(f"{what}{number}", markup=False)
+            with _unless_the_disk_refuses():
+                self._console.print(f"{what}{number}", markup=False)
 
     def advance(self, count: int) -> None:
         """Move the bar by so many items."""

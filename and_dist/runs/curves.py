@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 Record = dict[str, Any]
-GROUPS = {"step": "train", "epoch": "epoch", "round": "round", "discovery": "discovery"}
+GROUPS = {
+    "step": "train",
+    "epoch": "epoch",
+    "round": "round",
+    "discovery": "discovery",
+    "goodput": "goodput",
+}
 """Events that have curves, and what the names of the curves begin with."""
 BY_ROUND = ("round", "discovery")
 NO_CURVES = {"event", "time", "round", "epoch", "step"}

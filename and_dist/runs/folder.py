@@ -30,9 +30,11 @@ from and_dist.config.comparison import differing_keys, keep_choices
 from and_dist.config.load import load_run_config
 from and_dist.config.schema import Config, EncoderConfig
 from and_dist.config.secret_values import hide_secrets
+from and_dist.config.validation import MOST_SAID
 from and_dist.config.yaml_files import read_yaml
+from and_dist.distributed.launch_env import job_began, process_began
 from and_dist.runs.lock import is_lock
-from and_dist.runs.metrics_file import is_metrics
+from and_dist.runs.metrics_file import Forgotten, is_metrics
 from and_dist.runs.records import LONGEST_TEXT, TIME, Start, check, parse, say_damage, say_left_out
 from and_dist.utils.formatting import as_text
 from and_dist.utils.owned_files import (
@@ -40,6 +42,7 @@ from and_dist.utils.owned_files import (
     check_file,
     is_json_with,
     kind_of,
+    make_folder,
     or_empty,
     starts_with,
     write_file,
@@ -88,8 +91,11 @@ def check_run_folder(config: Config) -> None:
         say_if_changed(written)
         differences = differing_keys(config, read_yaml(written, may_be_link=False))
         if differences:
+            several = differences[:MOST_SAID]
+            if len(differences) > len(several):
+                several.append(f"{len(differences) - len(several):,} more keys")
             raise ValueError(
-                f"run folder {folder} belongs to another config ({'; '.join(differences)}); "
+                f"run folder {folder} belongs to another config ({'; '.join(several)}); "
                 "choose another name=... or delete the folder"
             )
         check_own_names(folder)
@@ -155,7 +161,7 @@ def check_own_names(folder: Path) -> None:
 
 def write_config(config: Config, folder: Path) -> None:
     """Write the resolved config into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_file(folder / "config.yaml", seal_text(text), is_config)
 
@@ -174,12 +180,23 @@ def open_run_folder(
     return changed_environment(history[-1], now) if history else []
 
 
-def record_resume(folder: Path, checkpoint: str, steps_again: int) -> None:
-    """Record which checkpoint the newest start resumes from, and how many steps it repeats."""
+def record_loaded(folder: Path) -> None:
+    """Record that the newest start has loaded everything, and begins to train."""
     *earlier, latest = _all_starts(folder) or [{}]
-    steps_again += latest.get("steps_again", 0)  # of roll-backs
-    latest |= {"continued_from": checkpoint, "steps_again": steps_again}
-    _write_starts(folder, [*earlier, latest])
+    _write_starts(folder, [*earlier, {"loaded": round(time.time(), 3), **latest}])
+
+
+def record_resume(folder: Path, checkpoint: str, steps_again: int, forgotten: Forgotten) -> None:
+    """Record which checkpoint the newest start resumes from, and what it does again.
+
+    A start that rolls back resumes more than once.
+    """
+    *earlier, latest = _all_starts(folder) or [{}]
+    steps_again += latest.get("steps_again", 0)
+    seconds_again = latest.get("seconds_again", 0.0) + forgotten.seconds
+    first = {"loaded": round(time.time(), 3), "silent_since": forgotten.last_time}
+    again = {"steps_again": steps_again, "seconds_again": round(seconds_again, 3)}
+    _write_starts(folder, [*earlier, first | latest | {"continued_from": checkpoint} | again])
 
 
 @contextmanager
@@ -204,6 +221,8 @@ def describe_environment(config: Config, world_size: int, device: str) -> dict[s
     """Return what a start runs with: machine, arithmetic, versions, revision and command."""
     return {
         "started": time.strftime(TIME),
+        "began": round(process_began(), 3),
+        "job_began": job_began(),
         "world_size": world_size,
         "device": device,
         **describe_arithmetic(config.encoder, device),

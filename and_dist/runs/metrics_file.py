@@ -15,9 +15,10 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from and_dist.runs.records import check_event, parse, say_damage
+from and_dist.utils.disk_errors import DiskError, naming_disk
 from and_dist.utils.owned_files import open_to_append, starts_with
 from and_dist.utils.plain_files import open_plain
 from and_dist.utils.seals import NOT_AS_WRITTEN, NUMBER, SEAL, Line, seal_line, unseal_line
@@ -27,30 +28,51 @@ LONGEST_LINE = 16_000_000
 """Bytes. The longest lines name the images of a batch."""
 MOST_NAMED = 8
 """The most damaged lines that are named; the others are counted."""
+_KIND = re.compile(rb'\{"event": "(\w+)"')
+_STEP = re.compile(rb'\{"event": "step".*?"step": (\d{1,12})\D')
+_TIME = re.compile(rb'\{"event": "\w+", "time": (\d{1,11}(?:\.\d{1,9})?)\D')
+"""Of a line of ours: its kind, its step, and its time."""
 is_metrics = starts_with(r'\{"event": "\w+", "time": ')
+
+
+class Forgotten(NamedTuple):
+    """Tell how far a run had come that goes back to a checkpoint."""
+
+    last_step: int = 0
+    last_time: float = 0.0
+    """The time of the last line there was, in seconds since 1970; 0 where there was none."""
+    kept_time: float = 0.0
+    """The time of the last line that stays."""
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of training that is forgotten."""
+        return self.last_time - self.kept_time if self.kept_time else 0.0
 
 
 class MetricsFile:
     """Writes one JSON object a line; only the coordinator's writes.
 
-    Lines that a full disk does not take are held back, and written when there is room.
+    Lines that a disk does not take are held back, and written when it takes them.
     """
 
     def __init__(self, path: Path, is_writer: bool) -> None:
         """Open the file to append, if this rank is the writer."""
         self.path = path
         self._file = open_to_append(path, is_metrics) if is_writer else None
+        self._num_bytes = path.stat().st_size if self._file else 0
+        """The bytes of whole lines, behind which a disk may have taken a part of another."""
         self._num_lines = _survey(path).num_lines if is_writer else 0
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
 
-    def go_back_to(self, num_bytes: int, num_lines: int | None = None) -> int:
-        """Forget all lines but the first ones; return the last step there was.
+    def go_back_to(self, num_bytes: int, num_lines: int | None = None) -> Forgotten:
+        """Forget all lines but the first ones; return how far they had come.
 
         Bytes count where the number of lines is not known, as in earlier revisions.
         """
         if not self._file:
-            return 0
+            return Forgotten()
         size = self.path.stat().st_size
         if size < num_bytes:
             raise RuntimeError(
@@ -58,7 +80,9 @@ class MetricsFile:
                 "made; put it back, or start anew under another name"
             )
         found = _survey(self.path, num_bytes, num_lines)
-        self._file.truncate(found.kept_bytes)
+        with naming_disk(self.path):
+            self._file.truncate(found.kept_bytes)
+        self._num_bytes = found.kept_bytes
         self._num_lines = found.num_lines if num_lines is None else num_lines
         self._waiting.clear()
         if found.num_lost:
@@ -66,7 +90,7 @@ class MetricsFile:
                 f"{_lines(found.num_lost)} of {self.path} after the checkpoint cannot be read, so "
                 "it is not known how many steps are done again"
             )
-        return found.last_step
+        return Forgotten(found.last_step, found.last_time, found.kept_time)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line."""
@@ -75,7 +99,7 @@ class MetricsFile:
         with self._lock:
             self._num_lines += 1
             self._waiting.append(seal_line(record, self._num_lines))
-        with contextlib.suppress(NoRoom):  # the next save reports it
+        with contextlib.suppress(DiskError):  # the next save reports it
             self._write_waiting()
 
     def size(self) -> tuple[int, int]:
@@ -83,42 +107,34 @@ class MetricsFile:
         if not self._file:
             return 0, 0
         with self._lock:
-            written = os.fstat(self._file.fileno()).st_size
-            return written + sum(map(len, self._waiting)), self._num_lines
+            return self._num_bytes + sum(map(len, self._waiting)), self._num_lines
 
     def flush(self) -> None:
         """Put all lines on the disk; any thread may call it."""
         if self._file:
             self._write_waiting()
-            os.fsync(self._file.fileno())
+            with naming_disk(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what was held back, if there is room, and close the file."""
+        """Write what was held back, if the disk takes it, and close the file."""
         if self._file:
-            with contextlib.suppress(NoRoom):
+            with contextlib.suppress(DiskError):
                 self._write_waiting()
             self._file.close()
 
     def _write_waiting(self) -> None:
-        """Write the lines that wait, whole and in order; raise NoRoom on a full disk."""
+        """Write the lines that wait, whole and in order; raise DiskError if the disk refuses."""
         assert self._file is not None
-        with self._lock:
+        with self._lock, naming_disk(self.path, sum(map(len, self._waiting))):
             while self._waiting:
-                size = os.fstat(self._file.fileno()).st_size
-                try:
-                    is_whole = self._file.write(self._waiting[0]) == len(self._waiting[0])
-                except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                        raise
-                    is_whole = False
-                if not is_whole:
-                    self._file.truncate(size)
-                    raise NoRoom(errno.ENOSPC, f"no room for another line in {self.path}")
+                if os.fstat(self._file.fileno()).st_size != self._num_bytes:
+                    self._file.truncate(self._num_bytes)
+                written = self._file.write(self._waiting[0])
+                if written != len(self._waiting[0]):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._num_bytes += written
                 del self._waiting[0]
-
-
-class NoRoom(OSError):
-    """Says that the disk is full."""
 
 
 @dataclass
@@ -180,21 +196,36 @@ def read_metrics(path: Path, event: str) -> list[dict[str, Any]]:
     return [record for record in stream(path) if record["event"] == event]
 
 
-def read_last(path: Path, events: Container[str]) -> dict[str, dict[str, Any]]:
-    """Return the last line of each of some kinds, by kind.
+def read_last(
+    path: Path, events: Container[str], every: Container[str] = ()
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return the last line of each of some kinds, by kind, and every line of other kinds.
 
     Only these are parsed, since the steps of days are a hundred megabytes.
     """
-    last = {event: line for event, line in _sound_lines(path, _event_of) if event in events}
+
+    def read(line: Line) -> tuple[str, Line, dict[str, Any] | None]:
+        event, _ = _event_of(line)
+        return event, line, _record_of(line) if event in every else None
+
+    last: dict[str, Line] = {}
+    found = []
+    for event, line, record in _sound_lines(path, read):
+        if event in events:
+            last[event] = line
+        elif record is not None:
+            found.append(record)
     try:
-        return {event: _record_of(line) for event, line in last.items()}
+        return {event: _record_of(line) for event, line in last.items()}, found
     except ValueError:  # damage that no seal has told
-        return {record["event"]: record for record in stream(path) if record["event"] in events}
+        return {
+            record["event"]: record for record in stream(path) if record["event"] in events
+        }, found
 
 
 def _event_of(line: Line) -> tuple[str, Line]:
     """Return the event of a line, and the line; raise ValueError where it is none of ours."""
-    found = re.match(rb'\{"event": "(\w+)"', line.content)
+    found = _KIND.match(line.content)
     if found is None or (line.number is None and f'"{NUMBER}": '.encode() in line.content):
         return str(_record_of(line)["event"]), line
     return found[1].decode(), line
@@ -247,6 +278,9 @@ class Survey:
     num_lines: int = 0
     last_step: int = 0
     """The last step in the whole file."""
+    last_time: float = 0.0
+    """The time of the last line of the whole file."""
+    kept_time: float = 0.0
     num_lost: int = 0
     """How many lines after the kept ones are damaged."""
 
@@ -265,14 +299,16 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
             numbering.leave_out(at)
             found.num_lost += 1
         else:
-            step = re.match(rb'\{"event": "step".*?"step": (\d{1,12})\D', line.content)
+            step, time = _STEP.match(line.content), _TIME.match(line.content)
             found.last_step = int(step[1]) if step else found.last_step
+            found.last_time = float(time[1]) if time else found.last_time
         if num_lines is not None:
             is_kept &= numbering.here <= num_lines
         elif num_bytes is not None:
             is_kept &= end <= num_bytes
         if is_kept:
             found.kept_bytes, found.num_lines, found.num_lost = end, numbering.here, 0
+            found.kept_time = found.last_time
     return found
 
 

@@ -145,8 +145,16 @@ class Discovery(Event):
     anchors: Count
     consistent: Count | None
     inconsistent: Count | None
+    seconds: Seconds = 0.0
     consistency_by_entropy: Annotated[list[Share], Field(max_length=1000)] | None = None
     entropy: Entropies
+
+
+class Checkpoint(Event):
+    """Hold how long a checkpoint took, and how long training waited for it."""
+
+    seconds: Seconds = 0.0
+    waited_seconds: Seconds = 0.0
 
 
 class LostBatch(Event):
@@ -170,8 +178,32 @@ class Start(Record):
     packages: dict[Word, Word] = Field(default_factory=dict)
     continued_from: Word | None = None
     steps_again: Count = 0
+    began: Seconds = 0.0
+    """When the process of rank 0 began; 0 is not known."""
+    job_began: Seconds | None = None
+    loaded: Seconds = 0.0
+    """When everything was loaded that the start goes on from; 0 is not known, or not yet."""
+    silent_since: Seconds = 0.0
+    """When the start before this one gave its last sign of life, as far as metrics.jsonl says."""
+    seconds_again: Seconds = 0.0
+    """The time of training that was not saved, and is done again."""
     metrics_bytes: Count | None = None
     """The size of metrics.jsonl when the start ended."""
+
+
+class Holder(Record):
+    """Hold what RUN/lock says of the process that holds it; earlier revisions say less."""
+
+    host: Word
+    pid: Count
+    process_start: float | None = None
+    """Seconds from the machine's start to that of the process."""
+    boot: Word | None = None
+    pid_namespace: int | None = None
+    device: int | None = None
+    """Number of the file system that the lock lies on."""
+    job: Word | None = None
+    since: Word = "an unknown time"
 
 
 class Verdict(Record):
@@ -223,6 +255,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "round": Round,
     "baselines": Baselines,
     "discovery": Discovery,
+    "checkpoint": Checkpoint,
     "rolled_back": LostBatch,
 }
 

@@ -27,6 +27,7 @@ from and_dist.distributed.launch_env import AllRanksError
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank
+from and_dist.runs.metrics_file import Forgotten
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.components import Components
 from and_dist.training.state import Progress
@@ -38,8 +39,8 @@ class ResumePoint(NamedTuple):
     """Tells which checkpoint a run resumes from, and how far its metrics had come."""
 
     checkpoint: Path
-    last_step: int
-    """The last step in metrics.jsonl before it was taken back; known to the coordinator alone."""
+    forgotten: Forgotten
+    """What metrics.jsonl held before it was taken back; known to the coordinator alone."""
 
 
 class CheckpointManager:
@@ -115,7 +116,7 @@ class CheckpointManager:
         if saved is None:
             return
         if saved.failure and must_succeed:
-            raise AllRanksError(saved.failure)
+            raise saved.failure
         if saved.failure:
             self._saved_name = ""
             self._recorder.display.say(f"{saved.failure}; training goes on and will save again")
@@ -126,13 +127,20 @@ class CheckpointManager:
             "checkpoint", name=saved.name, seconds=saved.took, waited_seconds=saved.waited
         )
 
+    def flush_metrics(self) -> None:
+        """Put all metrics on the disk; raise AllRanksError where that fails."""
+        with raise_on_all_ranks(self._world, "writing the last metrics"):
+            self._recorder.flush()
+
     def resume(self) -> ResumePoint | None:
         """Load the newest valid checkpoint, if there is one, and take the metrics back to it."""
         self.finish()
         found = find_latest_valid(self.folder, self._world, self._recorder.display.say)
         self._refuse_occupied(None if found is None else Progress(**found[1]["progress"]))
+        what = "going back to the metrics of the checkpoint"
         if found is None:
-            self._recorder.go_back_to(0)
+            with raise_on_all_ranks(self._world, what):
+                self._recorder.go_back_to(0)
             return None
         checkpoint, plain = found
         self._refuse_other_images(plain)
@@ -142,9 +150,9 @@ class CheckpointManager:
         self._bad_images.reasons = known | self._bad_images.reasons
         self._saved_name = self._state.progress.checkpoint_name
         self._last_save = time.monotonic()
-        with raise_on_all_ranks(self._world, "going back to the metrics of the checkpoint"):
-            last_step = self._recorder.go_back_to(plain["metrics_bytes"], plain["metrics_lines"])
-        return ResumePoint(checkpoint, last_step)
+        with raise_on_all_ranks(self._world, what):
+            forgotten = self._recorder.go_back_to(plain["metrics_bytes"], plain["metrics_lines"])
+        return ResumePoint(checkpoint, forgotten)
 
     def _refuse_occupied(self, done: Progress | None) -> None:
         """Raise an error now, not at a save in some hours, if a user's folder is in the way."""
@@ -193,7 +201,7 @@ class SaveResult(NamedTuple):
     name: str
     waited: float
     took: float
-    failure: str
+    failure: AllRanksError | None
 
 
 class AsyncWriter:
@@ -254,11 +262,11 @@ class AsyncWriter:
         failure, self._failure = self._failure, None
         if failure is None:
             self._num_failures = 0
-            return SaveResult(self._name, waited, self._took, "")
+            return SaveResult(self._name, waited, self._took, None)
         self._num_failures += 1
         if self._num_failures >= MOST_FAILURES or not isinstance(failure, AllRanksError):
             raise failure
-        return SaveResult(self._name, waited, self._took, str(failure))
+        return SaveResult(self._name, waited, self._took, failure)
 
     def close(self, in_trouble: bool) -> None:
         """Wait for a save in progress, after an error only for a while.

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.config.schema import RunConfig
+from and_dist.distributed.collectives import on_coordinator
 from and_dist.distributed.ddp import reset_powersgd_state
-from and_dist.distributed.launch_env import AllRanksError
+from and_dist.distributed.launch_env import AllRanksDiskError, AllRanksError
+from and_dist.distributed.watchdog import Paused
 from and_dist.distributed.world import World
-from and_dist.runs.folder import record_resume
+from and_dist.runs.folder import record_loaded, record_resume
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.checkpointing import CheckpointManager
 from and_dist.training.components import Components
+from and_dist.utils.disk_errors import DiskError
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +54,21 @@ class Recovery:
     def resume(self) -> bool:
         """Resume from the newest checkpoint; return whether there was one."""
         found = self._checkpoint_manager.resume()
+        run = self._checkpoint_manager.folder.parent
         if found is None:
+            on_coordinator(self._world, "recording the start", lambda: record_loaded(run))
             return False
         state, schedule = self._components.state, self._components.schedule
-        again = max(0, found.last_step - schedule.steps_done(*state.progress.place))
+        done = schedule.steps_done(*state.progress.place)
+        again = max(0, found.forgotten.last_step - done)
         lost = f", {again} steps are done again" if again else ""
         self._recorder.display.say(f"continuing from {found.checkpoint}{lost}")
-        if self._world.is_coordinator:
-            run = self._checkpoint_manager.folder.parent
-            record_resume(run, found.checkpoint.name, again)
+
+        def record() -> None:
+            record_resume(run, found.checkpoint.name, again, found.forgotten)
+            self._recorder.write_goodput()
+
+        on_coordinator(self._world, "recording the resume", record)
         return True
 
     def roll_back(self, step: int) -> None:
@@ -116,3 +125,14 @@ def print_traceback_on_error() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         log.exception("training failed")
         raise RuntimeError(error) from error
+
+
+@contextmanager
+def pause_on_disk_errors() -> Iterator[None]:
+    """Raise an error of a disk as Paused: the same command goes on once the disk is mended."""
+    try:
+        yield
+    except AllRanksDiskError as error:
+        raise Paused(str(error), is_of_all_ranks=True) from error
+    except DiskError as error:
+        raise Paused(str(error), is_of_all_ranks=False) from error

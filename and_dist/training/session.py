@@ -22,6 +22,7 @@ from and_dist.distributed.world import World, open_world
 from and_dist.models.arithmetic import repeatable_sums
 from and_dist.models.encoders import ENCODERS, build_encoder
 from and_dist.models.pretrained import load_weights
+from and_dist.models.shapes import check_image_size
 from and_dist.objectives.base import check_objective
 from and_dist.runs.console import Bars, Display, Style
 from and_dist.runs.folder import (
@@ -88,6 +89,7 @@ def load_and_check(
             f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
             f"{near_names(config.encoder.name, ENCODERS)}"
         )
+    check_image_size(config.encoder, config.data.image_size)
     check_trackers(config)
     check_run_folder(config)
     with suppress(CorruptCheckpoint):  # all ranks look into it together, when they resume

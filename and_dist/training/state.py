@@ -16,7 +16,8 @@ from torch import nn
 from and_dist.checkpoint.names import Tensors, checkpoint_name
 from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.comparison import AUTO
-from and_dist.config.schema import Config, OptimConfig
+from and_dist.config.optim_schema import OptimConfig
+from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods

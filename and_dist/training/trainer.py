@@ -18,6 +18,7 @@ from torch import Tensor
 from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch
+from and_dist.distributed.collectives import raise_on_all_ranks
 from and_dist.distributed.ddp import seed_step, synchronise
 from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
@@ -60,7 +61,8 @@ class Trainer:
         self.world = world
         self.watchdog = watchdog
         self.stop_consensus = StopConsensus()
-        self.recorder = RunRecorder(config, display, world.is_coordinator)
+        with raise_on_all_ranks(world, "opening the metrics"):
+            self.recorder = RunRecorder(config, display, world.is_coordinator)
         images = RunImages(train, test)
         self.components = build_components(
             config, world, images, self.progress_phase, self.warn_from_rank
@@ -118,6 +120,7 @@ class Trainer:
             if unfinished := self.profile.finish():
                 self.display.say(unfinished)
             self.checkpoint_manager.finish(must_succeed=True)
+            self.checkpoint_manager.flush_metrics()
 
     def train_round(self, round_index: int) -> None:
         """Begin a round (discovery), train its epochs, evaluate it."""
@@ -260,6 +263,8 @@ class Trainer:
             "seconds": self.progress.seconds,
         }
         self.recorder.write("round", **record)
+        if self.world.is_coordinator:
+            self.recorder.write_goodput()
         self.display.say(describe_round(record, evaluator.vote))
         self.warn_of_collapse(figures)
 

@@ -25,6 +25,20 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def three_digits(number: float) -> str:
+    """Return a number in three digits: 0.0123, 4.56, 789, 1,234."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
+def in_bytes(number: float) -> str:
+    """Return a number of bytes with its unit: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{three_digits(number)} TB"
+
+
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one decimal; - for None."""
     return "-" if share is None else f"{100 * share:.1f}"

@@ -5,10 +5,12 @@ All writing goes through owned_files and owned_folders, and follows their rule.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from and_dist.utils.disk_errors import naming_disk
 from and_dist.utils.folder_names import OwnedNames
 from and_dist.utils.owned_files import (
     IsOurs,
@@ -18,6 +20,7 @@ from and_dist.utils.owned_files import (
     kind_of,
     never,
     publish,
+    remove_file,
     sum_of,
 )
 from and_dist.utils.owned_folders import NewFolder, check_folder, flush_file
@@ -29,13 +32,14 @@ def publish_folder(folder: Path, owned_names: OwnedNames, names: Container[str])
 
     If the block fails, nothing is left of it. Raise NotOursError if `folder` may not be replaced.
     """
-    building = NewFolder(folder, owned_names, names)
-    try:
-        yield building.path
-        building.publish()
-    except BaseException:
-        building.discard()
-        raise
+    with naming_disk(folder):
+        building = NewFolder(folder, owned_names, names)
+        try:
+            yield building.path
+            building.publish()
+        except BaseException:
+            building.discard()
+            raise
 
 
 def check_results(
@@ -82,16 +86,47 @@ def publish_files(places: Mapping[str, Path], is_ours: IsOurs = never) -> Iterat
     """Give a temporary folder to write into, whose files then take their places.
 
     `places` maps names in that folder to the files' paths, which all lie in one folder. Files are
-    published in this order once all are written. Raise NotOursError if a path may not be written.
+    published in this order once all are written; if that fails, none is left where none was.
+    Raise NotOursError if a path may not be written.
     """
     for path in places.values():
         check_file(path, is_ours)
     (parent,) = {path.parent for path in places.values()}
-    building = NewFolder(parent / "output", lambda _: None, places)
+    with naming_disk(next(iter(places.values()))):
+        building = NewFolder(parent / "output", lambda _: None, places)
+        try:
+            yield building.path
+            with all_or_none() as make:
+                for name, path in places.items():
+                    flush_file(building.path / name)
+                    make(path, partial(publish, building.path / name, path, is_ours))
+        finally:
+            building.discard()
+
+
+@contextmanager
+def all_or_none() -> Iterator[Callable[[Path, Callable[[], None]], None]]:
+    """Give a function that makes a file by another function.
+
+    Files that it made where none was are removed if the block fails.
+    """
+    made: dict[Path, int] = {}
+
+    def make(path: Path, write: Callable[[], None]) -> None:
+        was_free = kind_of(path) == ""
+        write()
+        if was_free:
+            made[path] = path.stat().st_ino
+
     try:
-        yield building.path
-        for name, path in places.items():
-            flush_file(building.path / name)
-            publish(building.path / name, path, is_ours)
-    finally:
-        building.discard()
+        yield make
+    except BaseException:
+        for path, number in made.items():
+            with suppress(OSError):
+                remove_file(path, partial(_has_number, number))
+        raise
+
+
+def _has_number(number: int, path: Path) -> bool:
+    """Return whether a file has an inode's number."""
+    return path.stat().st_ino == number

@@ -22,12 +22,13 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from and_dist.utils.disk_errors import naming_disk, room_left
+from and_dist.utils.file_locks import lock_file
 from and_dist.utils.plain_files import open_plain, read_plain
 
 TOKEN = r"[0-9a-f]{16}"
@@ -156,7 +157,7 @@ def check_writable(folder: Path, what: str) -> None:
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         user = os.environ.get("USER") or f"user {os.getuid()}"
         raise ValueError(f"{what} cannot be written: {there} does not let {user} write")
-    if os.statvfs(there).f_bavail == 0:
+    if room_left(there) == 0:
         raise ValueError(f"{what} cannot be written: no room is left on the disk of {there}")
 
 
@@ -168,33 +169,41 @@ class NewFile:
         check_file(path, is_ours)
         _clear_unfinished(path)
         self.path, self._is_ours = path, is_ours
-        self.temporary, self.file = _create_aside(path, mode)
+        with naming_disk(path):
+            self.temporary, self.file = _create_aside(path, mode)
 
     def publish(self) -> None:
         """Give the file its name; raise NotOursError if somebody else has taken it meanwhile."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        publish(self.temporary, self.path, self._is_ours)
-        self.file.close()
+        with naming_disk(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            publish(self.temporary, self.path, self._is_ours)
+            self.file.close()
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        with suppress(FileNotFoundError):
+        """Remove the temporary file; what a read-only disk keeps, the next writer removes."""
+        with suppress(OSError):
             os.unlink(self.temporary)
         with suppress(OSError):  # closing writes buffered bytes, which fails on a full disk
             self.file.close()
 
 
 @contextmanager
-def open_new(path: Path, is_ours: IsOurs = never, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name if the block ends well, and not at all otherwise."""
-    new = NewFile(path, is_ours, mode)
-    try:
-        yield new.file
-        new.publish()
-    except BaseException:
-        new.discard()
-        raise
+def open_new(
+    path: Path, is_ours: IsOurs = never, mode: int = PUBLIC, size: int | None = None
+) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name if the block ends well, and not at all otherwise.
+
+    A DiskError says its `size`.
+    """
+    with naming_disk(path, size):
+        new = NewFile(path, is_ours, mode)
+        try:
+            yield new.file
+            new.publish()
+        except BaseException:
+            new.discard()
+            raise
 
 
 def write_file(
@@ -202,7 +211,7 @@ def write_file(
 ) -> None:
     """Write a file so that it is complete or absent, even after a power failure."""
     encoded = content.encode(errors="surrogateescape") if isinstance(content, str) else content
-    with open_new(path, is_ours, mode) as file:
+    with open_new(path, is_ours, mode, len(encoded)) as file:
         file.write(encoded)
 
 
@@ -215,11 +224,38 @@ def create_file(path: Path, content: str) -> bool:
     return True
 
 
+def create_locked(path: Path, content: str) -> int | None:
+    """Write a file unless the path exists; return the descriptor that holds its lock, else None.
+
+    The file is locked before it has its name, and until the descriptor is closed, unless its file
+    system has no locks.
+    """
+    descriptor = None
+    try:
+        with open_new(path) as file:
+            file.write(content.encode())
+            descriptor = os.dup(file.fileno())
+    except BaseException as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, NotOursError):
+            return None
+        raise
+    return descriptor
+
+
 def open_to_append(path: Path, is_ours: IsOurs) -> BinaryIO:
     """Open a file for appending, unbuffered. Raise NotOursError unless it is new, empty or ours."""
     check_file(path, or_empty(is_ours))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+    with naming_disk(path):
+        return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of ours, and those above it, unless it is there."""
+    with naming_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def or_empty(is_ours: IsOurs) -> IsOurs:
@@ -249,16 +285,17 @@ def remove_file(path: Path, is_ours: IsOurs) -> bool:
     if kind_of(path) != "file" or not is_ours(path):
         return False
     aside = aside_name(path, "unfinished")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
+    with naming_disk(path):
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        if is_ours(aside):
+            os.unlink(aside)
+            return True
+        with suppress(NotOursError):
+            _rename_to_free_name(aside, path)
         return False
-    if is_ours(aside):
-        os.unlink(aside)
-        return True
-    with suppress(NotOursError):
-        _rename_to_free_name(aside, path)
-    return False
 
 
 def read_clock_of(folder: Path) -> float:
@@ -271,27 +308,18 @@ def read_clock_of(folder: Path) -> float:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Give a folder among the system's temporary ones, which is removed after the block."""
-    with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
-        yield Path(name)
-
-
-@contextmanager
 def memory_file(folder: Path, size: int) -> Iterator[Path]:
-    """Give a file of `size` bytes whose name is removed after the block.
+    """Give a file of `size` bytes in memory that has no name, so that no end leaves it behind.
 
-    A process that has opened it by then keeps its content.
+    This user's processes open it by the path until the block ends, and keep its content.
     """
-    handle, name = tempfile.mkstemp(prefix="and-dist-", dir=folder)
-    try:
+    with naming_disk(folder, size):
+        handle = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, PRIVATE)
         try:
             os.posix_fallocate(handle, 0, size)
+            yield Path(f"/proc/{os.getpid()}/fd/{handle}")
         finally:
             os.close(handle)
-        yield Path(name)
-    finally:
-        os.unlink(name)
 
 
 def publish(temporary: Path, path: Path, is_ours: IsOurs) -> None:
@@ -313,27 +341,6 @@ def stem_of(path: Path) -> str:
     return os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
 
 
-def lock_file(path: Path) -> int | None:
-    """Lock a writer's file and return its descriptor; raise BlockingIOError if a writer holds it.
-
-    Return None if that cannot be told, as on a file system without locks: then nothing may be
-    removed.
-    """
-    try:
-        # Opened for writing, because NFS locks no other files.
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return descriptor
-
-
 def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:
     """Create a locked file under an unpredictable name beside `path`, and open it."""
     while True:
@@ -350,10 +357,15 @@ def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:
 
 def _clear_unfinished(path: Path) -> None:
     """Remove the temporary files of killed processes that wrote to the same path."""
-    pattern = re.compile(rf"\.{re.escape(stem_of(path))}\.{TOKEN}\.unfinished")
+    clear_unfinished_in(path.parent, re.escape(stem_of(path)))
+
+
+def clear_unfinished_in(folder: Path, stems: str = "(?s:.*)") -> None:
+    """Remove the temporary files of killed processes in a folder, of names with such a stem."""
+    pattern = re.compile(rf"\.{stems}\.{TOKEN}\.unfinished")
     with suppress(FileNotFoundError, NotADirectoryError):
-        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
-            clear_if_abandoned(path.parent / name)
+        for name in filter(pattern.fullmatch, os.listdir(folder)):
+            clear_if_abandoned(folder / name)
 
 
 def clear_if_abandoned(temporary: Path) -> None:
@@ -377,4 +389,9 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
         os.replace(temporary, path)
     else:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:  # a write that fails publishes nothing
+            with suppress(OSError):
+                os.unlink(path)
+            raise

@@ -17,10 +17,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Container
-from contextlib import suppress
+import tempfile
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from and_dist.utils.disk_errors import naming_disk
+from and_dist.utils.file_locks import lock_file
 from and_dist.utils.folder_names import (
     MARK,
     RESUMABLE,
@@ -41,7 +44,6 @@ from and_dist.utils.owned_files import (
     aside_name,
     clear_if_abandoned,
     kind_of,
-    lock_file,
     stem_of,
     write_file,
 )
@@ -86,11 +88,17 @@ class NewFolder:
         self.target, self._owned_names, self._contents = target, owned_names, contents
         self._remedy = remedy
         self._lock: int | None = None
-        self._made = _make_folders(target.parent)
+        self._made: list[Path] = []
+        with naming_disk(target):
+            self._begin(fingerprint)
+
+    def _begin(self, fingerprint: str | None) -> None:
+        """Create or resume the folder; leave nothing behind if that fails."""
         try:
+            _make_folders(self.target.parent, self._made)
             tokens = (fingerprint,) if fingerprint else map(secrets.token_hex, [8] * TRIES)
             if not any(self._take_and_lock(token, fingerprint is not None) for token in tokens):
-                busy = f"{target} is being built by another process: wait for it or end it"
+                busy = f"{self.target} is being built by another process: wait for it or end it"
                 raise RuntimeError(busy)
         except BaseException:
             _unmake(self._made)
@@ -101,6 +109,11 @@ class NewFolder:
 
         Raise NotOursError if something in either folder is not ours.
         """
+        with naming_disk(self.target):
+            self._publish()
+
+    def _publish(self) -> None:
+        """Take the target's place."""
         check_folder(self.target, self._owned_names, self._remedy)
         for name in os.listdir(self.path):
             if name in UNFINISHED:
@@ -215,8 +228,9 @@ def remove_folder(folder: Path, owned_names: OwnedNames) -> bool:
     if kind_of(folder) != "folder" or find_foreign(folder, owned_names):
         return False
     aside = aside_name(folder, "replaced")
-    os.rename(folder, aside)
-    return _remove_known(aside, owned_names)
+    with naming_disk(folder):
+        os.rename(folder, aside)
+        return _remove_known(aside, owned_names)
 
 
 def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
@@ -230,9 +244,17 @@ def move_folder(folder: Path, free_name: Path, owned_names: OwnedNames) -> bool:
     return True
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder among the system's temporary ones, which is removed after the block."""
+    with tempfile.TemporaryDirectory(prefix="and-dist-") as name:
+        yield Path(name)
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a package's files to a path where nothing is yet."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    with naming_disk(target):
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def remove_tree(folder: Path, owned_paths: Container[str]) -> None:
@@ -325,15 +347,15 @@ def _remove_mark(folder: Path) -> None:
         os.unlink(folder / MARK)
 
 
-def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return the ones that were missing, deepest first."""
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those above it; add the ones that were missing to `made`, deepest first."""
     missing = []
     while not os.path.lexists(folder):
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
-    return missing
+        made.insert(0, path)
 
 
 def _unmake(folders: list[Path]) -> None:

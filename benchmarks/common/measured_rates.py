@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.config.schema import DataConfig, OptimConfig
+from and_dist.config.optim_schema import OptimConfig
+from and_dist.config.schema import DataConfig
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order

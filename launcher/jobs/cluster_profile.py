@@ -5,13 +5,16 @@ The defaults fit no site in particular.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
+from and_dist.config.bounds import Count
+from and_dist.config.limits import MOST_CORES, MOST_GB, MOST_GPUS
 from and_dist.config.secret_values import is_secret
 from and_dist.config.validation import Section, build
 from and_dist.config.yaml_files import read_yaml
@@ -19,7 +22,13 @@ from and_dist.config.yaml_files import read_yaml
 PACKAGE = Path(__file__).parents[1]
 PLACES = (PACKAGE / "profiles", PACKAGE.parent / "slurm")
 """Folders of shipped profiles: within the package in a wheel, beside it in a checkout."""
-Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LONGEST_LINE = 100_000
+"""The most letters of a line; Linux takes an argument or a variable of 131,072 bytes."""
+Cores = Annotated[int, Field(ge=1, le=MOST_CORES)]
+Setting = Annotated[int, Field(ge=-(10**12), le=10**12)]
+"""A number as the value of an option of sbatch."""
+Line = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Text = Annotated[str, Field(max_length=LONGEST_LINE, pattern=r"^[^\x00]*$")]
 Option = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -34,12 +43,12 @@ class Profile(Section):
     """Features that a node must have, such as a100|h100."""
     exclusive: bool = False
     """True if a job takes whole nodes, shared with no other job."""
-    memory_gb: PositiveInt | None = None
+    memory_gb: Annotated[int, Field(ge=1, le=MOST_GB)] | None = None
     """Memory of a node, in GB."""
-    cpus_per_gpu: PositiveInt | None = None
-    cpus_per_node: PositiveInt | None = None
+    cpus_per_gpu: Cores | None = None
+    cpus_per_node: Cores | None = None
     """CPU cores of a node; overrides cpus_per_gpu, and is the setting for CPU-only nodes."""
-    gpus_per_node: NonNegativeInt | None = None
+    gpus_per_node: Annotated[int, Field(ge=0, le=MOST_GPUS)] | None = None
     """GPUs of a node for jobs without --gpus; 0 for nodes without any. None asks SLURM."""
     gpu: Line | None = None
     """Model of the GPUs, for predictions: a name in and_dist.planning.gpus.GPUS, or a file that
@@ -48,7 +57,7 @@ class Profile(Section):
     """Seconds between SLURM's signal and the time limit: enough to save a checkpoint."""
     requeues: bool = True
     """True if this cluster lets a job requeue itself."""
-    most_ends_without_progress: PositiveInt = 3
+    most_ends_without_progress: Count = 3
     """The number of starts in a row without a new checkpoint after which a job has failed."""
     interface: Line | None = None
     """Network interface between nodes, such as ib0; gloo and NCCL find one themselves if it is left
@@ -64,10 +73,10 @@ class Profile(Section):
     that they export reach every node."""
     srun: tuple[Line, ...] = ()
     """Additional arguments of srun, such as --container-image=..."""
-    environment: dict[Variable, str] = Field(default_factory=dict)
+    environment: dict[Variable, Text] = Field(default_factory=dict)
     """Environment variables of every process. What looks like a key or a password by its name is
     kept out of the batch script, in a file that only its owner can read."""
-    sbatch: dict[Option, Line | int | bool] = Field(default_factory=dict)
+    sbatch: dict[Option, Line | Setting | bool] = Field(default_factory=dict)
     """Additional options of sbatch, by their long names, such as mail-type: END."""
 
     @property
@@ -97,9 +106,9 @@ def load_profile(given: Path) -> Profile:
     Raise ValueError with the allowed keys and values otherwise.
     """
     path = given
-    if not given.suffix and not given.exists():
+    if not given.suffix and not os.path.exists(given):
         shipped = [place / f"{given.name}.yaml" for place in PLACES]
-        found = next((file for file in shipped if file.is_file()), None)
+        found = next((file for file in shipped if os.path.isfile(file)), None)
         if found is None:
             raise ValueError(
                 f"there is no cluster profile {given}: it is neither a file nor a shipped one, "

@@ -35,12 +35,15 @@ from and_dist.runs.records import (
     say_damage,
     write_record,
 )
+from and_dist.utils.disk_errors import naming_disk
 from and_dist.utils.folder_names import Named
 from and_dist.utils.owned_files import (
     PRIVATE,
     IsOurs,
+    clear_unfinished_in,
     create_file,
     is_json_with,
+    make_folder,
     starts_with,
     write_file,
 )
@@ -104,15 +107,17 @@ def new_job_folder(run: Path, made: list[Path] | None = None) -> Path:
     A number is taken by creating its folder, so two submissions never share one.
     """
     jobs = run / "jobs"
-    run.mkdir(parents=True, exist_ok=True)
-    jobs.mkdir(exist_ok=True)
+    make_folder(jobs)
     jobs.chmod(0o700)  # earlier revisions let others look into it
+    for earlier in (*jobs.glob("[0-9]*"), *jobs.glob("[0-9]*/start-*")):
+        clear_unfinished_in(earlier)  # those of launchers and nodes that were killed
     taken = [path.name for path in jobs.glob("[0-9]*")]
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
         folder = jobs / f"{number:03d}"
         try:
-            folder.mkdir()
+            with naming_disk(folder):
+                folder.mkdir()
         except FileExistsError:
             number += 1
         else:
@@ -151,7 +156,7 @@ def remove_job(job: Path) -> None:
 def take_snapshot(code: Path, secrets: Mapping[str, str] | None = None) -> None:
     """Copy the packages this process runs, with their revision, and write secrets beside them."""
     source = Path(and_dist.__file__).parents[1]
-    code.mkdir(parents=True)
+    make_folder(code)
     for package in PACKAGES:
         copy_tree(source / package, code / package)
     write_file(code / REVISION_FILE, f"{revision() or ''}\n")
@@ -208,7 +213,7 @@ def starts(job: Path) -> list[int]:
 def note_beginning(job: Path, start: int) -> None:
     """Write down which checkpoint is the newest as a start begins."""
     folder = start_folder(job, start)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_file(folder / "checkpoint", newest_checkpoint(job.parents[1]), is_pointer)
 
 
@@ -241,7 +246,7 @@ def read_node_ends(job: Path, start: int) -> dict[int, NodeEnd]:
 def claim_end(job: Path, start: int) -> bool:
     """Return whether this process decides how the start ended: the first process to ask does."""
     folder = start_folder(job, start)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return create_file(folder / "decided", "")
 
 
@@ -298,5 +303,5 @@ def _read(path: Path, model: type[S]) -> S:
 
 
 def _write(path: Path, value: Section, is_ours: IsOurs) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_record(path, value.model_dump(mode="json"), is_ours)

@@ -6,6 +6,7 @@
 | it was cancelled | is over (SLURM says so, not the nodes) |
 | a rank refused its config or data (exit code 2) | fails |
 | it was asked to end, and saved (exit code 75) | goes on |
+| a disk was full, read-only or broken (exit code 75) | goes on |
 | SLURM ended it | goes on |
 | a rank, torchrun or a node was killed or lost | goes on |
 | the launcher itself failed | goes on |
@@ -88,7 +89,7 @@ def _look_at(
     if heard:
         return "goes on", f"it was told to end by {' and '.join(heard)}", None
     if early:
-        return "goes on", f"rank {early[0]} saved and ended early", early[0]
+        return "goes on", f"rank {early[0]} ended early, to go on later", early[0]
     return "goes on", "torchrun failed, no rank says why: see RUN/logs/node-*.log", None
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from and_dist.config.limits import MOST_GPUS, MOST_NODES, MOST_RANKS_OF_A_NODE, MOST_SECONDS
 from and_dist.config.load import load_config, parse_overrides
 from and_dist.config.schema import Config
 from and_dist.config.validation import Section, flatten, parse_duration
@@ -18,6 +19,10 @@ from and_dist.runs.folder import check_run_folder, keep_choices_of_run
 from and_dist.utils import owned_files
 from and_dist.utils.formatting import as_text
 from launcher.jobs.cluster_profile import Profile
+
+Nodes = Annotated[int, Field(ge=1, le=MOST_NODES)]
+Gpus = Annotated[int, Field(ge=0, le=MOST_GPUS)]
+Workers = Annotated[int, Field(ge=1, le=MOST_RANKS_OF_A_NODE)]
 
 
 class Request(Section):
@@ -27,12 +32,12 @@ class Request(Section):
     """Absolute path of the run folder."""
     command: tuple[str, ...]
     """Module and arguments that each rank runs after `python -m`."""
-    nodes: PositiveInt
-    workers: PositiveInt
+    nodes: Nodes
+    workers: Workers
     """Number of ranks on a node: one for each GPU."""
-    gpus: Annotated[int, Field(ge=0)]
+    gpus: Gpus
     """Number of GPUs of a node."""
-    seconds: Annotated[float, Field(ge=60)]
+    seconds: Annotated[float, Field(ge=60, le=MOST_SECONDS)]
     """Time limit of one start."""
     python: str
     """Command that runs Python for a node's ranks."""
@@ -69,9 +74,9 @@ class Request(Section):
 class Size(Section):
     """Hold how many nodes, GPUs and ranks a job takes, and for how long."""
 
-    nodes: PositiveInt = 1
-    gpus: Annotated[int, Field(ge=0)] = 0
-    workers: PositiveInt | None = None
+    nodes: Nodes = 1
+    gpus: Gpus = 0
+    workers: Workers | None = None
     time: str = "1d"
 
     @property

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from and_dist.distributed.watchdog import TRY_AGAIN
-from and_dist.utils.owned_files import open_to_append
+from and_dist.utils.disk_errors import DiskError, naming_disk
+from and_dist.utils.owned_files import make_folder, open_to_append
 from launcher.jobs.job_folder import is_log, start_folder
 from launcher.node.placement import job_id_of
 
@@ -33,11 +34,16 @@ def main() -> None:
     job, start, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     rank = int(os.environ["RANK"])
     log = log_of(job.parents[1], rank)
-    log.parent.mkdir(exist_ok=True)
-    into = open_to_append(log, is_log)
+    try:
+        make_folder(log.parent)
+        into = open_to_append(log, is_log)
+        with naming_disk(log):
+            os.write(into.fileno(), f"{mark(job, start, rank)}\n".encode())
+    except DiskError as error:
+        print(f"and-launch: rank {rank}: {error}", file=sys.stderr, flush=True)
+        sys.exit(TRY_AGAIN)
     os.dup2(into.fileno(), 1)
     os.dup2(into.fileno(), 2)
-    print(mark(job, start, rank), flush=True)
     if (start_folder(job, start) / STOP).exists():
         print("told to end before it started", flush=True)
         sys.exit(TRY_AGAIN)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from and_dist.distributed.launch_env import parent_of
+from and_dist.distributed.launch_env import JOB_BEGAN, parent_of, process_began
 from and_dist.distributed.watchdog import TRY_AGAIN
-from and_dist.utils.owned_files import create_file, open_to_append, read_json
+from and_dist.utils.owned_files import create_file, make_folder, open_to_append, read_json
 from launcher.jobs.cluster_profile import Profile
 from launcher.jobs.job_folder import (
     NodeEnd,
@@ -77,7 +77,7 @@ class Node:
         """Run torchrun until it ends; write down and return how the node's ranks ended."""
         request = read_request(self.job)
         folder = start_folder(self.job, self.place.start)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         adopt_orphans()
         agent = self._start_agent(request)
         was_ended = self._wait(agent)
@@ -94,7 +94,7 @@ class Node:
 
     def _start_agent(self, request: Request) -> subprocess.Popen[bytes]:
         log = self.job.parents[1] / "logs" / f"node-{self.place.node}.log"
-        log.parent.mkdir(exist_ok=True)
+        make_folder(log.parent)
         with open_to_append(log, is_log) as output:
             output.write(
                 f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} job {self.place.job}, start "
@@ -108,7 +108,11 @@ class Node:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    env={**network_of(self.place), **os.environ},
+                    env={
+                        **network_of(self.place),
+                        **os.environ,
+                        JOB_BEGAN: f"{process_began():.3f}",
+                    },
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -242,6 +246,14 @@ def adopt_orphans() -> None:
     """Make this process the parent of orphaned descendants: of the ranks of a killed torchrun."""
     set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+
+
+def end_with(parent: int) -> None:
+    """Let the kernel send this process SIGTERM when its parent ends, however that happens."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended already
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_orphans(seconds: float) -> None:

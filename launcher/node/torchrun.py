@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from and_dist.utils.disk_errors import DiskError
 from and_dist.utils.exits import run_and_leave
 from and_dist.utils.owned_files import read_json, write_file
 from launcher.node import rendezvous
@@ -39,7 +40,10 @@ def main() -> None:
     try:
         run.main(arguments)
     except ChildFailedError as error:
-        write_file(ends, json.dumps(exit_codes(error.failures)), is_exit_codes)
+        try:
+            write_file(ends, json.dumps(exit_codes(error.failures)), is_exit_codes)
+        except DiskError as refused:
+            sys.exit(f"how the ranks ended is not recorded: {refused}")
         sys.exit(1)
     except RendezvousError as error:
         sys.exit(f"the nodes did not meet: {error}")

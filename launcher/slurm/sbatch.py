@@ -15,7 +15,7 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from and_dist.utils.owned_files import scratch_folder
+from and_dist.utils.owned_folders import scratch_folder
 from launcher.jobs.job_folder import write_id
 from launcher.jobs.request import Request
 from launcher.node.runner import environment_of

@@ -13,10 +13,19 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.attack import folders
+from tests.attack import folders, locks, planted, sources
 from tests.attack.campaign import Kind, Verdict, run_campaign, summarise
+from tests.attack.configs.kind import KIND as CONFIGS
+from tests.attack.disks import KIND as DISKS
 
-KINDS: tuple[Kind, ...] = (folders.KIND,)
+KINDS: tuple[Kind, ...] = (
+    CONFIGS,
+    sources.KIND,
+    folders.KIND,
+    locks.KIND,
+    planted.KIND,
+    DISKS,
+)
 MOST_AT_ONCE = 2
 
 

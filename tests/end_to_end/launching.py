@@ -55,7 +55,7 @@ def launch_on_terminal(typed: str, *arguments: object) -> tuple[int, str]:
 def wait_for_step(run: Path, step: int) -> None:
     """Wait until a run has logged a step."""
     deadline = time.monotonic() + PATIENCE
-    while read_training(run).get("step", {}).get("step", 0) < step:
+    while read_training(run)[0].get("step", {}).get("step", 0) < step:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -285,7 +285,7 @@ def test_a_run_leaves_its_table_its_summary_and_its_origin(tmp_path: Path) -> No
     assert "raw pixels" in output
     assert f"run folder: {folder}" in output
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary.keys() == {"raw_pixels", "random", "rounds", "seconds"}
+    assert summary.keys() == {"raw_pixels", "random", "rounds", "seconds", "crc"}
     assert [r["anchors"] for r in summary["rounds"]] == [0, 48]
     assert all(r.keys() == {*ROUND_KEYS, *BANK_KEYS} for r in summary["rounds"])
     (environment,) = json.loads((folder / "environment.json").read_text())

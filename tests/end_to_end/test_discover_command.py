@@ -96,7 +96,7 @@ def test_the_summary_says_what_training_said_of_the_same_round(
     run: Path, tmp_path: Path, cli: Cli
 ) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    trained = [json.loads(line) for line in lines if '"discovery"' in line]
+    trained = [json.loads(line) for line in lines if '"event": "discovery"' in line]
     assert [figures["round"] for figures in trained] == [1, 2]
     for before, figures in zip(("r00-e0003", "r01-e0003"), trained, strict=True):
         cli("discover", run, "--checkpoint", before, "--out", tmp_path / before)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from and_dist.distributed.watchdog import TRY_AGAIN
 from and_dist.runs.metrics_file import read_metrics
+from and_dist.utils.seals import seal
 from tests.conftest import Cli
 from tests.end_to_end.processes import finish, start, start_ranks
 from tests.ranks.runs import train_here
@@ -130,11 +131,11 @@ def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> N
     found = figures_of(copied, "knn")
     marked = json.loads(file.read_text())
     marked["of"]["bank"]["top1"] = 0.123
-    file.write_text(json.dumps(marked))
+    file.write_text(json.dumps(seal(marked, file.name)))
     _, second, _ = cli("evaluate", copied, "--knn")
     assert "evaluated before" in second
     assert "12.3" in second
-    file.write_text(json.dumps({**marked, "weights": "of another training"}))
+    file.write_text(json.dumps(seal({**marked, "weights": "of another training"}, file.name)))
     _, third, _ = cli("evaluate", copied, "--knn")
     assert "written to" in third
     assert figures_of(copied, "knn") == found

@@ -47,7 +47,7 @@ def expected_points(run: Path) -> Points:
     for record in stream(run / "metrics.jsonl"):
         last = record.get("step", last)
         group = {"step": "train"}.get(record["event"], record["event"])
-        if group not in ("train", "epoch", "round", "discovery"):
+        if group not in ("train", "epoch", "round", "discovery", "goodput"):
             continue
         place = record["round"] if group in ("round", "discovery") else last
         for key, value in record.items():

@@ -130,7 +130,15 @@ def test_the_readme_says_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     seen = {
         r["event"]: set(r) - {"event", "time"} for r in stream(tmp_path / "debug/metrics.jsonl")
     }
-    assert seen.keys() == {"baselines", "step", "epoch", "discovery", "round", "checkpoint"}
+    assert seen.keys() == {
+        "baselines",
+        "step",
+        "epoch",
+        "discovery",
+        "round",
+        "checkpoint",
+        "goodput",
+    }
     for event, keys in seen.items():
         assert keys == table[event], event
     assert table["rolled_back"] == table["non_finite"] == {"round", "epoch", "step", "rows"}

@@ -27,8 +27,8 @@ from and_dist.training.trainer import Trainer
 from and_dist.utils.progress import Advance
 
 TIMINGS = ("time", "seconds", "images_per_s", "data_wait", "memory_mb", "line", "crc")
-ABOUT_SAVING = "checkpoint"
-"""The one event that depends on when something was saved."""
+OF_TIME = ("checkpoint", "goodput")
+"""The events that depend on when something was saved or started."""
 
 
 def debug_config(root: Path, *overrides: str) -> Config:
@@ -78,12 +78,12 @@ def train_until(world: World, config: Config, epochs: int) -> None:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl but those about saving, timings, numbers and seals left out."""
+    """All lines of metrics.jsonl but those about time alone, without timings and seals."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in record.items() if k not in TIMINGS}
         for record in records
-        if record["event"] != ABOUT_SAVING
+        if record["event"] not in OF_TIME
     ]
 
 

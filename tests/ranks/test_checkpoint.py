@@ -257,7 +257,7 @@ def test_where_there_is_no_room_a_sentence_says_how_much_it_takes(
     ranks.run(2, save_here, small_disk, "small", BANK_ND)
     (sentence, other) = ranks.run(2, save_in_too_small_a_place, small_disk)
     assert "making room for checkpoint large failed on rank 0" in sentence
-    assert "it takes 25.0 MB" in sentence
+    assert "it takes 25 MB, and its disk has 16.8 MB left" in sentence
     assert other == sentence
     assert ranks.run(2, find_here, small_disk)[0][0] == "small"
     assert sorted(path.name for path in small_disk.iterdir()) == ["latest", "small"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from playwright.sync_api import Page, expect
 from and_dist.cli import main
 from and_dist.config.load import load_config
 from and_dist.distributed.watchdog import Watchdog
+from and_dist.runs.metrics_file import stream
 from and_dist.training.session import run_training
+from and_dist.utils.seals import seal_line
 from slurm.testcluster.cluster import PATIENCE
 from tests.pictures import Size, picture, save
 
@@ -100,9 +101,8 @@ def trained(root: Path, name: str, *overrides: str) -> Path:
 def add_to_metrics(run: Path, figures: dict[str, float | None], events: tuple[str, ...]) -> None:
     """As a revision writes them that measures more at the ends of epochs and rounds."""
     file = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    more = [line | (figures if line["event"] in events else {}) for line in lines]
-    file.write_text("".join(json.dumps(line) + "\n" for line in more))
+    more = [line | (figures if line["event"] in events else {}) for line in stream(file)]
+    file.write_bytes(b"".join(seal_line(line, number) for number, line in enumerate(more, 1)))
 
 
 def command(*arguments: object) -> None:

@@ -68,7 +68,7 @@ def submit(name: str, *arguments: object, config: tuple[str, ...] = CONFIG) -> P
 
 
 def steps_of(run: Path) -> int:
-    return int(read_training(run).get("step", {}).get("step", 0))
+    return int(read_training(run)[0].get("step", {}).get("step", 0))
 
 
 def wait_for_step(run: Path, step: int, start: int = 0) -> None:

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from and_dist.runs.folder import read_starts
+from and_dist.runs.metrics_file import read_metrics
 from launcher.jobs.job_folder import job_folders, start_folder
 from launcher.node.rank import STOP
 from launcher.status import look_at
@@ -36,6 +38,7 @@ from tests.slurm.jobs import (
     steps_of,
     submit,
     wait_for_end,
+    wait_for_step,
     worker_of,
 )
 
@@ -49,7 +52,8 @@ def assert_went_on(run: Path, whole: Path, say: Say, *whys: str) -> None:
     assert status.state == "finished", launch("logs", run)[1]
     assert difference(run, whole) == ""
     ends = ["" if end is None else end.why for end in ends_of(run)]
-    say(f"{run.name}: goodput {status.goodput:.3f}, {'; '.join(ends)}")
+    assert status.goodput is not None
+    say(f"{run.name}: goodput {status.goodput.describe()}; {'; '.join(ends)}")
     assert len(ends) == status.num_starts == len(whys) + 1
     assert [end for end, why in zip(ends, whys, strict=False) if not re.search(why, end)] == []
     log = (run / "logs" / "rank-0.log").read_text()
@@ -109,6 +113,34 @@ def test_what_is_killed_or_warned_is_soon_understood(
     """Hold the seconds of strikes after which nothing is saved first."""
     (home / "soon.yaml").write_text("cpus_per_node: 2\nsignal_lead: 30\n")
     assert strike(submit(name, "--cluster", "soon.yaml"), name) < promised
+
+
+@pytest.mark.nightly
+def test_a_killed_rank_trains_again_within_twenty_seconds(say: Say) -> None:
+    """Of which SLURM takes those between the decision and the job's next beginning."""
+    run = submit("again", config=(*CONFIG, "run.log_every=1", "curriculum.epochs=40"))
+    wait_for_step(run, AT_STEP)
+    killed = time.time()
+    kill_one(worker_of(run))
+    seconds_until(run, 0)
+    decided = ends_of(run)[0]
+    assert decided is not None
+    wait_until(lambda: read_starts(run)[-1]["loaded"] > killed, "the second start")
+    start = read_starts(run)[-1]
+    wait_until(lambda: bool(steps_after(run, start["loaded"])), "its first step")
+    first = steps_after(run, start["loaded"])[0]
+    moments = [killed, decided.when, start["job_began"], start["began"], start["loaded"], first]
+    names = ("detection", "queue", "restart", "load", "first step")
+    parts = [later - earlier for earlier, later in pairwise(moments)]
+    each = ", ".join(f"{name} {part:.1f}" for name, part in zip(names, parts, strict=True))
+    say(f"killed, training again after {first - killed:.1f} s: {each}")
+    assert first - killed < 20
+
+
+def steps_after(run: Path, moment: float) -> list[float]:
+    """The times of the steps that were logged after a moment."""
+    found = read_metrics(run / "metrics.jsonl", "step")
+    return [step["time"] for step in found if step["time"] > moment]
 
 
 def test_the_job_of_a_crashed_node_goes_on_on_others(
@@ -197,7 +229,8 @@ def test_a_network_that_is_away_for_a_while_does_no_harm(
     status = wait_for_end(run)
     assert status.state == "finished"
     assert difference(run, whole) == ""
-    say(f"cut: goodput {status.goodput:.3f}, {status.num_starts} start(s)")
+    assert status.goodput is not None
+    say(f"cut: goodput {status.goodput.describe()}, {status.num_starts} start(s)")
 
 
 def test_a_job_that_makes_no_progress_is_given_up_with_a_sentence(home: Path) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from and_dist.data.importers.guarded_tar import members_of, open_packed_tar, open_tar
 from and_dist.data.importers.listing import (
     Listing,
     Members,
     is_image_name,
     load_mat,
     number_classes,
+    read_table,
 )
 from and_dist.data.processes import open_processes
+from and_dist.data.stores import FileReader
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+MOST_DEVKIT_BYTES = 10**9
+"""The most bytes that the devkit may have once it is unpacked; the published one has 5 MB."""
+MOST_CLASS_BYTES = 4096
+"""The most bytes of a KEY.cls, which holds a number or a name."""
 
 
 class Member(NamedTuple):
@@ -92,46 +100,49 @@ def read_members(path: Path, start: int = 0) -> list[Member]:
     Raise ValueError if the tar is damaged or cut short.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return _scan(file, path)
-    except (tarfile.TarError, OSError) as error:
+        with open_tar(path, start) as archive:
+            members = _scan(archive)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ValueError(f"tar {path} cannot be read to its end: {why}") from None
+    except Exception as error:  # tarfile may raise anything at damaged headers
         raise ValueError(f"tar {path} cannot be read to its end: {error}") from None
+    for member in members:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"tar {path} holds {member.name!r}, a path that leaves its folder")
+    return members
 
 
-def _scan(file: BinaryIO, path: Path) -> list[Member]:
-    """Return the files of the tar at the file's position; raise TarError if it is incomplete."""
-    members = []
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (info := archive.next()) is not None:
-            name = PurePosixPath(info.name)
-            if name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"tar {path} holds {info.name!r}, a path that leaves its folder")
-            if info.isfile():
-                members.append(Member(info.name, info.offset_data, info.size))
-            # tarfile would keep an object for each of a million files.
-            archive.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
-        # tarfile ends without an error at a damaged or incomplete header; a whole tar ends in a
-        # block of zeros.
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"it is cut short or damaged at byte {archive.offset}")
+def _scan(archive: tarfile.TarFile) -> list[Member]:
+    """Return the files of a tar; raise TarError if it is incomplete."""
+    members = [
+        Member(info.name, info.offset_data, info.size)
+        for info in members_of(archive)
+        if info.isfile()
+    ]
+    # tarfile ends without an error at a damaged or incomplete header; a whole tar ends in a block
+    # of zeros.
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is cut short or damaged at byte {archive.offset}")
     return members
 
 
 def _read_shard(path: Path) -> tuple[list[Member], dict[str, str]]:
     """Return (images, {key: class}) of one shard."""
-    members = read_members(path)
+    members, reader = read_members(path), FileReader([path])
     classes = {}
-    with path.open("rb") as file:
-        for member in members:
-            if member.name.endswith(".cls"):
-                file.seek(member.offset)
-                text = file.read(member.length)
-                try:
-                    classes[_key(member.name)] = text.decode().strip()
-                except UnicodeDecodeError:
-                    raise ValueError(f"tar {path}: {member.name} is no text") from None
+    for member in members:
+        if member.name.endswith(".cls"):
+            if member.length > MOST_CLASS_BYTES:
+                raise ValueError(f"tar {path}: {member.name!r} has {member.length:,} bytes")
+            text = reader.read(0, member.offset, member.length)
+            try:
+                classes[_key(member.name)] = text.decode().strip()
+            except UnicodeDecodeError:
+                raise ValueError(f"tar {path}: {member.name} is no text") from None
     return [member for member in members if is_image_name(member.name)], classes
 
 
@@ -190,10 +201,10 @@ def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
                 f"{source} has no {name}: the classes of {VAL_TAR} come from {DEVKIT}, or from "
                 f"synsets.txt (one class a line, in the order of their ids) and {GROUND_TRUTH}"
             )
-    lines = (source / "synsets.txt").read_text().splitlines()
+    lines = read_table(source / "synsets.txt").splitlines()
     synsets = [line.split()[0] for line in lines if line.strip()]
     try:
-        return synsets, [int(line) for line in (source / GROUND_TRUTH).read_text().split()]
+        return synsets, [int(line) for line in read_table(source / GROUND_TRUTH).split()]
     except ValueError as error:
         raise ValueError(f"{source / GROUND_TRUTH} is no list of numbers: {error}") from None
 
@@ -201,17 +212,25 @@ def _read_ground_truth(source: Path) -> tuple[list[str], list[int]]:
 def _read_devkit(path: Path) -> tuple[list[str], list[int]]:
     """Return (class folder by ILSVRC2012 id, id of each val image) from the devkit."""
     try:
-        with tarfile.open(path) as archive:
-            files = {
-                PurePosixPath(info.name).name: opened.read()
-                for info in archive
-                if info.name.endswith(("meta.mat", GROUND_TRUTH))
-                and (opened := archive.extractfile(info)) is not None
-            }
+        files = {}
+        with open_packed_tar(path, MOST_DEVKIT_BYTES) as archive:
+            for info in members_of(archive):
+                if info.isfile() and info.name.endswith(("meta.mat", GROUND_TRUTH)):
+                    opened = archive.extractfile(info)
+                    assert opened is not None
+                    files[PurePosixPath(info.name).name] = opened.read()
         meta = load_mat(files["meta.mat"], f"meta.mat of {path}", "MATLAB file")["synsets"]
         leaves = sorted(
             (int(s["ILSVRC2012_ID"]), str(s["WNID"])) for s in meta if int(s["num_children"]) == 0
         )
         return [name for _, name in leaves], [int(t) for t in files[GROUND_TRUTH].split()]
-    except (tarfile.TarError, OSError, LookupError, ValueError, TypeError) as error:
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        zlib.error,
+        LookupError,
+        ValueError,
+        TypeError,
+    ) as error:
         raise ValueError(f"{path} is no devkit of ILSVRC2012: {error}") from None

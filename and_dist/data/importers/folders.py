@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from and_dist.data.importers.listing import Files, Listing, load_mat, number_classes
+from and_dist.data.importers.listing import Files, Listing, load_mat, number_classes, read_table
 from and_dist.data.importers.walking import Walk, describe, no_image
 from and_dist.data.stores import Names
 from and_dist.utils.progress import silently
@@ -99,6 +99,9 @@ def find_cub(source: Path) -> list[Listing] | None:
         missing = names.keys() - column.keys()
         if missing:
             raise ValueError(f"{table} has no line for image {min(missing)} of {tables[0].name}")
+    strange = [label for label in labels.values() if not label.isdecimal()]
+    if strange:
+        raise ValueError(f"{tables[1]} has the class {strange[0]!r}, which is no number")
     class_of = {number: at for at, number in enumerate(sorted(set(labels.values()), key=int))}
     class_names = tuple(classes.get(number, number) for number in class_of)
     listings = []
@@ -148,7 +151,7 @@ def _files_of_list(path: Path, folder: Path, names: list[str]) -> Files:
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
     """Return (number, value) of each line of a table; raise ValueError if it is none."""
     pairs = []
-    for line in path.read_text().splitlines():
+    for line in read_table(path).splitlines():
         match line.split(maxsplit=1):
             case [number, value]:
                 pairs.append((number, value))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from and_dist.data.importers.listing import Listing, Pixels, load_mat
+from and_dist.data.importers.guarded_tar import members_of, open_packed_tar
+from and_dist.data.importers.listing import Listing, Pixels, check_room, load_mat, read_source
 from and_dist.utils.pickled_names import PickleError
+from and_dist.utils.plain_files import open_regular
 from and_dist.utils.plain_pickle import read_pickle
 
 CIFAR_SIDE = 32
@@ -22,6 +27,12 @@ CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "train
 CIFAR_NAMES = ("batches.meta", "meta", "batches.meta.txt", "fine_label_names.txt")
 CIFAR_FILES = (*CIFAR_BATCHES, *(f"{name}.bin" for name in CIFAR_BATCHES), *CIFAR_NAMES)
 """Names of the files of CIFAR, in both versions."""
+MOST_CIFAR_BYTES = 10**9
+"""The most bytes of all files of CIFAR together; the published ones have 180 MB."""
+MOST_DEFLATED = 1032
+"""The most bytes that a byte of gzip unpacks to."""
+IDX_COPIES = 5
+"""The bytes that a pixel of an idx file takes: read, as three channels, and stored."""
 IDX_MAGIC = {3: 0x00000803, 1: 0x00000801}
 """The first four bytes of an idx file of uint8, by its number of dimensions."""
 
@@ -101,11 +112,10 @@ def find_idx(source: Path) -> list[Listing] | None:
         images = _idx_path(source, f"{prefix}-images", 3)
         if images is None:
             continue
-        images_NHW = _read_idx(images, 3)
+        images_NHW = _read_idx(images, (0, 0, 0))
         labels = _idx_path(source, f"{prefix}-labels", 1)
-        labels_N = None if labels is None else _read_idx(labels, 1).astype(np.int64)
-        if labels_N is not None and len(labels_N) != len(images_NHW):
-            raise ValueError(f"{labels} has {len(labels_N)} labels for {len(images_NHW)} images")
+        rows = len(images_NHW)
+        labels_N = None if labels is None else _read_idx(labels, (rows,)).astype(np.int64)
         num_classes = 0 if labels_N is None else int(labels_N.max(initial=-1)) + 1
         pixels = Pixels(np.repeat(images_NHW[..., None], 3, axis=3))
         listings.append(Listing(split, pixels, labels_N, tuple(map(str, range(num_classes)))))
@@ -157,15 +167,16 @@ def _files_of(source: Path) -> Iterator[tuple[str, bytes]]:
         for folder in (source, *source.glob("cifar-10*-b*"), *source.glob("cifar-100-python")):
             for name in CIFAR_FILES:
                 if (folder / name).is_file():
-                    yield name, (folder / name).read_bytes()
+                    yield name, read_source(folder / name, MOST_CIFAR_BYTES)
     elif source.name.startswith("cifar-10") and source.name.endswith((".tar.gz", ".tgz", ".tar")):
         try:
-            with tarfile.open(source) as archive:
-                for member in archive:
-                    opened = archive.extractfile(member) if member.isfile() else None
-                    if opened is not None:
+            with open_packed_tar(source, MOST_CIFAR_BYTES) as archive:
+                for member in members_of(archive):
+                    if member.isfile() and Path(member.name).name in CIFAR_FILES:
+                        opened = archive.extractfile(member)
+                        assert opened is not None
                         yield Path(member.name).name, opened.read()
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             raise ValueError(f"{source} cannot be read: {error}") from None
 
 
@@ -195,16 +206,35 @@ def _idx_path(source: Path, prefix: str, dimensions: int) -> Path | None:
     return next((source / name for name in names if (source / name).is_file()), None)
 
 
-def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array in an idx file; raise ValueError if it is none or is cut short."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+def _read_idx(path: Path, wanted: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the array in an idx file of as many dimensions as `wanted`; labels have its shape.
+
+    Raise ValueError if it is none or is cut short.
+    """
     try:
-        file: BinaryIO
-        with opener(path, "rb") as file:
-            magic, *shape = struct.unpack(f">{dimensions + 1}I", file.read(4 * (dimensions + 1)))
-            content = file.read()
-    except (OSError, EOFError, struct.error) as error:
+        descriptor, length = open_regular(path)
+        with os.fdopen(descriptor, "rb") as file:
+            if path.suffix != ".gz":
+                return _read_idx_array(file, path, wanted, length)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return _read_idx_array(unpacked, path, wanted, MOST_DEFLATED * length)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if magic != IDX_MAGIC[dimensions] or len(content) != int(np.prod(shape)):
-        raise ValueError(f"{path} is no idx file of {dimensions} dimensions, or is cut short")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_idx_array(
+    file: IO[bytes] | gzip.GzipFile, path: Path, wanted: tuple[int, ...], most_bytes: int
+) -> NDArray[np.uint8]:
+    """Return the array in an open idx file, which has at most `most_bytes`."""
+    dimensions = len(wanted)
+    magic, *shape = struct.unpack(f">{dimensions + 1}I", file.read(4 * (dimensions + 1)))
+    size, is_packed = math.prod(shape), isinstance(file, gzip.GzipFile)
+    is_right = magic == IDX_MAGIC[dimensions] and size <= most_bytes
+    if is_right and dimensions == 1 and shape != [*wanted]:
+        raise ValueError(f"{path} has {shape[0]} labels for {wanted[0]} images")
+    if is_right and (is_packed or most_bytes == size + 4 * (dimensions + 1)):
+        check_room(path, IDX_COPIES * size)
+        content = file.read(size + 1)  # of a packed file, whose length nobody knows, no more
+        if len(content) == size:
+            return np.frombuffer(content, np.uint8).reshape(shape)
+    raise ValueError(f"{path} is no idx file of {dimensions} dimensions, or is cut short")

@@ -15,6 +15,8 @@ DOWNLOADED = Named(
     r"(cifar-10-batches-py|cifar-100-python|FashionMNIST|FashionMNIST/raw)/"
 )
 """Names of all files that torchvision's downloaders leave in their folder."""
+MOST_BYTES = 10**9
+"""The most bytes of a file; the largest one is SVHN's training set with 182 MB."""
 
 
 def _cifar10(folder: Path, is_fetched: bool) -> Path:
@@ -59,6 +61,13 @@ DOWNLOADS: dict[str, Callable[[Path, bool], Path]] = {
 """Functions of (folder, whether to download) by the name of the set."""
 
 
+def _refuse_long(folder: Path) -> None:
+    """Raise ValueError for a file that no download has, whose checksum would take hours."""
+    for file in folder.rglob("*"):
+        if file.is_file() and file.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{file} has {file.stat().st_size:,} bytes")
+
+
 def download(name: str, folder: Path) -> Path:
     """Download a set into a folder, or find it there; return the path that `prepare` takes.
 
@@ -70,6 +79,7 @@ def download(name: str, folder: Path) -> Path:
         raise ValueError(f"--download {name} is not one of: {', '.join(DOWNLOADS)}")
     if folder.exists():
         try:
+            _refuse_long(folder)
             return DOWNLOADS[name](folder, False)
         except Exception:  # torchvision may raise anything at files it did not expect
             found = ", ".join(entries_of(folder)[:3]) or "nothing" if folder.is_dir() else "a file"

@@ -43,6 +43,7 @@ from and_dist.data.stores import ArchiveStore, FileStore
 from and_dist.data.transcode import PackOptions
 from and_dist.utils.owned_files import NotOursError, check_writable, open_new, read_json
 from and_dist.utils.owned_folders import NewFolder, check_folder, remove_tree
+from and_dist.utils.plain_files import open_plain
 from and_dist.utils.progress import Reporter
 
 I64 = NDArray[np.int64]
@@ -254,7 +255,7 @@ def _is_packed(file: Path) -> bool:
     if file.suffix != ".tar":
         return True
     try:
-        with file.open("rb") as content:
+        with open_plain(file) as content:
             return re.match(rb"\d{9}\.\w+\0", content.read(100)) is not None
     except OSError:
         return False

@@ -373,12 +373,14 @@ if (document.body.dataset.follow) {
   pause.addEventListener("click", () => {
     memory.set("paused", String(!isPaused()));
     pause.setAttribute("aria-pressed", String(!isPaused()));
+    if (isPaused()) window.stop(); // a newer page that is on its way
   });
   setInterval(async () => {
     if (isPaused()) return;
     try {
       const answer = await fetch("version", { cache: "no-store" });
-      if (answer.ok && (await answer.text()) !== document.body.dataset.version) {
+      const isNewer = answer.ok && (await answer.text()) !== document.body.dataset.version;
+      if (isNewer && !isPaused()) {
         memory.set("top", String(window.scrollY));
         location.reload();
       }

@@ -73,3 +73,22 @@ def test_nothing_is_trained_by_surprise() -> None:
 def test_two_names_for_the_images_are_refused() -> None:
     with pytest.raises(ValueError, match="give the one or the other"):
         choose_config([], "photos", ["data.train=photos"], NoReport())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "curriculum.rounds=-1",
+        "curriculum.rounds=many",
+        "curriculum.epochs=[3]",
+        "data.image_size={a: 1}",
+        "data.limit=-4",
+        "run.root=[runs]",
+        "run.device=7",
+        "name=../up",
+        "method=none",
+    ],
+)
+def test_a_wrong_value_is_refused_before_a_proposal_makes_use_of_it(wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong.partition("=")[0]):
+        choose_config([], "photos", [wrong], NoReport())

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from and_dist.config.comparison import differing_keys, keep_choices
 from and_dist.config.load import load_config, load_run_config
-from and_dist.config.schema import Config, LinearConfig
+from and_dist.config.optim_schema import LinearConfig
+from and_dist.config.schema import Config
 from and_dist.config.validation import build
 from and_dist.runs.folder import write_config
 
@@ -114,7 +115,7 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, sentence: str) -> None
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read config .*none\.yaml: No such file"):
         load_config([tmp_path / "none.yaml"])
-    with pytest.raises(ValueError, match=r"cannot read config .*: Is a directory"):
+    with pytest.raises(ValueError, match=r"cannot read config .*: no regular file"):
         load_config([tmp_path])
 
 

@@ -51,9 +51,9 @@ def test_every_key_is_described_with_its_default() -> None:
     described = {one.key: one for one in describe_keys()}
     assert described["optim.lr"].takes == "number > 0"
     assert described["optim.lr"].default == "0.03"
-    assert described["discovery.memory_mb"].takes == "whole number >= 64 or auto"
-    assert described["data.limit"].takes == "whole number > 0 or null"
-    assert described["data.mean"].takes == "3 of number > 0"
+    assert described["discovery.memory_mb"].takes == "whole number >= 64 and <= 100,000,000 or auto"
+    assert described["data.limit"].takes == "whole number >= 1 and <= 1,000,000,000,000 or null"
+    assert described["data.mean"].takes == "3 of number > 0 and <= 1,000"
     assert described["data.flip"].takes == "true | false"
     assert described["evaluation.linear.epochs"].default == "90"
     assert all(one.meaning for one in described.values())

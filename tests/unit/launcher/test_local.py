@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from launcher.jobs.cluster_profile import Profile
@@ -56,3 +60,34 @@ def test_commands_without_the_launcher_have_its_variables_and_places(
         f"{variables}0,1 {start} --nnodes=2 --node-rank=0 {place} {train} &",
         f"{variables}2,3 {start} --nnodes=2 --node-rank=1 {place} {train}",
     ]
+
+
+@pytest.mark.whole_run
+def test_a_node_ends_with_its_launcher(tmp_path: Path) -> None:
+    """A node that is told by the kernel, and one whose launcher had ended before it began."""
+    node = tmp_path / "node.py"
+    node.write_text(
+        "import os, sys, time\n"
+        "from launcher.node.runner import end_with, listen\n"
+        "heard = listen()\n"
+        "end_with(int(sys.argv[1]))\n"
+        "print(os.getpid(), flush=True)\n"
+        "while not heard: time.sleep(0.01)\n"
+        "print(heard, flush=True)\n"
+    )
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, {str(node)!r}, str(os.getpid())])\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    assert process.stdout.read() == "['SIGTERM']\n"
+    process.stdout.close()
+    process.wait()
+    late = subprocess.run(
+        [sys.executable, node, str(process.pid)], capture_output=True, text=True, check=True
+    )
+    assert late.stdout.endswith("['SIGTERM']\n")

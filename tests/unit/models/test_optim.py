@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from and_dist.config.schema import OptimConfig
+from and_dist.config.optim_schema import OptimConfig
 from and_dist.models.optim import build_optimiser, learning_rate
 
 

@@ -24,9 +24,10 @@ from and_dist.planning.plan import (
 )
 from and_dist.planning.printout import _run_lines
 from and_dist.planning.timing import discovery_seconds, encoder_seconds, partition_seconds
-from and_dist.planning.units import in_bytes, in_count, in_time, three_digits
+from and_dist.planning.units import in_count, in_time
 from and_dist.planning.workload import Job, Size, count_rows
 from and_dist.runs.folder import write_config
+from and_dist.utils.formatting import in_bytes, three_digits
 from tests.unit.planning.slide_rule import config, device, job
 
 

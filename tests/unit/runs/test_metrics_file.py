@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from and_dist.runs.metrics_file import MetricsFile, read_last, stream
+from and_dist.runs.metrics_file import Forgotten, MetricsFile, read_last, stream
 
 Lines = list[bytes]
 
@@ -102,11 +102,12 @@ def test_an_endless_line_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_last_line_of_a_kind_is_the_last_sound_one(path: Path) -> None:
     path.write_text(json.dumps(step(1)) + "\n" + '{"event": "step"}\n')
-    assert read_last(path, ("step", "round"))["step"]["step"] == 1
+    assert read_last(path, ("step", "round"))[0]["step"]["step"] == 1
     write(path, 3, 4).close()
     bend(path, lambda lines: lines.__setitem__(-1, lines[-1].replace(b"2.5", b"2.4")))
-    assert read_last(path, ("step", "round"))["step"]["step"] == 3
-    assert read_last(path, ("round",)) == {}
+    assert read_last(path, ("step", "round"))[0]["step"]["step"] == 3
+    assert read_last(path, ("round",), ("step",))[1][0]["step"] == 1
+    assert read_last(path, ("round",)) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_going_back_keeps_the_lines_of_the_checkpoint(
     file.close()
     bend(path, change)
     file = MetricsFile(path, is_writer=True)
-    assert file.go_back_to(*size) == 5
+    assert file.go_back_to(*size) == Forgotten(5, 1.0, 1.0)
     file.write(step(3))
     file.close()
     assert steps_of(path) == [*left, 3]
@@ -141,7 +142,7 @@ def test_a_file_of_an_earlier_revision_is_continued(
     path.write_text("".join(json.dumps(step(number)) + "\n" for number in (1, 2, 3)))
     size = len((json.dumps(step(1)) + "\n").encode()) * 2
     file = MetricsFile(path, is_writer=True)
-    assert file.go_back_to(size) == 3
+    assert file.go_back_to(size).last_step == 3
     file.write(step(3))
     assert file.size()[1] == 3
     file.close()

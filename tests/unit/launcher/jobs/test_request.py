@@ -157,3 +157,14 @@ def test_a_snapshot_is_the_code_with_its_revision(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"},
     )
     assert said.stdout == (tmp_path / "code" / "revision.txt").read_text()
+
+
+def test_a_new_job_clears_what_a_killed_launcher_left_unfinished(tmp_path: Path) -> None:
+    start = new_job_folder(tmp_path) / "start-0"
+    start.mkdir()
+    for folder, name in ((start.parent, "request.json"), (start, "checkpoint")):
+        (folder / f".{name}.0123456789abcdef.unfinished").write_text("")
+        (folder / "theirs.unfinished").write_text("")
+    assert new_job_folder(tmp_path).name == "002"
+    assert sorted(os.listdir(start.parent)) == ["start-0", "theirs.unfinished"]
+    assert os.listdir(start) == ["theirs.unfinished"]
