@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,15 @@ from launcher.jobs.job_folder import (
     StartOutcome,
     new_job_folder,
     note_beginning,
+    read_request,
     write_end,
     write_id,
     write_request,
 )
 from launcher.jobs.request import Request
-from launcher.status import as_lines, look_at
+from launcher.status import as_lines, is_active, look_at
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 @pytest.fixture
@@ -71,3 +75,39 @@ def test_an_earlier_end_is_not_taken_for_that_of_the_newest_start(job: Path) -> 
     assert found.state != "failed"
     assert found.end is None
     assert as_lines(found)[-1] == "  an earlier start: failed, rank 3 failed with status 1"
+
+
+@pytest.mark.parametrize(
+    "name", ["request.json", "job.json", "start-0/end.json", "start-1/end.json"]
+)
+def test_a_damaged_file_of_a_job_is_said_and_left_out(
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    run = Path(shutil.copytree(FIXTURES / "job", tmp_path / "job"))
+    before = as_lines(look_at(run))
+    (run / "jobs/001" / name).write_text("{]")
+    after = as_lines(look_at(run))
+    assert f"damaged and left out: {run}/jobs/001/{name}" in caplog.text
+    assert [line for line in before if "loss" in line] == [line for line in after if "loss" in line]
+
+
+def test_a_job_whose_id_is_damaged_may_be_active(tmp_path: Path) -> None:
+    """Nobody may submit a second one before its job.json is looked at."""
+    run = Path(shutil.copytree(FIXTURES / "job", tmp_path / "job"))
+    (run / "jobs/001/job.json").write_text("")
+    with pytest.raises(ValueError, match=r"job\.json"):
+        is_active(run)
+
+
+def test_a_sealed_request_comes_back_and_tells_a_change(tmp_path: Path) -> None:
+    request = read_request(FIXTURES / "job/jobs/001")
+    write_request(tmp_path, request)
+    assert read_request(tmp_path) == request
+    file = tmp_path / "request.json"
+    file.write_text(file.read_text().replace('"nodes": 2', '"nodes": 3'))
+    with pytest.raises(ValueError, match=r"request\.json: it is not as it was written"):
+        read_request(tmp_path)

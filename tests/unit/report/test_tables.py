@@ -135,6 +135,24 @@ def test_what_is_not_at_its_end_is_named_and_left_out(tmp_path: Path) -> None:
     assert "70.0 (1)" in text
 
 
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
+def test_a_damaged_run_is_left_out_by_the_name_of_its_file(tmp_path: Path, name: str) -> None:
+    runs = [make_run(tmp_path, "whole", 70), make_run(tmp_path, "bent", 10, "seed=1")]
+    (runs[1] / name).write_text("")
+    text = as_markdown(collect(runs))
+    assert f"{runs[1]} is left out: {runs[1]}/{name}" in text
+    assert "70.0 (1)" in text
+
+
+def test_a_damaged_evaluation_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(tmp_path, "alex", 74.0, "configs/paper/cifar10-alexnet.yaml")
+    evaluate(run, "r04-e0200", conv5=77.0)
+    file = run / "evaluation/r04-e0200/linear.json"
+    file.write_text(file.read_text()[:-9])
+    assert "linear conv5" not in {column for *_, column in cells(as_csv(collect([run])))}
+    assert f"{file} is damaged and left out" in caplog.text
+
+
 def test_twins_and_strangers_are_refused(tmp_path: Path) -> None:
     one, twin = make_run(tmp_path, "one", 70), make_run(tmp_path, "twin", 71)
     with pytest.raises(ValueError, match="are the same run, seed 0 included"):
