@@ -61,6 +61,22 @@ class Part(NamedTuple):
     """False if more parts of the step follow."""
 
 
+class Reading(NamedTuple):
+    """Holds a part that a thread reads."""
+
+    batch: Future[PendingBatch]
+    decoded_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory of its files, or of its pixels while it is being read.
+
+        Files can be as large as their pixels, but seldom are.
+        """
+        is_read = self.batch.done() and self.batch.exception() is None
+        return self.batch.result().file_bytes if is_read else self.decoded_bytes
+
+
 class BatchStream:
     """Build batches of an index from a plan of rows and views for each step."""
 
@@ -121,19 +137,17 @@ class BatchStream:
         self, steps: range, plan: Callable[[int], LocalRows], views_of: ViewsOf
     ) -> Iterator[PendingBatch]:
         """Yield batches in order, their bytes read by threads some batches ahead."""
-        reading: deque[tuple[Future[PendingBatch], int]] = deque()
+        reading: deque[Reading] = deque()
         for step in steps:
             for part in self._parts_of(plan(step)):
-                future = self._readers.submit(self._read_part, step, part, views_of)
-                reading.append((future, part.decoded_bytes))
-                # The files of images can be as large as their pixels.
+                batch = self._readers.submit(self._read_part, step, part, views_of)
+                reading.append(Reading(batch, part.decoded_bytes))
                 while len(reading) == BATCHES_AHEAD or (
-                    len(reading) > 1
-                    and sum(size for _, size in reading) > self._spec.decode_bytes / 2
+                    sum(one.num_bytes for one in reading) > self._spec.decode_bytes / 4
                 ):
-                    yield reading.popleft()[0].result()
+                    yield reading.popleft().batch.result()
         while reading:
-            yield reading.popleft()[0].result()
+            yield reading.popleft().batch.result()
 
     def _parts_of(self, local: LocalRows) -> Iterator[Part]:
         """Cut the rows of a step into parts, of which two may be decoded at once."""
@@ -163,8 +177,7 @@ class BatchStream:
             views = views_of(step, local.images_B)
             fetched, failures = self._fetch(local.images_B, views)
             if not failures:
-                num_bytes = part.decoded_bytes + sum(image.nbytes for image in fetched)
-                return PendingBatch(local, fetched, views, num_bytes, part.is_last)
+                return PendingBatch(local, fetched, views, part.decoded_bytes, part.is_last)
             self._bad.add(failures)
 
     def _fetch(self, rows_B: Rows, views: Views) -> tuple[list[U8], dict[int, str]]:

@@ -65,12 +65,22 @@ class PendingBatch(NamedTuple):
     local: LocalRows
     fetched: Sequence[U8]
     views: Views
-    num_bytes: int = 0
-    """The memory that it takes while it is decoded: the files of its images and their pixels."""
+    decoded_bytes: int = 0
+    """The memory of the pixels of its images."""
     is_last: bool = True
     """False if more batches of the same step follow."""
     is_blank: bool = False
     """True if it only fills DALI's queue, and nobody wants its images."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Return the memory of the files of its images."""
+        return sum(image.nbytes for image in self.fetched)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory that it takes while it is decoded."""
+        return self.file_bytes + self.decoded_bytes
 
 
 class DecodeError(RuntimeError):
@@ -181,7 +191,7 @@ class ImagePipeline:
         DALI decodes the batches of its queue side by side, and asks for one whenever it has room.
         """
         batch = next(self._batches) if self._waiting is None else self._waiting
-        in_flight = sum(other.num_bytes for other in self.in_flight)
+        in_flight = sum(other.num_bytes for other in self.in_flight if not other.is_blank)
         fits = not in_flight or in_flight + batch.num_bytes <= self.spec.decode_bytes
         self._waiting = None if fits else batch
         return batch if fits else self._blank

@@ -24,8 +24,15 @@ LARGEST_SHARE = 0.01
 """The share of bad images above which a run ends."""
 
 
-class AllBad(RuntimeError):
-    """Report that no good image is left to stand in for a bad one."""
+class BadImageError(RuntimeError):
+    """Reports images that cannot be read and without which nothing may go on.
+
+    Its message says all: which ones, why, and what the user can do about it.
+    """
+
+
+class AllBad(BadImageError):
+    """Reports that no good image is left to stand in for a bad one."""
 
 
 def is_list_of(index: ImageIndex) -> IsOurs:
@@ -62,7 +69,7 @@ class BadImages:
     def add(self, found: dict[int, str]) -> None:
         """Add bad images, {row: reason}, and log each new one.
 
-        Raise RuntimeError under the policy `stop`, or if there are too many. Any thread may call
+        Raise BadImageError under the policy `stop`, or if there are too many. Any thread may call
         this.
         """
         with self._lock:
@@ -71,7 +78,7 @@ class BadImages:
             self._unshared |= new
         for row, why in new.items():
             if self._policy == "stop":
-                raise RuntimeError(
+                raise BadImageError(
                     f"{self._index.store.name(row)}: {why} "
                     "(data.bad_images=skip trains on without such images)"
                 )
@@ -97,7 +104,7 @@ class BadImages:
     def share(self, world: World, file: Path) -> None:
         """Gather the bad images of all ranks; the coordinator writes them to `file`.
 
-        All ranks call this together. Raise RuntimeError if there are too many.
+        All ranks call this together. Raise BadImageError if there are too many.
         """
         with self._lock:
             mine, self._unshared = self._unshared, {}
@@ -114,9 +121,9 @@ class BadImages:
                 self._say(f"bad images are not listed: {error}")
 
     def _check_share(self) -> None:
-        """Raise RuntimeError if more than the allowed share of images is bad, and more than one."""
+        """Raise BadImageError if more than one image is bad, and more than the allowed share."""
         if len(self.reasons) > max(1, self._largest_share * len(self._index)):
-            raise RuntimeError(
+            raise BadImageError(
                 f"{len(self.reasons)} of {len(self._index)} images cannot be read, more than "
                 f"{self._largest_share:.0%}; the first: {self._index.store.name(min(self.reasons))}"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.config.schema import RunConfig
+from and_dist.data.unreadable import BadImageError
 from and_dist.distributed.collectives import on_coordinator
 from and_dist.distributed.ddp import reset_powersgd_state
 from and_dist.distributed.launch_env import AllRanksDiskError, AllRanksError
@@ -115,12 +116,13 @@ def describe_batch(record: dict[str, Any], path: Path) -> str:
 def print_traceback_on_error() -> Iterator[None]:
     """Log the traceback of what fails within, and raise it as a RuntimeError.
 
-    What a user gave was refused before. From here on errors are bugs or faults of the machine, and
-    whoever mends them needs to know where they were raised.
+    What a user gave was refused before, but for images, which may be lost or changed at any time.
+    All other errors are bugs or faults of the machine, and whoever mends them needs to know where
+    they were raised.
     """
     try:
         yield
-    except AllRanksError:
+    except (AllRanksError, BadImageError):
         raise
     except (ValueError, RuntimeError) as error:
         log.exception("training failed")

@@ -124,8 +124,10 @@ def read_at_most(path: Path, most_bytes: int, may_be_link: bool = False) -> byte
     """
     blocks, left = list[bytes](), most_bytes + 1
     with os.fdopen(open_regular(path)[0], "rb") if may_be_link else open_plain(path) as file:
+        # Most files are one block, which is not copied again. Those of /proc state no length.
+        at_once = max(BLOCK_BYTES, os.fstat(file.fileno()).st_size)
         # os.read() raises OSError where a file of /proc has nothing to read yet; read() would not.
-        while left and (block := os.read(file.fileno(), min(left, BLOCK_BYTES))):
+        while left and (block := os.read(file.fileno(), min(left, at_once))):
             blocks.append(block)
             left -= len(block)
     if not left:

@@ -136,4 +136,4 @@ def draw_commands(layout: str, chance: random.Random) -> Sequence[Command]:
     return [prepare]
 
 
-KIND = Kind("sources", 3, KNOWN, draw)
+KIND = Kind("sources", 80, KNOWN, draw)

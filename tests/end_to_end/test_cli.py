@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from and_dist.cli import SECONDS_FOR_THE_FIRST, main
+from and_dist.data.unreadable import BadImageError
 from and_dist.distributed.launch_env import AllRanksError
 from and_dist.runs.summary import BANK_KEYS, ROUND_KEYS
 from and_dist.training.recovery import print_traceback_on_error
@@ -231,8 +232,9 @@ def test_what_fails_in_training_says_where_and_is_no_refusal(
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
     assert "test_cli.py" in said
-    with pytest.raises(AllRanksError), print_traceback_on_error():
-        raise AllRanksError("which one rank tells of all")
+    for whole in (AllRanksError("one rank tells it of all"), BadImageError("photos/a.jpg: no")):
+        with pytest.raises(type(whole)), print_traceback_on_error():
+            raise whole
     assert capsys.readouterr().err == ""
 
 
