@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -148,6 +149,9 @@ class CurriculumConfig(Section):
 
     rounds: Rounds = 4
     """R, the rounds after round 0; 1 is one-off discovery, 0 is instance learning alone."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of all rows that every round adds to the anchors, of which each round has r times as
+    many; none is 1 / R, so that all rows are anchors in the last round."""
     epochs: Epochs = 200
     """Number of epochs of every round, round 0 included."""
     start: Literal["instance", "random"] = "instance"
@@ -155,6 +159,22 @@ class CurriculumConfig(Section):
     features of a random network (the paper's random start, with bank.init=features)."""
     neighbours: Annotated[int, Field(ge=1, le=100)] = 1
     """k, the number of neighbours of an anchor."""
+
+    @property
+    def added(self) -> float:
+        """Return the share of all rows that every round adds to the anchors."""
+        return 1 / max(1, self.rounds) if self.share is None else self.share
+
+    @pydantic.model_validator(mode="after")
+    def check_share(self) -> CurriculumConfig:
+        """Raise ValueError if the last round would have more anchors than there are rows."""
+        # As a fraction of what is written, because 3 * 0.1 is more than 0.3 in binary digits.
+        if self.share is not None and self.rounds * Fraction(str(self.share)) > 1:
+            raise ValueError(
+                f"curriculum.share = {self.share:g} in each of curriculum.rounds = {self.rounds} "
+                "is more than all rows"
+            )
+        return self
 
 
 class DiscoveryConfig(Section):

@@ -83,7 +83,7 @@ def plan_discovery(
     rounds = config.curriculum.rounds
     if round_index is None:
         round_index = min(opened.state["progress"]["round_index"] + 1, rounds)
-    num_anchors(opened.num_rows, round_index, rounds)
+    num_anchors(opened.num_rows, round_index, rounds, config.curriculum.share)
     check_discovery(
         opened.num_rows,
         config.encoder.feature_dim,
@@ -116,6 +116,7 @@ def run_discovery(options: DiscoverOptions, world: World, display: Display) -> N
             config.curriculum.neighbours,
             config.objective.temperature,
             config.discovery.search,
+            share=config.curriculum.share,
             options=SearchOptions(config.discovery.recall, config.discovery.memory_bytes),
             progress=advance,
         )

@@ -78,6 +78,7 @@ def discover(  # noqa: PLR0913 - other programs rely on this signature
     temperature: float,
     search: str = "Flat",
     *,
+    share: float | None = None,
     options: SearchOptions = SearchOptions(),
     progress: Advance = silently,
 ) -> Neighbourhoods:
@@ -94,6 +95,7 @@ def discover(  # noqa: PLR0913 - other programs rely on this signature
         num_neighbours: K, the neighbours of an anchor.
         temperature: tau of the entropy.
         search: `Flat` or `fused`, which are exact, or a faiss factory string.
+        share: Share of the rows that every round adds to the anchors; None is 1 / R.
         options: Recall and memory of the search.
         progress: Function that is told the share that is done.
 
@@ -116,7 +118,7 @@ def discover(  # noqa: PLR0913 - other programs rely on this signature
         scale = Scale(bank.num_rows, dim * bank.features_SD.element_size())
         memory_mb = choose_memory_mb(world, scale, num_neighbours, search)
         options = replace(options, memory_bytes=MEGABYTE * memory_mb)
-    count = num_anchors(bank.num_rows, round_index, num_rounds)
+    count = num_anchors(bank.num_rows, round_index, num_rounds, share)
     passes = _Passes(bank, world, num_neighbours, count, search, options, progress)
     scan = passes.scan(temperature)
     entropy_N = _gather_rows(scan.entropy_S, bank, world)

@@ -52,6 +52,7 @@ class AnchorNeighbourhoods(Instances):
                 config.curriculum.neighbours,
                 config.objective.temperature,
                 config.discovery.search,
+                share=config.curriculum.share,
                 options=SearchOptions(config.discovery.recall, config.discovery.memory_bytes),
                 progress=advance,
             )

@@ -235,8 +235,6 @@ def _run(job: Job, epoch: float, features: float) -> float:
     `features` are the seconds of a forward pass over all images.
     """
     rounds = range(1, job.rounds)
-    discovery = sum(
-        discovery_seconds(job, r / max(1, job.config.curriculum.rounds)) for r in rounds
-    )
+    discovery = sum(discovery_seconds(job, r * job.config.curriculum.added) for r in rounds)
     looks = job.rounds if job.config.data.test is not None else 0
     return job.config.num_epochs * epoch + discovery + looks * features
