@@ -101,6 +101,9 @@ class EncoderConfig(Section):
     """D, the length of a feature and of a bank row."""
     weights: PathText | None = None
     """Initial weights: a safetensors file, or a .pth of torchvision's or of the published code."""
+    init: Literal["pytorch", "he_fan_out"] = "pytorch"
+    """First weights of convolutions: PyTorch's defaults, as in the published code, or normal by
+    fan-out (He et al.), as torchvision draws those of its ResNets."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Type of images and activations; bfloat16 trains by autocast with float32 weights. auto takes
     it on GPUs from the A100 on: an H100 trained AlexNet 1.4 times as fast as with TF32."""

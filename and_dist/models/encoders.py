@@ -16,8 +16,11 @@ from torch.nn import functional
 
 from and_dist.config.comparison import AUTO
 from and_dist.config.schema import EncoderConfig
-from and_dist.models.torchvision_networks import ResNet, draw_convolution
+from and_dist.models.torchvision_networks import ResNet, draw_by_fan_out
 from and_dist.models.torchvision_networks import alexnet as trunk_of_alexnet
+
+Builder = Callable[[EncoderConfig], "Encoder"]
+"""A function that builds an encoder, and draws its first weights as PyTorch does."""
 
 
 class Encoder(nn.Module):
@@ -43,17 +46,17 @@ class Encoder(nn.Module):
         return functional.normalize(unscaled_BD.float(), dim=1)
 
 
-def small(feature_dim: int) -> Encoder:
+def small(config: EncoderConfig) -> Encoder:
     """Build the demo's network: four convolutions with batch norm, for 32 pixels."""
     widths = (3, 32, 64, 128, 256)
     layers: list[nn.Module] = []
     for at, (before, after) in enumerate(pairwise(widths)):
         layers += _convolution(before, after, 3, padding=1)
         layers += [nn.MaxPool2d(2)] if at < 3 else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return Encoder(nn.Sequential(*layers), widths[-1], feature_dim)
+    return Encoder(nn.Sequential(*layers), widths[-1], config.feature_dim)
 
 
-def tiny(feature_dim: int) -> Encoder:
+def tiny(config: EncoderConfig) -> Encoder:
     """Build three strided convolutions with group norm, for 32 pixels.
 
     No layer mixes the images of a batch, so features do not depend on how a batch is cut over
@@ -64,27 +67,28 @@ def tiny(feature_dim: int) -> Encoder:
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)]
         layers += [nn.GroupNorm(4, after), nn.Tanh()]
-    return Encoder(nn.Sequential(*layers, nn.Flatten()), widths[-1] * 16, feature_dim)
+    return Encoder(nn.Sequential(*layers, nn.Flatten()), widths[-1] * 16, config.feature_dim)
 
 
-def resnet(depth: int, for_cifar: bool) -> Callable[[int], Encoder]:
+def resnet(depth: int, for_cifar: bool) -> Builder:
     """Return a builder of torchvision's ResNet of some depth.
 
     For CIFAR its first convolution is 3x3 with stride 1, and there is no max-pool.
     """
 
-    def build(feature_dim: int) -> Encoder:
-        trunk = ResNet(depth)
+    def build(config: EncoderConfig) -> Encoder:
+        trunk = ResNet(depth, is_drawn_by_fan_out=config.init == "he_fan_out")
         if for_cifar:
             trunk.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            draw_convolution(trunk.conv1)
+            if config.init == "he_fan_out":
+                draw_by_fan_out(trunk.conv1)
             trunk.maxpool = nn.Identity()
-        return Encoder(trunk, trunk.width, feature_dim)
+        return Encoder(trunk, trunk.width, config.feature_dim)
 
     return build
 
 
-def alexnet(feature_dim: int) -> Encoder:
+def alexnet(config: EncoderConfig) -> Encoder:
     """Build the batch-norm AlexNet of the instance-discrimination line of work, for 224 pixels."""
     features = nn.Sequential(
         *_convolution(3, 96, 11, stride=4, padding=2),
@@ -96,10 +100,10 @@ def alexnet(feature_dim: int) -> Encoder:
         *_convolution(384, 256, 3, padding=1),
         nn.MaxPool2d(3, 2),
     )
-    return _with_fully_connected(features, 256 * 6 * 6, 4096, feature_dim)
+    return _with_fully_connected(features, 256 * 6 * 6, 4096, config.feature_dim)
 
 
-def cifar_alexnet(feature_dim: int) -> Encoder:
+def cifar_alexnet(config: EncoderConfig) -> Encoder:
     """Build our AlexNet for 32 pixels, which the paper leaves open.
 
     It has AlexNet's widths, 3x3 kernels of stride 1 and pooling by 2, so that 4x4 cells reach the
@@ -115,12 +119,12 @@ def cifar_alexnet(feature_dim: int) -> Encoder:
         *_convolution(384, 256, 3, padding=1),
         nn.MaxPool2d(2),
     )
-    return _with_fully_connected(features, 256 * 4 * 4, 4096, feature_dim)
+    return _with_fully_connected(features, 256 * 4 * 4, 4096, config.feature_dim)
 
 
-def torchvision_alexnet(feature_dim: int) -> Encoder:
+def torchvision_alexnet(config: EncoderConfig) -> Encoder:
     """Build torchvision's AlexNet, which is narrower and has dropout and no batch norm."""
-    return Encoder(trunk_of_alexnet(), 4096, feature_dim)
+    return Encoder(trunk_of_alexnet(), 4096, config.feature_dim)
 
 
 def _convolution(
@@ -145,7 +149,7 @@ def _with_fully_connected(
     return Encoder(nn.Sequential(*layers), width, feature_dim)
 
 
-ENCODERS: dict[str, Callable[[int], Encoder]] = {
+ENCODERS: dict[str, Builder] = {
     "tiny": tiny,
     "small": small,
     "cifar_resnet18": resnet(18, for_cifar=True),
@@ -158,7 +162,7 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
     "alexnet": alexnet,
     "torchvision_alexnet": torchvision_alexnet,
 }
-"""Builders of encoders by name; a builder takes the feature dimension."""
+"""Builders of encoders by name."""
 
 
 def stages(encoder: Encoder) -> dict[str, nn.Module]:
@@ -187,7 +191,10 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
         raise ValueError(f"encoder.name={config.name!r} is not one of: {', '.join(ENCODERS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ENCODERS[config.name](config.feature_dim)
+        encoder = ENCODERS[config.name](config)
+        # A ResNet has drawn them already, at the place where torchvision's does.
+        if config.init == "he_fan_out" and not isinstance(encoder.trunk, ResNet):
+            draw_by_fan_out(encoder.trunk)
     if config.precision != AUTO:  # a run has chosen before it trains (training/choices.py)
         encoder.precision = getattr(torch, config.precision)
     encoder.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format

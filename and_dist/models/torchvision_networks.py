@@ -1,4 +1,5 @@
-"""Build the trunks of torchvision's ResNets and AlexNet, with its names and its first weights.
+"""Build the trunks of torchvision's ResNets and AlexNet, with its names and, if asked, its first
+weights.
 
 They are written out here because importing torchvision loads torch.compile, and every rank would
 wait more than a second for that. A test compares weights and outputs with torchvision's.
@@ -67,8 +68,11 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Maps images to the mean of its last feature map, [B, width]."""
 
-    def __init__(self, depth: int) -> None:
-        """Build torchvision's ResNet of some depth, without its classifier."""
+    def __init__(self, depth: int, is_drawn_by_fan_out: bool) -> None:
+        """Build torchvision's ResNet of some depth, without its classifier.
+
+        Its first weights are torchvision's if they are drawn by fan-out, else PyTorch's defaults.
+        """
         super().__init__()
         is_bottleneck = depth >= FIRST_WITH_BOTTLENECKS
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -86,9 +90,8 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.width = before
         nn.Linear(self.width, CLASSES)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                draw_convolution(module)
+        if is_drawn_by_fan_out:
+            draw_by_fan_out(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return [B, width]."""
@@ -102,11 +105,12 @@ class ResNet(nn.Module):
         return [getattr(self, f"layer{at + 1}") for at in range(len(STAGE_WIDTHS))]
 
 
-def draw_convolution(convolution: nn.Conv2d) -> None:
-    """Draw the first weights of a convolution as torchvision's ResNets do."""
-    if convolution.weight.is_meta:  # has no weights, and torch loads sympy for them, in seconds
-        return
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+def draw_by_fan_out(network: nn.Module) -> None:
+    """Draw the first weights of all convolutions as torchvision's ResNets do, after He et al."""
+    for module in network.modules():
+        # On the meta device there are no weights, and torch would load sympy for them, in seconds.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class _PoolToSide(nn.AdaptiveAvgPool2d):

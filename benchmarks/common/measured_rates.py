@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from and_dist.config.optim_schema import OptimConfig
-from and_dist.config.schema import DataConfig
+from and_dist.config.schema import DataConfig, EncoderConfig
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import Batch, TrainingLoader
 from and_dist.data.order import Order
@@ -25,7 +25,7 @@ from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import exchange_parts, gather_batch, reduce_sum
 from and_dist.distributed.world import World
 from and_dist.method.partition import log_partition
-from and_dist.models.encoders import ENCODERS, Encoder
+from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.models.optim import build_optimiser
 from and_dist.planning.costs import COSTS
 from and_dist.training.trainer import Trainer
@@ -113,7 +113,7 @@ def encoder_cases(
     does."""
     cases: dict[str, Case] = {}
     for name, counts in images.items():
-        encoder = ENCODERS[name](DIM).to(device)
+        encoder = build_encoder(EncoderConfig(name=name, feature_dim=DIM), seed=0).to(device)
         encoder.precision = precision
         for count in counts:
             side = COSTS[name].side
@@ -153,7 +153,8 @@ def unit_rows(count: int, device: torch.device) -> Tensor:
 
 def optimiser_cases(encoders: Iterable[str], device: torch.device) -> dict[str, Case]:
     """Return cases that update the weights of each encoder."""
-    modules = [ENCODERS[name](DIM).to(device) for name in encoders]
+    configs = [EncoderConfig(name=name, feature_dim=DIM) for name in encoders]
+    modules = [build_encoder(config, seed=0).to(device) for config in configs]
     return {
         f"optimiser/{sum(p.numel() for p in module.parameters())}": _update(module)
         for module in modules

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -26,19 +27,19 @@ def test_resnet18_for_cifar_has_the_published_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs"),
+    ("name", "init", "theirs"),
     [
-        ("resnet18", models.resnet18),
-        ("resnet50", models.resnet50),
-        ("resnet101", models.resnet101),
-        ("torchvision_alexnet", models.alexnet),
+        ("resnet18", "he_fan_out", models.resnet18),
+        ("resnet50", "he_fan_out", models.resnet50),
+        ("resnet101", "he_fan_out", models.resnet101),
+        ("torchvision_alexnet", "pytorch", models.alexnet),
     ],
 )
 def test_trunks_are_torchvisions_to_the_bit(
-    name: str, theirs: Callable[[], torch.nn.Module]
+    name: str, init: Literal["pytorch", "he_fan_out"], theirs: Callable[[], torch.nn.Module]
 ) -> None:
     """Their first weights, what is drawn after them, and their outputs while training."""
-    trunk = build_encoder(EncoderConfig(name=name), seed=3).trunk
+    trunk = build_encoder(EncoderConfig(name=name, init=init), seed=3).trunk
     torch.manual_seed(3)
     expected = theirs()
     last = "classifier.6" if name == "torchvision_alexnet" else "fc"
@@ -56,10 +57,26 @@ def test_trunks_are_torchvisions_to_the_bit(
 
 def test_the_head_is_drawn_as_it_always_was() -> None:
     """After the last layer that torchvision draws."""
-    head = build_encoder(EncoderConfig(name="resnet18"), seed=3).head
+    head = build_encoder(EncoderConfig(name="resnet18", init="he_fan_out"), seed=3).head
     torch.manual_seed(3)
     models.resnet18()
     assert torch.equal(head.weight, torch.nn.Linear(512, 128).weight)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet18", "resnet50", "small"])
+def test_first_weights_are_pytorchs_unless_drawn_by_fan_out(name: str) -> None:
+    encoder = build_encoder(EncoderConfig(name=name), seed=3)
+    by_fan_out = build_encoder(EncoderConfig(name=name, init="he_fan_out"), seed=3)
+    for ours, drawn in zip(convolutions(encoder), convolutions(by_fan_out), strict=True):
+        width = ours.weight[0].numel()
+        # Uniform within 1 / sqrt(fan-in) by default, and normal with variance 2 / fan-out.
+        assert ours.weight.abs().max() <= width**-0.5
+        spread = (2 / drawn.weight[:, 0].numel()) ** 0.5
+        assert abs(drawn.weight.std() / spread - 1) < 4 / drawn.weight.numel() ** 0.5
+
+
+def convolutions(encoder: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    return [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
 
 
 def test_alexnet_has_the_cells_the_linear_probes_expect() -> None:

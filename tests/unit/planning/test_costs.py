@@ -8,7 +8,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from and_dist.models.encoders import ENCODERS, Encoder
+from and_dist.config.schema import EncoderConfig
+from and_dist.models.encoders import ENCODERS, Encoder, build_encoder
 from and_dist.planning.costs import COSTS, cost_of
 
 IMAGES = (2, 5)
@@ -48,7 +49,7 @@ def test_every_encoder_has_a_cost() -> None:
 def test_costs_are_those_of_the_network(name: str) -> None:
     cost = COSTS[name]
     with FakeTensorMode():
-        encoder = ENCODERS[name](128)
+        encoder = build_encoder(EncoderConfig(name=name), seed=0)
         sizes = [p.numel() for p in encoder.parameters()]
         assert (sum(sizes), len(sizes), max(sizes)) == (
             cost.parameters,
@@ -68,7 +69,7 @@ def test_costs_are_those_of_the_network(name: str) -> None:
 def test_an_image_leaves_as_much_for_the_backward_pass(name: str, precision: str) -> None:
     cost = COSTS[name]
     with FakeTensorMode():
-        encoder = ENCODERS[name](128)
+        encoder = build_encoder(EncoderConfig(name=name), seed=0)
         encoder.precision = getattr(torch, precision)
         few, more = (kept_bytes(encoder, cost.side, count) for count in IMAGES)
     kept = (more - few) / (IMAGES[1] - IMAGES[0])
@@ -78,7 +79,8 @@ def test_an_image_leaves_as_much_for_the_backward_pass(name: str, precision: str
 def test_another_feature_dim_has_another_head() -> None:
     for name in ("tiny", "alexnet"):
         with FakeTensorMode():
-            parameters = sum(p.numel() for p in ENCODERS[name](64).parameters())
+            encoder = build_encoder(EncoderConfig(name=name, feature_dim=64), seed=0)
+        parameters = sum(p.numel() for p in encoder.parameters())
         assert cost_of(name).parameters_at(64) == parameters
 
 
