@@ -36,8 +36,9 @@ PATHS = ("data.train", "data.test")
 """Keys that hold paths of images, which differ between machines."""
 
 
-PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "data.test_resize", "evaluation.")
-"""Keys and sections that may be set over an experiment of the paper without changing it."""
+PAPER_SAFE_KEYS = (*SPEED_ONLY_KEYS, *PATHS, "preset", "data.test_resize", "evaluation.")
+"""Keys and sections that may be set over an experiment of the paper without changing it; tables
+keep those of preset=paper in rows of their own."""
 
 
 AUTO_KEYS = ("bank.form", "bank.products", "discovery.memory_mb", "encoder.precision")

@@ -16,9 +16,9 @@ from typing import Any
 
 from and_dist.config.comparison import AUTO, PAPER_SAFE_KEYS, is_among
 from and_dist.config.schema import Config
-from and_dist.config.shipped import find_config
-from and_dist.config.validation import build, flatten
-from and_dist.config.yaml_files import merge, parse_override, read_layers, read_yaml
+from and_dist.config.shipped import find_config, is_of_the_paper
+from and_dist.config.validation import build, flatten, unflatten
+from and_dist.config.yaml_files import Layer, merge, parse_override, read_layers, read_yaml
 
 PRESETS: dict[str, dict[str, Any]] = {
     "code": {
@@ -47,8 +47,10 @@ def load_config(
     layer below names are of other classes. Raise ValueError if a file cannot be read or a value is
     wrong.
     """
-    layers = [layer for file in files for layer in read_layers(find_config(file))]
-    layers = [dict(proposed or {}), *layers, parse_overrides(overrides)]
+    read = [layer for file in files for layer in read_layers(find_config(file))]
+    given = parse_overrides(overrides)
+    layers = [dict(proposed or {}), *(layer.values for layer in read), given]
+    layers = _keep_what_was_shipped(layers, read, _build(layers))
     config = _build([_without_others_test(layer) for layer in layers])
     if config.data.test is None:
         # Earlier revisions kept the test images of the layer below.
@@ -62,6 +64,34 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the layer of `key=value` overrides, of which later ones win."""
     none: dict[str, Any] = {}
     return reduce(merge, map(parse_override, overrides), none)
+
+
+SHIPPED_OTHERWISE: dict[str, Any] = {
+    "preset": "paper",
+    "optim.milestones": None,
+    "data.std": None,
+    "data.hue_model": "yiq",
+}
+"""Keys that the experiments of the paper set otherwise in earlier revisions, and the value that a
+run has which was begun before there was the key, or None where it always has one."""
+
+
+def _keep_what_was_shipped(
+    layers: list[dict[str, Any]], read: Sequence[Layer], config: Config
+) -> list[dict[str, Any]]:
+    """Return the layers with what a run was begun with, where it is the experiments that changed.
+
+    Values that a user sets over an experiment stay.
+    """
+    experiments = [at for at, layer in enumerate(read, 1) if is_of_the_paper(layer.file)]
+    if not experiments or not os.path.lexists(config.folder / "config.yaml"):
+        return layers
+    shipped = {key for at in experiments for key in flatten(layers[at])}
+    begun = read_yaml(config.folder / "config.yaml", may_be_link=False)
+    written = SHIPPED_OTHERWISE | flatten(begun)
+    kept = {key: written[key] for key in SHIPPED_OTHERWISE.keys() & shipped}
+    after = experiments[-1] + 1
+    return [*layers[:after], {**unflatten(kept), "paper": begun.get("paper", [])}, *layers[after:]]
 
 
 def _without_others_test(layer: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,12 @@ PACKAGE = Path(__file__).parents[1]
 PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 
+def is_of_the_paper(file: Path) -> bool:
+    """Return whether a file is one of the shipped experiments of the paper, or a base of them."""
+    folder = file.resolve().parent
+    return any(folder in (place / "paper", place / "base") for place in PLACES)
+
+
 def find_config(given: str | Path) -> Path:
     """Return the file of a config, which is a path, or the bare name of a shipped one.
 

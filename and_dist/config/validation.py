@@ -69,6 +69,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with dotted keys, of sections that are not nested, as a config file."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return nested
+
+
 def keys_of(error: Any, root: type[Section]) -> tuple[str, ...]:
     """Return the sections and the key that a validation error is about.
 

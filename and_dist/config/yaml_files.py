@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -62,7 +62,14 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return as_mapping(values, f"config {path}")
 
 
-def read_layers(path: Path) -> list[dict[str, Any]]:
+class Layer(NamedTuple):
+    """Holds the values of one YAML file."""
+
+    file: Path
+    values: dict[str, Any]
+
+
+def read_layers(path: Path) -> list[Layer]:
     """Return a YAML file as the last of its layers, after those of the files that its `base` names.
 
     They lie beside it, and are named from left to right. Raise ValueError if a file is its own
@@ -70,7 +77,7 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
     """
     lengths: list[int] = []
 
-    def read(file: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
+    def read(file: Path, above: tuple[str, ...]) -> list[Layer]:
         text, real = _read_text(file), os.path.realpath(file)
         if real in above:
             raise ValueError(f"config {file} is its own base")
@@ -82,7 +89,7 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
             )
         values = _parse(text, file)
         below = [read(file.parent / name, (*above, real)) for name in _bases(values, file)]
-        return [*(layer for layers in below for layer in layers), values]
+        return [*(layer for layers in below for layer in layers), Layer(file, values)]
 
     return read(path, ())
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from and_dist.config.schema import Config
-from and_dist.config.validation import flatten
+from and_dist.config.validation import flatten, unflatten
 from and_dist.data.survey import Survey
 from and_dist.distributed.launch_env import count_gpus
 
@@ -50,11 +50,7 @@ class Proposal:
     @property
     def layer(self) -> dict[str, Any]:
         """Return the values as a config file holds them."""
-        layer: dict[str, Any] = {}
-        for key, value in self.values.items():
-            section, _, name = key.rpartition(".")
-            (layer.setdefault(section, {}) if section else layer)[name] = value
-        return layer
+        return unflatten(self.values)
 
 
 def has_gpu(asked: str, environ: Mapping[str, str] = os.environ) -> bool:

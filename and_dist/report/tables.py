@@ -27,6 +27,8 @@ BY_TRAINING = {"knn_bank": "bank-kNN", "knn": "kNN"}
 """A key of summary.json -> the name of the figure."""
 EVALUATIONS = ("knn", "linear", "linear-ten-crop")
 """The files that `and-dist evaluate` writes, without their suffix."""
+AS_PRINTED = ", as printed"
+"""The remark on a row of runs with preset=paper."""
 BY_COMMAND = {"bank": "bank-kNN", "recomputed": "kNN"}
 """A key of these files -> the name of the figure."""
 
@@ -72,6 +74,11 @@ class Kind:
     paper: Sequence[str]
     """The places in the paper's tables that any of the runs reproduces."""
     figures: Mapping[str, Figure]
+
+    @property
+    def is_literal(self) -> bool:
+        """Return whether it was trained as the paper is printed, and not by its authors' recipe."""
+        return bool(self.config["preset"] == "paper")
 
 
 @dataclass
@@ -249,10 +256,10 @@ def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
 
     Raise ValueError if two kinds stand for the same place of a table.
     """
-    ours: dict[str, Kind] = {}
+    ours: dict[tuple[str, bool], Kind] = {}
     for kind in kinds:
         for place in kind.paper:
-            other = ours.setdefault(place, kind)
+            other = ours.setdefault((place, kind.is_literal), kind)
             if other is not kind:
                 keys = _differing(kind, other)
                 raise ValueError(
@@ -262,21 +269,28 @@ def _paper_sheets(kinds: Sequence[Kind]) -> list[Sheet]:
     sheets = []
     for where, title in TITLES.items():
         places = [place for place in FIGURES if place.startswith(f"{where}/")]
-        if not any(place in ours for place in places):
+        if not any((place, is_literal) in ours for place in places for is_literal in (False, True)):
             continue
         sheet = Sheet(f"{where.capitalize()}: {title}")
         names = dict.fromkeys(name for place in places for name in FIGURES[place])
         for place in places:
-            _, row, column = place.split("/")
-            for name in names:
-                published = FIGURES[place].get(name)
-                label = LABELS.get(name, name)
-                here = ours[place].figures.get(label) if place in ours else None
-                if published is not None or here is not None:
-                    cell = sheet.at(row, f"{column} {label}")
-                    cell.published, cell.here = published, here
+            _fill(sheet, place, names, ours.get((place, False)), "")
+            if (place, True) in ours:
+                _fill(sheet, place, names, ours[place, True], AS_PRINTED)
         sheets.append(sheet)
     return sheets
+
+
+def _fill(sheet: Sheet, place: str, names: Iterable[str], kind: Kind | None, remark: str) -> None:
+    """Put the paper's figures of a place, and those of a kind, into a row of a table."""
+    _, row, column = place.split("/")
+    for name in names:
+        published = FIGURES[place].get(name)
+        label = LABELS.get(name, name)
+        here = kind.figures.get(label) if kind is not None else None
+        if published is not None or here is not None:
+            cell = sheet.at(row + remark, f"{column} {label}")
+            cell.published, cell.here = published, here
 
 
 def _own_sheets(kinds: Sequence[Kind]) -> list[Sheet]:

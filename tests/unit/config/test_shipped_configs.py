@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from and_dist.data.loader import Batch
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import open_world
 from and_dist.runs.console import Display
-from and_dist.runs.folder import open_run_folder
+from and_dist.runs.folder import check_run_folder, open_run_folder
 from and_dist.training.trainer import Trainer
 
 FILES = sorted(Path("configs/paper").glob("*.yaml"))
@@ -70,8 +71,8 @@ METHODS = {
 NETWORKS = {"table 1": "cifar_alexnet", "table 2": "alexnet", "table 3": "resnet18"}
 
 
-def promised(place: str) -> dict[str, Any]:
-    """What the paper says was trained for a figure of it."""
+def promised(place: str, is_literal: bool) -> dict[str, Any]:
+    """What was trained for a figure of the paper: by its code's recipe, or as it is printed."""
     where, row, column = place.split("/")
     is_small = column in ("CIFAR10", "CIFAR100", "SVHN")
     if where == "table 4":
@@ -93,29 +94,80 @@ def promised(place: str) -> dict[str, Any]:
         "method": method,
         "objective.temperature": 0.1 if is_small else 0.07,
         "bank.update_rate": 0.5,
-        "bank.renormalise": False,
+        "bank.renormalise": not is_literal,
         "bank.init": "features" if row in ("Random", "Random Model") else "uniform",
         "curriculum.neighbours": of_row if where == "figure 4" else 1,
         "curriculum.rounds": rounds if method == "and" else 0,
         "curriculum.start": "random" if row == "Random Model" else "instance",
         "curriculum.epochs": epochs,
-        "optim.milestones": [epochs * at // 200 for at in (80, 120, 160)],
+        "optim.milestones": [epochs * at // 200 for at in ((80,) * is_literal + (120, 160))],
         "optim.batch_size": 256 if column == "ImageNet" else 128,
         "optim.lr": 0.03,
         "optim.momentum": 0.9,
         "optim.nesterov": True,
         "optim.weight_decay": 5e-4 if is_small else 1e-4,
         "evaluation.knn": 200,
+        "evaluation.knn_temperature": 0.1 if is_small and not is_literal else 0.07,
     }
 
 
+@pytest.mark.parametrize("is_literal", [False, True], ids=["code", "as printed"])
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
-def test_it_is_what_the_paper_trained_for_its_figures(file: Path) -> None:
-    config = load_config([file])
+def test_it_is_what_the_paper_trained_for_its_figures(file: Path, is_literal: bool) -> None:
+    config = load_config([file, *[literal_of(file)] * is_literal])
     found = flatten(config.model_dump(mode="json"))
+    assert config.paper
+    assert config.paper == load_config([file]).paper
     for place in config.paper:
-        expected = promised(place)
+        expected = promised(place, is_literal)
         assert {key: found[key] for key in expected} == expected, place
+
+
+def literal_of(file: Path) -> Path:
+    """The layer that makes a config that of the paper as printed."""
+    own = Path(f"configs/paper-literal-{file.stem.removeprefix('cifar10-resnet18-')}.yaml")
+    return own if own.exists() else Path("configs/paper-literal.yaml")
+
+
+def test_images_are_normalised_as_published() -> None:
+    published = {"cifar10": (0.2023, 0.1994, 0.2010), "svhn": (0.1201, 0.1231, 0.1052)}
+    for data, deviations in published.items():
+        assert load_config([f"configs/paper/{data}-alexnet.yaml"]).data.std == deviations
+
+
+def begin_as_before(name: str, root: Path, *overrides: str) -> Path:
+    """What an earlier revision wrote into the run folder of an experiment."""
+    literal = ["preset=paper", "data.std=[0.2470, 0.2435, 0.2616]", f"run.root={root}"]
+    config = load_config([Path(f"configs/paper/{name}.yaml")], [*literal, *overrides])
+    written = config.model_dump(mode="json")
+    written["paper"] = list(load_config([Path(f"configs/paper/{name}.yaml")]).paper)
+    del written["data"]["hue_model"], written["encoder"]["init"], written["curriculum"]["share"]
+    (root / name).mkdir()
+    (root / name / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+    return root / name / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "milestones"),
+    [("cifar10-resnet18", [80, 120, 160]), ("cifar10-resnet18-50-epochs", [20, 30, 40])],
+)
+def test_an_experiment_that_was_begun_before_goes_on(
+    name: str, milestones: list[int], tmp_path: Path
+) -> None:
+    written = begin_as_before(name, tmp_path, f"optim.milestones={milestones}")
+    command = [Path(f"configs/paper/{name}.yaml")], [f"run.root={tmp_path}"]
+    for _ in range(2):
+        config = load_config(*command)
+        check_run_folder(config)
+        assert (config.preset, config.bank.renormalise) == ("paper", False)
+        assert (config.data.std, config.data.hue_model) == ((0.2470, 0.2435, 0.2616), "yiq")
+        assert list(config.optim.milestones) == milestones
+        assert config.paper == load_config(command[0]).paper
+        written.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    # What a user asks for is still refused if the run was begun with something else.
+    for asked in ("preset=code", "optim.milestones=[7]", "data.hue_model=hsv"):
+        with pytest.raises(ValueError, match=f"belongs to another config.*{asked.split('=')[0]}"):
+            check_run_folder(load_config(command[0], [*command[1], asked]))
 
 
 def with_one_of_a_kind_in_make_test() -> list[ParameterSet]:
