@@ -138,6 +138,16 @@ class BankConfig(Section):
     """Scale a row to unit norm after Eq. 8 (preset code), or leave it (preset paper)."""
     init: Literal["uniform", "features"] = "uniform"
     """First rows: uniform noise (preset code), or features of all images by the fresh network."""
+    weights: PathText | None = None
+    """A checkpoint of the published code, whose bank, neighbourhoods and momentum the run goes on
+    with, from its place in its round; encoder.weights loads its network."""
+
+    @pydantic.model_validator(mode="after")
+    def check_first_rows(self) -> BankConfig:
+        """Raise ValueError if the first rows come from two places."""
+        if self.weights is not None and self.init != "uniform":
+            raise ValueError(f"bank.weights gives the first rows: bank.init = {self.init} does too")
+        return self
 
 
 class ObjectiveConfig(Section):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from and_dist.models.encoders import Encoder
 from and_dist.models.torch_files import SavedTensor, read_torch_file
-from and_dist.utils.pickled_names import PickleError
+from and_dist.utils.pickled_names import PickleError, with_text_keys
 from and_dist.utils.plain_files import check_regular
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
@@ -95,36 +95,27 @@ def _unreadable(file: Path, error: Exception) -> ValueError:
 def _unwrap(content: Any, file: Path) -> dict[str, SavedTensor]:
     """Return the tensors of a checkpoint by name, from under one of WRAPPERS if need be."""
     if isinstance(content, Mapping):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        if content and all(isinstance(v, SavedTensor) for v in content.values()):
-            return {_as_text(name): value for name, value in content.items()}
+        content = with_text_keys(content)
+        within = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
+        tensors = with_text_keys(next(within, content))
+        if tensors and all(isinstance(value, SavedTensor) for value in tensors.values()):
+            return tensors
     raise ValueError(
         f"encoder.weights={file} holds no weights: neither names with tensors, nor such under "
         f"{', '.join(WRAPPERS)}"
     )
 
 
-def _as_text(name: Any) -> str:
-    """Return a name, which Python 2 has written as bytes."""
-    return name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name)
-
-
 def _to_our_names(theirs: dict[str, Found]) -> dict[str, Found]:
     """Return the tensors under our names."""
-    named = {}
-    for name, tensor in theirs.items():
-        name = name.removeprefix("module.").replace(".module.", ".")
-        if not name.startswith(("trunk.", "head.")):
-            name = _from_foreign(name)
-        named[name] = tensor
-    return named
+    return {our_name(name): tensor for name, tensor in theirs.items()}
 
 
-def _from_foreign(name: str) -> str:
-    """Return our name of a tensor that others call `name`."""
+def our_name(name: str) -> str:
+    """Return our name of a tensor that we or others call `name`."""
+    name = name.removeprefix("module.").replace(".module.", ".")
+    if name.startswith(("trunk.", "head.")):
+        return name
     for head in HEADS:
         if name.startswith(head):
             return "head." + name.removeprefix(head)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from and_dist.utils.pickled_names import Name, PickleError
+from and_dist.utils.pickled_names import Name, PickleError, text_of, with_text_keys
 from and_dist.utils.plain_files import Piece, check_regular, open_regular
 from and_dist.utils.plain_pickle import read_pickle
 
@@ -73,13 +73,18 @@ class SavedTensor:
     stride: tuple[int, ...]
     read: Callable[[Storage], bytes]
 
+    @property
+    def num_elements(self) -> int:
+        """Return how many numbers it has."""
+        return math.prod(self.size)
+
     def load(self) -> Tensor:
         """Return the tensor; raise PickleError if its storage is far longer than it is."""
-        own_bytes = math.prod(self.size) * self.storage.dtype.itemsize
+        own_bytes = self.num_elements * self.storage.dtype.itemsize
         if self.storage.num_bytes > max(own_bytes, MOST_STORAGE_BYTES):
             raise PickleError(f"storage {self.storage.key} has {self.storage.num_bytes:,} bytes")
         content = bytearray(self.read(self.storage))
-        if not math.prod(self.size):
+        if not self.num_elements:
             return torch.empty(self.size, dtype=self.storage.dtype)
         numbers_X = torch.frombuffer(content, dtype=self.storage.dtype)
         return numbers_X.as_strided(self.size, self.stride, self.offset).clone()
@@ -166,10 +171,10 @@ def _read_old(file: Path) -> Any:
         if values[0] != OLD_MAGIC:
             raise PickleError("it is no file of torch.save")
     *_, about, found, keys = values
-    if not isinstance(about, dict) or about.get("little_endian") is not True:
+    if not isinstance(about, dict) or with_text_keys(about).get("little_endian") is not True:
         raise PickleError("its numbers begin with their highest byte")
-    for key in keys if isinstance(keys, list) else ():
-        if not isinstance(key, str) or key not in storages:
+    for key in map(text_of, keys) if isinstance(keys, list) else ():
+        if key not in storages:
             raise PickleError("it lists a storage that no tensor has")
         (length,) = LENGTH.unpack(_read_bytes(file, at, LENGTH.size).ljust(LENGTH.size, b"\xff"))
         at += LENGTH.size
@@ -193,9 +198,9 @@ def _read_tensors(
         is_known = kind in ("storage", b"storage") and isinstance(name, Name) and name in STORAGES
         if not is_known or not _is_count(length) or (len(about) > 5 and about[5] is not None):
             raise PickleError("it has a storage of an unknown kind")
-        key = key.decode() if isinstance(key, bytes) else key
-        if not isinstance(key, str):
+        if not isinstance(key, (str, bytes)):
             raise PickleError("it has a storage without a name")
+        key = text_of(key)
         storage = Storage(key, STORAGES[name], length)
         if noted.setdefault(key, storage) != storage:
             raise PickleError(f"it has two storages {key}")

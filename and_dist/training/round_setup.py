@@ -13,6 +13,7 @@ from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.models.pretrained import load_weights
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.components import Components
+from and_dist.training.published import take_up
 
 
 class RoundSetup:
@@ -56,6 +57,14 @@ class RoundSetup:
             if self._evaluator.pixel_bytes > MOST_PIXEL_BYTES:
                 say(f"no kNN of raw pixels: they take {gigabytes:.1f} GB a rank")
             self._recorder.write("baselines", **self._evaluator.baselines(encoder))
+
+    def take_up_published(self) -> None:
+        """Begin the run where the published code has left one."""
+        self.begin_run()
+        before = self._state.neighbourhoods
+        self._recorder.display.say(take_up(self._state, self._config))
+        if self._state.neighbourhoods is not before and self._world.is_coordinator:
+            self._record_discovery(self._state.progress.round_index, before, 0.0)
 
     def _record_discovery(self, round_index: int, before: Neighbourhoods, seconds: float) -> None:
         """Record what a discovery found, compared with the anchors of the round before."""

@@ -35,6 +35,7 @@ from and_dist.runs.lock import hold_lock
 from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_trackers
 from and_dist.training.choices import choose_settings
+from and_dist.training.published import check_published
 from and_dist.training.trainer import Trainer
 from and_dist.training.trial import predict_seconds
 from and_dist.utils.formatting import format_seconds
@@ -99,8 +100,10 @@ def load_and_check(
     check_objective(config, train)
     check_cache(train.index, config.data)
     check_file(config.folder / "bad_images.txt", is_list_of(train.index))
-    if config.encoder.weights and not list_checkpoints(config.folder / "checkpoints"):
-        load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
+    if not list_checkpoints(config.folder / "checkpoints"):
+        if config.encoder.weights:
+            load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
+        check_published(config, train.labels_N, len(train.index))
     return train, test
 
 

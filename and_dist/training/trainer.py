@@ -93,8 +93,10 @@ class Trainer:
 
     def train(self) -> None:
         """Resume from the newest checkpoint, if there is one, and train to the end."""
-        self.recovery.resume()
+        is_resumed = self.recovery.resume()
         with print_traceback_on_error():
+            if not is_resumed and self.config.bank.weights:
+                self.round_setup.take_up_published()
             self._train_rounds()
 
     def _train_rounds(self) -> None:
@@ -128,7 +130,7 @@ class Trainer:
         if not self.progress.is_begun:
             self.round_setup.begin_round(round_index)
             self.advance_progress(is_begun=True)
-            self.save()
+        self.save()  # nothing, where the run has resumed from this very place
         for epoch in range(self.progress.epochs, self.components.schedule.epochs[round_index]):
             self.train_epoch(round_index, epoch)
             self.advance_progress(epochs=epoch + 1, step=0)

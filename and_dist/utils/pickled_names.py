@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,16 @@ class ArrayPlace:
     """Hold the place of an array, which a pickle makes empty, keeps, and fills after that."""
 
     kept_as: list[int] = field(default_factory=list)
+
+
+def text_of(name: Any) -> str:
+    """Return a name, which Python 2 has written as bytes."""
+    return name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name)
+
+
+def with_text_keys(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a mapping by names that are text."""
+    return {text_of(name): value for name, value in values.items()}
 
 
 def as_dict(values: list[Any]) -> dict[Any, Any]:
