@@ -124,7 +124,11 @@ def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     written = read_yaml(file, may_be_link=False)
     if "name" not in written:
         raise ValueError(f"{file} is not the config of a run, or damaged: it names none")
-    return _build([written, parse_overrides(overrides)])
+    try:
+        config = _build([written])
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, or somebody edited it: {error}") from None
+    return _build([written, parse_overrides(overrides)]) if overrides else config
 
 
 def _build(layers: Sequence[dict[str, Any]]) -> Config:

@@ -81,7 +81,7 @@ def trial(
     what: str,
     lay: Callable[[Path], object],
     commands: Sequence[Command] = (PREPARE,),
-    named: Sequence[str] = ("photos",),
+    named: Sequence[str] = ("photos", "out/"),
     limits: Limits = LIMITS,
 ) -> Trial:
     """Return a trial: `lay` fills photos/, then the commands run until one breaks."""

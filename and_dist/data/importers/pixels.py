@@ -43,6 +43,14 @@ def find_cifar(source: Path) -> list[Listing] | None:
     `source` is the published folder or .tar.gz of the python or binary version.
     """
     files = dict(_files_of(source))
+    try:
+        return _splits_of_cifar(files)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _splits_of_cifar(files: dict[str, bytes]) -> list[Listing] | None:
+    """Return the splits in the files of CIFAR by name; None if they are not all there."""
     for names, label_key, meta in (
         ([f"data_batch_{i}" for i in range(1, 6)], b"labels", ("batches.meta", b"label_names")),
         (["train"], b"fine_labels", ("meta", b"fine_label_names")),
