@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +66,18 @@ class Plan:
                 yield slice(start, min(start + most, end))
 
 
+class Scratch(NamedTuple):
+    """Hold memory that the steps of one part after another are computed in."""
+
+    now_B3X: Tensor
+    next_B3X: Tensor
+    planes_3BX: Tensor
+
+    def of(self, count: int) -> Scratch:
+        """Return the memory for a part of `count` images."""
+        return Scratch(self.now_B3X[:count], self.next_B3X[:count], self.planes_3BX[:, :count])
+
+
 class HsvJitter:
     """Apply the drawn steps of views to images, and normalise them."""
 
@@ -87,32 +100,33 @@ class HsvJitter:
         plan = self._plan(steps)
         images_B3X = images_BCHW.flatten(2)
         jittered_B3X = self._buffer(images_B3X)
-        most = len(images_B3X)
-        if self._device.type == "cpu":
-            bytes_an_image = 4 * images_B3X[0].numel()
-            most = max(1, CACHED_BYTES * torch.get_num_threads() // bytes_an_image)
-        for part in plan.parts(most):
-            self._jitter(plan, part, images_B3X, jittered_B3X)
+        parts = list(plan.parts(self._most_at_once(images_B3X)))
+        scratch = self._scratch(max(part.stop - part.start for part in parts), images_B3X.shape[2])
+        for part in parts:
+            colours_B3X = self._jitter(plan, part, images_B3X, scratch)
+            # index_copy_ takes two to three times as long on a CPU.
+            results = [jittered_B3X[at] for at in plan.image_B[part].tolist()]
+            torch._foreach_copy_(results, list(colours_B3X))
         return jittered_B3X.view(images_BCHW.shape)
 
-    def _jitter(self, plan: Plan, part: slice, images_B3X: Tensor, jittered_B3X: Tensor) -> None:
-        """Take all steps of some images whose hue has the same place."""
+    def _jitter(self, plan: Plan, part: slice, images_B3X: Tensor, scratch: Scratch) -> Tensor:
+        """Return some images, whose hue has the same place, after all steps."""
         image_B = torch.from_numpy(plan.image_B[part]).to(self._device, non_blocking=True)
-        now_B3X = torch.index_select(images_B3X, 0, image_B).float()
-        spare_B3X = torch.empty_like(now_B3X)
+        now_B3X, next_B3X, planes_3BX = scratch.of(len(image_B))
+        now_B3X.copy_(torch.index_select(images_B3X, 0, image_B))
         place = plan.place_B[part.start]
         for step in range(4):
             if step == place:
-                turn_hue(now_B3X, plan.turns_B31[part], spare_B3X)
-                now_B3X, spare_B3X = spare_B3X, now_B3X
+                turn_hue(now_B3X, plan.turns_B31[part], next_B3X, planes_3BX)
+                now_B3X, next_B3X = next_B3X, now_B3X
             offset_B11 = None
             if plan.has_contrast_B4[part, step].any():
                 mean_B1 = (now_B3X.mean(2) * self._luma_13).sum(1, keepdim=True)
                 offset_B11 = (plan.through_mean_4B1[step, part] * mean_B1)[:, :, None]
             maps_B33 = plan.maps_4B33[step, part]
             if plan.mixes_B4[part, step].any():
-                torch.bmm(maps_B33, now_B3X, out=spare_B3X)
-                now_B3X, spare_B3X = spare_B3X, now_B3X
+                torch.bmm(maps_B33, now_B3X, out=next_B3X)
+                now_B3X, next_B3X = next_B3X, now_B3X
             else:  # a diagonal matrix: the same, to the bit, in a fifth of the time
                 now_B3X *= maps_B33.diagonal(dim1=1, dim2=2)[:, :, None]
             if offset_B11 is not None:
@@ -120,10 +134,7 @@ class HsvJitter:
             if step < 3:
                 now_B3X.clamp_(0, 255)
         now_B3X += self._offset_31
-        # index_copy_ takes two to three times as long on a CPU.
-        torch._foreach_copy_(
-            [jittered_B3X[at] for at in plan.image_B[part].tolist()], list(now_B3X)
-        )
+        return now_B3X
 
     def _plan(self, steps: JitterSteps) -> Plan:
         """Return the steps as matrices, and the images sorted by what their steps have to do."""
@@ -159,6 +170,19 @@ class HsvJitter:
             self._tensor(turns_B3[image_B, :, None]),
         )
 
+    def _most_at_once(self, images_B3X: Tensor) -> int:
+        """Return the most images that are changed at once."""
+        if self._device.type == "cuda":
+            return len(images_B3X)
+        bytes_an_image = 4 * images_B3X[0].numel()
+        return max(1, CACHED_BYTES * torch.get_num_threads() // bytes_an_image)
+
+    def _scratch(self, count: int, pixels: int) -> Scratch:
+        """Return memory for `count` images."""
+        now_B3X, next_B3X = torch.empty((2, count, 3, pixels), device=self._device)
+        planes_3BX = torch.empty((3, count, pixels), device=self._device)
+        return Scratch(now_B3X, next_B3X, planes_3BX)
+
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         """Return float64 values as a float32 tensor on the device."""
         return torch.from_numpy(values.astype(np.float32)).to(self._device, non_blocking=True)
@@ -173,7 +197,7 @@ class HsvJitter:
         return self._jittered[: len(images_B3X)]
 
 
-def turn_hue(colours_B3X: Tensor, turns_B31: Tensor, out_B3X: Tensor) -> None:
+def turn_hue(colours_B3X: Tensor, turns_B31: Tensor, out_B3X: Tensor, planes_3BX: Tensor) -> None:
     """Write colours with their hue changed to `out_B3X`; saturation and value in HSV stay.
 
     Along HSV's hexagon the hue h of a pixel, in sixths of the circle from red, lies as far from red
@@ -181,19 +205,23 @@ def turn_hue(colours_B3X: Tensor, turns_B31: Tensor, out_B3X: Tensor) -> None:
     falls between the least and the greatest with its distance from h: least + range * clamp(2 -
     distance, 0, 1). `turns_B31` are to be added to h for the distance from each channel's own hue,
     and 2 - distance = |(|h + turn| - 3)| - 1, wherever on the circle h + turn lies.
+
+    `planes_3BX` is memory to compute in; new memory for each operation took a tenth longer.
     """
     red_BX, green_BX, blue_BX = colours_B3X.unbind(1)
-    least_BX = torch.minimum(red_BX, green_BX)
+    least_BX, range_BX, hue_BX = planes_3BX
+    spare_BX = out_B3X[:, 0]
+    torch.minimum(red_BX, green_BX, out=least_BX)
     torch.minimum(least_BX, blue_BX, out=least_BX)
-    range_BX = torch.maximum(red_BX, green_BX)
+    torch.maximum(red_BX, green_BX, out=range_BX)
     torch.maximum(range_BX, blue_BX, out=range_BX)
     range_BX -= least_BX
-    hue_BX = green_BX + blue_BX
+    torch.add(green_BX, blue_BX, out=hue_BX)
     hue_BX -= red_BX
     hue_BX -= least_BX
-    hue_BX /= range_BX.clamp(min=SMALLEST_RANGE)
+    hue_BX /= torch.clamp(range_BX, min=SMALLEST_RANGE, out=spare_BX)
     hue_BX += 1
-    hue_BX.copysign_(green_BX - blue_BX)
+    hue_BX.copysign_(torch.sub(green_BX, blue_BX, out=spare_BX))
     torch.add(hue_BX[:, None], turns_B31, out=out_B3X)
     out_B3X.abs_().sub_(3).abs_().clamp_(1, 2)
     out_B3X *= range_BX[:, None]
