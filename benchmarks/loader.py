@@ -5,9 +5,9 @@
 Images come from JPEG files of 500 x 375 and leave at 224 x 224, antialiased, with the whole
 ImageNet augmentation: by DALI with our own parameters, and by torchvision v2 in a DataLoader with
 its best number of workers, from the same files. Packs, raw pixels and the cache are measured too,
-and DALI's graph up to each of its operators. The floor is the machine's own rate of decoding whole
-JPEGs, for packs by their bytes. With an NVIDIA GPU the same is measured with decoding and all later
-operators on it.
+DALI's graph up to each of its operators, and the changes of colour by both models of hue. The floor
+is the machine's own rate of decoding whole JPEGs, for packs by their bytes. With an NVIDIA GPU the
+same is measured with decoding and all later operators on it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from torchvision.transforms.v2 import functional as tv
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import hue_rotation, training_views
 from and_dist.data.cache import cache_in_memory
+from and_dist.data.colour import ColourMaps
 from and_dist.data.datasets import index_folder
+from and_dist.data.hsv_jitter import HsvJitter
 from and_dist.data.index import ImageIndex
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
@@ -163,6 +165,38 @@ def graph_case(paths: list[Path], stage: str) -> Callable[[], None]:
     return run
 
 
+def colour_cases(count: int) -> dict[str, Callable[[], object]]:
+    """Return cases that change the colours of `count` images by one thread, by model of hue."""
+    torch.manual_seed(0)
+    rows, sides = np.arange(count), np.full(count, 300, np.int32)
+    images_BCHW = torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8)
+    normal_BCHW = tv.normalize(images_BCHW / 255, CONFIG.mean, CONFIG.std)
+    mean_colours_B3 = images_BCHW.float().mean((2, 3))
+    hsv = CONFIG.model_copy(update={"hue_model": "hsv"})
+    maps, steps = (training_views(config, 0, 0, rows, sides, sides) for config in (CONFIG, hsv))
+    cpu = torch.device("cpu")
+    by_maps, by_steps = ColourMaps(CONFIG, cpu), HsvJitter(hsv, cpu)
+
+    def alone(change: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            torch.set_num_threads(1)
+            return change()
+
+        return run
+
+    return {
+        "yiq": alone(lambda: by_maps.apply(maps, normal_BCHW, mean_colours_B3)),
+        "hsv": alone(lambda: by_steps.apply(steps, images_BCHW)),
+    }
+
+
+def add_colours(benchmark: Benchmark, count: int = 128, repeats: int = 20) -> None:
+    """Add the least milliseconds that the colours of `count` images take, by model of hue."""
+    for model, seconds in benchmark.repeat(colour_cases(count), repeats).items():
+        name = f"least ms for the colours of {count} images by one thread, {model}"
+        benchmark.facts[name] = round(1000 * min(seconds), 1)
+
+
 def hue_differences(paths: list[Path]) -> tuple[float, float]:
     """Return the mean levels between our rotation of YIQ and torchvision's of HSV, over shifts in
     +-0.4.
@@ -275,6 +309,7 @@ def main() -> None:
         benchmark.result(name).peak_mb = peak
     benchmark.facts["peak MB"] = "what a first epoch adds, workers included"
     add_ratios(benchmark, count)
+    add_colours(benchmark)
     benchmark.finish(arguments.json)
 
 

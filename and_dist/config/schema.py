@@ -61,6 +61,9 @@ class DataConfig(Section):
     """Strength of brightness, contrast and saturation changes; factors are in 1 -+ jitter."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
     """Largest hue change in either direction, as a share of the colour circle."""
+    hue_model: Literal["yiq", "hsv"] = "yiq"
+    """Jitter colours by one affine map, in which hue turns the chroma plane of YIQ, or by the steps
+    of torchvision, each clipped, in which hue moves along the hexagon of HSV."""
     grayscale: Share = 0.2
     """Probability that a training image is made gray."""
     grayscale_first: bool = False

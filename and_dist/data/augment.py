@@ -1,12 +1,14 @@
-"""Compute the crop, colour map and flip of each image as a function of (seed, epoch, row).
+"""Compute the crop, changes of colour and flip of each image as a function of (seed, epoch, row).
 
-They are numbers: DALI's operators take the crop and the flip, and colour.py applies the colour map.
+They are numbers: DALI's operators take the crop and the flip, and torch applies the changes of
+colour. These have two models, of the same draws. With data.hue_model=hsv they are torchvision's
+steps, which hsv_jitter.py applies one after another.
 
-Brightness, contrast, saturation, hue and grayscale are linear maps of a pixel's colour, contrast
-with an offset proportional to the image's mean colour. In any order they therefore compose into one
-map: colour -> direct @ colour + through_mean @ mean colour. Two things differ from torchvision: hue
-is a rotation of the YIQ chroma plane instead of a shift along HSV's hexagon, and nothing is clipped
-between the steps.
+With data.hue_model=yiq, brightness, contrast, saturation, hue and grayscale are linear maps of a
+pixel's colour, contrast with an offset proportional to the image's mean colour. In any order they
+therefore compose into one map, which colour.py applies: colour -> direct @ colour + through_mean @
+mean colour. Two things differ from torchvision: hue is a rotation of the YIQ chroma plane instead
+of a shift along HSV's hexagon, and nothing is clipped between the steps.
 
 B images of a batch, V values drawn for an image, X attempts at a crop; boxes are (y, x) in pixels
 of the stored image.
@@ -14,7 +16,7 @@ of the stored image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from and_dist.utils.counter_random import derive_key, draw_uniform
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 
 ATTEMPTS = 10
 """The number of boxes that are drawn for a crop, as in torchvision."""
@@ -38,9 +41,37 @@ TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591,
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""Numbers of the steps of colour jitter."""
+
+
+@dataclass(frozen=True)
+class JitterSteps:
+    """Hold the steps that change the colours of each image of a batch, as they were drawn."""
+
+    order_B4: I64
+    """BRIGHTNESS, CONTRAST, SATURATION and HUE in the order in which the image takes them."""
+    factors_B3: F64
+    """Factors of brightness, contrast and saturation."""
+    shift_B: F64
+    """Change of hue, as a share of the colour circle."""
+    is_gray_B: NDArray[np.bool_]
+    """Whether the image is made gray."""
+
+
+@dataclass(frozen=True)
+class AffineMaps:
+    """Hold the one map that all steps of an image compose into, for each image of a batch."""
+
+    direct_B33: F32
+    """Matrix that a pixel's colour (0..255) is multiplied by."""
+    through_mean_B33: F32
+    """Matrix that the image's mean colour is multiplied by before it is added."""
+
+
 @dataclass(frozen=True)
 class Views:
-    """Hold the crop, colour map and flip of each image of a batch."""
+    """Hold the crop, changes of colour and flip of each image of a batch."""
 
     start_B2: I32
     """Upper left corner of the box that is decoded."""
@@ -50,37 +81,41 @@ class Views:
     """Region of that box that becomes the image, in pixels of the box, fractions allowed."""
     roi_stop_B2: F32
     """End of that region."""
-    direct_B33: F32
-    """Matrix that a pixel's colour (0..255) is multiplied by."""
-    through_mean_B33: F32
-    """Matrix that the image's mean colour is multiplied by before it is added."""
     flip_B: I32
     """1 where the image is mirrored, else 0."""
+    colours: AffineMaps | JitterSteps | None
+    """Changes of colour in the form that data.hue_model asks for; none for plain views."""
 
     def part(self, at: int) -> Views:
-        """Return the views of the image at position `at` alone."""
-        return Views(*(getattr(self, f.name)[at : at + 1] for f in fields(self)))
+        """Return the views of the image at position `at` alone, without changes of colour."""
+        one = slice(at, at + 1)
+        boxes = (
+            self.start_B2[one],
+            self.shape_B2[one],
+            self.roi_start_B2[one],
+            self.roi_stop_B2[one],
+        )
+        return Views(*boxes, self.flip_B[one], None)
 
 
 def training_views(
     config: DataConfig, seed: int, epoch: int, rows_B: Rows, heights_B: I32, widths_B: I32
 ) -> Views:
-    """Return the random resized crop, colour map and flip of the given rows in this epoch."""
+    """Return the random resized crop, changes of colour and flip of rows in this epoch."""
     key = derive_key(seed, "augment", epoch)
     draws_BV = draw_uniform(key, rows_B, 2 * ATTEMPTS + 12)
     crops_BV, place_B2, colours_BV = np.split(draws_BV, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
     sides_B2 = np.stack([heights_B, widths_B], axis=1)
     start_B2, shape_B2 = _crops(config, crops_BV, place_B2, sides_B2)
-    direct_B33, through_mean_B33 = _colour_maps(config, colours_BV)
+    steps = _jitter_steps(config, colours_BV)
     flip_B = (colours_BV[:, 9] < 0.5) & config.flip
     return Views(
         start_B2,
         shape_B2,
         np.zeros(shape_B2.shape, np.float32),
         shape_B2.astype(np.float32),
-        direct_B33.astype(np.float32),
-        through_mean_B33.astype(np.float32),
         flip_B.astype(np.int32),
+        steps if config.hue_model == "hsv" else _affine_maps(steps, config.grayscale_first),
     )
 
 
@@ -92,7 +127,7 @@ CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 def plain_views(
     config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
 ) -> Views:
-    """Return views of a crop of the resized image, without colour map or flip.
+    """Return views of a crop of the resized image, without changes of colour or flip.
 
     `place` is the share of the margin that lies above and to the left of the crop: CENTRE or one of
     CORNERS. If `test_resize` is None, the view is the whole image.
@@ -110,9 +145,8 @@ def plain_views(
         sides_B2.astype(np.int32),
         margin_B2.astype(np.float32),
         (margin_B2 + region_B2).astype(np.float32),
-        np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),
-        np.zeros((count, 3, 3), np.float32),
         np.zeros(count, np.int32),
+        None,
     )
 
 
@@ -145,37 +179,45 @@ def _crops(config: DataConfig, draws_BV: F64, place_B2: F64, sides_B2: I32) -> t
     return start_B2.astype(np.int32), shape_B2.astype(np.int32)
 
 
-def _colour_maps(config: DataConfig, draws_BV: F64) -> tuple[F64, F64]:
-    """Return (direct [B, 3, 3], through_mean [B, 3, 3]) of jitter in random order and grayscale.
+def _jitter_steps(config: DataConfig, draws_BV: F64) -> JitterSteps:
+    """Return the steps of colour jitter in random order, and who is made gray."""
+    return JitterSteps(
+        draws_BV[:, 0:4].argsort(axis=1, kind="stable"),
+        1 + config.jitter * (2 * draws_BV[:, 4:7] - 1),
+        config.hue * (2 * draws_BV[:, 7] - 1),
+        draws_BV[:, 8] < config.grayscale,
+    )
 
-    Grayscale comes before or after the jitter, as config.grayscale_first says.
+
+def _affine_maps(steps: JitterSteps, grayscale_first: bool) -> AffineMaps:
+    """Return the maps that jitter and grayscale compose into.
+
+    Grayscale comes before or after the jitter, as `grayscale_first` says.
     """
-    order_B4 = draws_BV[:, 0:4].argsort(axis=1, kind="stable")
-    brightness, contrast, saturation = 1 + config.jitter * (2 * draws_BV[:, 4:7].T - 1)
-    identity = np.eye(3)
-    to_gray_B = np.where(draws_BV[:, 8] < config.grayscale, 1.0, 0.0)[:, None, None]
-    grayscale_B33 = (1 - to_gray_B) * identity + to_gray_B * TO_GRAY
+    brightness, contrast, saturation = steps.factors_B3.T
+    count, identity = len(brightness), np.eye(3)
     steps_4B33 = np.stack(
         [
             brightness[:, None, None] * identity,
             contrast[:, None, None] * identity,
             saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * TO_GRAY,
-            hue_rotation(config.hue * (2 * draws_BV[:, 7] - 1)),
+            hue_rotation(steps.shift_B),
         ]
     )
-    no_mean_B = np.zeros(len(draws_BV))
+    no_mean_B = np.zeros(count)
     means_4B = np.stack([no_mean_B, 1 - contrast, no_mean_B, no_mean_B])
-    image_B = np.arange(len(draws_BV))
-    sequence = [(steps_4B33[step, image_B], means_4B[step, image_B]) for step in order_B4.T]
-    sequence.insert(0 if config.grayscale_first else 4, (grayscale_B33, no_mean_B))
-    direct_B33 = np.tile(identity, (len(draws_BV), 1, 1))
+    image_B = np.arange(count)
+    sequence = [(steps_4B33[step, image_B], means_4B[step, image_B]) for step in steps.order_B4.T]
+    grayscale_B33 = np.where(steps.is_gray_B[:, None, None], TO_GRAY, identity)
+    sequence.insert(0 if grayscale_first else 4, (grayscale_B33, no_mean_B))
+    direct_B33 = np.tile(identity, (count, 1, 1))
     through_mean_B33 = np.zeros_like(direct_B33)
     for step_B33, mean_B in sequence:
         # Contrast blends with the mean luma of the image as the steps so far have left it.
         mean_now_B33 = TO_GRAY @ (direct_B33 + through_mean_B33)
         through_mean_B33 = step_B33 @ through_mean_B33 + mean_B[:, None, None] * mean_now_B33
         direct_B33 = step_B33 @ direct_B33
-    return direct_B33, through_mean_B33
+    return AffineMaps(direct_B33.astype(np.float32), through_mean_B33.astype(np.float32))
 
 
 def hue_rotation(shift_B: F64) -> F64:

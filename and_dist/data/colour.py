@@ -1,8 +1,8 @@
 """Apply colour maps to whole batches, after DALI has normalised them, by one matrix product.
 
-A map (augment.Views) acts on colours in 0..255, and the images are normalised. Both are affine, so
-they compose into one map of normalised colours. DALI's own affine operator takes seven times as
-long on a CPU.
+A map (augment.AffineMaps) acts on colours in 0..255, and the images are normalised. Both are
+affine, so they compose into one map of normalised colours. DALI's own affine operator takes seven
+times as long on a CPU.
 
 B images of a batch, X pixels of an image.
 """
@@ -13,33 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.data.augment import Views
+from and_dist.config.schema import DataConfig
+from and_dist.data.augment import AffineMaps, Views
 
 
 class ColourMaps:
     """Apply the colour maps of views to normalised images, clamped to colours in 0..255."""
 
-    def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-    ) -> None:
-        """Keep the normalisation: mean and standard deviation by channel, in 0..1."""
-        self._mean_3 = 255 * np.asarray(mean)
-        self._std_3 = 255 * np.asarray(std)
+    def __init__(self, config: DataConfig, device: torch.device) -> None:
+        """Keep the normalisation."""
+        self._mean_3 = 255 * np.asarray(config.mean)
+        self._std_3 = 255 * np.asarray(config.std)
         self._bounds_32 = np.stack([0 - self._mean_3, 255 - self._mean_3], 1) / self._std_3[:, None]
         self._device = device
         self._mapped = torch.empty(0, device=device)
 
-    def apply(self, images_BCHW: Tensor, mean_colours_B3: Tensor, views: Views) -> Tensor:
+    def apply(self, views: Views, images_BCHW: Tensor, mean_colours_B3: Tensor) -> Tensor:
         """Return the images [B, 3, H, W] with each view's colour map applied.
 
         `mean_colours_B3` are the mean colours of the images before normalisation, in 0..255. On a
         CPU the result lies in one buffer, which the next call overwrites.
         """
+        maps = views.colours
+        assert isinstance(maps, AffineMaps)
         # The images are normalised, x = (colour - mean) / std, but the maps act on colours: with
         # mean and std folded in, the map is direct @ x + offset + through_mean @ mean colour.
-        direct_B33 = views.direct_B33 * (self._std_3 / self._std_3[:, None])
-        offset_B3 = (views.direct_B33 @ self._mean_3 - self._mean_3) / self._std_3
-        through_mean_B33 = views.through_mean_B33 / self._std_3[:, None]
+        direct_B33 = maps.direct_B33 * (self._std_3 / self._std_3[:, None])
+        offset_B3 = (maps.direct_B33 @ self._mean_3 - self._mean_3) / self._std_3
+        through_mean_B33 = maps.through_mean_B33 / self._std_3[:, None]
         shift_B31 = torch.baddbmm(
             self._tensor(offset_B3)[:, :, None],
             self._tensor(through_mean_B33),

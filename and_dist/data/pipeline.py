@@ -1,6 +1,6 @@
 """Build and run the one DALI graph: decode and crop, resize, mirror, normalise.
 
-Torch applies the colour maps to its output.
+Torch changes the colours of its output, and with data.hue_model=hsv normalises it too.
 
 Every random choice comes in as a number (augment.Views); DALI's own random operators are not used.
 No other module imports DALI.
@@ -23,6 +23,7 @@ from torch import Tensor
 from and_dist.config.schema import DataConfig
 from and_dist.data.augment import Views, plain_views
 from and_dist.data.colour import ColourMaps
+from and_dist.data.hsv_jitter import HsvJitter
 from and_dist.data.order import LocalRows
 from and_dist.data.stores import U8, Kind
 
@@ -52,6 +53,11 @@ class GraphSpec:
     def on_gpu(self) -> bool:
         """Return whether the graph runs on a GPU."""
         return self.device.type == "cuda"
+
+    @property
+    def has_jitter_steps(self) -> bool:
+        """Return whether images come out of DALI as they are, because hsv_jitter normalises."""
+        return self.is_training and self.data.hue_model == "hsv"
 
     @property
     def decode_bytes(self) -> float:
@@ -101,7 +107,8 @@ class ImagePipeline:
         self._waiting: PendingBatch | None = None
         """The next batch, which would be too much beside those in flight."""
         self._failure: Exception | None = None
-        self._colour_maps = ColourMaps(spec.data.mean, spec.data.std, spec.device)
+        colours = HsvJitter if spec.has_jitter_steps else ColourMaps
+        self._change_colours: Callable[..., Tensor] = colours(spec.data, spec.device).apply
         self._pipeline = _build(spec, self._next_feeds)
 
     def stream(self, batches: Iterable[PendingBatch]) -> Iterator[tuple[PendingBatch, Tensor]]:
@@ -118,7 +125,7 @@ class ImagePipeline:
                 batch = self.in_flight.popleft()
                 if batch.is_blank:
                     continue
-                yield batch, self._finish(batch.views, *outputs)
+                yield batch, self._finish(batch.views, outputs)
         finally:
             self._batches, self._waiting = iter(()), None
             self._clear()
@@ -154,12 +161,9 @@ class ImagePipeline:
                 raise DecodeError(str(error)) from None
             yield [torch.from_dlpack(output.as_tensor()) for output in outputs]
 
-    def _finish(
-        self, views: Views, images_BCHW: Tensor, mean_colours_B3: Tensor | None = None
-    ) -> Tensor:
-        """Apply the colour maps, and return images of the spec's type and layout."""
-        if mean_colours_B3 is not None:
-            images_BCHW = self._colour_maps.apply(images_BCHW, mean_colours_B3, views)
+    def _finish(self, views: Views, outputs: list[Tensor]) -> Tensor:
+        """Change the colours for training, and return images of the spec's type and layout."""
+        images_BCHW = self._change_colours(views, *outputs) if self.spec.is_training else outputs[0]
         # A GPU's convolutions are faster on channels-last images.
         layout = torch.channels_last if self.spec.on_gpu else torch.preserve_format
         return images_BCHW.to(dtype=self.spec.dtype, memory_format=layout)
@@ -256,20 +260,25 @@ def _build(spec: GraphSpec, next_feeds: Callable[[], tuple[Any, ...]]) -> Pipeli
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        images = fn.crop_mirror_normalize(
-            pixels,
-            mean=[255 * value for value in spec.data.mean],
-            std=[255 * value for value in spec.data.std],
-            mirror=flip,
-            dtype=types.FLOAT,
-            output_layout="CHW",
-        )
-        outputs = [images]
-        if spec.is_training:
-            outputs.append(fn.reductions.mean(pixels, axes=[0, 1]))
-        pipeline.set_outputs(*outputs)
+        pipeline.set_outputs(*_finish(pixels, flip, spec))
     pipeline.build()
     return pipeline
+
+
+def _finish(pixels: Any, flip: Any, spec: GraphSpec) -> list[Any]:
+    """Return the nodes of the outputs: images, and what the changes of their colours ask for."""
+    if spec.has_jitter_steps:
+        shape = {"dtype": types.UINT8, "output_layout": "CHW"}
+        return [fn.crop_mirror_normalize(pixels, mirror=flip, **shape)]
+    images = fn.crop_mirror_normalize(
+        pixels,
+        mean=[255 * value for value in spec.data.mean],
+        std=[255 * value for value in spec.data.std],
+        mirror=flip,
+        dtype=types.FLOAT,
+        output_layout="CHW",
+    )
+    return [images, fn.reductions.mean(pixels, axes=[0, 1])] if spec.is_training else [images]
 
 
 def _read(image: Any, box: Sequence[Any], spec: GraphSpec) -> Any:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from and_dist.config.schema import OBJECTIVES, DataConfig
+from and_dist.data.augment import training_views
 from and_dist.data.datasets import index_folder
+from and_dist.data.hsv_jitter import HsvJitter
 from and_dist.data.loader import TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
@@ -43,7 +46,7 @@ from benchmarks.device.world_of_one import (
     without_short_cuts,
 )
 from tests.loading import CPU, images_by_row, world_of
-from tests.pictures import save_pictures
+from tests.pictures import noise, save_pictures
 from tests.pretend.full_size import build_batch, build_trainer, full_size_config, take_a_step
 from tests.pretend.test_full_size_memory import planned_step
 from tests.ranks.runs import (
@@ -130,6 +133,17 @@ def test_mixed_decoding_gives_the_images_of_the_cpu(photos: Path, hardware: floa
     means, most = [levels.mean().item() for levels in apart], max(map(torch.max, apart)).item()
     print(f"levels apart: {sum(means) / len(means):.3f} on average, at most {most:.1f}")
     assert max(means) < 1.5
+
+
+def test_steps_of_colour_are_those_of_the_cpu() -> None:
+    config = DataConfig(hue_model="hsv")
+    sides = np.full(64, 40, np.int32)
+    views = training_views(config, 0, 0, np.arange(64), sides, sides)
+    images = torch.from_numpy(noise(0, (64, 3, 25, 25)))
+    on_cpu = HsvJitter(config, CPU).apply(views, images)
+    gpu = torch.device("cuda", 0)
+    on_gpu = HsvJitter(config, gpu).apply(views, images.to(gpu))
+    assert (on_gpu.cpu() - on_cpu).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

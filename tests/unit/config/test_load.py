@@ -151,6 +151,14 @@ def test_only_what_trains_differently_counts_as_another_run() -> None:
     assert differing_keys(other, written) == ["optim.lr: 0.03 -> 0.5", "seed: 0 -> 3"]
 
 
+def test_a_run_begun_before_data_hue_model_has_changed_hue_in_yiq() -> None:
+    written = Config().model_dump(mode="json")
+    del written["data"]["hue_model"]
+    assert differing_keys(Config(), written) == []
+    other = load_config([], ["data.hue_model=hsv"])
+    assert differing_keys(other, written) == ["data.hue_model: yiq -> hsv"]
+
+
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_loads_and_opens_with_its_command(path: Path) -> None:
     load_config([path])

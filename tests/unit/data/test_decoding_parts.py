@@ -12,11 +12,12 @@ import torch
 from and_dist.config.schema import DataConfig
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex, open_manifest
-from and_dist.data.loader import Batch, FeatureLoader
+from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
+from and_dist.data.order import Order
 from and_dist.data.pipeline import ImagePipeline, PendingBatch
 from and_dist.data.transcode import PackOptions
 from and_dist.data.unreadable import BadImages
-from tests.loading import CPU, kept
+from tests.loading import CPU, kept, world_of
 from tests.pictures import save_pictures
 from tests.unit.data.preparing import run
 
@@ -32,6 +33,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+@pytest.mark.parametrize("model", ["yiq", "hsv"])
+@pytest.mark.parametrize("kind", ["files", "pixels"])
+def test_parts_of_a_training_batch_equal_the_whole_to_the_bit(
+    folder: Path, kind: str, model: Literal["yiq", "hsv"]
+) -> None:
+    """With 625 pixels an image, so that some begin and end within a vector of the processor."""
+    index = stored(folder, kind)
+    order = Order(len(index), len(index), 0)
+    both = []
+    for decode_mb in (1000, 2):
+        config = DataConfig(image_size=25, decode_mb=decode_mb, flip=True, hue_model=model)
+        loader = TrainingLoader(index, config, order, world_of(), BadImages(index, "stop"))
+        parts = list(loader._stream._parts_of(order.local_rows(0, 0, 0, 1)))
+        assert (len(parts) > 1) == (decode_mb == 2)
+        both.append(kept(batch for epoch in range(8) for batch in loader.batches(epoch)))
+    for whole, in_parts in zip(*both, strict=True):
+        assert torch.equal(in_parts.images_BCHW, whole.images_BCHW)
+        assert torch.equal(in_parts.rows_B, whole.rows_B)
+
+
+def stored(folder: Path, kind: str) -> ImageIndex:
+    if kind == "files":
+        return index_folder(folder / "images").index
+    return open_manifest(folder / "raw" / "train").index
+
+
 def batches(index: ImageIndex, decode_mb: int, policy: Literal["stop", "skip"]) -> list[Batch]:
     config = DataConfig(image_size=24, decode_mb=decode_mb)
     bad = BadImages(index, policy, lambda _: None, largest_share=1.0)
@@ -43,11 +70,7 @@ def batches(index: ImageIndex, decode_mb: int, policy: Literal["stop", "skip"]) 
 def test_parts_of_a_batch_equal_the_whole_to_the_bit(
     folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = (
-        index_folder(folder / "images").index
-        if kind == "files"
-        else open_manifest(folder / "raw" / "train").index
-    )
+    index = stored(folder, kind)
     at_once = []
     decide = ImagePipeline._next_batch
 

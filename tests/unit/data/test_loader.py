@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from and_dist.data.shapes import draw_shapes
 from and_dist.data.unreadable import BadImages
 from tests.loading import CPU, images_by_row, kept, world_of
 from tests.pictures import save_pictures
+from tests.unit.data.torchvision_jitter import by_torchvision
 
 SHAPES = draw_shapes("train", 61).index
+HueModel = Literal["yiq", "hsv"]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,9 @@ def test_each_row_comes_once_an_epoch_and_looks_the_same_at_any_world_size(size:
     assert sorted(seen) == list(range(61))
 
 
-def test_files_come_the_same_at_any_world_size(photos: ImageIndex) -> None:
-    config = DataConfig(image_size=24, flip=True)
+@pytest.mark.parametrize("model", ["yiq", "hsv"])
+def test_files_come_the_same_at_any_world_size(photos: ImageIndex, model: HueModel) -> None:
+    config = DataConfig(image_size=25, flip=True, hue_model=model)
     alone = images_by_row(training_batches(photos, config, 1))
     for rank in range(2):
         images = images_by_row(training_batches(photos, config, 1, rank, 2))
@@ -144,10 +148,27 @@ def test_colours_of_the_pipeline_are_those_of_the_maps() -> None:
         if views.shape_B2[row].tolist() != [16, 16]:
             continue
         pixels = noise[row].astype(np.float64)
-        offset = views.through_mean_B33[row] @ pixels.mean(axis=(0, 1))
-        expected = np.clip(pixels @ views.direct_B33[row].T + offset, 0, 255)
+        offset = views.colours.through_mean_B33[row] @ pixels.mean(axis=(0, 1))
+        expected = np.clip(pixels @ views.colours.direct_B33[row].T + offset, 0, 255)
         ours = pixels_of(Batch(images[row][None], torch.tensor([row])), config)[0]
         assert np.abs(ours.numpy().transpose(1, 2, 0) - expected).max() < 0.51
+
+
+@pytest.mark.parametrize("stored_as", ["files", "pixels"])
+def test_steps_of_the_pipeline_are_torchvisions(photos: ImageIndex, stored_as: str) -> None:
+    index = photos if stored_as == "files" else SHAPES
+    config = DataConfig(image_size=24, flip=True, hue_model="hsv")
+    plain = config.model_copy(update={"hue_model": "yiq", "jitter": 0, "hue": 0, "grayscale": 0})
+    before, after = (images_by_row(training_batches(index, c, 2)) for c in (plain, config))
+    rows = np.array(list(before))
+    views = training_views(config, 5, 2, rows, index.heights_N[rows], index.widths_N[rows])
+    for at, row in enumerate(before):
+        start, ours = (
+            pixels_of(Batch(images[row][None], torch.tensor([row])), config)[0]
+            for images in (before, after)
+        )
+        theirs = 255 * by_torchvision(start / 255, views.colours, at, grayscale_first=False)
+        assert (ours - theirs).abs().max() < 1
 
 
 def test_a_broken_file_is_an_error_not_a_hang(tmp_path: Path) -> None:

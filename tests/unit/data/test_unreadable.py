@@ -40,12 +40,16 @@ class Reader:
     """A loader over an index, and what it said of bad images."""
 
     def __init__(
-        self, index: ImageIndex, policy: Literal["stop", "skip"] = "skip", batch_size: int = 8
+        self,
+        index: ImageIndex,
+        policy: Literal["stop", "skip"] = "skip",
+        batch_size: int = 8,
+        config: DataConfig = CONFIG,
     ) -> None:
         self.said: list[str] = []
         self.bad = BadImages(index, policy, self.said.append)
         order = Order(len(index), batch_size, 0)
-        self._loader = TrainingLoader(index, CONFIG, order, world_of(), self.bad)
+        self._loader = TrainingLoader(index, config, order, world_of(), self.bad)
 
     def epoch(self, number: int = 0) -> list[Batch]:
         return kept(self._loader.batches(number))
@@ -195,6 +199,16 @@ def test_the_other_images_are_the_same_as_without_the_bad_one(folder: Path) -> N
     seen = Reader(index).images()
     assert seen.keys() == whole.keys() - {COUNT - 1}
     assert all(torch.equal(image, whole[row]) for row, image in seen.items())
+
+
+def test_a_bad_image_is_left_out_where_hue_is_changed_in_hsv(folder: Path) -> None:
+    cut_short(folder / "short.jpg")
+    index = index_folder(folder).index
+    reader = Reader(index, config=CONFIG.model_copy(update={"hue_model": "hsv"}))
+    seen, expected = reader.images(), Reader(index).images()
+    assert len(reader.said) == 1
+    assert seen.keys() == expected.keys()
+    assert all((image - expected[row]).abs().max() < 1e-5 for row, image in seen.items())
 
 
 def damage_while_reading(folder: Path, damage: Callable[[Path], object]) -> Reader:
