@@ -55,15 +55,16 @@ def read_published_run(file: Path) -> PublishedRun:
         bank = npc["memory"]
         if not isinstance(bank, SavedTensor) or len(bank.size) != 2:
             raise PickleError("its npc.memory is no bank")
-        neighbours_AK = _rows(found["neighbours"])
-        anchors_A = _rows(found["anchor_indexes"])
+        neighbours_AK, anchors_A = _rows(found["neighbours"]), _rows(found["anchor_indexes"])
+        if len(neighbours_AK) != len(anchors_A) or (len(anchors_A) and neighbours_AK.dim() != 2):
+            raise PickleError("its anchors and neighbours do not fit each other")
         return PublishedRun(
             file,
             round_index,
             epochs,
             float(_load(found["consistency"], 1)),
             bank,
-            neighbours_AK.reshape(len(anchors_A), -1),
+            neighbours_AK if len(anchors_A) else neighbours_AK.reshape(0, 0),
             anchors_A,
             _load(found["entropy"], bank.size[0]).double().flatten(),
             _momentum(content),

@@ -115,5 +115,5 @@ def test_labels_tell_that_images_are_in_another_order(
     assert labels_N is not None
     check_published(config, labels_N, len(labels_N))
     check_published(config, None, len(labels_N))
-    with pytest.raises(ValueError, match=r"in another order: .* 24\.. % had it there; it takes"):
-        check_published(config, np.random.default_rng(0).permutation(labels_N), len(labels_N))
+    with pytest.raises(ValueError, match=r"in another order.* and 14\.0 % had it there; it takes"):
+        check_published(config, np.sort(labels_N), len(labels_N))
