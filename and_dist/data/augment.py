@@ -14,7 +14,7 @@ of the stored image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +90,13 @@ CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 
 
 def plain_views(
-    config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
+    config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] | F64 = CENTRE
 ) -> Views:
     """Return views of a crop of the resized image, without colour map or flip.
 
-    `place` is the share of the margin that lies above and to the left of the crop: CENTRE or one of
-    CORNERS. If `test_resize` is None, the view is the whole image.
+    `place` is the share of the margin that lies above and to the left of the crop: CENTRE, one of
+    CORNERS, or one share [B, 2] for each image. If `test_resize` is None, the view is the whole
+    image.
     """
     sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
     if config.test_resize is None:
@@ -114,6 +115,24 @@ def plain_views(
         np.zeros((count, 3, 3), np.float32),
         np.zeros(count, np.int32),
     )
+
+
+def published_views(
+    config: DataConfig, seed: int, epoch: int, rows_B: Rows, heights_B: I32, widths_B: I32
+) -> Views:
+    """Return a random crop of the resized image, half of the time mirrored, of the given rows.
+
+    These are the images of published linear classifiers, by torchvision's Resize and RandomCrop: as
+    there, a crop begins at a whole pixel of the image that was resized to `test_resize`.
+    """
+    assert config.test_resize is not None
+    draws_BV = draw_uniform(derive_key(seed, "published crops", epoch), rows_B, 3)
+    sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.int64)
+    resized_B2 = sides_B2 * config.test_resize // sides_B2.min(axis=1, keepdims=True)
+    free_B2 = np.maximum(resized_B2 - config.image_size, 0)
+    start_B2 = np.floor(draws_BV[:, :2] * (free_B2 + 1))
+    views = plain_views(config, heights_B, widths_B, start_B2 / np.maximum(free_B2, 1))
+    return replace(views, flip_B=(draws_BV[:, 2] < 0.5).astype(np.int32))
 
 
 def _crops(config: DataConfig, draws_BV: F64, place_B2: F64, sides_B2: I32) -> tuple[I32, I32]:
