@@ -56,6 +56,6 @@ class LinearConfig(OptimConfig):
     """Epochs at which the learning rate falls."""
     crops: Literal["as_training", "published"] = "as_training"
     """Crops of the images. as_training takes the encoder's, without changes of colour. published is
-    the protocol of DeepCluster and Wu et al.: resize the shorter side to data.test_resize, or to
-    256 / 224 of data.image_size where that is none; train on random crops of data.image_size, half
-    of them mirrored, and test on the centre."""
+    DeepCluster's protocol: resize the shorter side to data.test_resize, or to 256 / 224 of
+    data.image_size where that is none; train on random crops of data.image_size, half of them
+    mirrored, and test on the centre."""
