@@ -33,9 +33,10 @@ QUICK = ("curriculum.epochs=1", "curriculum.rounds=1", "data.limit=48", "data.li
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of torchvision's network, with test images that are cropped."""
-    other = ("encoder.name=cifar_resnet18", "encoder.feature_dim=16", "data.test_resize=36")
-    return train_here(tmp_path_factory.mktemp("runs"), *QUICK, *other)
+    """Of torchvision's network, laid out as there, with test images that are cropped."""
+    network = ("encoder.name=cifar_resnet18", "encoder.feature_dim=16")
+    other = ("encoder.channels_last=false", "data.test_resize=36")
+    return train_here(tmp_path_factory.mktemp("runs"), *QUICK, *network, *other)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_torchvision_computes_our_features(
     model.maxpool = torch.nn.Identity()
     model.load_state_dict(torch.load(folder / "encoder.pth", weights_only=True))
     features_BD = functional.normalize(model.eval()(images_BCHW), dim=1)
-    torch.testing.assert_close(features_BD, encoder(images_BCHW))
+    assert torch.equal(features_BD, encoder(images_BCHW))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_onnx_computes_our_features_for_any_number_of_images(
         images = images_BCHW[:count]
         (features,) = session.run(None, {"images": images.numpy()})
         expected = encoder(images) if head == "--head" else encoder.trunk(images)
-        np.testing.assert_allclose(features, expected.numpy(), atol=2e-5)
+        np.testing.assert_allclose(features, expected.numpy(), atol=2e-6)  # seen 6.6e-7
 
 
 def test_the_card_says_what_it_is(run: Path, cli: Cli) -> None:
