@@ -54,3 +54,8 @@ class LinearConfig(OptimConfig):
     """Weight decay of the weights and biases of the classifiers."""
     milestones: tuple[Count, ...] = (30, 60)
     """Epochs at which the learning rate falls."""
+    crops: Literal["as_training", "published"] = "as_training"
+    """Crops of the images. as_training takes the encoder's, without changes of colour. published is
+    DeepCluster's protocol: resize the shorter side to data.test_resize, or to 256 / 224 of
+    data.image_size where that is none; train on random crops of data.image_size, half of them
+    mirrored, and test on the centre."""

@@ -117,7 +117,9 @@ class EncoderConfig(Section):
     """Use only kernels of a GPU that repeat to the bit, so that a resumed run equals one that was
     not interrupted; it is slower. On a CPU every run does."""
     channels_last: bool = True
-    """Store activations pixel by pixel, and on a GPU kernels too: convolutions are faster."""
+    """Store activations pixel by pixel, and on a GPU kernels too: convolutions are faster. On a CPU
+    batch norm then loses a digit or more: features of 256 images by cifar_resnet18 were 8e-6 from
+    those of float64 while training, against 3e-7 with false."""
     compile: bool = False
     """Train a network that torch.compile has compiled, which takes minutes and a C++ compiler."""
 

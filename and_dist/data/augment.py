@@ -16,7 +16,7 @@ of the stored image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,6 @@ def training_views(
     crops_BV, place_B2, colours_BV = np.split(draws_BV, [2 * ATTEMPTS, 2 * ATTEMPTS + 2], axis=1)
     sides_B2 = np.stack([heights_B, widths_B], axis=1)
     start_B2, shape_B2 = _crops(config, crops_BV, place_B2, sides_B2)
-    steps = _jitter_steps(config, colours_BV)
     flip_B = (colours_BV[:, 9] < 0.5) & config.flip
     return Views(
         start_B2,
@@ -115,7 +114,7 @@ def training_views(
         np.zeros(shape_B2.shape, np.float32),
         shape_B2.astype(np.float32),
         flip_B.astype(np.int32),
-        steps if config.hue_model == "hsv" else _affine_maps(steps, config.grayscale_first),
+        _changes_of_colour(config, colours_BV),
     )
 
 
@@ -125,12 +124,13 @@ CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 
 
 def plain_views(
-    config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] = CENTRE
+    config: DataConfig, heights_B: I32, widths_B: I32, place: tuple[float, float] | F64 = CENTRE
 ) -> Views:
     """Return views of a crop of the resized image, without changes of colour or flip.
 
-    `place` is the share of the margin that lies above and to the left of the crop: CENTRE or one of
-    CORNERS. If `test_resize` is None, the view is the whole image.
+    `place` is the share of the margin that lies above and to the left of the crop: CENTRE, one of
+    CORNERS, or one share [B, 2] for each image. If `test_resize` is None, the view is the whole
+    image.
     """
     sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.float64)
     if config.test_resize is None:
@@ -147,6 +147,28 @@ def plain_views(
         (margin_B2 + region_B2).astype(np.float32),
         np.zeros(count, np.int32),
         None,
+    )
+
+
+def published_views(
+    config: DataConfig, seed: int, epoch: int, rows_B: Rows, heights_B: I32, widths_B: I32
+) -> Views:
+    """Return a random crop of the resized image, changes of colour, and a flip of every second one.
+
+    These are the images of published linear classifiers, by torchvision's Resize and RandomCrop: as
+    there, a crop begins at a whole pixel of the image that was resized to `test_resize`.
+    """
+    assert config.test_resize is not None
+    draws_BV = draw_uniform(derive_key(seed, "published crops", epoch), rows_B, 12)
+    sides_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.int64)
+    resized_B2 = sides_B2 * config.test_resize // sides_B2.min(axis=1, keepdims=True)
+    free_B2 = np.maximum(resized_B2 - config.image_size, 0)
+    start_B2 = np.floor(draws_BV[:, :2] * (free_B2 + 1))
+    views = plain_views(config, heights_B, widths_B, start_B2 / np.maximum(free_B2, 1))
+    return replace(
+        views,
+        flip_B=(draws_BV[:, 2] < 0.5).astype(np.int32),
+        colours=_changes_of_colour(config, draws_BV[:, 3:]),
     )
 
 
@@ -177,6 +199,12 @@ def _crops(config: DataConfig, draws_BV: F64, place_B2: F64, sides_B2: I32) -> t
     free_B2 = sides_B2 - shape_B2
     start_B2 = np.where(found_B1, np.floor(place_B2 * (free_B2 + 1)), free_B2 // 2)
     return start_B2.astype(np.int32), shape_B2.astype(np.int32)
+
+
+def _changes_of_colour(config: DataConfig, draws_BV: F64) -> AffineMaps | JitterSteps:
+    """Return jitter and grayscale in the form that data.hue_model asks for."""
+    steps = _jitter_steps(config, draws_BV)
+    return steps if config.hue_model == "hsv" else _affine_maps(steps, config.grayscale_first)
 
 
 def _jitter_steps(config: DataConfig, draws_BV: F64) -> JitterSteps:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.augment import CENTRE, Views, plain_views, training_views
+from and_dist.data.augment import CENTRE, I32, Views, plain_views, training_views
 from and_dist.data.encoded_images import make_decodable
 from and_dist.data.image_headers import RGB_BYTES, Unreadable, check_pixels, most_bytes
 from and_dist.data.index import ImageIndex
@@ -38,6 +38,8 @@ BATCHES_AHEAD = 4
 """The number of batches whose bytes are read before DALI asks for them."""
 ViewsOf = Callable[[int, Rows], Views]
 """A function from a step and its rows to the views of these rows."""
+RandomViews = Callable[[DataConfig, int, int, Rows, I32, I32], Views]
+"""A function from a config, a seed, an epoch, rows, their heights and their widths to views."""
 
 
 class Batch(NamedTuple):
@@ -237,8 +239,10 @@ class TrainingLoader:
         )
         self._stream = BatchStream(index, spec, bad)
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch, from `first_step` on."""
+    def batches(
+        self, epoch: int, first_step: int = 0, random_views: RandomViews = training_views
+    ) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from `first_step` on, with views by `random_views`."""
         rank, size = self._world.rank, self._world.size
 
         def plan(step: int) -> LocalRows:
@@ -246,7 +250,7 @@ class TrainingLoader:
 
         def views_of(_: int, rows_B: Rows) -> Views:
             sides = self._index.heights_N[rows_B], self._index.widths_N[rows_B]
-            return training_views(self._config, self.order.seed, epoch, rows_B, *sides)
+            return random_views(self._config, self.order.seed, epoch, rows_B, *sides)
 
         return self._stream.batches(range(first_step, self.order.steps_per_epoch), plan, views_of)
 

@@ -38,7 +38,7 @@ from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import score
 from and_dist.evaluation.evaluator import Evaluator
 from and_dist.evaluation.probe import FrozenLayers
-from and_dist.evaluation.probe_training import ProbeTraining
+from and_dist.evaluation.probe_training import ProbeTraining, data_of_classifiers
 from and_dist.method.memory_bank import shard_range
 from and_dist.models.encoders import Encoder, build_encoder, stages
 from and_dist.runs.console import Display
@@ -337,7 +337,7 @@ def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
 
 def _check_ten_crop(config: Config, with_linear: bool) -> None:
     """Raise ValueError if ten crops cannot be cut or nothing would use them."""
-    data = config.data
+    data = data_of_classifiers(config)
     if not with_linear:
         raise ValueError("--ten-crop needs --linear; kNN uses one view of an image")
     if data.test_resize is None or data.test_resize <= data.image_size:

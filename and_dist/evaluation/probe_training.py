@@ -21,9 +21,10 @@ from and_dist.checkpoint.names import probe_name
 from and_dist.checkpoint.reader import OpenedCheckpoint, known_bad
 from and_dist.checkpoint.storage import find_latest_valid, load_tensors, prune, save_checkpoint
 from and_dist.config.optim_schema import LinearConfig
-from and_dist.data.augment import CENTRE, CORNERS
+from and_dist.config.schema import Config, DataConfig
+from and_dist.data.augment import CENTRE, CORNERS, published_views, training_views
 from and_dist.data.index import LabelledImages
-from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
+from and_dist.data.loader import Batch, FeatureLoader, RandomViews, TrainingLoader
 from and_dist.data.order import Order
 from and_dist.data.unreadable import BadImages
 from and_dist.distributed.collectives import gather_batch, reduce_sum
@@ -47,7 +48,17 @@ from and_dist.runs.console import Display
 from and_dist.utils.progress import Advance
 
 NO_COLOURS = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
-"""Augmentation for the classifiers: crops and flips as for the encoder, without colour changes."""
+"""Values of config.data for the classifiers, whose images keep their colours."""
+VIEWS: dict[str, RandomViews] = {"as_training": training_views, "published": published_views}
+"""Crops and flips of the training images by evaluation.linear.crops."""
+
+
+def data_of_classifiers(config: Config) -> DataConfig:
+    """Return the config's data as the classifiers see them: colours unchanged, and a resize."""
+    data = config.data.model_copy(update=NO_COLOURS)
+    if config.evaluation.linear.crops == "published" and data.test_resize is None:
+        return data.model_copy(update={"test_resize": data.image_size * 256 // 224})
+    return data
 
 
 class ProbeTraining:
@@ -74,10 +85,10 @@ class ProbeTraining:
         self.layers = frozen.names
         self._labels_N = torch.tensor(images.labels_N, device=world.device)
         self._order = Order(len(images.index), self._settings.batch_size, config.seed)
-        data = config.data.model_copy(update=NO_COLOURS)
+        self._data = data_of_classifiers(config)
         self._bad = known_bad(opened, images)
         self._loader = TrainingLoader(
-            images.index, data, self._order, world, self._bad, frozen.encoder.precision
+            images.index, self._data, self._order, world, self._bad, frozen.encoder.precision
         )
         self._frozen = frozen
         side = config.data.image_size
@@ -116,7 +127,8 @@ class ProbeTraining:
     def _train_epoch(self, epoch: int, first: int, advance: Advance) -> None:
         """Train one epoch from step `first` on."""
         set_learning_rate(self._optimiser, learning_rate(self._settings, epoch))
-        for step, batch in enumerate(self._loader.batches(epoch, first), first):
+        batches = self._loader.batches(epoch, first, VIEWS[self._settings.crops])
+        for step, batch in enumerate(batches, first):
             self._watchdog.beat()
             self._train_step(batch)
             self._steps_done += 1
@@ -179,7 +191,7 @@ class ProbeTraining:
         The place of an image that cannot be read is UNREADABLE. Write the list of these images, and
         raise Stopped if a rank is asked to stop.
         """
-        world, data = self._world, self._config.data
+        world, data = self._world, self._data
         assert test.labels_N is not None
         start, stop = shard_range(len(test.index), world.rank, world.size)
         labels_M = torch.tensor(test.labels_N[start:stop], device=world.device)
@@ -266,7 +278,10 @@ def _digest(settings: LinearConfig, layers: Sequence[str], weights: str) -> str:
 
     They are part of the folder's name, so a resume never finds classifiers trained otherwise.
     """
-    plain = json.dumps([settings.model_dump(mode="json"), list(layers), weights])
+    values = settings.model_dump(mode="json")
+    if settings.crops == "as_training":
+        del values["crops"]  # classifiers of before there was this key are to be found
+    plain = json.dumps([values, list(layers), weights])
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 

@@ -233,6 +233,14 @@ class Evaluation(Record):
     of: dict[Word, Figures]
     protocol: dict[Word, Plain | dict[Word, Plain]]
 
+    @pydantic.model_validator(mode="after")
+    def fill_in_crops(self) -> Evaluation:
+        """Name the crops of classifiers that an earlier revision trained, which had one kind."""
+        linear = self.protocol.get("linear")
+        if isinstance(linear, dict):
+            linear.setdefault("crops", "as_training")
+        return self
+
 
 class RoundSummary(Record):
     """Hold the accuracies of a round in summary.json."""

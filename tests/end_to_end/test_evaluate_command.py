@@ -122,6 +122,39 @@ def test_layers_may_be_looked_at_one_after_the_other(run: Path, cli: Cli, tmp_pa
     assert figures_of(apart, "linear")["of"].keys() == {"fc"}, "another protocol begins anew"
 
 
+def test_published_crops_are_another_protocol(run: Path, cli: Cli, tmp_path: Path) -> None:
+    """Test images are cropped by the same proportion, so there are ten crops of them too."""
+    copied = copy_of(run, tmp_path / "debug")
+    given = ("--linear", "--layers", "conv1", *SHORT)
+    published = "evaluation.linear.crops=published"
+    assert cli("evaluate", copied, *given)[0] == 0
+    before = figures_of(copied, "linear")
+    assert before["protocol"]["linear"]["crops"] == "as_training"
+    assert cli("evaluate", copied, *given, published)[0] == 0
+    found = figures_of(copied, "linear")
+    assert found["protocol"]["linear"]["crops"] == "published"
+    assert found["of"]["conv1"]["losses"] != before["of"]["conv1"]["losses"]
+    assert cli("evaluate", copied, *given, "--ten-crop")[0] == 2
+    assert cli("evaluate", copied, *given, "--ten-crop", published)[0] == 0
+    ten = figures_of(copied, "linear-ten-crop")
+    assert ten["of"]["conv1"]["losses"] == found["of"]["conv1"]["losses"]
+
+
+def test_figures_of_before_there_were_published_crops_stay(
+    run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    copied = copy_of(run, tmp_path / "debug")
+    assert cli("evaluate", copied, "--linear", "--layers", "conv1", *SHORT)[0] == 0
+    before = figures_of(copied, "linear")
+    del before["protocol"]["linear"]["crops"]
+    file = copied / "evaluation/r02-e0003/linear.json"
+    file.write_text(json.dumps(seal(before, file.name)))
+    assert cli("evaluate", copied, "--linear", "--layers", "fc", *SHORT)[0] == 0
+    found = figures_of(copied, "linear")
+    assert found["of"]["conv1"] == before["of"]["conv1"]
+    assert found["of"].keys() == {"conv1", "fc"}
+
+
 def test_what_was_found_is_shown_again(run: Path, cli: Cli, tmp_path: Path) -> None:
     """By the same command, as after a stop within --linear; never of other weights."""
     copied = copy_of(run, tmp_path / "debug")

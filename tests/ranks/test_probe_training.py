@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.load import load_config
+from and_dist.config.optim_schema import LinearConfig
 from and_dist.config.schema import Config
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
@@ -26,7 +27,7 @@ from and_dist.distributed.watchdog import SIGNAL, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.accuracy import gather_ranks_of_true_class, rank_of_true_class
 from and_dist.evaluation.probe import FrozenLayers, Probes
-from and_dist.evaluation.probe_training import ProbeTraining
+from and_dist.evaluation.probe_training import ProbeTraining, _digest, data_of_classifiers
 from and_dist.models.encoders import Encoder, build_encoder
 from and_dist.runs.console import Display
 from benchmarks.common.rank_pool import RankError, RankPool
@@ -149,9 +150,11 @@ def test_a_known_linear_problem_is_solved(ranks: RankPool, tmp_path: Path, size:
     assert all(other[0] == top1 for other in found)
 
 
-def test_ranks_train_as_one(ranks: RankPool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crops", ["as_training", "published"])
+def test_ranks_train_as_one(ranks: RankPool, tmp_path: Path, crops: str) -> None:
     data = (draw_linear_problem(301, 1), draw_linear_problem(100, 2))
-    config = settings("evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]")
+    short = ("evaluation.linear.epochs=3", "evaluation.linear.milestones=[2]")
+    config = settings(*short, f"evaluation.linear.crops={crops}")
     given = (raw_pixels(), ["fc"], data)
     (_, expected, weights), *_ = ranks.run(1, probe, config, tmp_path / "1", *given)
     for size in (2, 3):
@@ -207,7 +210,7 @@ def test_stopped_it_goes_on_to_the_bit(
     assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
 
 
-def a_short_study() -> tuple[Config, tuple[Encoder, list[str], Any]]:
+def a_short_study(*overrides: str) -> tuple[Config, tuple[Encoder, list[str], Any]]:
     """Three epochs of 31 steps, on layers of unlike width."""
     config = settings(
         "evaluation.linear.epochs=3",
@@ -215,9 +218,21 @@ def a_short_study() -> tuple[Config, tuple[Encoder, list[str], Any]]:
         "evaluation.linear.batch_size=10",
         "encoder.name=tiny",
         "data.image_size=32",
+        *overrides,
     )
     data = (draw_linear_problem(301, 1, 32), draw_linear_problem(50, 2, 32))
     return config, (build_encoder(config.encoder, 0), ["conv1", "conv2", "fc"], data)
+
+
+def test_stopped_among_published_crops_it_goes_on_to_the_bit(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    config, given = a_short_study("evaluation.linear.crops=published")
+    whole = ranks.run(2, probe, config, tmp_path / "whole", *given)
+    assert ranks.run(2, probe, config, tmp_path / "stopped", *given, 46) == [None] * 2
+    again = ranks.run(2, probe, config, tmp_path / "stopped", *given)
+    assert again[0][:2] == whole[0][:2]
+    assert all(torch.equal(whole[0][2][name], t) for name, t in again[0][2].items())
 
 
 def test_it_goes_on_at_another_number_of_ranks(
@@ -246,6 +261,31 @@ def test_other_settings_and_layers_are_trained_beside(ranks: RankPool, tmp_path:
     again = ranks.run(1, probe, settings(*short), tmp_path, *given)
     assert again[0][:2] == first[0][:2]
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize(
+    ("side", "test_resize", "resize"),
+    [(224, None, 256), (32, None, 36), (28, None, 32), (224, 232, 232), (32, 40, 40)],
+)
+def test_published_crops_resize_in_proportion(
+    side: int, test_resize: int | None, resize: int
+) -> None:
+    size = (f"data.image_size={side}", f"data.test_resize={test_resize or 'null'}")
+    published = settings(*size, "evaluation.linear.crops=published", "data.jitter=0.4")
+    assert data_of_classifiers(published).test_resize == resize
+    as_training = settings(*size, "data.jitter=0.4")
+    no_colours = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
+    expected = as_training.data.model_copy(update=no_colours)
+    assert data_of_classifiers(as_training) == expected
+
+
+def test_classifiers_begun_before_there_were_published_crops_are_found() -> None:
+    """By the folders of an earlier revision."""
+    assert _digest(LinearConfig(), ["conv1", "fc"], "weights") == "919b7e6c"
+    short = LinearConfig(epochs=3, milestones=(2,))
+    assert _digest(short, ["fc"], "of a checkpoint") == "48d05f73"
+    published = LinearConfig(crops="published")
+    assert _digest(published, ["conv1", "fc"], "weights") != "919b7e6c"
 
 
 def test_classifiers_of_other_weights_are_not_taken(ranks: RankPool, tmp_path: Path) -> None:

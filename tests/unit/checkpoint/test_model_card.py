@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image, ImageOps
 
 from and_dist.checkpoint.model_card import Format, describe_model, torchvision_head
 from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.load import load_config
+from and_dist.data.datasets import index_named
+from and_dist.evaluation.image_reader import ImageReader
+from tests.pictures import oriented, picture, save
 from tests.unit.checkpoint.runs import state_of
 
 
@@ -74,7 +79,11 @@ def test_only_rounds_that_the_checkpoint_has_finished_are_told(
     ("kind", "line"),
     [
         ("onnx", 'session = onnxruntime.InferenceSession("encoder.onnx")'),
-        ("safetensors", 'EncoderConfig(name="tiny", feature_dim=16), seed=0)'),
+        ("onnx", "(features,) = session.run("),
+        ("safetensors", 'encoder = and_dist.load_encoder("encoder.safetensors").eval()'),
+        ("safetensors", "encoder.weights=encoder.safetensors"),
+        ("safetensors", "with torch.no_grad():"),
+        ("safetensors", "features = encoder(torch.from_numpy(images))"),
     ],
 )
 def test_every_format_says_how_to_load_it(tmp_path: Path, kind: Format, line: str) -> None:
@@ -88,9 +97,11 @@ def test_the_lines_for_torchvision_build_a_model_of_the_same_layers(
 ) -> None:
     described = opened(tmp_path, f"encoder.name={name}")
     card = describe_model(described, "torchvision", has_head, "encoder.pth", "ab12")
-    lines = card.split("```python\n")[1].split("\n```")[0].splitlines()
+    script = card.split("```python\n")[1].split("\n```")[0]
+    lines = script[script.index("model = ") :].splitlines()
+    load = next(at for at, line in enumerate(lines) if line.startswith("model.load_state_dict"))
     names = {"torch": torch, "torchvision": torchvision}
-    exec("\n".join(line for line in lines if " = " in line and "features =" not in line), names)
+    exec("\n".join(lines[:load]), names)
     model = names["model"]
     assert isinstance(model, torch.nn.Module)
     last = model.get_submodule((torchvision_head(name) or "").removesuffix("."))
@@ -100,7 +111,29 @@ def test_the_lines_for_torchvision_build_a_model_of_the_same_layers(
     is_of_cifar = name == "cifar_resnet18"
     assert (first.kernel_size == (3, 3)) == is_of_cifar
     assert isinstance(getattr(model, "maxpool", None), torch.nn.Identity) == is_of_cifar
-    assert lines[-1].startswith("features = torch.nn.functional.normalize") == has_head
+    assert lines[load + 1].startswith("model.eval()")
+    assert ("features = torch.nn.functional.normalize(model(" in script) == has_head
+
+
+@pytest.mark.parametrize("test_resize", [None, 36, 24])
+def test_the_lines_read_an_image_as_the_evaluation_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_resize: int | None
+) -> None:
+    """Seen: 1 of 255 levels, where Pillow rounds between the two directions."""
+    described = opened(tmp_path, f"data.test_resize={test_resize or 'null'}")
+    card = describe_model(described, "onnx", True, "encoder.onnx", "ab12")
+    script = card.split("```python\n")[1].split("\n```")[0]
+    reading = script[script.index("image = ") : script.index("(features,)")]
+    save(tmp_path / "image.jpg", picture(1, (90, 61)), quality=95, exif=oriented(6))
+    monkeypatch.chdir(tmp_path)
+    names = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec(reading, names)
+    images = index_named([Path("image.jpg")], 100)
+    data = described.config.data
+    expected = ImageReader(images, data, torch.device("cpu")).load([0])[0]
+    assert isinstance(names["images"], np.ndarray)
+    apart = (torch.from_numpy(names["images"][0]) - expected).abs().amax(dim=(1, 2))
+    assert (255 * apart * torch.tensor(data.std)).max() < 1.01
 
 
 def test_torchvision_has_no_head_for_other_encoders() -> None:

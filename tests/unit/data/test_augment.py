@@ -22,8 +22,11 @@ from and_dist.data.augment import (
     _jitter_steps,
     hue_rotation,
     plain_views,
+    published_views,
     training_views,
 )
+from and_dist.data.loader import RandomViews
+from and_dist.data.order import Rows
 
 ROWS = np.arange(4000)
 
@@ -33,16 +36,77 @@ def views_of(config: DataConfig, epoch: int = 0, height: int = 375, width: int =
     return training_views(config, 0, epoch, ROWS, *sides)
 
 
-def test_parameters_follow_from_seed_epoch_and_row() -> None:
-    all_rows = views_of(DataConfig(flip=True))
+@pytest.mark.parametrize("random_views", [training_views, published_views])
+def test_parameters_follow_from_seed_epoch_and_row(random_views: RandomViews) -> None:
+    config = DataConfig(flip=True, image_size=224, test_resize=256)
     some = np.array([17, 3999, 4])
-    sizes = np.full(3, 375, np.int32), np.full(3, 500, np.int32)
-    alone = training_views(DataConfig(flip=True), 0, 0, some, *sizes)
+
+    def views_of_rows(rows: Rows, seed: int = 0, epoch: int = 0) -> Views:
+        sizes = np.full(len(rows), 375, np.int32), np.full(len(rows), 500, np.int32)
+        return random_views(config, seed, epoch, rows, *sizes)
+
+    all_rows, alone = views_of_rows(ROWS), views_of_rows(some)
     for one, of_all in ((alone, all_rows), (alone.colours, all_rows.colours)):
-        for name in set(one.__dataclass_fields__) - {"colours"}:
+        for name in set(getattr(one, "__dataclass_fields__", ())) - {"colours"}:
             np.testing.assert_array_equal(getattr(one, name), getattr(of_all, name)[some])
-    other = views_of(DataConfig(flip=True), epoch=1)
-    assert (other.start_B2 == all_rows.start_B2).mean() < 0.05
+    for other in (views_of_rows(ROWS, epoch=1), views_of_rows(ROWS, seed=1)):
+        ours, theirs = (v.start_B2 + v.roi_start_B2 for v in (all_rows, other))
+        assert (ours == theirs).all(axis=1).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "resize"),
+    [
+        (375, 500, 224, 256),
+        (500, 333, 224, 256),
+        (256, 256, 224, 256),
+        (100, 1000, 224, 256),
+        (32, 32, 32, 36),
+        (47, 33, 32, 36),
+        (32, 32, 32, 32),
+    ],
+)
+def test_published_crops_are_those_of_torchvisions_resize_and_random_crop(
+    height: int, width: int, side: int, resize: int
+) -> None:
+    """Regions are whole pixels of the resized image within one; every place is as frequent."""
+    config = DataConfig(image_size=side, test_resize=resize)
+    sides = np.full(len(ROWS), height, np.int32), np.full(len(ROWS), width, np.int32)
+    views = published_views(config, 0, 0, ROWS, *sides)
+    assert (views.start_B2 == 0).all()
+    assert (views.shape_B2 == [height, width]).all()
+    assert (views.roi_start_B2 >= 0).all()
+    assert (views.roi_stop_B2 <= np.float32([height, width])).all()
+    resized = v2.functional.resize(torch.empty(3, height, width), [resize])
+    scale_2 = np.array(resized.shape[1:]) / [height, width]
+    starts_B2, stops_B2 = views.roi_start_B2 * scale_2, views.roi_stop_B2 * scale_2
+    places_B2 = np.rint(starts_B2)
+    assert np.abs(starts_B2 - places_B2).max() < 1
+    assert np.abs(stops_B2 - places_B2 - side).max() < 1
+    torch.manual_seed(0)
+    crop = v2.RandomCrop(side)
+    drawn = [crop.make_params([resized]) for _ in ROWS]
+    free_2 = np.array(resized.shape[1:]) - side
+    for axis, key in enumerate(("top", "left")):
+        theirs = np.array([params[key] for params in drawn])
+        ours, free = places_B2[:, axis], free_2[axis]
+        assert (ours.min(), ours.max()) == (0, free)
+        assert ours.mean() == pytest.approx(theirs.mean(), abs=0.02 * free)
+        assert ours.std() == pytest.approx(theirs.std(), abs=0.02 * free)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_half_of_the_published_crops_are_mirrored_and_keep_their_colours(flip: bool) -> None:
+    """As published, whatever the encoder was trained on."""
+    no_colours = {"jitter": 0.0, "hue": 0.0, "grayscale": 0.0}
+    config = DataConfig(flip=flip, image_size=32, test_resize=36, **no_colours)
+    sides = np.full(len(ROWS), 32, np.int32), np.full(len(ROWS), 32, np.int32)
+    views = published_views(config, 0, 0, ROWS, *sides)
+    assert views.flip_B.mean() == pytest.approx(0.5, abs=0.03)
+    assert isinstance(views.colours, AffineMaps)
+    same_B33 = np.tile(np.eye(3), (len(ROWS), 1, 1))
+    np.testing.assert_allclose(views.colours.direct_B33, same_B33, atol=1e-6)
+    assert np.abs(views.colours.through_mean_B33).max() < 1e-7
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (32, 32), (40, 1000), (1, 1)])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from and_dist.config.schema import DataConfig
-from and_dist.data.augment import training_views
+from and_dist.data.augment import published_views, training_views
 from and_dist.data.datasets import index_folder
 from and_dist.data.index import ImageIndex, index_pixels
 from and_dist.data.loader import Batch, FeatureLoader, TrainingLoader
@@ -72,6 +72,38 @@ def test_each_row_comes_once_an_epoch_and_looks_the_same_at_any_world_size(size:
         assert all(torch.equal(image, alone[row]) for row, image in images.items())
         seen += images
     assert sorted(seen) == list(range(61))
+
+
+def test_published_crops_are_pixels_of_the_image_at_any_world_size() -> None:
+    """Of 32 pixels that are not resized: each is one of 25 crops of 28, mirrored or not."""
+    config = DataConfig(image_size=28, test_resize=32, jitter=0.0, hue=0.0, grayscale=0.0)
+
+    def seen_by(rank: int, size: int) -> dict[int, Tensor]:
+        loader = training_loader(SHAPES, config, rank, size)
+        return images_by_row(loader.batches(1, random_views=published_views))
+
+    alone = seen_by(0, 1)
+    assert sorted(alone) == list(range(61))
+    for rank in range(2):
+        assert all(torch.equal(image, alone[row]) for row, image in seen_by(rank, 2).items())
+    whole = torch.from_numpy(SHAPES.store.block).view(61, 32, 32, 3).permute(0, 3, 1, 2)
+    found = set()
+    for row, image in alone.items():
+        pixels = pixels_of(Batch(image[None], torch.tensor([row])), config)[0]
+        fitting = [
+            (top, left, is_flipped)
+            for top in range(5)
+            for left in range(5)
+            for is_flipped in (False, True)
+            if torch.allclose(
+                pixels.flip(-1) if is_flipped else pixels,
+                whole[row, :, top : top + 28, left : left + 28].float(),
+                atol=1e-3,
+            )
+        ]
+        assert fitting, row
+        found.add(fitting[0])
+    assert len(found) > 25
 
 
 @pytest.mark.parametrize("model", ["yiq", "hsv"])
