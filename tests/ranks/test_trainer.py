@@ -164,11 +164,15 @@ def test_instance_learning_has_no_anchors(ranks: RankPool, tmp_path: Path) -> No
     assert [(r["anchors"], r["consistency"]) for r in rounds] == [(0, None)] * 3
 
 
-def test_rounds_take_their_share_of_anchors(ranks: RankPool, tmp_path: Path) -> None:
-    config = debug_config(tmp_path, "curriculum.epochs=1", "data.limit=51")
+@pytest.mark.parametrize(("share", "anchors"), [("null", [0, 25, 51]), ("0.25", [0, 12, 25])])
+def test_rounds_take_their_share_of_anchors(
+    ranks: RankPool, tmp_path: Path, share: str, anchors: list[int]
+) -> None:
+    given = "curriculum.epochs=1", "data.limit=51", f"curriculum.share={share}"
+    config = debug_config(tmp_path, *given)
     ranks.run(2, train, config)
     rounds = [r for r in metrics_of(config.folder) if r["event"] == "round"]
-    assert [r["anchors"] for r in rounds] == [0, 25, 51]
+    assert [r["anchors"] for r in rounds] == anchors
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(ranks: RankPool, tmp_path: Path) -> None:
