@@ -33,6 +33,7 @@ from and_dist.method.memory_bank import MemoryBank, shard_range
 from and_dist.models.encoders import Encoder, to_device
 from and_dist.models.shapes import build_unfilled
 from and_dist.runs.folder import config_of
+from and_dist.utils.owned_files import kind_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def open_checkpoint(
     opened = OpenedCheckpoint(run, config, *found)
     if others := _differing(config, opened.state["config"], (*may_change, *PATHS)):
         raise ValueError(f"{opened.checkpoint} is of another run: {others}")
+    files = sorted(opened.state["files"])
+    if lost := [name for name in files if kind_of(opened.checkpoint / name) != "file"]:
+        raise ValueError(f"{opened.checkpoint} is damaged: it lacks {', '.join(lost[:3])}")
     if (num_rows := StoredBank(opened.checkpoint).num_rows) != opened.num_rows:
         raise ValueError(f"{opened.checkpoint} has {num_rows:,} rows, and says {opened.num_rows:,}")
     return opened

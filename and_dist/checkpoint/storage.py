@@ -153,7 +153,9 @@ def read_latest(folder: Path) -> tuple[Path, State] | None:
 def _list_and_look(folder: Path) -> list[str]:
     """Return the names of a folder's checkpoints; say where `latest` does not name the newest."""
     names, pointer = list_checkpoints(folder), read_pointer(folder)
-    if pointer is not None and pointer not in names:
+    if pointer in names and not (folder / pointer).is_dir():
+        say_damage(f"{folder / 'latest'} names {pointer}, which is not there")
+    elif pointer is not None and pointer not in names:
         say_damage(f"{folder / pointer} is left out: its {STATE} is not the one of this checkpoint")
     elif pointer is not None and (newest := max(names, key=_numbers_in)) != pointer:
         say_damage(f"{folder / 'latest'} names {pointer}, and there is a newer one, {newest}")

@@ -43,6 +43,21 @@ def test_a_checkpoint_that_is_not_there_is_refused(
         open_checkpoint(run, checkpoint)
 
 
+def test_a_file_that_is_lost_is_named(run: Path) -> None:
+    newest = run / "checkpoints" / "r01-e0003"
+    (lost,) = newest.glob("*.safetensors")
+    lost.unlink()
+    with pytest.raises(ValueError, match=rf"r01-e0003 is damaged: it lacks {lost.name}"):
+        open_checkpoint(run)
+
+
+def test_a_bent_latest_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (run / "checkpoints" / "latest").write_text("r01-d0003\n")
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        open_checkpoint(run)
+    assert f"{run}/checkpoints/latest names r01-d0003, which is not there" in caplog.text
+
+
 def test_what_is_no_run_or_has_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no run folder: it has no config\.yaml"):
         open_checkpoint(tmp_path)
