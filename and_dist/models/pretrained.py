@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -44,7 +44,8 @@ def load_weights(encoder: Encoder, file: Path) -> str:
     If the file has no head of our shape, ours stays as it is. Raise ValueError if the file cannot
     be read, holds no weights, or holds other names or shapes than the encoder's.
     """
-    theirs = _to_our_names(_read(file))
+    content = _read(file)
+    theirs = _to_our_names(content.tensors)
     ours = encoder.state_dict()
     is_headless = any(
         key not in theirs or theirs[key].shape != ours[key].shape
@@ -60,25 +61,43 @@ def load_weights(encoder: Encoder, file: Path) -> str:
     except (PickleError, SafetensorError, OSError) as error:
         raise _unreadable(file, error) from None
     encoder.load_state_dict({**ours, **loaded})
-    return f"weights of {file}" + (", with a fresh head" if is_headless else "")
+    head = ", with a fresh head" if is_headless else ""
+    return f"weights of {file}{head}{THEIR_NORMALISATION if content.is_published else ''}"
 
 
-def _read(file: Path) -> dict[str, Found]:
-    """Return the tensors of a file by name; raise ValueError if it holds none."""
+class Content(NamedTuple):
+    """Holds the tensors of a file by name, and whether the published code wrote it."""
+
+    tensors: dict[str, Found]
+    is_published: bool
+
+
+THEIR_NORMALISATION = (
+    ", of the published code: it normalises CIFAR10 and SVHN as configs/base/ does, and its README "
+    "names the mean and std of ImageNet, the defaults of data.mean and data.std, for the "
+    "pre-trained models"
+)
+
+
+def _read(file: Path) -> Content:
+    """Return what a file holds; raise ValueError if it holds no weights."""
     if not file.is_file():
         raise ValueError(f"encoder.weights={file} is no file")
     try:
         if file.suffix == ".safetensors":
             check_regular(file)
             content: Any = safe_open(file, "pt")
-            return {
+            found = {
                 name: Found(
                     tuple(content.get_slice(name).get_shape()), partial(content.get_tensor, name)
                 )
                 for name in content.keys()  # noqa: SIM118 # it is no mapping
             }
-        tensors = _unwrap(read_torch_file(file), file)
-        return {name: Found(saved.size, saved.load) for name, saved in tensors.items()}
+            return Content(found, is_published=False)
+        saved = read_torch_file(file)
+        tensors = _unwrap(saved, file)
+        found = {name: Found(tensor.size, tensor.load) for name, tensor in tensors.items()}
+        return Content(found, {"npc", "ANs_discovery"} <= with_text_keys(saved).keys())
     except (PickleError, SafetensorError, OSError) as error:
         raise _unreadable(file, error) from None
 

@@ -56,7 +56,8 @@ def read_published_run(file: Path) -> PublishedRun:
         if not isinstance(bank, SavedTensor) or len(bank.size) != 2:
             raise PickleError("its npc.memory is no bank")
         neighbours_AK, anchors_A = _rows(found["neighbours"]), _rows(found["anchor_indexes"])
-        if len(neighbours_AK) != len(anchors_A) or (len(anchors_A) and neighbours_AK.dim() != 2):
+        shapes = (1, 2) if len(anchors_A) else (1, neighbours_AK.dim())
+        if len(neighbours_AK) != len(anchors_A) or (anchors_A.dim(), neighbours_AK.dim()) != shapes:
             raise PickleError("its anchors and neighbours do not fit each other")
         return PublishedRun(
             file,
@@ -126,7 +127,9 @@ def _momentum(content: Mapping[str, Any]) -> dict[str, SavedTensor]:
         for number in _texts(group).get("params", [])
     ]
     state = optimiser.get("state", {})
-    if len(numbers) != len(names) or not all(number in state for number in numbers):
+    if not isinstance(state, Mapping) or len(numbers) != len(names):
+        return {}
+    if not all(number in state for number in numbers):
         return {}
     buffers = [_texts(state[number]).get("momentum_buffer") for number in numbers]
     saved = [buffer for buffer in buffers if isinstance(buffer, SavedTensor)]

@@ -75,7 +75,7 @@ def _check_order(run: PublishedRun, where: str, labels_N: NDArray[np.int64] | No
         return
     anchors_A, neighbours_AK = run.anchors_A.numpy(), run.neighbours_AK.numpy()
     here = float((labels_N[anchors_A][:, None] == labels_N[neighbours_AK]).mean())
-    if abs(here - run.consistency) > SLACK:
+    if not abs(here - run.consistency) <= SLACK:
         raise ValueError(
             f"{where} was trained on other images, or on these in another order: "
             f"{100 * here:.1f} % of its neighbours have their anchor's class here, and "

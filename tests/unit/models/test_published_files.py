@@ -73,7 +73,7 @@ def test_its_network_is_loaded(tmp_path: Path, prefix: str) -> None:
     theirs, ours = fresh(1), fresh(2)
     file = tmp_path / "0001-12500.ckpt"
     file.write_bytes(published(theirs, prefix))
-    assert load_weights(ours, file).startswith(f"weights of {file}")
+    assert load_weights(ours, file).startswith(f"weights of {file}, of the published code: ")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[name], tensor), name
 
