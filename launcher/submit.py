@@ -144,7 +144,7 @@ def fill(job: Path, wanted: RunSpec, code: Path, has_time_limit: bool = False) -
     if has_time_limit and config.run.time_limit is None:  # here no SLURM enforces the limit
         update["time_limit"] = wanted.size.time
     run = config.run.model_copy(update=update)
-    write_config(config.model_copy(update={"run": run}), job)
+    write_config(config.model_copy(update={"run": run}), job, of="job")
     write_request(job, wanted.request(job, code))
 
 

@@ -159,11 +159,11 @@ def check_own_names(folder: Path) -> None:
     check_inside(folder)
 
 
-def write_config(config: Config, folder: Path) -> None:
-    """Write the resolved config into the folder."""
+def write_config(config: Config, folder: Path, of: str = "") -> None:
+    """Write the resolved config into the folder; `of` says whose it is, where it is not a run's."""
     make_folder(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_file(folder / "config.yaml", seal_text(text), is_config)
+    write_file(folder / "config.yaml", seal_text(text, of), is_config)
 
 
 def open_run_folder(

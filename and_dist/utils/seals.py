@@ -62,15 +62,19 @@ def unseal_line(line: bytes) -> Line:
     return Line(content + b"}", int(number))
 
 
-def seal_text(text: str) -> str:
-    """Return a text below a comment line that holds its checksum."""
-    return f"# written by and-dist, crc {zlib.crc32(text.encode()):08x}\n{text}"
+def seal_text(text: str, name: str = "") -> str:
+    """Return a text below a comment line that holds the checksum of a name and of the text.
+
+    The name tells files apart that have the same one in different places.
+    """
+    return f"# written by and-dist, crc {zlib.crc32(f'{name}{text}'.encode()):08x}\n{text}"
 
 
-def is_as_written(text: str) -> bool:
+def is_as_written(text: str, name: str = "") -> bool:
     """Return whether a text is what its comment line says, or has none."""
     found = _TEXT.match(text)
-    return found is None or int(found[1], 16) == zlib.crc32(text[found.end() :].encode())
+    written = f"{name}{text[found.end() :]}" if found else ""
+    return found is None or int(found[1], 16) == zlib.crc32(written.encode())
 
 
 def _sum_of(record: Mapping[str, Any], name: str) -> str:

@@ -66,3 +66,10 @@ def test_a_sealed_text_tells_a_change() -> None:
     assert is_as_written("name: a\n")
     for other in (text.replace("1\n", "2\n"), text[:-1], text + "\n"):
         assert not is_as_written(other)
+
+
+def test_a_sealed_text_tells_that_it_stands_in_the_place_of_another() -> None:
+    of_job = seal_text("name: a\n", "job")
+    assert is_as_written(of_job, "job")
+    assert not is_as_written(of_job)
+    assert not is_as_written(seal_text("name: a\n"), "job")
