@@ -107,7 +107,7 @@ wheel: setup ## build dist/*.whl and the sdist
 	$(BIN)/python -m build --outdir dist .
 
 # One after the other: side by side they take as long on two cores, and wait for each other.
-ci: check test-all test-slurm faults ## run what CI runs, twenty minutes
+ci: check test-all test-slurm faults attack ## run what CI runs, twenty minutes
 
 clean: ## remove what can be made again, runs included
 	rm -rf .venv runs .coverage .mypy_cache .ruff_cache .import_linter_cache

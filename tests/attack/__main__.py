@@ -19,13 +19,14 @@ from tests.attack.configs.kind import KIND as CONFIGS
 from tests.attack.disks import KIND as DISKS
 
 KINDS: tuple[Kind, ...] = (
-    CONFIGS,
-    sources.KIND,
-    folders.KIND,
-    locks.KIND,
-    planted.KIND,
     DISKS,
+    locks.KIND,
+    sources.KIND,
+    planted.KIND,
+    folders.KIND,
+    CONFIGS,
 )
+"""The longest trials come first, so that none is left alone at the end."""
 MOST_AT_ONCE = 2
 
 
