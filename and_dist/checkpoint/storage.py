@@ -153,12 +153,16 @@ def read_latest(folder: Path) -> tuple[Path, State] | None:
 def _list_and_look(folder: Path) -> list[str]:
     """Return the names of a folder's checkpoints; say where `latest` does not name the newest."""
     names, pointer = list_checkpoints(folder), read_pointer(folder)
-    if pointer in names and not (folder / pointer).is_dir():
-        say_damage(f"{folder / 'latest'} names {pointer}, which is not there")
-    elif pointer is not None and pointer not in names:
+    latest = folder / "latest"
+    if pointer is None:
+        if names:
+            say_damage(f"{latest} names no checkpoint, and {names[0]} is the newest")
+    elif pointer not in names:
         say_damage(f"{folder / pointer} is left out: its {STATE} is not the one of this checkpoint")
-    elif pointer is not None and (newest := max(names, key=_numbers_in)) != pointer:
-        say_damage(f"{folder / 'latest'} names {pointer}, and there is a newer one, {newest}")
+    elif not (folder / pointer).is_dir():
+        say_damage(f"{latest} names {pointer}, which is not there")
+    elif (newest := max(names, key=_numbers_in)) != pointer:
+        say_damage(f"{latest} names {pointer}, and there is a newer one, {newest}")
     return names
 
 

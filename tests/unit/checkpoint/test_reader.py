@@ -56,6 +56,9 @@ def test_a_bent_latest_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> 
     with pytest.raises(ValueError, match="there is no checkpoint"):
         open_checkpoint(run)
     assert f"{run}/checkpoints/latest names r01-d0003, which is not there" in caplog.text
+    (run / "checkpoints" / "latest").write_text("")
+    assert open_checkpoint(run).checkpoint.name == "r01-e0003"
+    assert f"{run}/checkpoints/latest names no checkpoint, and r01-e0003 is" in caplog.text
 
 
 def test_what_is_no_run_or_has_no_checkpoint_is_refused(tmp_path: Path) -> None:
