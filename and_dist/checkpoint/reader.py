@@ -81,7 +81,10 @@ def open_checkpoint(
             f"--checkpoint {checkpoint} is no name of a checkpoint of {run}, which has: "
             f"{', '.join(sorted(list_checkpoints(folder))) or 'none'}"
         )
-    found = read_checkpoint(folder / checkpoint) if checkpoint else read_latest(folder)
+    needs = "progress"  # of training
+    found = (
+        read_checkpoint(folder / checkpoint, needs) if checkpoint else read_latest(folder, needs)
+    )
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet")
     opened = OpenedCheckpoint(run, config, *found)

@@ -109,8 +109,11 @@ def save_checkpoint(
         raise
 
 
-def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
-    """Return a checkpoint and its state.json; raise CorruptCheckpoint where it cannot be read."""
+def read_checkpoint(checkpoint: Path, needs: str = "") -> tuple[Path, State]:
+    """Return a checkpoint and its state.json, which has to have the key `needs`.
+
+    Raise CorruptCheckpoint where it cannot be read.
+    """
     if kind_of(checkpoint) != "folder":
         others = set(list_checkpoints(checkpoint.parent)) - {checkpoint.name}
         raise CorruptCheckpoint(
@@ -137,6 +140,8 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
             f"checkpoint {checkpoint} cannot be read: state.json is not as written"
         )
     try:
+        if needs and needs not in state:
+            raise ValueError(f"it has no {needs}")
         return checkpoint, check_state(state)
     except ValueError as error:
         raise CorruptCheckpoint(
@@ -144,10 +149,10 @@ def read_checkpoint(checkpoint: Path) -> tuple[Path, State]:
         ) from None
 
 
-def read_latest(folder: Path) -> tuple[Path, State] | None:
+def read_latest(folder: Path, needs: str = "") -> tuple[Path, State] | None:
     """Return the newest checkpoint and its state.json, None where there is none."""
     names = _list_and_look(folder)
-    return read_checkpoint(folder / names[0]) if names else None
+    return read_checkpoint(folder / names[0], needs) if names else None
 
 
 def _list_and_look(folder: Path) -> list[str]:
@@ -179,16 +184,18 @@ def find_latest_valid(
     world: World,
     say: Callable[[str], None],
     to_start_anew: str = TO_START_ANEW,
+    needs: str = "",
 ) -> tuple[Path, State] | None:
     """Return the newest valid checkpoint and its state.json, the same on all ranks.
 
-    Corrupt ones are named and put aside. Return None where there never was a checkpoint; raise
-    ValueError where none of those there are is valid, or where one has another format.
+    A valid one has the key `needs`. Corrupt ones are named and put aside. Return None where there
+    never was a checkpoint; raise ValueError where none of those there are is valid, or where one
+    has another format.
     """
     listing = f"listing the checkpoints of {folder}"
     damages = []
     for name in on_coordinator(world, listing, lambda: _list_and_look(folder)):
-        damage = find_corruption(folder / name, world)
+        damage = find_corruption(folder / name, world, needs)
         if not damage:
             return read_checkpoint(folder / name)
         damages.append(damage)
@@ -204,13 +211,13 @@ def find_latest_valid(
     return None
 
 
-def find_corruption(checkpoint: Path, world: World) -> str:
+def find_corruption(checkpoint: Path, world: World, needs: str = "") -> str:
     """Return a sentence about what differs from what was written, "" for a valid checkpoint.
 
     Each rank compares some of the files.
     """
     try:
-        _, state = read_checkpoint(checkpoint)
+        _, state = read_checkpoint(checkpoint, needs)
         mine = _compare_share(checkpoint, state["files"], world)
     except (CorruptCheckpoint, OSError) as error:
         mine = str(error)

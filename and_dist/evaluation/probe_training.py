@@ -260,7 +260,7 @@ class ProbeTraining:
     def _resume(self) -> None:
         """Load the newest valid checkpoint, if any; raise ValueError if all of them are damaged."""
         anew = f"delete {self._saved}"
-        found = find_latest_valid(self._saved, self._world, self._display.say, anew)
+        found = find_latest_valid(self._saved, self._world, self._display.say, anew, "sums")
         if found is None:
             return
         path, state = found

@@ -54,11 +54,11 @@ def gather(history: History, world: World | None, phase: Phase) -> Findings | No
     # one, and reading starts again.
     newest = history.run / "checkpoints" / "latest"
     while newest.exists():
-        name = read_plain(newest)
+        name = read_plain(newest, "replace")
         try:
             return gather_findings(history.run, history.config, world, phase)
         except (ValueError, OSError, AllRanksError):
-            if read_plain(newest) == name:
+            if read_plain(newest, "replace") == name:
                 raise
     return None
 

@@ -64,7 +64,7 @@ def checkpoints_of(
     by_round: dict[str, OpenedCheckpoint] = {}
     for name in sorted(list_checkpoints(folder)):
         try:
-            checkpoint, state = read_checkpoint(folder / name)
+            checkpoint, state = read_checkpoint(folder / name, "progress")
         except ValueError as error:
             note(str(error))
         else:

@@ -85,7 +85,7 @@ class Pages:
         the checkpoints cannot be read, log each reason once and keep the earlier findings.
         """
         newest = self._run / "checkpoints" / "latest"
-        round_name = read_plain(newest).partition("-")[0] if newest.exists() else ""
+        round_name = read_plain(newest, "replace").partition("-")[0] if newest.exists() else ""
         now = f"{round_name} {history.state == 'finished'}"
         if not round_name or now == self._looked_at:
             return

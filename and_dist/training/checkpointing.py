@@ -135,7 +135,9 @@ class CheckpointManager:
     def resume(self) -> ResumePoint | None:
         """Load the newest valid checkpoint, if there is one, and take the metrics back to it."""
         self.finish()
-        found = find_latest_valid(self.folder, self._world, self._recorder.display.say)
+        found = find_latest_valid(
+            self.folder, self._world, self._recorder.display.say, needs="progress"
+        )
         self._refuse_occupied(None if found is None else Progress(**found[1]["progress"]))
         what = "going back to the metrics of the checkpoint"
         if found is None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from and_dist.checkpoint.reader import open_checkpoint
+from and_dist.checkpoint.storage import save_checkpoint
+from and_dist.distributed.world import World
 from benchmarks.common.rank_pool import RankPool
 from tests.unit.checkpoint.runs import ROWS, save_here, write_run
 
@@ -48,6 +51,16 @@ def test_a_file_that_is_lost_is_named(run: Path) -> None:
     (lost,) = newest.glob("*.safetensors")
     lost.unlink()
     with pytest.raises(ValueError, match=rf"r01-e0003 is damaged: it lacks {lost.name}"):
+        open_checkpoint(run)
+
+
+def save_bare(world: World, folder: Path) -> None:
+    save_checkpoint(folder, "r01-e0004", {"weight": torch.ones(2)}, {}, world)
+
+
+def test_a_checkpoint_that_lacks_what_training_needs_is_refused(ranks: RankPool, run: Path) -> None:
+    ranks.run(1, save_bare, run / "checkpoints")
+    with pytest.raises(ValueError, match=r"cannot be read: state\.json: it has no progress"):
         open_checkpoint(run)
 
 
