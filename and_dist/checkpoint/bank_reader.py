@@ -25,7 +25,11 @@ class StoredBank:
         """Find the files; raise ValueError where there is no bank."""
         self._pieces = TensorFiles(checkpoint).pieces(BANK)
         if not self._pieces:
-            raise ValueError(f"checkpoint {checkpoint} holds no bank, or is gone")
+            files = sorted(file.name for file in checkpoint.glob("*.safetensors"))
+            raise ValueError(
+                f"checkpoint {checkpoint} is damaged or gone: there is no bank in "
+                f"{', '.join(files[:3]) or 'it'}"
+            )
         self.num_rows = self._pieces[-1].stop
 
     def blocks(self, size: int = ROWS_PER_READ) -> Iterator[tuple[int, Tensor]]:
