@@ -71,6 +71,7 @@ SHIPPED_OTHERWISE: dict[str, Any] = {
     "optim.milestones": None,
     "data.std": None,
     "data.hue_model": "yiq",
+    "evaluation.linear.crops": "as_training",
 }
 """Keys that the experiments of the paper set otherwise in earlier revisions, and the value that a
 run has which was begun before there was the key, or None where it always has one."""

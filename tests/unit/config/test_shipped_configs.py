@@ -142,9 +142,17 @@ def begin_as_before(name: str, root: Path, *overrides: str) -> Path:
     written = config.model_dump(mode="json")
     written["paper"] = list(load_config([Path(f"configs/paper/{name}.yaml")]).paper)
     del written["data"]["hue_model"], written["encoder"]["init"], written["curriculum"]["share"]
+    del written["evaluation"]["linear"]["crops"]
     (root / name).mkdir()
     (root / name / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     return root / name / "config.yaml"
+
+
+def test_classifiers_of_a_run_of_before_keep_its_crops(tmp_path: Path) -> None:
+    begin_as_before("imagenet-alexnet", tmp_path)
+    files = [Path("configs/paper/imagenet-alexnet.yaml")]
+    assert load_config(files).evaluation.linear.crops == "published"
+    assert load_config(files, [f"run.root={tmp_path}"]).evaluation.linear.crops == "as_training"
 
 
 @pytest.mark.parametrize(
