@@ -150,6 +150,7 @@ def test_what_is_found_can_be_chosen(run: Path, tmp_path: Path, cli: Cli) -> Non
     assert (summary["anchors"], summary["round"], summary["temperature"]) == (150, 3, 0.2)
     assert summary["curriculum"] == {
         "rounds": 4,
+        "share": None,
         "epochs": 3,
         "start": "instance",
         "neighbours": 3,
