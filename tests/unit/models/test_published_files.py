@@ -121,7 +121,9 @@ def test_a_published_file_that_is_bent_is_read_or_refused(tmp_path: Path) -> Non
         bent = bytearray(content)
         bent[at] ^= 1 << int(torch.randint(0, 8, (1,), generator=chance))
         file.write_bytes(bytes(bent))
+        refused = ""
         try:
             read_published_run(file)
         except ValueError as error:
-            assert "is no checkpoint of the published code" in str(error)  # noqa: PT017
+            refused = str(error)
+        assert not refused or "is no checkpoint of the published code" in refused
