@@ -51,6 +51,10 @@ COMMANDS = {
 SECONDS = 180.0
 
 
+STALE_WHEN_OLD = ("an earlier revision's", "one of another machine", "an escape as host")
+"""The contents that a lock of this program can have, and which is taken over when it is old."""
+
+
 def hand_made(name: str, verb: str, is_old: bool) -> Trial:
     """A run that is finished, with a lock in it."""
 
@@ -65,7 +69,7 @@ def hand_made(name: str, verb: str, is_old: bool) -> Trial:
         ended = run_command(COMMANDS[verb], folder, limits=Limits(SECONDS))
         wrong = ended.exceeded or ("Traceback" in ended.said and ended.said[-300:]) or ""
         if verb == "train":
-            is_stale = is_old and name in ("an earlier revision's", "one of another machine")
+            is_stale = is_old and name in STALE_WHEN_OLD
             is_told = ended.status in (1, 2) and "runs/debug/lock" in ended.said
             if not (ended.status == 0 if is_stale else is_told and lock.read_bytes() == before):
                 wrong = wrong or f"status {ended.status}: {ended.said[-300:]}"
