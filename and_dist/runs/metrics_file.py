@@ -31,7 +31,7 @@ MOST_NAMED = 8
 _KIND = re.compile(rb'\{"event": "(\w+)"')
 _STEP = re.compile(rb'\{"event": "step".*?"step": (\d{1,12})\D')
 _TIME = re.compile(rb'\{"event": "\w+", "time": (\d{1,11}(?:\.\d{1,9})?)\D')
-"""Of a line of ours: its kind, its step, and its time."""
+"""Patterns of the kind, the step and the time of a line of ours."""
 is_metrics = starts_with(r'\{"event": "\w+", "time": ')
 
 

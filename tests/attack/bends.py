@@ -93,8 +93,11 @@ def draw_bend(chance: random.Random, file: Path, siblings: Sequence[Path]) -> Be
             for how in ("delete", "repeat", "move")
         ]
     if file.suffix in (".json", ".jsonl", ".yaml"):
-        hand = lambda path: bend_text(path.parent, path.name, seed)  # noqa: E731
-        bends += [Bend(f"made by hand by {seed}", hand, is_forged=True)] * 2
+
+        def by_hand(path: Path) -> object:
+            return bend_text(path.parent, path.name, seed)
+
+        bends += [Bend(f"made by hand by {seed}", by_hand, is_forged=True)] * 2
     if siblings:
         other = chance.choice(list(siblings))
         bends.append(Bend(f"swapped with {other}", lambda path: swap(path, path.parent / other)))

@@ -258,7 +258,7 @@ def _run(folder: Path, *command: str) -> None:
 
 def without_umap() -> None:
     """Let this process be one where umap-learn is not installed, which takes 15 s to compile."""
-    sys.modules["umap"] = None  # type: ignore[assignment]
+    sys.modules["umap"] = None  # type: ignore[assignment] # as import takes it
 
 
 def die_at_last_save() -> None:

@@ -57,7 +57,7 @@ def open_tar(path: Path, start: int = 0) -> Iterator[tarfile.TarFile]:
     with os.fdopen(descriptor, "rb") as file:
         file.seek(start)
         guarded = Guarded(file, length, MOST_HEADER_BYTES)
-        with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload] # no IO
             yield archive
 
 
@@ -70,9 +70,9 @@ def open_packed_tar(path: Path, most_bytes: int) -> Iterator[tarfile.TarFile]:
     descriptor, length = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
         is_packed = Piece(descriptor, 0, length).read_at(0, 2) == GZIP_MAGIC
-        content: IO[bytes] = gzip.GzipFile(fileobj=file) if is_packed else file  # type: ignore[assignment]
+        content: IO[bytes] = gzip.GzipFile(fileobj=file) if is_packed else file  # type: ignore[assignment] # no IO
         guarded = Guarded(content, most_bytes, most_bytes)
-        with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload] # no IO
             yield archive
 
 

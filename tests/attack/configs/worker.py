@@ -68,7 +68,7 @@ def main() -> None:
     if heavy:
         import tests.attack.configs.heavy_doors as doors
     else:
-        import tests.attack.configs.doors as doors  # type: ignore[no-redef]
+        import tests.attack.configs.doors as doors  # type: ignore[no-redef] # one of two
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:
