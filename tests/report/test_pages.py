@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from and_dist.utils.formatting import as_text
 from tests.report.runs import ARTEFACTS, CLASSES, FILES, Open, Watched
@@ -35,6 +35,13 @@ LEADING_OUT = """[...document.querySelectorAll('*')].flatMap(element =>
     ['href', 'xlink:href', 'src', 'action', 'formaction', 'data', 'srcset', 'ping', 'poster']
         .filter(name => element.hasAttribute(name)).map(name => element.getAttribute(name)))"""
 """A script that returns the targets of all elements of a page."""
+
+NO_FRAMES = """
+    window.requestAnimationFrame = () => 0;
+    window.requestIdleCallback = (call, options) => setTimeout(call, options?.timeout ?? 1e9);
+    window.IntersectionObserver = class { observe() {} unobserve() {} };
+"""
+"""A script that keeps from a page what it gets only while it is seen."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -236,6 +243,16 @@ def test_a_page_that_is_printed_has_all_charts(pages: dict[str, Path], look: Ope
     assert watched.page.evaluate("scrollY") == 0
     ARTEFACTS.mkdir(exist_ok=True)
     watched.page.pdf(path=ARTEFACTS / "labelled.pdf")
+
+
+def test_a_tab_that_nobody_sees_draws_its_charts(pages: dict[str, Path], chromium: Browser) -> None:
+    """Such a tab has no frames, and an observer of it is told nothing."""
+    page = chromium.new_page()
+    page.add_init_script(NO_FRAMES)
+    page.goto(f"file://{pages['labelled']}")
+    Watched(page).wait_for_charts()
+    assert page.locator(".chart .main-svg").count() >= len(CHARTS["labelled"])
+    page.close()
 
 
 def test_compared_runs_stand_beside_each_other(seen: Seen) -> None:

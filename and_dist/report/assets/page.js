@@ -103,16 +103,25 @@ dark.addEventListener("change", () => {
 /* ---- charts: the near ones first, the others when nothing else is to be done ---- */
 
 // To read it takes a browser longer than everything else: what needs no chart is there before.
+// A tab that nobody sees has no frames and little idle time; it draws its charts nevertheless.
+const PATIENCE_MS = 500;
 let plotly = null;
 
+const afterFrame = () =>
+  new Promise((resolve) => {
+    requestAnimationFrame(() => setTimeout(resolve));
+    setTimeout(resolve, PATIENCE_MS);
+  });
+
+const whenIdle = () =>
+  new Promise((resolve) => {
+    if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: PATIENCE_MS });
+    else setTimeout(resolve);
+  });
+
 function loadPlotly() {
-  plotly ??= new Promise((resolve) => {
-    requestAnimationFrame(() =>
-      setTimeout(() => {
-        document.head.append(make("script", {}, byId("plotly").textContent));
-        resolve();
-      }),
-    );
+  plotly ??= afterFrame().then(() => {
+    document.head.append(make("script", {}, byId("plotly").textContent));
   });
   return plotly;
 }
@@ -166,9 +175,8 @@ for (const element of all(".chart")) near.observe(element);
 
 // A page that is printed has them all, as wide as paper and dark on white.
 async function drawOthers() {
-  const whenIdle = window.requestIdleCallback ?? setTimeout;
   for (const element of all(".chart")) {
-    await new Promise((resolve) => whenIdle(resolve));
+    await whenIdle();
     await draw(element);
   }
 }
