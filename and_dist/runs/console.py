@@ -125,7 +125,7 @@ class Display:
             if now - max(started, self._last_line) > SECONDS_BETWEEN_LINES and done > 0:
                 self._last_line = now
                 left = (now - started) * (1 - done) / done
-                self.say(f"{what}  {percent(done)} %  {format_seconds(left)} left")
+                self.say(f"{what}  {100 * done:.0f} % done  {format_seconds(left)} left")
 
         return advance
 

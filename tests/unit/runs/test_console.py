@@ -51,9 +51,9 @@ def test_longer_work_is_named_after_the_round(
     monkeypatch.setattr("and_dist.runs.console.SECONDS_BETWEEN_LINES", -1.0)
     display = Display(is_shown=True)
     display.place = SCHEDULE.round_of(1)
-    with display.phase("discovery") as advance:
+    with display.phase("kNN") as advance:
         advance(0.5)
-    assert capsys.readouterr().out.startswith("round 1/2: discovery  50.0 %")
+    assert capsys.readouterr().out.startswith("round 1/2: kNN  50 % done  ")
 
 
 def summary(*shares: float | None, random: float | None = 0.2) -> dict[str, Any]:
