@@ -316,6 +316,19 @@ class Config(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def check_warmup(self) -> Config:
+        """Raise ValueError if the learning rate still grows when its span is over."""
+        optim, is_run = self.optim, self.optim.span == "run"
+        epochs = self.num_epochs if is_run else self.epochs_of(self.last_round)
+        if optim.warmup_epochs > 0 and 0 < epochs <= optim.warmup_epochs:
+            span = "the run" if is_run else "a round"
+            raise ValueError(
+                f"optim.warmup_epochs = {optim.warmup_epochs:g} leaves nothing of {span}, which "
+                f"has {epochs} epochs; take fewer"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def check_start(self) -> Config:
         """Raise ValueError if a random start or method lacks features in the bank."""
         first = {"curriculum.start=random": self.curriculum.start, "method=random": self.method}

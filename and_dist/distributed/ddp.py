@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -47,6 +47,14 @@ def replicate(
     _compress(network, compression, world)
     _settle_buckets(network, module, example)
     return network
+
+
+def without_reduction(network: nn.Module) -> AbstractContextManager[None]:
+    """Keep the gradients of a pass on this rank, to be summed with those of the next pass."""
+    if isinstance(network, DistributedDataParallel):
+        waiting: AbstractContextManager[None] = network.no_sync()
+        return waiting
+    return nullcontext()
 
 
 def reset_powersgd_state(network: nn.Module) -> None:

@@ -43,7 +43,8 @@ from and_dist.evaluation.probe import (
     whole_views,
 )
 from and_dist.method.memory_bank import all_shards, shard_range
-from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.models.learning_rate import learning_rate
+from and_dist.models.optim import build_optimiser, set_learning_rate
 from and_dist.runs.console import Display
 from and_dist.utils.progress import Advance
 

@@ -182,6 +182,25 @@ def stages(encoder: Encoder) -> dict[str, nn.Module]:
     return {f"conv{at}": module for at, module in enumerate(found, 1)} | {"fc": trunk}
 
 
+def stage_of_parameters(encoder: Encoder) -> dict[str, int]:
+    """Return the number of the stage that each parameter belongs to, by its name.
+
+    What comes before a stage belongs to it, and what comes after the last one to a stage of its
+    own. The head is the last of all.
+    """
+    found: dict[str, int] = {}
+    *modules, _ = stages(encoder).values()
+    inside, passed = "", 0
+    for name, module in encoder.trunk.named_modules(prefix="trunk"):
+        if passed < len(modules) and module is modules[passed]:
+            inside, passed = f"{name}.", passed + 1
+        is_inside = bool(inside) and f"{name}.".startswith(inside)
+        for own, _ in module.named_parameters(prefix=name, recurse=False):
+            found[own] = passed - is_inside
+    last = max(found.values(), default=-1)
+    return found | {f"head.{name}": last + 1 for name, _ in encoder.head.named_parameters()}
+
+
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
     """Build the named encoder, with weights that follow from the seed and are equal on all ranks.
 

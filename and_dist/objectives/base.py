@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from and_dist.config.schema import OBJECTIVES, Config
 from and_dist.data.index import LabelledImages
@@ -46,6 +47,8 @@ class Objective(ABC):
     """Computes a loss of the global batch, on every rank of the same numbers."""
 
     learns_from_labels: ClassVar[bool] = False
+    sums_over_images: ClassVar[bool] = True
+    """True if the loss of an image follows from it and the bank, whatever else is in its batch."""
 
     def __init__(self, context: ObjectiveContext) -> None:
         """Build all that a checkpoint holds, in the shapes it will have."""
@@ -68,7 +71,7 @@ class Objective(ABC):
         """Prepare for a round after the first, with all ranks."""
 
     def begin_epoch(  # noqa: B027 - most objectives need no preparation
-        self, number: int, optimiser: torch.optim.SGD
+        self, number: int, optimiser: Optimizer
     ) -> None:
         """Prepare for an epoch, which is counted over all rounds, with all ranks."""
 
@@ -84,7 +87,13 @@ def build_objective(context: ObjectiveContext) -> Objective:
 
 def check_objective(config: Config, images: LabelledImages) -> None:
     """Raise ValueError for data or settings that the config's method cannot be trained with."""
-    _class_of(config.method).check(config, images)
+    kind = _class_of(config.method)
+    if config.optim.accumulate > 1 and not kind.sums_over_images:
+        raise ValueError(
+            f"optim.accumulate = {config.optim.accumulate}: method={config.method} looks at all "
+            "images of a batch at once, so its parts would not sum up to the whole batch"
+        )
+    kind.check(config, images)
 
 
 def learns_from_labels(method: str) -> bool:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.distributed.collectives import reduce_sum
 from and_dist.method.loss import GlobalBatch, gather_features_with_grad
+from and_dist.models.optim import forget
 from and_dist.objectives.base import Objective, ObjectiveContext, build_classifier
 from and_dist.objectives.kmeans import KMeansOptions, Shard, cluster, whiten
 from and_dist.utils.counter_random import derive_key
@@ -50,7 +52,7 @@ class DeepCluster(Objective):
         """Return each row's cluster, and each cluster's weight."""
         return {"clusters": self._clusters_N, "weights": self._weights_C}
 
-    def begin_epoch(self, number: int, optimiser: torch.optim.SGD) -> None:
+    def begin_epoch(self, number: int, optimiser: Optimizer) -> None:
         """Cluster the features as they are, and renew the classifier."""
         context, settings = self.context, self.context.config.deepcluster
         features_SE = whiten(context.features_of_shard(), settings.components, context.world)
@@ -78,7 +80,7 @@ class DeepCluster(Objective):
         weighted_G = (loss_G * self._weights_C[clusters_G].to(loss_G.dtype)).where(is_real_G, 0)
         return weighted_G.sum() / is_real_G.sum().clamp(min=1)
 
-    def _renew_head(self, number: int, optimiser: torch.optim.SGD) -> None:
+    def _renew_head(self, number: int, optimiser: Optimizer) -> None:
         """Draw the classifier anew by (seed, epoch), and clear its momentum."""
         config = self.context.config
         seed = int(derive_key(config.seed, "classifier", number)) >> 1
@@ -86,7 +88,4 @@ class DeepCluster(Objective):
             config.encoder.feature_dim, config.deepcluster.clusters, seed, self.context.world.device
         )
         self.head.load_state_dict(fresh.state_dict())
-        for parameter in self.head.parameters():
-            momentum = optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                momentum.zero_()
+        forget(optimiser, self.head.parameters())

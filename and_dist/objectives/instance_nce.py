@@ -48,6 +48,8 @@ class InstanceNce(Objective):
     anew at every step and averaged.
     """
 
+    sums_over_images = False
+
     def __init__(self, context: ObjectiveContext) -> None:
         """Begin at step 0, without a Z."""
         super().__init__(context)

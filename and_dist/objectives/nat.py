@@ -25,6 +25,8 @@ from and_dist.utils.counter_random import derive_key, draw_uniform
 class Nat(Objective):
     """Minimises the distance of each feature from a point of the sphere that its row holds."""
 
+    sums_over_images = False
+
     def __init__(self, context: ObjectiveContext) -> None:
         """Give row i the point i."""
         super().__init__(context)

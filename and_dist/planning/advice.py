@@ -65,7 +65,8 @@ def about_small_batch(job: Job) -> Advice | None:
     ways = [f"{ranks} rank{'s' if ranks > 1 else ''}"]
     if batch <= job.num_rows:
         rate = optim.lr * batch / optim.batch_size
-        ways.insert(0, f"optim.batch_size={batch} optim.lr={rate:g} (lr by the linear rule)")
+        by_rule = f" optim.lr={rate:g} (lr by the linear rule)" if optim.lr_per_256 is None else ""
+        ways.insert(0, f"optim.batch_size={batch}{by_rule}")
     return Advice(
         f"{' or '.join(ways)}, for {BUSY_BATCH} images each",
         f"optim.batch_size={optim.batch_size} has {job.local_batch} images a step for each of "

@@ -140,12 +140,17 @@ def table_bytes(job: Job) -> int:
 
 
 def encoder_bytes(job: Job) -> int:
-    """Return the bytes of weights, gradients and momentum.
+    """Return the bytes of weights, gradients and what the optimiser keeps.
 
     DDP's buckets are the gradients (distributed/ddp.py), so they are not held twice.
     """
-    copies = 3 if job.config.optim.momentum else 2
-    return 4 * copies * job.parameters + job.cost.buffer_bytes
+    return 4 * (2 + kept_by_optimiser(job)) * job.parameters + job.cost.buffer_bytes
+
+
+def kept_by_optimiser(job: Job) -> int:
+    """Return how many numbers the optimiser keeps of each parameter."""
+    optim = job.config.optim
+    return 2 if optim.name == "adamw" else int(optim.momentum > 0)
 
 
 def images_bytes(job: Job) -> float:
@@ -176,8 +181,7 @@ def cache_bytes(job: Job) -> float:
 
 def rank_checkpoint_bytes(job: Job) -> int:
     """Return the bytes of a rank's copy of all that it holds, which a thread writes as it is."""
-    copies = 2 if job.config.optim.momentum else 1
-    weights = 4 * copies * job.parameters + job.cost.buffer_bytes
+    weights = 4 * (1 + kept_by_optimiser(job)) * job.parameters + job.cost.buffer_bytes
     return weights + table_bytes(job) + shard_bytes(job)
 
 
@@ -226,9 +230,9 @@ def activation_bytes(job: Job) -> float:
     """
     encoder, side = job.config.encoder, job.config.data.image_size
     if job.on_gpu:
-        return job.local_batch * held_on_gpu(encoder.name, job.precision, side)
+        return job.part_batch * held_on_gpu(encoder.name, job.precision, side)
     kept = job.cost.kept_bytes(job.precision, side)
-    return job.local_batch * (kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side))
+    return job.part_batch * (kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side))
 
 
 def unpacked_gradient(job: Job) -> int:
@@ -244,12 +248,14 @@ def exchange_scratch(job: Job) -> float:
 
     These are the queries of all ranks and, twice, the partitions found for them, packed and
     unpacked; the positives in the bank's type and in float32; and the block of the shard that is
-    rounded.
+    rounded. Of the parts of a batch, queries are kept up to the step's end.
     """
     query = 4 * job.dim + 8 * (1 + job.neighbours) + 1
     answer = 2 * (4 * job.dim + 4)
     positives = (1 + job.neighbours) * (job.row_bytes + 4 * job.dim)
-    return job.queries * (2 * query + 3 * answer + positives) + ROWS_PER_BLOCK * job.row_bytes
+    kept = 2 * query * job.queries if job.num_parts > 1 else 0
+    in_work = job.part_queries * (2 * query + 3 * answer + positives)
+    return kept + in_work + ROWS_PER_BLOCK * job.row_bytes
 
 
 def optimiser_scratch(job: Job) -> float:

@@ -99,7 +99,7 @@ def pace_of(job: Job) -> Pace | None:
         "partition": slower * partition_seconds(job, rates),
         **collective_seconds(job, job.hardware),
         "optimiser": slower * optimiser_seconds(job, rates),
-        "rest": job.crowding * rates.overhead.at(job.queries),
+        "rest": job.crowding * job.num_parts * rates.overhead.at(job.part_queries),
     }
     if job.on_gpu:
         # At least 5 % of the sums are taken to remain after the backward pass.
@@ -148,7 +148,7 @@ def encoder_seconds(job: Job, rates: Rates) -> float:
     config, side = job.config.encoder, job.config.data.image_size
     measured = rates.encoders.get(config.name)
     if measured is not None and job.precision == "float32":
-        return measured.at(job.local_batch) * (side / job.cost.side) ** 2
+        return job.num_parts * measured.at(job.part_batch) * (side / job.cost.side) ** 2
     per_s = rates.operations_per_s.get(job.precision, rates.operations_per_s["float32"])
     return job.local_batch * job.cost.operations(side) / per_s
 
@@ -160,7 +160,7 @@ def partition_seconds(job: Job, rates: Rates) -> float:
     is_narrow = job.config.bank.dtype != "float32" or job.products != "stored"
     wanted: Precision = "bfloat16" if is_narrow else "float32"
     curve = rates.partition.get(wanted, rates.partition["float32"])
-    return curve.at(job.queries) * job.shard_rows * job.dim / 1e6
+    return job.num_parts * curve.at(job.part_queries) * job.shard_rows * job.dim / 1e6
 
 
 def optimiser_seconds(job: Job, rates: Rates) -> float:
@@ -178,11 +178,14 @@ def collective_seconds(job: Job, hardware: Hardware) -> dict[str, float]:
     def seconds(curve: Curve, size: float) -> float:
         return curve.at(size) + (rounds - 1) * curve.at(0)
 
+    def in_parts(curve: Curve, size: float) -> float:
+        return job.num_parts * seconds(curve, size / job.num_parts)
+
     return {
-        "gather": seconds(links.gather, traffic.gather),
-        "exchange": seconds(links.exchange, traffic.exchange) if traffic.exchange else 0.0,
+        "gather": in_parts(links.gather, traffic.gather),
+        "exchange": in_parts(links.exchange, traffic.exchange) if traffic.exchange else 0.0,
         "gradients": seconds(links.reduce, traffic.gradients),
-        "loss": seconds(links.reduce, traffic.loss),
+        "loss": in_parts(links.reduce, traffic.loss * job.num_parts),
     }
 
 

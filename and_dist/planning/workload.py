@@ -142,6 +142,21 @@ class Job:
         return self.world * self.local_batch
 
     @property
+    def part_batch(self) -> int:
+        """Return the images of a rank that are computed together, padding included."""
+        return -(-self.local_batch // self.config.optim.accumulate)
+
+    @property
+    def num_parts(self) -> int:
+        """Return the parts in which a rank computes its images of a step."""
+        return -(-self.local_batch // self.part_batch)
+
+    @property
+    def part_queries(self) -> int:
+        """Return the queries of a part over all ranks, padding included."""
+        return self.world * self.part_batch
+
+    @property
     def steps_per_epoch(self) -> int:
         """Return the number of steps of an epoch."""
         return -(-self.num_rows // self.config.optim.batch_size)

@@ -36,6 +36,10 @@ class Schedule:
         """Return the steps of all rounds up to a place: `epochs` and `step` of it are finished."""
         return self.steps_before(round_index, epochs) + step
 
+    def steps_of_round(self, round_index: int) -> int:
+        """Return the steps of a round."""
+        return self.epochs[round_index] * self.steps_per_epoch
+
     def round_of(self, round_index: int) -> str:
         """Describe a round among all."""
         return f"round {round_index}/{self.last_round}"

@@ -67,8 +67,9 @@ def choose_settings(config: Config, num_rows: int, world: World) -> Chosen:
 def shapes_of(config: Config, num_rows: int, world_size: int) -> Shapes:
     """Return what a step of a run multiplies."""
     stored = getattr(torch, config.bank.dtype)
+    local = -(-min(config.optim.batch_size, num_rows) // world_size)
     return Shapes(
-        world_size * -(-min(config.optim.batch_size, num_rows) // world_size),
+        world_size * -(-local // config.optim.accumulate),
         shard_range(num_rows, 0, world_size)[1],
         config.encoder.feature_dim,
         stored,

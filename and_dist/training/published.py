@@ -116,7 +116,9 @@ def _take_momentum(state: RunState, momentum: dict[str, SavedTensor]) -> bool:
     """Load the momentum of all parameters of the encoder; return False if it does not fit."""
     parameters = dict(state.encoder.named_parameters())
     fits = momentum.keys() == parameters.keys() and all(
-        momentum[name].size == tuple(parameter.shape) for name, parameter in parameters.items()
+        momentum[name].size == tuple(parameter.shape)
+        and "momentum_buffer" in state.optimiser.state[parameter]
+        for name, parameter in parameters.items()
     )
     for name, parameter in parameters.items() if fits else ():
         loaded = momentum[name].load().to(parameter.device)

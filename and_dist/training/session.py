@@ -34,6 +34,7 @@ from and_dist.runs.folder import (
 from and_dist.runs.lock import hold_lock
 from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_trackers
+from and_dist.training.accumulation import check_parts
 from and_dist.training.choices import choose_settings
 from and_dist.training.published import check_published
 from and_dist.training.trainer import Trainer
@@ -97,6 +98,7 @@ def load_and_check(
         read_latest(config.folder / "checkpoints")
     train, test = load_train_and_test(config.data, reporter)
     check_ranks(config, len(train.index), read_launch_env().size)
+    check_parts(config.optim, len(train.index), read_launch_env().size)
     check_objective(config, train)
     check_cache(train.index, config.data)
     check_file(config.folder / "bad_images.txt", is_list_of(train.index))

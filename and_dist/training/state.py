@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from and_dist.checkpoint.names import Tensors, checkpoint_name
 from and_dist.checkpoint.storage import load_tensors
 from and_dist.config.comparison import AUTO
-from and_dist.config.optim_schema import OptimConfig
+from and_dist.config.optim_schema import TrainingOptimConfig
 from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.method.memory_bank import MemoryBank, draw_uniform_rows, shard_range
 from and_dist.method.neighbour_table import Neighbourhoods
 from and_dist.method.partition_gpu import ATTENTION
 from and_dist.models.encoders import Encoder
-from and_dist.models.optim import build_optimiser
+from and_dist.models.optim import build_training_optimiser
 from and_dist.objectives.base import Objective
 from and_dist.training.choices import products_of
 from and_dist.training.meters import LossMeter
@@ -52,12 +53,16 @@ class Progress:
         return checkpoint_name(*self.place)
 
 
+NAMES = {"momentum_buffer": "momentum"}
+"""Our names of what optimisers keep, where they are not torch's."""
+
+
 @dataclass
 class RunState:
     """Hold all that one rank trains; `bank` is its shard, the rest is the same on all ranks."""
 
     encoder: Encoder
-    optimiser: torch.optim.SGD
+    optimiser: Optimizer
     bank: MemoryBank
     objective: Objective
     losses: LossMeter
@@ -82,17 +87,17 @@ class RunState:
             for at, module in modules.items()
             for name, tensor in module.state_dict().items()
         }
-        momentum = {
-            f"momentum.{at}.{name}": self.optimiser.state[parameter]["momentum_buffer"]
+        kept = {
+            f"{NAMES.get(what, what)}.{at}.{name}": tensor
             for at, module in modules.items()
             for name, parameter in module.named_parameters()
-            if "momentum_buffer" in self.optimiser.state[parameter]
+            for what, tensor in self.optimiser.state[parameter].items()
         }
         others = {f"peer.{name}": t for name, t in self.objective.tensors().items()}
         table = self.neighbourhoods
         return {
             **weights,
-            **momentum,
+            **kept,
             **others,
             "neighbours": table.neighbours_NK,
             "entropy": table.entropy_N,
@@ -136,9 +141,9 @@ def build_bank(config: Config, num_rows: int, world: World) -> MemoryBank:
 
 
 def build_state(
-    optim: OptimConfig, encoder: Encoder, bank: MemoryBank, objective: Objective
+    optim: TrainingOptimConfig, encoder: Encoder, bank: MemoryBank, objective: Objective
 ) -> RunState:
     """Return the state before the first step."""
-    optimiser = build_optimiser([encoder, objective.head], optim)
+    optimiser = build_training_optimiser(encoder, objective.head, optim)
     losses = LossMeter(bank.features_SD.device)
     return RunState(encoder, optimiser, bank, objective, losses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +19,19 @@ from and_dist.config.schema import Config
 from and_dist.data.index import LabelledImages
 from and_dist.data.loader import Batch
 from and_dist.distributed.collectives import raise_on_all_ranks
-from and_dist.distributed.ddp import seed_step, synchronise
+from and_dist.distributed.ddp import seed_step, synchronise, without_reduction
 from and_dist.distributed.stop_consensus import StopConsensus, stoppable_phase
 from and_dist.distributed.watchdog import NOTHING, SAVE, Stopped, Watchdog
 from and_dist.distributed.world import World
 from and_dist.evaluation.bank_figures import BANK_FIGURES, describe_collapse
 from and_dist.evaluation.neighbourhood_stats import describe_round
-from and_dist.method.loss import gather_global_batch
+from and_dist.method.loss import GlobalBatch, gather_global_batch
 from and_dist.models.arithmetic import training_products
-from and_dist.models.optim import learning_rate, parameters_of, set_learning_rate
+from and_dist.models.learning_rate import Place, learning_rate_at
+from and_dist.models.optim import clip_gradients, parameters_of, set_learning_rate
 from and_dist.runs.console import Display
 from and_dist.runs.run_recorder import RunRecorder
+from and_dist.training.accumulation import BatchPart, cut, join
 from and_dist.training.checkpointing import CheckpointManager
 from and_dist.training.choices import choose_settings
 from and_dist.training.components import RunImages, build_components
@@ -141,7 +143,6 @@ class Trainer:
 
     def train_epoch(self, round_index: int, epoch: int) -> None:
         """Train an epoch, from the step on that the run has come to."""
-        set_learning_rate(self.state.optimiser, learning_rate(self.config.optim, epoch))
         number, first = self._epoch_number(), self.progress.step
         if first == 0:
             self.state.objective.begin_epoch(number, self.state.optimiser)
@@ -153,6 +154,7 @@ class Trainer:
             if [number, step] not in self.state.skipped:
                 num_images = self.components.order.num_images(step)
                 seed_step(self.world, self.config.seed, number, step)
+                set_learning_rate(self.state.optimiser, self.learning_rate(epoch, step))
                 self.state.losses.add(self.train_step(batch), step, num_images)
                 self._clock.count(num_images)
             self.after_step(step)
@@ -163,26 +165,45 @@ class Trainer:
 
         Return the loss, which is NaN where a gradient is not finite.
         """
-        with step_phase("encoder, forward"), training_products(self.config.encoder.tf32):
-            features_BD = self.components.network(batch.images_BCHW)
-        with step_phase("gathering the batch"):
-            neighbours_BK = self.state.neighbourhoods.neighbours_NK[batch.rows_B.clamp(min=0)]
-            global_batch = gather_global_batch(
-                features_BD, batch.rows_B, neighbours_BK, self.world, self._request()
-            )
-        loss = self.state.objective.loss(features_BD, global_batch)
-        with step_phase("backward"), training_products(self.config.encoder.tf32):
-            loss.backward()
+        optim, network = self.config.optim, self.components.network
+        parts = cut(batch, optim.accumulate, self.world)
+        losses, batches = [], []
+        for at, part in enumerate(parts, 1):
+            with nullcontext() if at == len(parts) else without_reduction(network):
+                loss, gathered = self._train_part(part)
+            losses.append(loss)
+            batches.append(gathered)
         with step_phase("optimiser"):
             gradients = [p.grad for p in parameters_of(self.state.optimiser) if p.grad is not None]
             # One check on the device for all gradients; the host looks at it only when it logs.
-            is_finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+            norms = torch._foreach_norm(gradients)
+            is_finite = torch.stack(norms).isfinite().all()
+            if optim.clip_norm is not None:
+                clip_gradients(gradients, norms, optim.clip_norm)
             self.state.optimiser.step()
             self.state.optimiser.zero_grad()
         with step_phase("bank"):
+            global_batch = join(batches)
             self.state.bank.update(global_batch.rows_G, global_batch.features_GD)
         self.stop_consensus.record(global_batch.requests_G)
-        return loss.detach().where(is_finite, torch.nan)
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return total.where(is_finite, torch.nan)
+
+    def _train_part(self, part: BatchPart) -> tuple[Tensor, GlobalBatch]:
+        """Add the gradients of a part of a batch; return its share of the loss, and its queries."""
+        with step_phase("encoder, forward"), training_products(self.config.encoder.tf32):
+            features_BD = self.components.network(part.images_BCHW)
+        with step_phase("gathering the batch"):
+            neighbours_BK = self.state.neighbourhoods.neighbours_NK[part.rows_B.clamp(min=0)]
+            global_batch = gather_global_batch(
+                features_BD, part.rows_B, neighbours_BK, self.world, self._request()
+            )
+        loss = self.state.objective.loss(features_BD, global_batch)
+        if part.share is not None:
+            loss = loss * part.share
+        with step_phase("backward"), training_products(self.config.encoder.tf32):
+            loss.backward()
+        return loss.detach(), global_batch
 
     def after_step(self, step: int) -> None:
         """Do the bookkeeping of a step: heartbeat, progress, log, stop request, profile."""
@@ -214,7 +235,7 @@ class Trainer:
             round=round_index,
             epoch=epoch,
             loss=state.losses.mean(),
-            lr=learning_rate(self.config.optim, epoch),
+            lr=self.learning_rate(epoch, self.components.order.steps_per_epoch - 1),
             **figures,
         )
         self.warn_of_collapse(figures)
@@ -246,7 +267,7 @@ class Trainer:
             step=steps_done,
             epochs=round(steps_done / schedule.steps_per_epoch, 4),
             loss=loss,
-            lr=learning_rate(self.config.optim, at.epochs),
+            lr=self.learning_rate(at.epochs, at.step - 1),
             images_per_s=pace.images_per_s,
             data_wait=pace.data_wait,
             memory_mb=memory_mb(self.world.device),
@@ -318,6 +339,15 @@ class Trainer:
         """Log a warning of this rank, whichever it is."""
         whose = f"rank {self.world.rank}: " if self.world.size > 1 else ""
         log.warning("%s%s", whose, text)
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """Return the learning rate of a step of the round under way."""
+        schedule, round_index = self.components.schedule, self.progress.round_index
+        if self.config.optim.span == "run":
+            steps = schedule.steps_done(round_index, epoch, step), schedule.total_steps
+        else:
+            steps = schedule.steps_per_epoch * epoch + step, schedule.steps_of_round(round_index)
+        return learning_rate_at(self.config.optim, Place(*steps, schedule.steps_per_epoch))
 
     def _request(self) -> int:
         """Return what this rank was asked to do; the coordinator also asks when a save is due."""

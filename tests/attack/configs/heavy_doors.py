@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
-from and_dist.models.encoders import build_encoder
-from and_dist.models.optim import build_optimiser, learning_rate, set_learning_rate
+from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.models.learning_rate import Place, learning_rate_at
+from and_dist.models.optim import build_training_optimiser, set_learning_rate
 from and_dist.training.session import load_and_check
 from tests.attack.configs.doors import Broken, judge, use
 
@@ -41,10 +43,10 @@ def through_training(given: dict[str, Any]) -> None:
         raise Broken(f"features have the shape {tuple(features_BD.shape)}")
 
 
-def train_step(config: Config, encoder: torch.nn.Module, images_BCHW: torch.Tensor) -> None:
+def train_step(config: Config, encoder: Encoder, images_BCHW: torch.Tensor) -> None:
     """Train on images as they are normalised."""
-    optimiser = build_optimiser([encoder], config.optim)
-    set_learning_rate(optimiser, learning_rate(config.optim, 0))
+    optimiser = build_training_optimiser(encoder, nn.Identity(), config.optim)
+    set_learning_rate(optimiser, learning_rate_at(config.optim, Place(0, 2, 1)))
     colours = (config.data.mean, config.data.std)
     mean, std = (torch.tensor(three)[:, None, None] for three in colours)
     images_BCHW = (images_BCHW - mean) / std

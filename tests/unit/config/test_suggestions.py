@@ -37,7 +37,7 @@ def test_nothing_is_suggested_for_what_is_like_nothing() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("learning_rate=1", r"; did you mean optim\.lr or evaluation\.linear\.lr\?$"),
+        ("learning_rate=1", r"; did you mean optim\.lr or optim\.lr_per_256 or evaluation\."),
         ("method=instnce", r"; did you mean instance\?$"),
         ("name=-x", r"name = '-x' will not do: it takes letters, digits, dots, dashes and"),
     ],

@@ -40,6 +40,25 @@ def test_weights_gradients_and_momentum_lie_there_once_each() -> None:
     assert longer.bytes_of("weights, gradients, momentum") == 12 * (P + 513)
 
 
+def test_adamw_keeps_two_numbers_of_each_parameter() -> None:
+    footprint = footprint_of(job(1000, 1, "optim.name=adamw"))
+    assert footprint.bytes_of("weights, gradients, momentum") == 16 * P
+    copied = footprint.bytes_of("checkpoint: copy of all")
+    assert copied - footprint_of(job(1000, 1)).bytes_of("checkpoint: copy of all") == 4 * P
+
+
+def test_parts_of_a_batch_hold_the_activations_of_a_part() -> None:
+    whole, parts = (
+        footprint_of(job(1000, 2, f"optim.accumulate={count}", "optim.batch_size=46"))
+        for count in (1, 5)
+    )
+    # 23 images of a rank, in parts of five
+    held = parts.bytes_of("activations") / whole.bytes_of("activations")
+    assert held == pytest.approx(5 / 23)
+    name = "queries and partitions"
+    assert parts.bytes_of(name) < whole.bytes_of(name)
+
+
 def test_the_largest_gradient_is_held_twice_where_there_are_others_to_send_it_to() -> None:
     name = "largest gradient, on its way into its bucket"
     alone, beside = (footprint_of(job(1000, ranks)).bytes_of(name) for ranks in (1, 4))

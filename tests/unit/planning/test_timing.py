@@ -46,6 +46,20 @@ def test_a_step_is_the_sum_of_its_parts_and_the_loader_runs_beside() -> None:
     assert pace.epoch == pytest.approx(pace.step * 21)
 
 
+def test_parts_of_a_batch_take_turns() -> None:
+    whole, parts = (
+        pace_of(job(1000, 2, "data.image_size=32", "run.threads=1", f"optim.accumulate={count}"))
+        for count in (1, 4)
+    )
+    assert whole is not None
+    assert parts is not None
+    # The rates of the slide rule are lines through 0, so parts take as long as the whole ...
+    for name in ("encoder", "partition", "gather", "exchange", "gradients", "optimiser"):
+        assert parts.parts[name] == pytest.approx(whole.parts[name])
+    # ... but for the loss, which each part sums over the ranks.
+    assert parts.parts["loss"] == pytest.approx(4 * whole.parts["loss"])
+
+
 def test_on_cores_that_are_full_the_loader_takes_its_time_from_the_rest() -> None:
     alone = pace_of(job(1000, 1, "run.threads=4"))
     assert alone is not None

@@ -1,0 +1,81 @@
+"""Parts of a batch, one after the other, train what the whole batch trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from and_dist.training.session import load_and_check
+from benchmarks.common.rank_pool import RankPool
+from tests.ranks.runs import (
+    assert_equal_to_the_bit,
+    checkpoint_of,
+    debug_config,
+    losses_of,
+    train,
+    train_until,
+)
+
+SHORT = "curriculum.rounds=1", "curriculum.epochs=2", "data.limit=61", "optim.batch_size=24"
+"""Batches that neither ranks nor parts divide, and a last one of 13 images."""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("method", ["and", "supervised"])
+def test_parts_learn_what_the_whole_batch_learns(
+    ranks: RankPool, tmp_path: Path, size: int, method: str
+) -> None:
+    """Loss, weights, momentum and bank; the rows of no part are written before the last."""
+    given = *SHORT, f"method={method}"
+    whole = debug_config(tmp_path, "name=whole", *given)
+    parts = debug_config(tmp_path, "name=parts", *given, "optim.accumulate=3")
+    for config in (whole, parts):
+        ranks.run(size, train, config)
+    torch.testing.assert_close(losses_of(parts.folder), losses_of(whole.folder), rtol=1e-5, atol=0)
+    ours, theirs = checkpoint_of(parts.folder), checkpoint_of(whole.folder)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=2e-4, atol=2e-6, equal_nan=True, msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("optim.accumulate=2", "encoder.name=small"),
+        ("optim.name=adamw", "optim.lr=0.001", "optim.weight_decay=0.05"),
+        ("optim.name=adamw", "optim.lr=0.001", "optim.fused=false", "optim.layer_decay=0.7"),
+        (
+            "optim.name=lars",
+            "optim.lr=1",
+            "optim.schedule=cosine",
+            "optim.span=run",
+            "optim.warmup_epochs=1.5",
+            "optim.clip_norm=0.5",
+            "optim.weight_decay_of=matrices",
+        ),
+    ],
+)
+def test_a_run_goes_on_to_the_bit(ranks: RankPool, tmp_path: Path, given: tuple[str, ...]) -> None:
+    whole = debug_config(tmp_path, "name=whole", *SHORT, *given)
+    broken = debug_config(tmp_path, "name=broken", *SHORT, *given)
+    ranks.run(2, train, whole)
+    ranks.run(2, train_until, broken, 3)
+    ranks.run(2, train, broken)
+    assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+@pytest.mark.parametrize("method", ["nat", "instance_nce"])
+def test_methods_that_look_at_whole_batches_are_refused(tmp_path: Path, method: str) -> None:
+    config = debug_config(tmp_path, f"method={method}", "optim.accumulate=2")
+    with pytest.raises(ValueError, match=f"accumulate = 2: method={method} looks at all images"):
+        load_and_check(config)
+
+
+def test_parts_of_less_than_two_images_are_refused(tmp_path: Path) -> None:
+    load_and_check(debug_config(tmp_path, "optim.accumulate=24"))
+    with pytest.raises(ValueError, match=r"accumulate = 25: a rank has 48 images .* at most 24$"):
+        load_and_check(debug_config(tmp_path, "optim.accumulate=25"))
