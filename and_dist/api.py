@@ -15,6 +15,7 @@ from and_dist.checkpoint.reader import load_encoder as read_encoder
 from and_dist.checkpoint.reader import open_checkpoint, refuse_corrupt
 from and_dist.config.load import load_config as load_layers
 from and_dist.config.schema import Config
+from and_dist.config.trust import trusting
 from and_dist.config.validation import build
 from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import lone_world
@@ -65,7 +66,10 @@ def train(config: Config, style: Style = "quiet") -> dict[str, Any]:
 
 
 def load(
-    run: str | Path, checkpoint: str | None = None, device: str | torch.device = "cpu"
+    run: str | Path,
+    checkpoint: str | None = None,
+    device: str | torch.device = "cpu",
+    trust: bool = False,
 ) -> LoadedRun:
     """Return a trained run: its encoder, bank, preprocessing and neighbours.
 
@@ -75,6 +79,7 @@ def load(
         run: The run folder.
         checkpoint: A name such as `r01-e0020`; the newest without it.
         device: Where encoder and bank lie.
+        trust: Call the function that the run has for its encoder.name, if it has one.
 
     Example:
         >>> run = and_dist.load("runs/demo")
@@ -84,10 +89,11 @@ def load(
         >>> run.bank.features_SD.shape[1]
         128
     """
-    return LoadedRun(open_checkpoint(Path(run), checkpoint), torch.device(device))
+    with trusting(trust):
+        return LoadedRun(open_checkpoint(Path(run), checkpoint), torch.device(device))
 
 
-def load_encoder(run_or_file: str | Path) -> nn.Module:
+def load_encoder(run_or_file: str | Path, trust: bool = False) -> nn.Module:
     """Return the encoder of a run, or of a file of `and-dist export --format safetensors`.
 
     It maps normalised images [B, 3, H, W] to features [B, D] of unit norm; without a head, which
@@ -96,6 +102,7 @@ def load_encoder(run_or_file: str | Path) -> nn.Module:
 
     Args:
         run_or_file: A run folder, whose newest checkpoint is taken, or an exported file.
+        trust: Call the function that it has for its encoder.name, if it has one.
 
     Example:
         >>> encoder = and_dist.load_encoder("runs/demo")
@@ -103,11 +110,12 @@ def load_encoder(run_or_file: str | Path) -> nn.Module:
         True
     """
     path = Path(run_or_file)
-    if path.is_file():
-        return _exported(path)
-    opened, world = open_checkpoint(path), lone_world(torch.device("cpu"))
-    refuse_corrupt(opened, world)
-    return read_encoder(opened, world)
+    with trusting(trust):
+        if path.is_file():
+            return _exported(path)
+        opened, world = open_checkpoint(path), lone_world(torch.device("cpu"))
+        refuse_corrupt(opened, world)
+        return read_encoder(opened, world)
 
 
 def _exported(file: Path) -> nn.Module:
@@ -122,7 +130,7 @@ def _exported(file: Path) -> nn.Module:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{file} holds no exported encoder ({error}); {wanted}") from None
     has_head = any(name.startswith("head.") for name in weights)
-    encoder = build_encoder(config.encoder, config.seed)
+    encoder = build_encoder(config.encoder, config.seed, config.data.image_size)
     module: nn.Module = encoder if has_head else Pixels(encoder, has_head=False)
     try:
         module.load_state_dict(weights)

@@ -136,7 +136,8 @@ class Published:
 
     def __init__(self, scene: Scene, config: Config) -> None:
         """Build the network, the memory and the optimiser."""
-        self.network = nn.DataParallel(build_encoder(config.encoder, config.seed))
+        encoder = build_encoder(config.encoder, config.seed, config.data.image_size)
+        self.network = nn.DataParallel(encoder)
         self.memory_ND = draw_uniform_rows(0, scene.rows, 128, config.seed)
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -162,7 +163,7 @@ def lightly_step(scene: Scene, config: Config) -> Callable[[Batch], Tensor]:
     """
     from lightly.loss import NTXentLoss
 
-    network = build_encoder(config.encoder, config.seed)
+    network = build_encoder(config.encoder, config.seed, config.data.image_size)
     loss_of = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(scene.rows, 128))
     optimiser = torch.optim.SGD(
         network.parameters(), lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4

@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from and_dist.checkpoint.model_card import CARD, Format, describe_model, torchvision_head
+from and_dist.checkpoint.card_scripts import Format, classifier_of, is_network_of
+from and_dist.checkpoint.model_card import CARD, describe_model
 from and_dist.checkpoint.reader import (
     OpenedCheckpoint,
     load_encoder,
@@ -30,6 +31,7 @@ from and_dist.utils.owned_files import IsOurs, always, never, sum_of, write_file
 
 FILES: dict[Format, str] = {
     "torchvision": "encoder.pth",
+    "timm": "encoder.safetensors",
     "safetensors": "encoder.safetensors",
     "onnx": "encoder.onnx",
 }
@@ -76,10 +78,11 @@ def plan_export(
         raise ValueError(f"--format {format_name} is not one of: {', '.join(FILES)}")
     opened = open_checkpoint(run, checkpoint)
     config = opened.config
-    if chosen == "torchvision" and torchvision_head(config.encoder.name) is None:
+    name = config.encoder.name
+    if chosen in ("torchvision", "timm") and not is_network_of(chosen, name):
         raise ValueError(
-            f"encoder.name={config.encoder.name} is no model of torchvision's; "
-            "safetensors and onnx take every encoder"
+            f"encoder.name={name} is no model of {chosen}'s; safetensors and onnx take every "
+            "encoder"
         )
     if chosen == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise ValueError("--format onnx needs the packages onnx and onnxscript: pip install them")
@@ -98,17 +101,19 @@ def run_export(export: Export, world: World) -> None:
     with publish_results(export.out, export.names, export.may_replace, names_of_export) as folder:
         file = folder / export.file.name
         if export.format == "torchvision":
-            name, has_head = export.config.encoder.name, export.has_head
             # torch's own writer of files ends the process if the disk is full.
             content = io.BytesIO()
-            torch.save(as_torchvision(encoder, name, has_head), content)
+            torch.save(under_their_names(encoder, export.has_head), content)
             write_file(file, content.getvalue())
+        elif export.format == "timm":
+            weights = under_their_names(encoder, export.has_head)
+            write_file(file, save(weights, _metadata(export)))
         elif export.format == "safetensors":
             write_file(file, save(_plain_weights(encoder, export.has_head), _metadata(export)))
         else:
             _write_onnx(encoder, export, file)
         card = describe_model(
-            export.opened, export.format, export.has_head, export.file.name, sum_of(file)
+            export.opened, encoder, export.format, export.has_head, file.name, sum_of(file)
         )
         write_file(folder / CARD, card)
 
@@ -130,13 +135,12 @@ def names_of_export(folder: Path) -> Container[str] | None:
     return {CARD, name} if known is None else {CARD, *names_with_sums(folder, {name: known})}
 
 
-def as_torchvision(encoder: Encoder, name: str, has_head: bool) -> dict[str, Tensor]:
-    """Return a state dict under torchvision's names; our head is its last layer."""
-    head = torchvision_head(name)
-    assert head is not None
+def under_their_names(encoder: Encoder, has_head: bool) -> dict[str, Tensor]:
+    """Return a state dict under the names of the network's authors; our head is its last layer."""
     weights = {k.removeprefix("trunk."): v for k, v in _plain_weights(encoder, False).items()}
     if has_head:
-        weights |= {head + k: v for k, v in encoder.head.state_dict().items()}
+        head = encoder.head.state_dict()
+        weights |= {f"{classifier_of(encoder)}.{k}": v.contiguous() for k, v in head.items()}
     return weights
 
 

@@ -148,7 +148,7 @@ def known_bad(opened: OpenedCheckpoint, images: LabelledImages) -> BadImages:
 
 def load_encoder(opened: OpenedCheckpoint, world: World) -> Encoder:
     """Return the encoder, in evaluation mode."""
-    encoder = build_unfilled(opened.config.encoder)
+    encoder = build_unfilled(opened.config.encoder, opened.config.data.image_size)
     tensors = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     load_tensors(opened.checkpoint, tensors, world)
     return to_device(encoder, world.device).eval()

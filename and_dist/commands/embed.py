@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import BadImages, Checkpoint, Force, Run, announce, parse_bad_images
+from and_dist.commands.options import (
+    BadImages,
+    Checkpoint,
+    Force,
+    Run,
+    Trust,
+    announce,
+    parse_bad_images,
+)
 
 
 def embed(
@@ -17,6 +25,7 @@ def embed(
     bad_images: BadImages = "stop",
     checkpoint: Checkpoint = None,
     force: Force = False,
+    _trust: Trust = False,
 ) -> None:
     """Write the features of any images, and their names beside them; under torchrun too."""
     announce(run)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Overrides, Run, announce
+from and_dist.commands.options import Checkpoint, Overrides, Run, Trust, announce
 
 
 def evaluate(
@@ -26,6 +26,7 @@ def evaluate(
         bool, typer.Option("--ten-crop", help="--linear looks at ten views of a test image.")
     ] = False,
     checkpoint: Checkpoint = None,
+    _trust: Trust = False,
 ) -> None:
     """Measure a checkpoint by labels it never saw. The same command goes on with --linear."""
     announce(run)

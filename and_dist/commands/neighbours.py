@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from and_dist.commands.options import Checkpoint, Force, Run, announce
+from and_dist.commands.options import Checkpoint, Force, Run, Trust, announce
 
 
 def neighbours(
@@ -18,6 +18,7 @@ def neighbours(
     sheet: Annotated[Path | None, typer.Option(help="Picture file with all of them.")] = None,
     force: Force = False,
     checkpoint: Checkpoint = None,
+    _trust: Trust = False,
 ) -> None:
     """Find the training images that a run holds most similar to images of your own."""
     if not as_json:

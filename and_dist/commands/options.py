@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 import and_dist
+from and_dist.config.trust import trusting
 from and_dist.distributed.launch_env import is_rank_zero
 from and_dist.utils.formatting import as_text
 
@@ -17,6 +18,11 @@ def _say_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"and-dist {and_dist.__version__}")
         raise typer.Exit
+
+
+def _trust(context: typer.Context, is_asked: bool) -> None:
+    """Let the function that a run's encoder.name names be called, if that is asked for."""
+    context.with_resource(trusting(is_asked))
 
 
 ConfigFiles = Annotated[
@@ -39,6 +45,14 @@ LogLevel = Annotated[
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_trust,
+        help="Call the function that a run has for its encoder.name; it may be anybody's code.",
+    ),
 ]
 BadImages = Annotated[str, typer.Option(help="stop or skip.")]
 

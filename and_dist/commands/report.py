@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from and_dist.commands.options import Force, Run, announce
+from and_dist.commands.options import Force, Run, Trust, announce
 
 if TYPE_CHECKING:
     from and_dist.distributed.world import World
@@ -27,6 +27,7 @@ def report(
     port: Annotated[int, typer.Option(help="With --follow; 0 takes any that is free.")] = 0,
     every: Annotated[float, typer.Option(help="With --follow: seconds between two looks.")] = 10.0,
     force: Force = False,
+    _trust: Trust = False,
 ) -> None:
     """Write one HTML page that shows what a run did and learned, and needs nothing else."""
     announce(run)

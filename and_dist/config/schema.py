@@ -36,6 +36,8 @@ from and_dist.config.paper_figures import FIGURES
 from and_dist.config.suggestions import near_names
 from and_dist.config.validation import NAME, Section, parse_duration
 
+Option = bool | int | float | str | None
+"""An argument of a function that builds a network."""
 Means = tuple[Channel, Channel, Channel]
 Deviations = tuple[Deviation, Deviation, Deviation]
 
@@ -103,11 +105,23 @@ class EncoderConfig(Section):
     """Say which network maps images to features, and how it computes."""
 
     name: ShortText = "cifar_resnet18"
-    """Name of the encoder, one of and_dist.models.encoders.ENCODERS."""
+    """Name of the encoder: one of and_dist.models.encoders.ENCODERS; torchvision/NAME or timm/NAME;
+    or package.module:function of your own, which returns a network from images to vectors."""
+    options: dict[str, Option] = Field(default_factory=dict)
+    """Arguments of the function that builds the network, such as {patch_size: 4} for
+    torchvision/vit_b_16; the encoders of and_dist take none."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Layers between the network and the feature: one, as in the paper, or two with a ReLU between.
+    Linear classifiers and exports without head see the network's output before them."""
+    hidden_dim: Annotated[int, Field(ge=1, le=65_536)] = 2048
+    """Length of what lies between the two layers of head=mlp."""
+    hidden_norm: bool = False
+    """Use batch norm before that ReLU."""
     feature_dim: Annotated[int, Field(ge=1, le=65_536)] = 128
     """D, the length of a feature and of a bank row."""
     weights: PathText | None = None
-    """Initial weights: a safetensors file, or a .pth of torchvision's or of the published code."""
+    """Initial weights: a run of and-dist; a safetensors file, or a folder of them; a .pth of
+    torchvision's or of the published code; or torchvision/IMAGENET1K_V1, timm/resnet50.a1_in1k."""
     init: Literal["pytorch", "he_fan_out"] = "pytorch"
     """First weights of convolutions: PyTorch's defaults, as in the published code, or normal by
     fan-out (He et al.), as torchvision draws those of its ResNets."""
@@ -126,6 +140,9 @@ class EncoderConfig(Section):
     those of float64 while training, against 3e-7 with false."""
     compile: bool = False
     """Train a network that torch.compile has compiled, which takes minutes and a C++ compiler."""
+    checkpointing: bool = False
+    """Keep what enters each block of the network, and compute the block again for the backward
+    pass: about a third more work for a fraction of the memory. Gradients stay the same."""
 
 
 class BankConfig(Section):

@@ -12,6 +12,7 @@ from and_dist.config.schema import DataConfig
 from and_dist.data.importers.folders import list_folder
 from and_dist.data.importers.listing import Files, Listing
 from and_dist.data.index import LabelledImages, index_files, open_manifest
+from and_dist.data.manifest import refuse_without_manifest
 from and_dist.data.measure import measure
 from and_dist.data.shapes import SHAPES_COUNT, draw_shapes
 from and_dist.data.stores import FileStore, Names
@@ -42,6 +43,7 @@ def load_images(
             return draw_shapes(split, min(limit or SHAPES_COUNT[split], SHAPES_COUNT[split]))
         if (folder / "manifest.json").exists():
             return open_manifest(folder).first(limit)
+        refuse_without_manifest(folder)
         prepared = [manifest.parent for manifest in folder.glob("*/manifest.json")]
         if prepared:
             raise ValueError(f"its splits are {', '.join(map(str, sorted(prepared)))}; name one")

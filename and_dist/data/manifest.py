@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of the manifest format that this program reads and writes."""
 MANIFEST = "manifest.json"
+SIDES = "heights", "widths"
+"""Columns that every prepared set has."""
 UNREADABLE = "manifest {} cannot be read: manifest.json"
 AGAIN = "prepare the images again, or put the file back"
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -83,6 +85,12 @@ def check_files(folder: Path, about: About) -> None:
                 raise ValueError(f"{name} has {found:,} bytes instead of {size:,}; {AGAIN}")
             if known is not None and hashlib.file_digest(content, "sha256").hexdigest() != known:
                 raise ValueError(f"{name} is not as it was written; {AGAIN}")
+
+
+def refuse_without_manifest(folder: Path) -> None:
+    """Raise ValueError if images were prepared in a folder that has lost its manifest.json."""
+    if all((folder / f"{name}.npy").exists() for name in SIDES):
+        raise ValueError(f"{folder} was prepared, and has lost its {MANIFEST}; {AGAIN}")
 
 
 def is_column(name: str) -> bool:

@@ -324,7 +324,7 @@ def as_class_table(of: Figures) -> Table:
 
 def _choose_layers(config: Config, layers: str | None) -> tuple[str, ...]:
     """Return the named layers once each, or all; raise ValueError for an unknown name."""
-    known = list(stages(build_encoder(config.encoder, 0)))
+    known = list(stages(build_encoder(config.encoder, 0, config.data.image_size)))
     chosen = known if layers is None else [name.strip() for name in layers.split(",")]
     unknown = [name for name in chosen if name not in known]
     if unknown:

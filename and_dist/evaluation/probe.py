@@ -16,6 +16,7 @@ from torch.nn import functional
 from and_dist.data.loader import Batch
 from and_dist.evaluation.accuracy import rank_of_true_class
 from and_dist.models.encoders import Encoder, stages
+from and_dist.models.stages import as_maps
 from and_dist.utils.counter_random import derive_key
 
 PADDING = -100
@@ -34,8 +35,10 @@ PUBLISHED_POOLING = {
 def pool(maps: Tensor) -> Tensor:
     """Return feature maps [B, channels, height, width] as pooled features [B, F].
 
-    Vectors [B, F] are returned unchanged. AlexNet's layers at 224 pixels are pooled as published.
+    Vectors [B, F] are returned unchanged. Tokens are pooled as the map of their places. AlexNet's
+    layers at 224 pixels are pooled as published.
     """
+    maps = as_maps(maps)
     if maps.dim() == 2:
         return maps
     channels, side = maps.shape[1], min(maps.shape[2:])

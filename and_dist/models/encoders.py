@@ -1,13 +1,14 @@
-"""Build image encoders: a trunk, a linear head with bias, unit L2 norm.
+"""Build image encoders: a trunk, a head, unit L2 norm.
 
-A new encoder takes a function below and a row in ENCODERS.
+A new encoder takes a function below and a row in ENCODERS, or nothing at all: named_networks.py
+builds those of torchvision and timm, and of users' functions.
 
 B local batch, D feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,10 @@ from torch.nn import functional
 
 from and_dist.config.comparison import AUTO
 from and_dist.config.schema import EncoderConfig
+from and_dist.config.suggestions import near_names
+from and_dist.models.named_networks import build_named_network, is_named_network
+from and_dist.models.recomputation import recompute_blocks
+from and_dist.models.stages import find_stages, nonlinearities
 from and_dist.models.torchvision_networks import ResNet, draw_by_fan_out
 from and_dist.models.torchvision_networks import alexnet as trunk_of_alexnet
 
@@ -26,11 +31,25 @@ Builder = Callable[[EncoderConfig], "Encoder"]
 class Encoder(nn.Module):
     """Map images [B, 3, H, W] to features [B, D] of unit norm."""
 
-    def __init__(self, trunk: nn.Module, width: int, feature_dim: int) -> None:
-        """Put a linear head on a trunk that returns [B, width]."""
+    def __init__(
+        self,
+        trunk: nn.Module,
+        width: int,
+        config: EncoderConfig,
+        classifier: str = "",
+        stage_names: Sequence[str] = (),
+    ) -> None:
+        """Put a head on a trunk that returns [B, width]."""
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(width, feature_dim)
+        self.width = width
+        self.head = _build_head(width, config)
+        self.classifier = classifier
+        """The name that the trunk's authors give the layer in whose place the head is."""
+        self.stage_names = tuple(stage_names)
+        """The names of the trunk's stages; () leaves them to be found."""
+        self.is_ours = True
+        """False if others have written the trunk."""
         self.precision = torch.float32
         """Type of activations; weights, gradients and features are float32 whatever it is."""
         self.memory_format = torch.channels_last
@@ -46,6 +65,17 @@ class Encoder(nn.Module):
         return functional.normalize(unscaled_BD.float(), dim=1)
 
 
+def _build_head(width: int, config: EncoderConfig) -> nn.Module:
+    """Return the last layers of an encoder: one linear layer, or two with a ReLU between."""
+    if config.head == "linear":
+        return nn.Linear(width, config.feature_dim)
+    norm = [nn.BatchNorm1d(config.hidden_dim)] if config.hidden_norm else []
+    first = nn.Linear(width, config.hidden_dim)
+    return nn.Sequential(
+        first, *norm, nn.ReLU(inplace=True), nn.Linear(config.hidden_dim, config.feature_dim)
+    )
+
+
 def small(config: EncoderConfig) -> Encoder:
     """Build the demo's network: four convolutions with batch norm, for 32 pixels."""
     widths = (3, 32, 64, 128, 256)
@@ -53,7 +83,7 @@ def small(config: EncoderConfig) -> Encoder:
     for at, (before, after) in enumerate(pairwise(widths)):
         layers += _convolution(before, after, 3, padding=1)
         layers += [nn.MaxPool2d(2)] if at < 3 else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return Encoder(nn.Sequential(*layers), widths[-1], config.feature_dim)
+    return Encoder(nn.Sequential(*layers), widths[-1], config)
 
 
 def tiny(config: EncoderConfig) -> Encoder:
@@ -67,7 +97,7 @@ def tiny(config: EncoderConfig) -> Encoder:
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)]
         layers += [nn.GroupNorm(4, after), nn.Tanh()]
-    return Encoder(nn.Sequential(*layers, nn.Flatten()), widths[-1] * 16, config.feature_dim)
+    return Encoder(nn.Sequential(*layers, nn.Flatten()), widths[-1] * 16, config)
 
 
 def resnet(depth: int, for_cifar: bool) -> Builder:
@@ -83,7 +113,7 @@ def resnet(depth: int, for_cifar: bool) -> Builder:
             if config.init == "he_fan_out":
                 draw_by_fan_out(trunk.conv1)
             trunk.maxpool = nn.Identity()
-        return Encoder(trunk, trunk.width, config.feature_dim)
+        return Encoder(trunk, trunk.width, config)
 
     return build
 
@@ -100,7 +130,7 @@ def alexnet(config: EncoderConfig) -> Encoder:
         *_convolution(384, 256, 3, padding=1),
         nn.MaxPool2d(3, 2),
     )
-    return _with_fully_connected(features, 256 * 6 * 6, 4096, config.feature_dim)
+    return _with_fully_connected(features, 256 * 6 * 6, 4096, config)
 
 
 def cifar_alexnet(config: EncoderConfig) -> Encoder:
@@ -119,12 +149,12 @@ def cifar_alexnet(config: EncoderConfig) -> Encoder:
         *_convolution(384, 256, 3, padding=1),
         nn.MaxPool2d(2),
     )
-    return _with_fully_connected(features, 256 * 4 * 4, 4096, config.feature_dim)
+    return _with_fully_connected(features, 256 * 4 * 4, 4096, config)
 
 
 def torchvision_alexnet(config: EncoderConfig) -> Encoder:
     """Build torchvision's AlexNet, which is narrower and has dropout and no batch norm."""
-    return Encoder(trunk_of_alexnet(), 4096, config.feature_dim)
+    return Encoder(trunk_of_alexnet(), 4096, config)
 
 
 def _convolution(
@@ -139,14 +169,14 @@ def _convolution(
 
 
 def _with_fully_connected(
-    features: nn.Sequential, cells: int, width: int, feature_dim: int
+    features: nn.Sequential, cells: int, width: int, config: EncoderConfig
 ) -> Encoder:
     """Return an encoder of `features` and two fully connected layers with batch norm."""
     layers: list[nn.Module] = [features, nn.Flatten()]
     for before in (cells, width):
         layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width)]
         layers += [nn.ReLU(inplace=True)]
-    return Encoder(nn.Sequential(*layers), width, feature_dim)
+    return Encoder(nn.Sequential(*layers), width, config)
 
 
 ENCODERS: dict[str, Builder] = {
@@ -169,17 +199,19 @@ def stages(encoder: Encoder) -> dict[str, nn.Module]:
     """Return the modules whose outputs linear classifiers probe, by name.
 
     conv1, conv2, ... are the trunk's outputs after each nonlinearity and before pooling; of a
-    ResNet they are its stem and its four groups of blocks. fc is the output of the whole trunk,
+    ResNet they are its stem and its four groups of blocks. Networks that others have written have
+    stage1, stage2, ..., which are their blocks (stages.py). fc is the output of the whole trunk,
     which the head sees.
     """
     trunk = encoder.trunk
-    if isinstance(trunk, ResNet):
-        found = [trunk.relu, *trunk.stages()]
+    if encoder.stage_names:
+        found = [trunk.get_submodule(name) for name in encoder.stage_names]
+    elif encoder.is_ours:
+        found = trunk.probed() if isinstance(trunk, ResNet) else nonlinearities(trunk)
     else:
-        modules = list(trunk.modules())
-        linear = [at for at, m in enumerate(modules) if isinstance(m, nn.Linear)] or [len(modules)]
-        found = [m for m in modules[: linear[0]] if isinstance(m, (nn.ReLU, nn.Tanh))]
-    return {f"conv{at}": module for at, module in enumerate(found, 1)} | {"fc": trunk}
+        found = find_stages(trunk)
+    kind = "conv" if encoder.is_ours else "stage"
+    return {f"{kind}{at}": module for at, module in enumerate(found, 1)} | {"fc": trunk}
 
 
 def stage_of_parameters(encoder: Encoder) -> dict[str, int]:
@@ -201,23 +233,47 @@ def stage_of_parameters(encoder: Encoder) -> dict[str, int]:
     return found | {f"head.{name}": last + 1 for name, _ in encoder.head.named_parameters()}
 
 
-def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
+def build_encoder(config: EncoderConfig, seed: int, side: int | None = None) -> Encoder:
     """Build the named encoder, with weights that follow from the seed and are equal on all ranks.
 
-    Raise ValueError for an unknown name. The global random state is unchanged.
+    `side` is that of the images, which some networks are built for. Raise ValueError for an unknown
+    name. The global random state is unchanged.
     """
-    if config.name not in ENCODERS:
-        raise ValueError(f"encoder.name={config.name!r} is not one of: {', '.join(ENCODERS)}")
+    check_encoder(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ENCODERS[config.name](config)
+        if config.name in ENCODERS:
+            encoder = ENCODERS[config.name](config)
+        else:
+            trunk, width, classifier, stage_names = build_named_network(config, side)
+            encoder = Encoder(trunk, width, config, classifier, stage_names)
+            encoder.is_ours = False
         # A ResNet has drawn them already, at the place where torchvision's does.
         if config.init == "he_fan_out" and not isinstance(encoder.trunk, ResNet):
             draw_by_fan_out(encoder.trunk)
     if config.precision != AUTO:  # a run has chosen before it trains (training/choices.py)
         encoder.precision = getattr(torch, config.precision)
     encoder.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    if config.checkpointing:
+        recompute_blocks(encoder.trunk, config.name)
     return encoder
+
+
+def check_encoder(config: EncoderConfig) -> None:
+    """Raise ValueError if there is no encoder of this name, or if it takes no options."""
+    if is_named_network(config.name):
+        return
+    if config.name not in ENCODERS:
+        raise ValueError(
+            f"encoder.name={config.name!r} is not one of: {', '.join(ENCODERS)}; nor "
+            "torchvision/NAME, timm/NAME or package.module:function"
+            f"{near_names(config.name, ENCODERS)}"
+        )
+    if config.options:
+        raise ValueError(
+            f"encoder.options: {', '.join(config.options)}: encoder.name={config.name} takes none; "
+            "networks of torchvision and timm do, such as torchvision/NAME"
+        )
 
 
 def to_device(encoder: Encoder, device: torch.device) -> Encoder:

@@ -1,10 +1,10 @@
-"""Load weights from a file into an encoder: ours, torchvision's, or the published code's.
+"""Load weights from a file, or a folder, into an encoder: ours, or those of other programs.
 
 Files are never executed: they are safetensors, or read by and_dist.models.torch_files. Names are
 first translated to ours:
 
     ours                    trunk.layer1.0.conv1.weight             head.weight
-    torchvision             layer1.0.conv1.weight                   fc.weight, classifier.6.weight
+    torchvision, timm       layer1.0.conv1.weight                   fc.weight, classifier.6.weight
     the published code      net: module.layer1.0.conv1.weight       linear.weight
 """
 
@@ -26,6 +26,12 @@ from and_dist.utils.plain_files import check_regular
 
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which other programs keep the weights beside the rest of a checkpoint."""
+OURS = "encoder."
+"""What names of an encoder's tensors begin with in a checkpoint of ours."""
+PREFIXES = ("timm_model.", "backbone.", "model.")
+"""What all names begin with where others have saved a network within another."""
+MOST_NAMED = 5
+"""The most names of tensors that a message tells."""
 HEADS = ("linear.", "fc.", "classifier.6.")
 """Names of the last layer in other programs."""
 
@@ -41,11 +47,12 @@ class Found:
 def load_weights(encoder: Encoder, file: Path) -> str:
     """Load weights into the encoder, and return a line for the log that names their file.
 
-    If the file has no head of our shape, ours stays as it is. Raise ValueError if the file cannot
-    be read, holds no weights, or holds other names or shapes than the encoder's.
+    A folder is read as a checkpoint of ours, or as others write safetensors, which may be several
+    files. If the file has no head of our shape, ours stays as it is. Raise ValueError if the file
+    cannot be read, holds no weights, or holds other names or shapes than the encoder's.
     """
     content = _read(file)
-    theirs = _to_our_names(content.tensors)
+    theirs = {_name_within(encoder, name): found for name, found in content.tensors.items()}
     ours = encoder.state_dict()
     is_headless = any(
         key not in theirs or theirs[key].shape != ours[key].shape
@@ -81,25 +88,43 @@ THEIR_NORMALISATION = (
 
 def _read(file: Path) -> Content:
     """Return what a file holds; raise ValueError if it holds no weights."""
-    if not file.is_file():
-        raise ValueError(f"encoder.weights={file} is no file")
+    files = sorted(file.glob("*.safetensors")) if file.is_dir() else [file]
+    if not files or not files[0].is_file():
+        what = "a folder without safetensors files" if file.is_dir() else "no file"
+        raise ValueError(f"encoder.weights={file} is {what}")
     try:
-        if file.suffix == ".safetensors":
-            check_regular(file)
-            content: Any = safe_open(file, "pt")
-            found = {
-                name: Found(
-                    tuple(content.get_slice(name).get_shape()), partial(content.get_tensor, name)
-                )
-                for name in content.keys()  # noqa: SIM118 # it is no mapping
-            }
-            return Content(found, is_published=False)
+        if files[0].suffix == ".safetensors":
+            parts = [_read_safetensors(one) for one in files]
+            found = {name: tensor for part in parts for name, tensor in part.items()}
+            return Content(_of_an_encoder(found), is_published=False)
         saved = read_torch_file(file)
         tensors = _unwrap(saved, file)
         found = {name: Found(tensor.size, tensor.load) for name, tensor in tensors.items()}
         return Content(found, {"npc", "ANs_discovery"} <= with_text_keys(saved).keys())
     except (PickleError, SafetensorError, OSError) as error:
         raise _unreadable(file, error) from None
+
+
+def _read_safetensors(file: Path) -> dict[str, Found]:
+    """Return the tensors of a file by name."""
+    check_regular(file)
+    content: Any = safe_open(file, "pt")
+    return {
+        name: Found(tuple(content.get_slice(name).get_shape()), partial(content.get_tensor, name))
+        for name in content.keys()  # noqa: SIM118 # it is no mapping
+    }
+
+
+def _of_an_encoder(found: dict[str, Found]) -> dict[str, Found]:
+    """Return the encoder's tensors of a checkpoint of ours, or what others have, without a prefix
+    that all names share."""
+    of_checkpoint = {n.removeprefix(OURS): t for n, t in found.items() if n.startswith(OURS)}
+    if of_checkpoint:
+        return of_checkpoint
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in found):
+            return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
@@ -125,20 +150,33 @@ def _unwrap(content: Any, file: Path) -> dict[str, SavedTensor]:
     )
 
 
-def _to_our_names(theirs: dict[str, Found]) -> dict[str, Found]:
-    """Return the tensors under our names."""
-    return {our_name(name): tensor for name, tensor in theirs.items()}
-
-
 def our_name(name: str) -> str:
     """Return our name of a tensor that we or others call `name`."""
-    name = name.removeprefix("module.").replace(".module.", ".")
+    name = _of_one_device(name)
     if name.startswith(("trunk.", "head.")):
         return name
     for head in HEADS:
         if name.startswith(head):
             return "head." + name.removeprefix(head)
     return "trunk." + name.replace(".shortcut.", ".downsample.")
+
+
+def _name_within(encoder: Encoder, name: str) -> str:
+    """Return an encoder's name of a tensor that we, or the authors of its trunk, call `name`."""
+    if encoder.is_ours:
+        return our_name(name)
+    name = _of_one_device(name)
+    if name.startswith("trunk."):
+        return name
+    if encoder.classifier and name.startswith(f"{encoder.classifier}."):
+        return "head." + name.removeprefix(f"{encoder.classifier}.")
+    # A head of ours and a layer of theirs may have the same name; theirs is the classifier.
+    return name if name in encoder.state_dict() else f"trunk.{name}"
+
+
+def _of_one_device(name: str) -> str:
+    """Return a name without what DataParallel and DDP add to it."""
+    return name.removeprefix("module.").replace(".module.", ".")
 
 
 def _refuse_what_does_not_fit(
@@ -159,8 +197,8 @@ def _refuse_what_does_not_fit(
         ("has other shapes:", misshapen),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             raise ValueError(
                 f"encoder.weights={file} does not fit the encoder: it {problem} "
-                f"{', '.join(names[:3])}{more}"
+                f"{', '.join(names[:MOST_NAMED])}{more}"
             )

@@ -9,17 +9,21 @@ import torch
 
 from and_dist.config.schema import EncoderConfig
 from and_dist.models.encoders import Encoder, build_encoder
+from and_dist.models.named_networks import is_named_network
 
 LEAST_SIDE, MOST_TRIED = 8, 320
 """The sides that are tried to say which ones fit; an encoder that takes the largest takes more."""
 
 
-def build_unfilled(config: EncoderConfig) -> Encoder:
+def build_unfilled(config: EncoderConfig, side: int | None = None) -> Encoder:
     """Build the named encoder with weights that nobody has drawn, in some milliseconds.
 
     The first weights of AlexNet would take seconds. torch's to_empty() would too, because it loads
-    sympy for tensors of the meta device.
+    sympy for tensors of the meta device. Networks of others may compute while they are built, which
+    that device does not; they are drawn.
     """
+    if is_named_network(config.name):
+        return build_encoder(config, seed=0, side=side)
     with torch.device("meta"):
         encoder = build_encoder(config, seed=0)
     tensors = encoder.state_dict().items()
@@ -30,6 +34,9 @@ def build_unfilled(config: EncoderConfig) -> Encoder:
 
 def check_image_size(config: EncoderConfig, image_size: int) -> None:
     """Raise ValueError unless images of this side fit the encoder; say which ones do."""
+    if is_named_network(config.name):
+        build_encoder(config, seed=0, side=image_size)  # which tries it
+        return
     encoder = build_unfilled(config).eval()
     encoder.precision = torch.float32  # autocast would round all weights in every pass
     if _takes(encoder, image_size):

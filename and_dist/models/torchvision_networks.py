@@ -100,6 +100,10 @@ class ResNet(nn.Module):
             maps_BCHW = stage(maps_BCHW)
         return torch.flatten(self.avgpool(maps_BCHW), 1)
 
+    def probed(self) -> list[nn.Module]:
+        """Return the stem's nonlinearity and the four groups of blocks."""
+        return [self.relu, *self.stages()]
+
     def stages(self) -> list[nn.Module]:
         """Return the four groups of blocks."""
         return [getattr(self, f"layer{at + 1}") for at in range(len(STAGE_WIDTHS))]

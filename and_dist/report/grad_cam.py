@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from and_dist.models.encoders import Encoder, stages
+from and_dist.models.stages import as_maps
 
 U8 = NDArray[np.uint8]
 RAMP = np.array([[48, 18, 59], [40, 130, 230], [60, 220, 140], [250, 200, 50], [190, 20, 10]])
 """The RGB colours from no attention to most attention."""
+TOKENS = 3
+"""The dimensions of the output of a block of a ViT: images, tokens, channels."""
 LEAST, MOST = 0.15, 0.65
 """The weights of the colour over the image, at no attention and at most attention."""
 
@@ -30,8 +33,9 @@ def attend(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[T
 
     The highest value of a map is 1. A map is all zeros where nothing raises the cosine.
     """
-    activations_BFhw, cosines_B = _forward(encoder, images_BCHW, targets_BD)
-    (gradient_BFhw,) = torch.autograd.grad(cosines_B.sum(), activations_BFhw)
+    output, cosines_B = _forward(encoder, images_BCHW, targets_BD)
+    (gradient,) = torch.autograd.grad(cosines_B.sum(), output)
+    activations_BFhw, gradient_BFhw = as_maps(output), as_maps(gradient)
     weights_BF11 = gradient_BFhw.mean(dim=(2, 3), keepdim=True)
     maps_B1hw = (weights_BF11 * activations_BFhw).sum(dim=1, keepdim=True).relu()
     size = images_BCHW.shape[-2:]
@@ -41,15 +45,20 @@ def attend(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[T
 
 
 def _forward(encoder: Encoder, images_BCHW: Tensor, targets_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (activations [B, F, h, w] of the last convolution, cosines [B] computed from them)."""
-    *convolutions, _ = stages(encoder).values()
+    """Return (output of the last stage that has places, cosines [B] computed from it).
+
+    The last block of a ViT passes on its class token alone: there, the one before it is taken.
+    """
+    *found, _ = stages(encoder).values()
     kept: list[Tensor] = []
-    hook = convolutions[-1].register_forward_hook(lambda *call: kept.append(call[2]))
+    hooks = [m.register_forward_hook(lambda *call: kept.append(call[2])) for m in found[-2:]]
     try:
         features_BD = encoder(images_BCHW)
     finally:
-        hook.remove()
-    return kept[-1], (features_BD * targets_BD).sum(dim=1)
+        for hook in hooks:
+            hook.remove()
+    has_tokens = kept[-1].ndim == TOKENS and len(kept) > 1
+    return kept[-2 if has_tokens else -1], (features_BD * targets_BD).sum(dim=1)
 
 
 def overlay(pixels: U8, map_HW: Tensor) -> Image.Image:

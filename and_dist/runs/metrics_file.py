@@ -80,6 +80,10 @@ class MetricsFile:
                 "made; put it back, or start anew under another name"
             )
         found = _survey(self.path, num_bytes, num_lines)
+        if found.whole_bytes < size:
+            say_damage(
+                f"{self.path} ends within a line, so the run may have come further than is known"
+            )
         with naming_disk(self.path):
             self._file.truncate(found.kept_bytes)
         self._num_bytes = found.kept_bytes
@@ -275,6 +279,8 @@ class Survey:
     """Holds what a file has up to some line."""
 
     kept_bytes: int = 0
+    whole_bytes: int = 0
+    """The bytes of all lines that end."""
     num_lines: int = 0
     last_step: int = 0
     """The last step in the whole file."""
@@ -292,6 +298,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
     """
     found, numbering, is_kept = Survey(), Numbering(), True
     for at, end, raw in _whole_lines(path):
+        found.whole_bytes = end
         try:
             line = unseal_line(raw)
             numbering.take(line.number)

@@ -62,10 +62,10 @@ def build_components(
     epochs = tuple(map(config.epochs_of, range(config.last_round + 1)))
     bad_images = BadImages(index, config.data.bad_images, warn, left_out=images.train.left_out)
     cached = cache_in_memory(index, config.data, world, bad_images)
-    encoder = to_device(build_encoder(config.encoder, config.seed), world.device)
+    side = config.data.image_size
+    encoder = to_device(build_encoder(config.encoder, config.seed, side), world.device)
     loader = TrainingLoader(cached, config.data, order, world, bad_images, encoder.precision)
     evaluator = Evaluator(config, images.train, images.test, world, bad_images, phase)
-    side = config.data.image_size
     example_BCHW = torch.rand(2, 3, side, side, device=world.device)
     if config.encoder.compile:
         encoder.compile()

@@ -4,15 +4,14 @@ kNN baselines."""
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from and_dist.config.schema import MOST_PIXEL_BYTES, Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import in_one_line
 from and_dist.method.neighbour_table import Neighbourhoods
-from and_dist.models.pretrained import load_weights
 from and_dist.runs.run_recorder import RunRecorder
 from and_dist.training.components import Components
+from and_dist.training.first_weights import load_first_weights
 from and_dist.training.published import take_up
 
 
@@ -46,7 +45,7 @@ class RoundSetup:
         display, encoder = self._recorder.display, self._state.encoder
         display.place, say = "before training", display.say
         if self._config.encoder.weights:
-            say(load_weights(encoder, Path(self._config.encoder.weights)))
+            say(load_first_weights(encoder, self._config))
         if self._config.bank.init == "features":
             dim = self._config.encoder.feature_dim
             features_SD = self._evaluator.train_features(encoder, dim)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.storage import CorruptCheckpoint, read_latest
 from and_dist.config.schema import Config
-from and_dist.config.suggestions import near_names
+from and_dist.config.trust import trusting
 from and_dist.data.cache import check_cache
 from and_dist.data.datasets import NOT_REPORTED, load_train_and_test
 from and_dist.data.index import LabelledImages
@@ -20,8 +19,7 @@ from and_dist.distributed.launch_env import is_rank_zero, read_launch_env
 from and_dist.distributed.watchdog import SECONDS_BEYOND_STALL, Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.models.arithmetic import repeatable_sums
-from and_dist.models.encoders import ENCODERS, build_encoder
-from and_dist.models.pretrained import load_weights
+from and_dist.models.encoders import build_encoder, check_encoder
 from and_dist.models.shapes import check_image_size
 from and_dist.objectives.base import check_objective
 from and_dist.runs.console import Bars, Display, Style
@@ -36,6 +34,7 @@ from and_dist.runs.summary import as_table, write_summary
 from and_dist.runs.trackers import check_trackers
 from and_dist.training.accumulation import check_parts
 from and_dist.training.choices import choose_settings
+from and_dist.training.first_weights import load_first_weights
 from and_dist.training.published import check_published
 from and_dist.training.trainer import Trainer
 from and_dist.training.trial import predict_seconds
@@ -51,7 +50,14 @@ def run_training(
 
     Say about how long it will take if it is to be predicted.
     """
-    display = Display(is_rank_zero(), style)
+    with trusting():  # whoever trains by a config has read what it names
+        return _train(config, watchdog, Display(is_rank_zero(), style), is_predicted)
+
+
+def _train(
+    config: Config, watchdog: Watchdog, display: Display, is_predicted: bool
+) -> dict[str, Any]:
+    """Train a run, or resume it; return its summary."""
     with Bars(display.console) as bars:
         train, test = load_and_check(config, bars)
     config = keep_choices_of_run(config)
@@ -86,11 +92,7 @@ def load_and_check(
     config: Config, reporter: Reporter = NOT_REPORTED
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """Return the images; raise ValueError for bad input before anything is written."""
-    if config.encoder.name not in ENCODERS:
-        raise ValueError(
-            f"encoder.name={config.encoder.name!r} is not one of: {', '.join(ENCODERS)}"
-            f"{near_names(config.encoder.name, ENCODERS)}"
-        )
+    check_encoder(config.encoder)
     check_image_size(config.encoder, config.data.image_size)
     check_trackers(config)
     check_run_folder(config)
@@ -104,7 +106,8 @@ def load_and_check(
     check_file(config.folder / "bad_images.txt", is_list_of(train.index))
     if not list_checkpoints(config.folder / "checkpoints"):
         if config.encoder.weights:
-            load_weights(build_encoder(config.encoder, config.seed), Path(config.encoder.weights))
+            encoder = build_encoder(config.encoder, config.seed, config.data.image_size)
+            load_first_weights(encoder, config)
         check_published(config, train.labels_N, len(train.index))
     return train, test
 

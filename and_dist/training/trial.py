@@ -66,10 +66,10 @@ def _seconds_to_load(config: Config, images: LabelledImages, local: int, world: 
 
 def _seconds_of_step(config: Config, local: int, rows: int, world: World) -> float:
     """Return the seconds of a step's arithmetic on this rank."""
-    encoder = to_device(build_encoder(config.encoder, config.seed), world.device)
+    side, dim = config.data.image_size, config.encoder.feature_dim
+    encoder = to_device(build_encoder(config.encoder, config.seed, side), world.device)
     encoder.train()
     generator = torch.Generator().manual_seed(0)
-    side, dim = config.data.image_size, config.encoder.feature_dim
     images_BCHW = torch.rand(local, 3, side, side, generator=generator).to(world.device)
     shard = shard_range(rows, 0, world.size)[1]
     features_SD = torch.rand(shard, dim, generator=generator).to(world.device)

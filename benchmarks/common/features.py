@@ -54,7 +54,7 @@ def draw_features(run: Path, count: int) -> Tensor:
 
 def _open_encoder(run: Path, checkpoint: Path) -> tuple[Encoder, Tensor, Tensor]:
     config = load_config([run / "config.yaml"])
-    encoder = build_encoder(config.encoder, config.seed).eval()
+    encoder = build_encoder(config.encoder, config.seed, config.data.image_size).eval()
     tensors: dict[str, Tensor] = {}
     for file in checkpoint.glob("*.safetensors"):
         tensors |= load_file(file)

@@ -218,7 +218,7 @@ def test_a_run_starts_from_exported_weights(run: Path, tmp_path: Path, cli: Cli)
     ("arguments", "sentence"),
     [
         (["nowhere"], "nowhere is no run folder"),
-        (["RUN", "--format", "keras"], "--format keras is not one of: torchvision, safetensors"),
+        (["RUN", "--format", "keras"], "keras is not one of: torchvision, timm, safetensors"),
         (["RUN", "--checkpoint", "r09-e0001"], "there is no checkpoint"),
     ],
 )

@@ -32,7 +32,7 @@ def through_training(given: dict[str, Any]) -> None:
     load_and_check(config)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    encoder = build_encoder(config.encoder, config.seed)
+    encoder = build_encoder(config.encoder, config.seed, config.data.image_size)
     is_of_cifar = config.encoder.name.startswith("cifar_resnet")
     if config.data.image_size > (LARGEST_SIDE_OF_CIFAR if is_of_cifar else LARGEST_SIDE):
         return

@@ -14,10 +14,10 @@ from and_dist.checkpoint import export as export_module
 from and_dist.checkpoint.export import (
     Export,
     Pixels,
-    as_torchvision,
     names_of_export,
     plan_export,
     run_export,
+    under_their_names,
 )
 from and_dist.config.schema import EncoderConfig
 from and_dist.distributed.world import World
@@ -101,7 +101,7 @@ def test_weights_that_someone_changed_are_not_ours(ranks: RankPool, run: Path) -
 @pytest.mark.parametrize(
     ("format_name", "sentence"),
     [
-        ("keras", "--format keras is not one of: torchvision, safetensors, onnx"),
+        ("keras", "--format keras is not one of: torchvision, timm, safetensors, onnx"),
         ("torchvision", "encoder.name=tiny is no model of torchvision's"),
     ],
 )
@@ -127,7 +127,7 @@ def test_onnx_is_refused_where_a_package_is_missing(
 def test_our_head_is_torchvisions_last_layer(name: str, head: str, has_head: bool) -> None:
     with torch.device("meta"):
         encoder = build_encoder(EncoderConfig(name=name, feature_dim=16), 7)
-    weights = as_torchvision(encoder, name, has_head)
+    weights = under_their_names(encoder, has_head)
     assert {key for key in weights if key.startswith(head)} == (
         {head + "weight", head + "bias"} if has_head else set()
     )

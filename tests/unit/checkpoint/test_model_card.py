@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 import torchvision
 from PIL import Image, ImageOps
 
-from and_dist.checkpoint.model_card import Format, describe_model, torchvision_head
+from and_dist.checkpoint.card_scripts import Format, classifier_of, is_network_of
+from and_dist.checkpoint.model_card import describe_model
 from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.load import load_config
 from and_dist.data.datasets import index_named
 from and_dist.evaluation.image_reader import ImageReader
+from and_dist.models.encoders import Encoder, build_encoder
 from tests.pictures import oriented, picture, save
 from tests.unit.checkpoint.runs import state_of
 
@@ -25,6 +28,15 @@ def opened(run: Path, *overrides: str, epochs: int = 3) -> OpenedCheckpoint:
     (run / "metrics.jsonl").touch()
     checkpoint = run / "checkpoints" / "r01-e0003"
     return OpenedCheckpoint(run, config, checkpoint, state_of(config, epochs))
+
+
+def encoder_of(described: OpenedCheckpoint) -> Encoder:
+    with torch.device("meta"):
+        return build_encoder(described.config.encoder, 0)
+
+
+def describe(described: OpenedCheckpoint, kind: Format, *others: Any) -> str:
+    return describe_model(described, encoder_of(described), kind, *others)
 
 
 def write_rounds(run: Path) -> None:
@@ -53,12 +65,12 @@ def write_rounds(run: Path) -> None:
     ],
 )
 def test_a_fact_is_in_the_card(tmp_path: Path, overrides: tuple[str, ...], fact: str) -> None:
-    card = describe_model(opened(tmp_path, *overrides), "safetensors", True, "encoder.file", "ab12")
+    card = describe(opened(tmp_path, *overrides), "safetensors", True, "encoder.file", "ab12")
     assert fact in card
 
 
 def test_without_the_head_the_card_says_so(tmp_path: Path) -> None:
-    card = describe_model(opened(tmp_path), "onnx", False, "encoder.onnx", "ab12")
+    card = describe(opened(tmp_path), "onnx", False, "encoder.onnx", "ab12")
     assert "- file: `encoder.onnx`, without its head: what the trunk gives\n" in card
     assert "normalize" not in card
 
@@ -69,7 +81,7 @@ def test_only_rounds_that_the_checkpoint_has_finished_are_told(
 ) -> None:
     """The run itself may be further."""
     write_rounds(tmp_path)
-    card = describe_model(opened(tmp_path, epochs=epochs), "onnx", True, "encoder.onnx", "ab12")
+    card = describe(opened(tmp_path, epochs=epochs), "onnx", True, "encoder.onnx", "ab12")
     rows = [line for line in card.splitlines() if line.startswith("| ") and "round" not in line]
     expected = ["| 0 | 0 | - | 25.0 | 50.0 |", "| 1 | 1,000 | - | 25.0 | 50.0 |"]
     assert rows == expected[: last + 1]
@@ -87,7 +99,7 @@ def test_only_rounds_that_the_checkpoint_has_finished_are_told(
     ],
 )
 def test_every_format_says_how_to_load_it(tmp_path: Path, kind: Format, line: str) -> None:
-    assert line in describe_model(opened(tmp_path), kind, True, "encoder.file", "ab12")
+    assert line in describe(opened(tmp_path), kind, True, "encoder.file", "ab12")
 
 
 @pytest.mark.parametrize("has_head", [True, False])
@@ -96,7 +108,7 @@ def test_the_lines_for_torchvision_build_a_model_of_the_same_layers(
     tmp_path: Path, name: str, has_head: bool
 ) -> None:
     described = opened(tmp_path, f"encoder.name={name}")
-    card = describe_model(described, "torchvision", has_head, "encoder.pth", "ab12")
+    card = describe(described, "torchvision", has_head, "encoder.pth", "ab12")
     script = card.split("```python\n")[1].split("\n```")[0]
     lines = script[script.index("model = ") :].splitlines()
     load = next(at for at, line in enumerate(lines) if line.startswith("model.load_state_dict"))
@@ -104,7 +116,7 @@ def test_the_lines_for_torchvision_build_a_model_of_the_same_layers(
     exec("\n".join(lines[:load]), names)
     model = names["model"]
     assert isinstance(model, torch.nn.Module)
-    last = model.get_submodule((torchvision_head(name) or "").removesuffix("."))
+    last = model.get_submodule(classifier_of(encoder_of(described)))
     width = last.out_features if isinstance(last, torch.nn.Linear) else None
     assert width == (16 if has_head else None)
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -121,7 +133,7 @@ def test_the_lines_read_an_image_as_the_evaluation_does(
 ) -> None:
     """Seen: 1 of 255 levels, where Pillow rounds between the two directions."""
     described = opened(tmp_path, f"data.test_resize={test_resize or 'null'}")
-    card = describe_model(described, "onnx", True, "encoder.onnx", "ab12")
+    card = describe(described, "onnx", True, "encoder.onnx", "ab12")
     script = card.split("```python\n")[1].split("\n```")[0]
     reading = script[script.index("image = ") : script.index("(features,)")]
     save(tmp_path / "image.jpg", picture(1, (90, 61)), quality=95, exif=oriented(6))
@@ -136,6 +148,15 @@ def test_the_lines_read_an_image_as_the_evaluation_does(
     assert (255 * apart * torch.tensor(data.std)).max() < 1.01
 
 
-def test_torchvision_has_no_head_for_other_encoders() -> None:
-    assert torchvision_head("tiny") is None
-    assert torchvision_head("alexnet") is None
+def test_only_networks_of_theirs_are_exported_for_them() -> None:
+    names = (
+        "tiny",
+        "alexnet",
+        "resnet18",
+        "torchvision/vit_b_16",
+        "timm/resnet18",
+        "my.resnet:net",
+    )
+    of_torchvision = [is_network_of("torchvision", name) for name in names]
+    assert of_torchvision == [False, False, True, True, False, False]
+    assert [is_network_of("timm", name) for name in names] == [False] * 4 + [True, False]

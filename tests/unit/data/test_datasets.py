@@ -79,6 +79,14 @@ def test_wrong_folders_are_named_with_their_key(tmp_path: Path) -> None:
         load_images(str(tmp_path), None, "data.train")
 
 
+def test_a_prepared_set_without_its_manifest_is_told(tmp_path: Path) -> None:
+    """It would otherwise be said to hold no images, which is true and leads nowhere."""
+    for name in ("heights", "widths", "offset"):
+        np.save(tmp_path / f"{name}.npy", np.zeros(3, dtype=np.int32))
+    with pytest.raises(ValueError, match=r"was prepared, and has lost its manifest\.json; prepare"):
+        load_images(str(tmp_path), None, "data.train")
+
+
 def test_limits_take_the_first_rows() -> None:
     train, test = load_train_and_test(DataConfig(limit=30, limit_test=20))
     assert test is not None

@@ -96,6 +96,22 @@ def test_our_own_weights_are_read_from_safetensors(tmp_path: Path, name: str) ->
     assert_equal(ours, theirs)
 
 
+def test_a_folder_of_files_is_read_as_one(tmp_path: Path) -> None:
+    """As Hugging Face writes what is too large for one file."""
+    theirs, ours = fresh(seed=1), fresh()
+    weights = list(theirs.state_dict().items())
+    save_file(dict(weights[::2]), tmp_path / "model-00001-of-00002.safetensors")
+    save_file(dict(weights[1::2]), tmp_path / "model-00002-of-00002.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert load_weights(ours, tmp_path) == f"weights of {tmp_path}"
+    assert_equal(ours, theirs)
+
+
+def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder without safetensors files"):
+        load_weights(fresh(), tmp_path)
+
+
 def test_a_headless_file_leaves_our_head(tmp_path: Path) -> None:
     theirs, ours = fresh(seed=1), fresh()
     trunk = {k: v for k, v in theirs.state_dict().items() if k.startswith("trunk.")}
@@ -145,7 +161,7 @@ def of_another_shape(weights: Weights) -> Weights:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (without_a_layer, "it lacks trunk.layer3.0.bn1.bias, .* and 22 more"),
+        (without_a_layer, "it lacks trunk.layer3.0.bn1.bias, .* and 20 more"),
         (with_another_layer, "it has unknown trunk.layer9.weight"),
         (of_another_shape, r"has other shapes: trunk.conv1.weight \(64, 3, 7, 7\) for"),
     ],

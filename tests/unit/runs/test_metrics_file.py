@@ -136,6 +136,22 @@ def test_going_back_keeps_the_lines_of_the_checkpoint(
     assert steps_of(path) == [*left, 3]
 
 
+def test_going_back_in_a_torn_file_says_that_more_was_done(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(path, 1, 2)
+    size = file.size()
+    file.write(step(3))
+    file.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    file = MetricsFile(path, is_writer=True)
+    assert file.go_back_to(*size).last_step == 2
+    file.close()
+    assert "metrics.jsonl ends within a line, so the run may have come further" in caplog.text
+    assert steps_of(path) == [1, 2]
+
+
 def test_a_file_of_an_earlier_revision_is_continued(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
