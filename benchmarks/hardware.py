@@ -29,7 +29,7 @@ from and_dist.method.memory_bank import MemoryBank
 from and_dist.method.neighbour_search import ShardSearch
 from and_dist.method.partition_kernels import is_faster_in_bfloat16
 from and_dist.planning.catalogue import FOLDER
-from and_dist.planning.costs import cost_of
+from and_dist.planning.costs import COSTS
 from and_dist.planning.gpus import GPUS
 from and_dist.planning.hardware import Hardware
 from benchmarks.common.harness import Benchmark, add_arguments, describe_machine
@@ -156,7 +156,7 @@ def measure_cpu(wanted: RunSpec, repeats: int, benchmark: Benchmark) -> dict[str
             rates[str(threads)] = as_rates(found, wanted.rows)
             note_all(benchmark, found | loaded, f"{threads} thread(s), {busy} rank(s)")
     links, steps = {}, {}
-    parameters = [cost_of(name).parameters for name in wanted.images]
+    parameters = [COSTS[name].parameters for name in wanted.images]
     for world in (2, 4):
         threads = max(1, cores // world)
         found = slowest(pool.run(world, links_here, LINK_IMAGES, parameters, threads, 4 * repeats))
@@ -255,7 +255,7 @@ def as_rates(found: Seconds, rows: int) -> dict[str, Any]:
 def operations_per_s(found: Seconds, name: str) -> float:
     """Return the rate of operations of a measured encoder, whose part is encoder/NAME/IMAGES."""
     encoder, images = name.split("/")[1:3]
-    cost = cost_of(encoder)
+    cost = COSTS[encoder]
     return rounded(int(images) * cost.operations(cost.side) / found[name])
 
 

@@ -33,7 +33,7 @@ from and_dist.distributed.watchdog import Watchdog
 from and_dist.distributed.world import World, open_world
 from and_dist.method.memory_bank import draw_uniform_rows
 from and_dist.models.encoders import build_encoder
-from and_dist.planning.costs import cost_of
+from and_dist.planning.costs import COSTS
 from and_dist.runs.console import Display
 from and_dist.runs.folder import open_run_folder
 from and_dist.training.trainer import Trainer
@@ -257,7 +257,7 @@ def add_ratios(benchmark: Benchmark, scene: Scene, names: list[str], products: t
             benchmark.ratio(f"{key}_{network}", f"{network}, {name}", ours)
     in_16_bits = f"{network}, ours, {NARROW[0]}"
     benchmark.ratio(f"published_{network}_16bit", f"{network}, published form", in_16_bits)
-    encoder = 1e-9 * scene.batch * cost_of(network).operations(scene.side)
+    encoder = 1e-9 * scene.batch * COSTS[network].operations(scene.side)
     partition = 4e-9 * scene.batch * scene.rows * 128
     rate = benchmark.rates["matrix_fp32_gflops"]
     rate_of_products = rate if products.itemsize > 2 else benchmark.rates["matrix_bf16_gflops"]

@@ -1,11 +1,20 @@
 """List the costs of the encoders: operations, parameters and bytes kept. No torch.
 
-A test counts them in the networks themselves.
+A test counts them in the networks themselves. Those of other networks are counted when they are
+asked for, by a program that does take torch.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
+
+from and_dist.config.schema import EncoderConfig
+from and_dist.config.suggestions import near_names
 
 FEATURE_DIM = 128
 """The feature dimension that the costs are counted for."""
@@ -14,7 +23,7 @@ TRAINING = 6
 
 
 class Cost(NamedTuple):
-    """Hold the costs of an encoder with features of 128 numbers, for images of `side` pixels."""
+    """Hold the costs of an encoder for images of `side` pixels."""
 
     multiplications: float
     """Multiplications of one image in the forward pass."""
@@ -36,10 +45,12 @@ class Cost(NamedTuple):
     """Numbers in the largest parameter."""
     side: int
     """Side of the images in pixels."""
+    feature_dim: int = FEATURE_DIM
+    """The feature dimension that the parameters are counted for."""
 
     def parameters_at(self, feature_dim: int) -> int:
         """Return the number of parameters with features of another dimension."""
-        return self.parameters + (feature_dim - FEATURE_DIM) * (self.width + 1)
+        return self.parameters + (feature_dim - self.feature_dim) * (self.width + 1)
 
     def kept_bytes(self, precision: str, side: int) -> float:
         """Return the bytes that one image of `side` pixels keeps for the backward pass.
@@ -119,15 +130,54 @@ HELD_ON_GPU = {
 """Bytes that an image holds on a GPU, by the name of the encoder."""
 
 
-def cost_of(encoder: str) -> Cost:
-    """Return the costs of an encoder; raise ValueError for an unknown name."""
-    if encoder not in COSTS:
-        raise ValueError(f"encoder.name={encoder!r} is not one of: {', '.join(COSTS)}")
-    return COSTS[encoder]
+class EncoderCost(NamedTuple):
+    """Hold the costs of an encoder, and what its images hold on a GPU."""
+
+    cost: Cost
+    held: Held
+
+    def held_bytes(self, precision: str, side: int) -> float:
+        """Return the most bytes that one image of `side` pixels holds at once on a GPU."""
+        of_precision = self.held.float32 if precision == "float32" else self.held.bfloat16
+        return of_precision * (side / self.cost.side) ** 2
 
 
-def held_on_gpu(encoder: str, precision: str, side: int) -> float:
-    """Return the most bytes that one image of `side` pixels holds at once on a GPU."""
-    held = HELD_ON_GPU[encoder]
-    of_precision = held.float32 if precision == "float32" else held.bfloat16
-    return of_precision * (side / cost_of(encoder).side) ** 2
+def cost_of(encoder: EncoderConfig, side: int) -> EncoderCost:
+    """Return the costs of an encoder for images of `side` pixels, or for those it is listed with.
+
+    Raise ValueError for an encoder that does not exist or does not take such images, and for one
+    that would have to be counted where torch is not installed.
+    """
+    is_listed = encoder.head == "linear" and not encoder.checkpointing
+    if encoder.name in COSTS and is_listed:
+        return EncoderCost(COSTS[encoder.name], HELD_ON_GPU[encoder.name])
+    if encoder.name not in COSTS and not {"/", ":"} & set(encoder.name):
+        near = near_names(encoder.name, COSTS)
+        raise ValueError(
+            f"encoder.name={encoder.name!r} is not one of: {', '.join(COSTS)}; nor "
+            f"torchvision/NAME, timm/NAME or package.module:function{near}"
+        )
+    return _count(encoder.model_dump_json(), side)
+
+
+@cache
+def _count(encoder: str, side: int) -> EncoderCost:
+    """Return the costs of an encoder, given as JSON, that no table has."""
+    if find_spec("torch") is None:
+        given = json.loads(encoder)
+        raise ValueError(
+            f"encoder.name={given['name']}: its costs are not listed, and counting them takes "
+            "torch, which is not installed here; make the plan where it is"
+        )
+    counted = subprocess.run(
+        [sys.executable, "-m", "and_dist.models.counting"],
+        input=f'{{"encoder": {encoder}, "side": {side}}}',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if counted.returncode:
+        raise ValueError(counted.stderr.strip().splitlines()[-1])
+    found = json.loads(counted.stdout.splitlines()[-1])
+    held = Held(found.pop("held_float32"), found.pop("held_bfloat16"))
+    return EncoderCost(Cost(**found), held)

@@ -11,7 +11,6 @@ from typing import Literal
 from and_dist.config import discovery_memory
 from and_dist.config.number_types import copy_bytes
 from and_dist.config.schema import MOST_PIXEL_BYTES
-from and_dist.planning.costs import held_on_gpu
 from and_dist.planning.workload import Job
 
 BATCHES_QUEUED = 3
@@ -228,9 +227,9 @@ def activation_bytes(job: Job) -> float:
 
     A CPU's libraries lay the largest ones out anew, beside what is kept.
     """
-    encoder, side = job.config.encoder, job.config.data.image_size
+    side = job.config.data.image_size
     if job.on_gpu:
-        return job.part_batch * held_on_gpu(encoder.name, job.precision, side)
+        return job.part_batch * job.encoder_cost.held_bytes(job.precision, side)
     kept = job.cost.kept_bytes(job.precision, side)
     return job.part_batch * (kept + LARGEST_TENSORS * job.cost.largest_bytes(job.precision, side))
 

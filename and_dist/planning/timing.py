@@ -26,6 +26,10 @@ BY_THE_BANK = ("and", "instance")
 own, which are not estimated here."""
 
 
+RECOMPUTED = 1 / 3
+"""The share of a step's operations that encoder.checkpointing adds: another forward pass."""
+
+
 @dataclass(frozen=True)
 class Traffic:
     """Hold the bytes that a rank receives in a step, by collective; it sends as many."""
@@ -146,11 +150,12 @@ def waiting_seconds(job: Job, hardware: Hardware) -> float:
 def encoder_seconds(job: Job, rates: Rates) -> float:
     """Return the seconds of the forward and backward pass of B images."""
     config, side = job.config.encoder, job.config.data.image_size
-    measured = rates.encoders.get(config.name)
+    measured = None if config.checkpointing else rates.encoders.get(config.name)
     if measured is not None and job.precision == "float32":
         return job.num_parts * measured.at(job.part_batch) * (side / job.cost.side) ** 2
     per_s = rates.operations_per_s.get(job.precision, rates.operations_per_s["float32"])
-    return job.local_batch * job.cost.operations(side) / per_s
+    again = 1 + RECOMPUTED if config.checkpointing else 1.0
+    return again * job.local_batch * job.cost.operations(side) / per_s
 
 
 def partition_seconds(job: Job, rates: Rates) -> float:

@@ -18,7 +18,7 @@ from and_dist.config.number_types import (
 )
 from and_dist.config.schema import Config, DataConfig
 from and_dist.data.manifest import MANIFEST, About, read_about
-from and_dist.planning.costs import Cost, cost_of
+from and_dist.planning.costs import Cost, EncoderCost, cost_of
 from and_dist.planning.hardware import Hardware
 
 Images = Literal["encoded", "pixels"]
@@ -61,7 +61,7 @@ class Job:
                 f"{self.size.nodes} node(s) of {self.size.ranks_of_a_node} rank(s): a job takes at "
                 "least one of each"
             )
-        cost_of(self.config.encoder.name)
+        assert self.encoder_cost  # which is counted, where no table has it
         if self.num_rows < self.world:
             raise ValueError(
                 f"{self.num_rows:,} rows for {self.world:,} ranks: every rank takes at least one; "
@@ -86,7 +86,12 @@ class Job:
     @property
     def cost(self) -> Cost:
         """Return the costs of the encoder."""
-        return cost_of(self.config.encoder.name)
+        return self.encoder_cost.cost
+
+    @property
+    def encoder_cost(self) -> EncoderCost:
+        """Return the costs of the encoder, with what its images hold on a GPU."""
+        return cost_of(self.config.encoder, self.config.data.image_size)
 
     @property
     def dim(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from and_dist.planning.costs import COSTS, held_on_gpu
+from and_dist.config.schema import EncoderConfig
+from and_dist.planning.costs import COSTS, cost_of
 from and_dist.planning.gpus import GPUS
 from and_dist.planning.memory import Footprint, footprint_of
 from and_dist.planning.workload import Job, Size
@@ -72,9 +73,9 @@ def test_an_image_holds_as_much_as_its_cost_says(name: str, precision: str) -> N
     """In large batches; in small ones the gradients of weights are the larger part."""
     side = COSTS[name].side
     few, many = (most_held(name, precision, side, count) for count in (512, 1024))
-    held = held_on_gpu(name, precision, side)
+    held = cost_of(EncoderConfig(name=name), side).held_bytes(precision, side)
     assert (many - few) / 512 == pytest.approx(held, rel=0.01)
-    assert held_on_gpu(name, precision, 2 * side) == 4 * held
+    assert cost_of(EncoderConfig(name=name), side).held_bytes(precision, 2 * side) == 4 * held
 
 
 def test_memory_is_counted_from_the_first_use_of_a_tensor_to_its_end() -> None:
