@@ -18,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
+from and_dist.config.schema import Config
+from and_dist.config.validation import flatten
 from and_dist.report.render_tables import as_csv, as_markdown
 from and_dist.report.tables import Run, arrange, find_runs, read_run
 from and_dist.runs.folder import read_starts
@@ -27,11 +29,15 @@ from benchmarks.common.harness import describe_machine
 Values = dict[int, float]
 """Figures by seed."""
 AND = {
+    "preset": "code",
     "method": "and",
     "curriculum.neighbours": 1,
     "curriculum.rounds": 4,
+    "curriculum.share": None,
     "curriculum.start": "instance",
+    "encoder.init": "pytorch",
 }
+DEFAULTS = flatten(Config().model_dump(mode="json"))
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn")
 DISCOVERY_KEYS = (
     "round",
@@ -91,6 +97,9 @@ def _of_accuracy(runs: Sequence[Record], name: str) -> list[Expectation]:
         "AND above DeepCluster": of(method="deepcluster"),
         "AND above NAT": of(method="nat"),
         "AND above the untrained network": of(method="random"),
+        "the code's recipe above the paper as printed": of(preset="paper"),
+        "all rows as anchors at the end above half of them": of(curriculum__share=0.125),
+        "PyTorch's first weights above those by fan-out": of(encoder__init="he_fan_out"),
     }
     found = [Expectation(f"{says}, {name}", of(), other) for says, other in others.items()]
     says = f"AND from a random start above instance learning of its epochs and falls, {name}"
@@ -134,7 +143,8 @@ def _by_seed(
 
 
 def _is_like(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(config[key] == value for key, value in wanted.items())
+    # A run of an earlier revision, which lacked a key, had its present default.
+    return all(config.get(key, DEFAULTS[key]) == value for key, value in wanted.items())
 
 
 def _consistency(run: Record, at: int) -> float | None:
