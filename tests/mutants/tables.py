@@ -33,6 +33,7 @@ TESTS = {
     "and_dist/method/partition_merge.py": (f"{METHOD}/test_partition.py", LOSS),
     "and_dist/checkpoint/bank_reader.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/export.py": (f"{UNIT}/checkpoint",),
+    "and_dist/checkpoint/card_scripts.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/model_card.py": (f"{UNIT}/checkpoint",),
     "and_dist/checkpoint/names.py": SAVING,
     "and_dist/checkpoint/reader.py": SAVING,
@@ -48,6 +49,7 @@ PROBE = f"{RANKS}/test_probe_training.py"
 LAST_RESORT = {
     "and_dist/checkpoint/bank_reader.py": (DISCOVER,),
     "and_dist/checkpoint/export.py": (EXPORT,),
+    "and_dist/checkpoint/card_scripts.py": (EXPORT,),
     "and_dist/checkpoint/model_card.py": (EXPORT,),
     "and_dist/checkpoint/names.py": (PROBE,),
     "and_dist/checkpoint/reader.py": (EXPORT, DISCOVER),

@@ -61,7 +61,8 @@ SLOW = {
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_rank_that_starts_or_resumes_loads_nothing_slow(tmp_path: Path, size: int) -> None:
     quick = ("bank.init=uniform", "evaluation.baselines=false", "run.threads=1")
-    command = (*DEBUG, *quick, f"run.root={tmp_path}")
+    # So long that it is not over before it is killed, however late that is.
+    command = (*DEBUG, *quick, "curriculum.epochs=500", f"run.root={tmp_path}")
     assert ready(size, *command) == {"r00-e0000"}
     ranks = start_ranks(size, *command)
     checkpoints = tmp_path / "debug" / "checkpoints"
