@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tv
 from and_dist.checkpoint.reader import OpenedCheckpoint
 from and_dist.config.load import load_config
 from and_dist.config.optim_schema import LinearConfig
-from and_dist.config.schema import Config
+from and_dist.config.schema import Config, EncoderConfig
 from and_dist.data.datasets import load_train_and_test
 from and_dist.data.index import LabelledImages, index_pixels
 from and_dist.data.stores import MemoryStore
@@ -64,7 +64,7 @@ def draw_linear_problem(count: int, seed: int, side: int = SIDE) -> LabelledImag
 
 
 def raw_pixels() -> Encoder:
-    return Encoder(nn.Sequential(nn.Flatten()), 3 * SIDE * SIDE, 4)
+    return Encoder(nn.Sequential(nn.Flatten()), 3 * SIDE * SIDE, EncoderConfig(feature_dim=4))
 
 
 class Asked(Watchdog):

@@ -97,7 +97,10 @@ def judge_message(said: str, error: int, struck: Sequence[str], folder: Path) ->
 
 
 def _is_named(struck: str, said: str, folder: Path) -> bool:
-    """Return whether a file, or the folder it lies in, is named as a user knows it."""
+    """Return whether a file, or the folder it lies in, is named as a user knows it.
+
+    A copy of the code is named by its packages.
+    """
     path = Path(struck)
     if not path.is_relative_to(folder):
         return str(path.parent) in said
@@ -105,6 +108,8 @@ def _is_named(struck: str, said: str, folder: Path) -> bool:
     hidden = next((at for at, part in enumerate(parts) if part.startswith(".")), len(parts) - 1)
     name = re.sub(r"^\.(.*)\.[0-9a-f]{16}\.\w+$", r"\1", parts[hidden])
     above = Path(*parts[:hidden])
+    if "code" in parts and str(Path(*parts[: parts.index("code") + 2])) in said:
+        return True
     return str(above / name) in said or (str(above) != "." and str(above) in said)
 
 
