@@ -27,6 +27,13 @@ DEFAULT_SIDE = 224
 """The side of images where nobody gives one."""
 
 
+LOADING = (
+    *("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir"),
+)
+"""Arguments of torchvision's and timm's functions that fetch or load weights, by torch.load too."""
+
+
 class NamedNetwork(NamedTuple):
     """Hold a network without its classifier."""
 
@@ -56,6 +63,11 @@ def build_named_network(config: EncoderConfig, side: int | None) -> NamedNetwork
     """
     name, options = config.name, dict(config.options)
     side = side or DEFAULT_SIDE
+    if refused := [key for key in options if key in LOADING]:
+        raise ValueError(
+            f"encoder.options: {', '.join(refused)} would load a file; encoder.weights does that, "
+            "and executes none"
+        )
     try:
         if name.startswith(TORCHVISION):
             found = _of_torchvision(name.removeprefix(TORCHVISION), options, side)
