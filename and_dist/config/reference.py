@@ -48,7 +48,8 @@ def _walk(section: Schema, sections: Schema, prefix: str) -> Iterator[KeyDescrip
         if below:
             yield from _walk(sections[below], sections, f"{prefix}{name}.")
             continue
-        default = json.dumps(field.get("default"), ensure_ascii=False)
+        none = {} if field.get("type") == "object" else None
+        default = json.dumps(field.get("default", none), ensure_ascii=False)
         meaning = " ".join(field.get("description", "").split())
         yield KeyDescription(f"{prefix}{name}", _takes(field), default.strip('"'), meaning)
 
@@ -68,7 +69,8 @@ def _takes(field: Schema) -> str:
         items = field.get("prefixItems") or [field.get("items", {})]
         several = f"{len(items)} of" if "prefixItems" in field else "list of"
         return f"{several} {_takes(items[0])}"
-    return {"boolean": "true | false", "null": "null", "string": "text"}.get(str(kind), str(kind))
+    names = {"boolean": "true | false", "null": "null", "string": "text", "object": "names: values"}
+    return names.get(str(kind), str(kind))
 
 
 def _bounds(field: Schema) -> str:

@@ -85,16 +85,18 @@ def keys_of(error: Any, root: type[Section]) -> tuple[str, ...]:
     """Return the sections and the key that a validation error is about.
 
     An error's place also names the alternatives of a key that takes several types, which nobody
-    wrote.
+    wrote. The values of a mapping are such keys.
     """
     section: type[Section] | None = root
-    takes_several, parts = False, []
+    takes_several, is_mapping, parts = False, False, []
     for part in error["loc"]:
         if not takes_several or isinstance(part, int):
             parts.append(str(part))
+        takes_several |= is_mapping
         field = section.model_fields.get(str(part)) if section is not None else None
         kind = field.annotation if field is not None else None
         takes_several |= get_origin(kind) in (Union, UnionType)
+        is_mapping = get_origin(kind) is dict
         section = kind if isinstance(kind, type) and issubclass(kind, Section) else None
     return tuple(parts)
 
