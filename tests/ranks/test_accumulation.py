@@ -22,8 +22,15 @@ SHORT = "curriculum.rounds=1", "curriculum.epochs=2", "data.limit=61", "optim.ba
 """Batches that neither ranks nor parts divide, and a last one of 13 images."""
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("method", ["and", "supervised"])
+@pytest.mark.parametrize(
+    ("size", "method"),
+    [
+        (1, "and"),
+        (3, "and"),
+        *(pytest.param(2, method, marks=pytest.mark.thorough) for method in ("and", "supervised")),
+        *(pytest.param(size, "supervised", marks=pytest.mark.thorough) for size in (1, 3)),
+    ],
+)
 def test_parts_learn_what_the_whole_batch_learns(
     ranks: RankPool, tmp_path: Path, size: int, method: str
 ) -> None:
@@ -45,9 +52,12 @@ def test_parts_learn_what_the_whole_batch_learns(
 @pytest.mark.parametrize(
     "given",
     [
-        ("optim.accumulate=2", "encoder.name=small"),
+        pytest.param(("optim.accumulate=2", "encoder.name=small"), marks=pytest.mark.thorough),
         ("optim.name=adamw", "optim.lr=0.001", "optim.weight_decay=0.05"),
-        ("optim.name=adamw", "optim.lr=0.001", "optim.fused=false", "optim.layer_decay=0.7"),
+        pytest.param(
+            ("optim.name=adamw", "optim.lr=0.001", "optim.fused=false", "optim.layer_decay=0.7"),
+            marks=pytest.mark.thorough,
+        ),
         (
             "optim.name=lars",
             "optim.lr=1",

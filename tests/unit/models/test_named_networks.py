@@ -87,7 +87,8 @@ def test_every_parameter_learns_and_every_stage_is_probed(backbone: Backbone) ->
 @pytest.mark.parametrize(
     ("name", "attribute"),
     [
-        ("resnet34", "fc"),
+        ("mobilenet_v3_small", "classifier.3"),
+        pytest.param("resnet34", "fc", marks=pytest.mark.thorough),
         pytest.param("efficientnet_b0", "classifier.1", marks=pytest.mark.thorough),
         pytest.param("convnext_tiny", "classifier.2", marks=pytest.mark.thorough),
     ],
@@ -119,10 +120,11 @@ def test_building_leaves_the_random_state_and_statistics_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    encoder = build("torchvision/resnet34")
+    encoder = build("torchvision/shufflenet_v2_x0_5")
     assert torch.equal(torch.rand(1), expected)
-    assert not encoder.trunk.bn1.running_mean.any()
-    assert encoder.trunk.bn1.num_batches_tracked == 0
+    norm = encoder.trunk.conv1[1]
+    assert not norm.running_mean.any()
+    assert norm.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def test_a_checkpoint_of_one_is_loaded_by_the_other() -> None:
         assert torch.equal(plain.eval()(images_BCHW), recomputed.eval()(images_BCHW))
 
 
-@pytest.mark.parametrize("name", ["small", "alexnet", "torchvision/vgg11"])
+@pytest.mark.parametrize(
+    "name", ["small", pytest.param("torchvision/vgg11", marks=pytest.mark.thorough)]
+)
 def test_a_network_without_blocks_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"checkpointing: encoder.name={name} has no repeated"):
         build(name, True, {})
