@@ -14,6 +14,7 @@ from and_dist.config.schema import Config
 from and_dist.config.validation import parse_duration
 from and_dist.planning.advice import Advice, about_small_batch
 from and_dist.planning.catalogue import find_hardware
+from and_dist.planning.costs import UncountedEncoder
 from and_dist.planning.plan import Plan, plan_job
 from and_dist.planning.printout import in_short
 from and_dist.planning.workload import Job
@@ -46,7 +47,9 @@ class RunSpec:
     profile: Profile
     size: Size
     plan: Plan | None
-    """Predicted time and memory; None where the images cannot be read from here."""
+    """Predicted time and memory; None where they cannot be predicted here."""
+    unplanned: str
+    """Why there is no plan."""
     advice: Advice | None
     """What to change if a step has too few images for so many ranks."""
     given: tuple[str, ...]
@@ -90,15 +93,21 @@ def prepare(
     hardware = find_hardware(name) if name is not None else None
     memory_gb = None if size.gpus else profile.memory_gb
     job_size = JobSize(size.nodes, ranks, cores)
-    plan = plan_job(config, job_size, hardware, memory_gb=memory_gb)
+    plan, advice = None, None
+    unplanned = f"data.train={config.data.train} cannot be read from here"
+    try:
+        plan = plan_job(config, job_size, hardware, memory_gb=memory_gb)
+        job = Job(config, MANY_ROWS, job_size, hardware) if plan is None else plan.job
+        advice = about_small_batch(job)
+    except UncountedEncoder as error:  # on a login node without torch
+        unplanned = str(error)
     if profile.memory_gb is not None and config.data.cache_gb > profile.memory_gb:
         raise ValueError(
             f"data.cache_gb = {config.data.cache_gb} does not fit a node: memory_gb = "
             f"{profile.memory_gb} in the cluster profile"
         )
-    job = Job(config, MANY_ROWS, job_size, hardware) if plan is None else plan.job
     options = [option for file in files for option in ("--config", str(file))]
-    return RunSpec(config, profile, size, plan, about_small_batch(job), (*options, *overrides))
+    return RunSpec(config, profile, size, plan, unplanned, advice, (*options, *overrides))
 
 
 def describe(wanted: RunSpec) -> list[str]:
@@ -111,7 +120,7 @@ def describe(wanted: RunSpec) -> list[str]:
         f"{config.num_epochs} epochs of training in {config.last_round + 1} round(s)",
     ]
     if plan is None:
-        lines.append(f"  no prediction: data.train={config.data.train} cannot be read from here")
+        lines.append(f"  no prediction: {wanted.unplanned}")
     else:
         lines.extend(map("  {}".format, in_short(plan)))
     return [*lines, *warnings_of(wanted)]

@@ -48,7 +48,7 @@ def _walk(section: Schema, sections: Schema, prefix: str) -> Iterator[KeyDescrip
         if below:
             yield from _walk(sections[below], sections, f"{prefix}{name}.")
             continue
-        none = {} if field.get("type") == "object" else None
+        none: Any = {} if field.get("type") == "object" else None
         default = json.dumps(field.get("default", none), ensure_ascii=False)
         meaning = " ".join(field.get("description", "").split())
         yield KeyDescription(f"{prefix}{name}", _takes(field), default.strip('"'), meaning)

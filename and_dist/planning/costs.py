@@ -130,6 +130,10 @@ HELD_ON_GPU = {
 """Bytes that an image holds on a GPU, by the name of the encoder."""
 
 
+class UncountedEncoder(ValueError):
+    """Says that the costs of an encoder cannot be counted where torch is not installed."""
+
+
 class EncoderCost(NamedTuple):
     """Hold the costs of an encoder, and what its images hold on a GPU."""
 
@@ -165,7 +169,7 @@ def _count(encoder: str, side: int) -> EncoderCost:
     """Return the costs of an encoder, given as JSON, that no table has."""
     if find_spec("torch") is None:
         given = json.loads(encoder)
-        raise ValueError(
+        raise UncountedEncoder(
             f"encoder.name={given['name']}: its costs are not listed, and counting them takes "
             "torch, which is not installed here; make the plan where it is"
         )
