@@ -22,6 +22,10 @@ from tests.report.runs import (
 )
 from tests.suites import skip_without
 
+CHROMIUM = ("--no-sandbox", "--disable-gpu", "--in-process-gpu", "--disable-gpu-watchdog")
+"""Arguments of Chromium. It draws without a GPU, and ends no process of its own that is slow: on a
+busy machine, pages were left without frames for minutes, while their scripts ran."""
+
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
@@ -29,7 +33,7 @@ def chromium() -> Iterator[Browser]:
     if found is None:
         skip_without("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=found, args=[*CHROMIUM])
         yield browser
         browser.close()
 
