@@ -49,7 +49,7 @@ class RunSpec:
     plan: Plan | None
     """Predicted time and memory; None where they cannot be predicted here."""
     unplanned: str
-    """Why there is no plan."""
+    """The reason why there is no plan, where there is none."""
     advice: Advice | None
     """What to change if a step has too few images for so many ranks."""
     given: tuple[str, ...]

@@ -51,7 +51,7 @@ IMPORTS: dict[Format, tuple[str, str]] = {
     "timm": ("import timm\nimport torch", "from safetensors.torch import load_file"),
     "torchvision": ("import torch\nimport torchvision", ""),
 }
-"""What a script imports before Pillow, and after it."""
+"""The imports of a script before Pillow, and after it."""
 
 
 def _read_image(data: DataConfig) -> str:

@@ -31,7 +31,7 @@ BATCHES = 2, 5
 OPERATIONS = 2
 """Operations of a multiplication and the sum after it."""
 BEYOND_KEPT = 1.05
-"""What an image holds at most on a GPU, as a share of what it keeps for the backward pass without
+"""The most that an image holds on a GPU, as a share of what it keeps for the backward pass without
 its pixels: between 1.01 and 1.05 for the encoders of and-dist, whose steps were followed."""
 
 

@@ -245,8 +245,8 @@ def build_encoder(config: EncoderConfig, seed: int, side: int | None = None) -> 
         if config.name in ENCODERS:
             encoder = ENCODERS[config.name](config)
         else:
-            trunk, width, classifier, stage_names = build_named_network(config, side)
-            encoder = Encoder(trunk, width, config, classifier, stage_names)
+            found, width = build_named_network(config, side)
+            encoder = Encoder(found.trunk, width, config, found.classifier, found.stages)
             encoder.is_ours = False
         # A ResNet has drawn them already, at the place where torchvision's does.
         if config.init == "he_fan_out" and not isinstance(encoder.trunk, ResNet):

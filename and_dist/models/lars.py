@@ -25,7 +25,7 @@ class Lars(EagerSGD):
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # no closure
         """Scale the gradients, then take a step of SGD."""
         for group in self.param_groups:
             if group[ADAPTED]:

@@ -38,8 +38,6 @@ class NamedNetwork(NamedTuple):
     """Hold a network without its classifier."""
 
     trunk: nn.Module
-    width: int
-    """The length of the vectors that it returns."""
     classifier: str
     """The name of the layer that was taken out, as weights are named; "" if there was none."""
     stages: tuple[str, ...]
@@ -55,8 +53,10 @@ def is_named_network(name: str) -> bool:
     return name.startswith((TORCHVISION, TIMM)) or ":" in name
 
 
-def build_named_network(config: EncoderConfig, side: int | None) -> NamedNetwork:
+def build_named_network(config: EncoderConfig, side: int | None) -> tuple[NamedNetwork, int]:
     """Build the network that encoder.name names, for images of `side` pixels.
+
+    Return it with the length of the vectors that it returns.
 
     Raise ValueError if there is none, if it does not take such options or images, or if it returns
     no vectors.
@@ -78,7 +78,7 @@ def build_named_network(config: EncoderConfig, side: int | None) -> NamedNetwork
     except TypeError as error:
         shown = ", ".join(options) or "none"
         raise ValueError(f"encoder.name={name} with encoder.options {shown}: {error}") from None
-    return found._replace(width=_width_of(found.trunk, name, side))
+    return found, _width_of(found.trunk, name, side)
 
 
 def _of_torchvision(name: str, options: Mapping[str, Any], side: int) -> NamedNetwork:
@@ -102,7 +102,7 @@ def _of_torchvision(name: str, options: Mapping[str, Any], side: int) -> NamedNe
             "would take the place of"
         )
     _take_out(network, linear[-1])
-    return NamedNetwork(network, 0, linear[-1], ())
+    return NamedNetwork(network, linear[-1], ())
 
 
 def _vision_transformer(name: str, options: Mapping[str, Any], side: int) -> nn.Module:
@@ -160,7 +160,7 @@ def _of_timm(name: str, options: Mapping[str, Any], side: int) -> NamedNetwork:
     about: Any = network.default_cfg
     classifier = about.get("classifier") or ""
     return NamedNetwork(
-        network, 0, classifier if isinstance(classifier, str) else classifier[0], stages
+        network, classifier if isinstance(classifier, str) else classifier[0], stages
     )
 
 
@@ -189,7 +189,7 @@ def _of_function(name: str, options: Mapping[str, Any]) -> NamedNetwork:
             f"encoder.name={name} returned {type(network).__name__}, and has to return a "
             "torch.nn.Module that maps images to vectors"
         )
-    return NamedNetwork(network, 0, "", ())
+    return NamedNetwork(network, "", ())
 
 
 def _width_of(trunk: nn.Module, name: str, side: int) -> int:

@@ -17,7 +17,7 @@ from and_dist.models.lars import ADAPTED, Lars
 FACTOR = "factor"
 """The key of a group of parameters that holds what multiplies the learning rate for it."""
 ADAMW_STATE = ("exp_avg", "exp_avg_sq")
-"""What torch's AdamW keeps of each parameter, beside the number of its steps."""
+"""The tensors that torch's AdamW keeps of each parameter, beside the number of its steps."""
 
 
 def build_optimiser(modules: Iterable[nn.Module], config: OptimConfig) -> EagerSGD:

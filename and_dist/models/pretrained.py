@@ -27,9 +27,9 @@ from and_dist.utils.plain_files import check_regular
 WRAPPERS = ("net", "state_dict", "model", "encoder")
 """Keys under which other programs keep the weights beside the rest of a checkpoint."""
 OURS = "encoder."
-"""What names of an encoder's tensors begin with in a checkpoint of ours."""
+"""The prefix of an encoder's tensors in a checkpoint of ours."""
 PREFIXES = ("timm_model.", "backbone.", "model.")
-"""What all names begin with where others have saved a network within another."""
+"""Prefixes of all names where others have saved a network within another."""
 MOST_NAMED = 5
 """The most names of tensors that a message tells."""
 HEADS = ("linear.", "fc.", "classifier.6.")

@@ -121,7 +121,7 @@ def test_lars_is_what_its_authors_wrote() -> None:
 
     class ByHand(torch.optim.SGD):
         @torch.no_grad()
-        def step(self, closure: Any = None) -> None:  # noqa: ARG002
+        def step(self, closure: Any = None) -> None:  # noqa: ARG002 # as torch calls it
             for parameter in theirs.parameters():
                 assert parameter.grad is not None
                 change = parameter.grad + 0.01 * parameter
