@@ -145,6 +145,11 @@ class EncoderConfig(Section):
     """Keep what enters each block of the network, and compute the block again for the backward
     pass: about a third more work for a fraction of the memory. Gradients stay the same."""
 
+    @property
+    def at_first(self) -> str:
+        """Return what the network is called before it is trained."""
+        return "untrained network" if self.weights is None else "loaded weights"
+
 
 class BankConfig(Section):
     """Say how the memory bank is stored, initialised, multiplied and updated."""

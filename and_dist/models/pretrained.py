@@ -48,7 +48,8 @@ def load_weights(encoder: Encoder, file: Path) -> str:
     """Load weights into the encoder, and return a line for the log that names their file.
 
     A folder is read as a checkpoint of ours, or as others write safetensors, which may be several
-    files. If the file has no head of our shape, ours stays as it is. Raise ValueError if the file
+    files. If the file has no head of our shape, ours stays as it is, and a classifier that a
+    network of the user's own was built without is left out. Raise ValueError if the file
     cannot be read, holds no weights, or holds other names or shapes than the encoder's.
     """
     content = _read(file)
@@ -59,6 +60,8 @@ def load_weights(encoder: Encoder, file: Path) -> str:
         for key in ours
         if key.startswith("head.")
     )
+    classifier = _unbuilt_classifier(encoder, theirs)
+    theirs = {k: v for k, v in theirs.items() if k.rpartition(".")[0] != classifier}
     wanted = {k: v for k, v in ours.items() if not (is_headless and k.startswith("head."))}
     theirs = {k: v for k, v in theirs.items() if not (is_headless and k.startswith("head."))}
     # A file may state tensors of any size: only those that fit are loaded.
@@ -68,8 +71,9 @@ def load_weights(encoder: Encoder, file: Path) -> str:
     except (PickleError, SafetensorError, OSError) as error:
         raise _unreadable(file, error) from None
     encoder.load_state_dict({**ours, **loaded})
+    left_out = f" without {classifier.removeprefix('trunk.')}" if classifier else ""
     head = ", with a fresh head" if is_headless else ""
-    return f"weights of {file}{head}{THEIR_NORMALISATION if content.is_published else ''}"
+    return f"weights of {file}{left_out}{head}{THEIR_NORMALISATION if content.is_published else ''}"
 
 
 class Content(NamedTuple):
@@ -172,6 +176,20 @@ def _name_within(encoder: Encoder, name: str) -> str:
         return "head." + name.removeprefix(f"{encoder.classifier}.")
     # A head of ours and a layer of theirs may have the same name; theirs is the classifier.
     return name if name in encoder.state_dict() else f"trunk.{name}"
+
+
+def _unbuilt_classifier(encoder: Encoder, theirs: Mapping[str, Found]) -> str | None:
+    """Return the one layer in a file that a network of the user's own was built without.
+
+    It is a linear one on the network's output, as the classifier that published weights have.
+    """
+    unknown = theirs.keys() - encoder.state_dict().keys()
+    layer = min(unknown, default="").rpartition(".")[0]
+    is_one = unknown <= {f"{layer}.weight", f"{layer}.bias"} and f"{layer}.weight" in unknown
+    if encoder.is_ours or encoder.classifier or not is_one:
+        return None
+    shape = theirs[f"{layer}.weight"].shape
+    return layer if len(shape) == 2 and shape[1] == encoder.width else None
 
 
 def _of_one_device(name: str) -> str:

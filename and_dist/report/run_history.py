@@ -91,6 +91,11 @@ class History:
         return (self.of(event) or [{}])[-1]
 
     @property
+    def names_of_baselines(self) -> dict[str, str]:
+        """Return what is evaluated before training: a key of its record -> its name."""
+        return {"raw_pixels": "raw pixels", "random": self.config.encoder.at_first}
+
+    @property
     def last_step(self) -> dict[str, float]:
         """Return the newest logged step, or {}."""
         return {key: float(column[-1]) for key, column in self.steps.items() if len(column)}

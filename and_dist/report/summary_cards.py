@@ -10,9 +10,6 @@ from and_dist.report.charts import COUNT, LOSS, number
 from and_dist.report.run_history import F64, History, Record, share_consistent, share_in
 from and_dist.utils.formatting import format_seconds, percent
 
-BASELINES = {"random": "the untrained network", "raw_pixels": "raw pixels"}
-"""A key of the baselines -> what a card calls it."""
-
 
 @dataclass(frozen=True)
 class Card:
@@ -47,19 +44,20 @@ def _accuracies(history: History) -> list[Card]:
         if not known:
             continue
         record, share = known[-1]
-        gains = [] if cards else _gains(share, history.last("baselines"))
+        gains = [] if cards else _gains(share, history)
         cards.append(Card(name, with_sign(share), (*gains, _when(history, record))))
     return cards
 
 
-def _gains(share: float, baselines: Record) -> list[str]:
+def _gains(share: float, history: History) -> list[str]:
     """Return how far an accuracy lies above or below each known baseline."""
     gains = []
-    for key, name in BASELINES.items():
-        if (baseline := baselines.get(key)) is not None:
+    for key, name in reversed(history.names_of_baselines.items()):
+        if (baseline := history.last("baselines").get(key)) is not None:
+            article = "the " if key == "random" else ""
             points = round(100 * share, 1) - round(100 * baseline, 1)
             text = f"+{points:.1f} over" if points > 0 else f"{-points:.1f} below"
-            gains.append(f"{text if points else 'equal to'} {name}")
+            gains.append(f"{text if points else 'equal to'} {article}{name}")
     return gains
 
 

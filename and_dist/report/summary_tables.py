@@ -48,11 +48,10 @@ def _without_empty_columns(table: Grid) -> Grid:
 def _table_of_rounds(history: History) -> Grid:
     """Return baselines and accuracies by round."""
     baselines = history.last("baselines")
-    names = {"raw_pixels": "raw pixels", "random": "untrained network"}
     none = NOTHING
     rows = [
         (name, percent(baselines[key]), none, none, none, none, none)
-        for key, name in names.items()
+        for key, name in history.names_of_baselines.items()
         if baselines.get(key) is not None
     ]
     rows += [

@@ -293,7 +293,7 @@ def accuracy_by_round(histories: Sequence[History]) -> Chart | None:
             (history.name, str(r["round"]), *(percent(share_in(r, key)) for key in keys))
             for r in rounds
         ]
-    _add_baselines(figure, histories[0].last("baselines"))
+    _add_baselines(figure, histories[0])
     figure.update_xaxes(title="after round", dtick=1)
     figure.update_yaxes(title="accuracy %", hoverformat=PERCENT)
     said = "; ".join(f"{run} after round {r}: {knn} %" for run, r, knn, *_ in rows)
@@ -334,9 +334,10 @@ def _add_accuracies(
             )
 
 
-def _add_baselines(figure: go.Figure, baselines: Record) -> None:
+def _add_baselines(figure: go.Figure, history: History) -> None:
     """Draw the accuracies before training as horizontal lines."""
-    for key, says in (("raw_pixels", "raw pixels"), ("random", "untrained network")):
+    baselines = history.last("baselines")
+    for key, says in history.names_of_baselines.items():
         if baselines.get(key) is not None:
             figure.add_hline(
                 100 * baselines[key],

@@ -41,16 +41,20 @@ def write_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def as_table(summary: dict[str, Any], title: str, has_symbols: bool = True) -> Table:
-    """Return the summary as a table for the console, with a sparkline of kNN if it has symbols."""
+def as_table(summary: dict[str, Any], title: str, first: str, has_symbols: bool = True) -> Table:
+    """Return the summary as a table for the console, with a sparkline of kNN if it has symbols.
+
+    `first` names the network that training began with.
+    """
     shares = [r["knn"] for r in summary["rounds"] if r["knn"] is not None]
-    caption = describe_gain(shares, summary["random"]["knn"], has_symbols) if shares else None
+    before = summary["random"]["knn"]
+    caption = describe_gain(shares, before, first, has_symbols) if shares else None
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("after", no_wrap=True)
     columns = COLUMNS if shares else COLUMNS_WITHOUT_LABELS
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for name, key in (("raw pixels", "raw_pixels"), ("random network", "random")):
+    for name, key in (("raw pixels", "raw_pixels"), (first, "random")):
         if summary[key]["knn"] is not None:
             row = {"kNN": percent(summary[key]["knn"])}
             table.add_row(name, *(row.get(column, "-") for column in columns))
@@ -87,9 +91,11 @@ COLUMNS_WITHOUT_LABELS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def describe_gain(shares: Sequence[float], random: float | None, has_symbols: bool) -> str:
-    """Return kNN over the rounds in one line, from that of the random network where it is known."""
-    all_of_them = [*shares] if random is None else [random, *shares]
-    first = "round 0" if random is None else "the random network"
+def describe_gain(
+    shares: Sequence[float], before: float | None, first: str, has_symbols: bool
+) -> str:
+    """Return kNN over the rounds in one line, from that before training where it is known."""
+    all_of_them = [*shares] if before is None else [before, *shares]
+    start = "round 0" if before is None else f"the {first}"
     curve = f"{sparkline(all_of_them)}  " if has_symbols else ""
-    return f"kNN {curve}{percent(all_of_them[0])} % ({first}) to {percent(shares[-1])} %"
+    return f"kNN {curve}{percent(all_of_them[0])} % ({start}) to {percent(shares[-1])} %"

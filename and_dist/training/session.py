@@ -83,7 +83,7 @@ def _train(
         has_labels = any(r["knn"] is not None for r in summary["rounds"])
         vote = trainer.components.evaluator.vote
         title = f"{config.name}, in %, kNN with {vote}" if has_labels else config.name
-        display.show(as_table(summary, title, display.has_symbols))
+        display.show(as_table(summary, title, config.encoder.at_first, display.has_symbols))
         display.say(f"run folder: {config.folder}")
         return summary
 

@@ -61,7 +61,7 @@ def test_it_says_what_it_found_and_what_it_will_do(hour: tuple[Path, dict[str, S
     sorted_run = said["and-dist train sorted " + " ".join(SHORT)].output
     assert "in 8 class folders" in sorted_run
     assert "data.holdout=0.1" in sorted_run
-    assert "(the random network) to" in sorted_run
+    assert "(the untrained network) to" in sorted_run
     assert "continuing from runs/photos" in said["again"].output
     assert "`and-dist neighbours runs/photos IMAGE...`" in (
         said["and-dist evaluate runs/photos --knn"].output

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 from and_dist.config.schema import EncoderConfig
@@ -24,7 +24,7 @@ def fresh(name: str = "cifar_resnet18", seed: int = 0) -> Encoder:
     return build_encoder(EncoderConfig(name=name, feature_dim=16), seed)
 
 
-def assert_equal(encoder: Encoder, other: Encoder) -> None:
+def assert_equal(encoder: nn.Module, other: nn.Module) -> None:
     theirs = other.state_dict()
     for name, ours in encoder.state_dict().items():
         assert torch.equal(ours, theirs[name]), name
@@ -119,6 +119,40 @@ def test_a_headless_file_leaves_our_head(tmp_path: Path) -> None:
     assert load_weights(ours, file).endswith("with a fresh head")
     assert not torch.equal(ours.head.weight, theirs.head.weight)
     assert torch.equal(ours.trunk.conv1.weight, theirs.trunk.conv1.weight)
+
+
+def own_network(width: int = 8) -> Encoder:
+    """An encoder as a function of the user's own makes it, without the classifier it once had."""
+    trunk = nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoder = Encoder(trunk, width, EncoderConfig(name="my:own", feature_dim=4))
+    encoder.is_ours = False
+    return encoder
+
+
+def test_a_classifier_that_an_own_network_lacks_is_left_out(tmp_path: Path) -> None:
+    ours, theirs = own_network(), own_network()
+    trunk = theirs.trunk.state_dict()
+    classifier = {"_fc.weight": torch.rand(1000, 8), "_fc.bias": torch.rand(1000)}
+    save_file({**trunk, **classifier}, file := tmp_path / "theirs.safetensors")
+    assert load_weights(ours, file) == f"weights of {file} without _fc, with a fresh head"
+    assert_equal(ours.trunk, theirs.trunk)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"_fc.weight": torch.rand(1000, 9)},
+        {"_fc.bias": torch.rand(1000)},
+        {"_fc.weight": torch.rand(8)},
+        {"_fc.weight": torch.rand(1000, 8), "_bn.weight": torch.rand(8)},
+        {"_fc.weight": torch.rand(1000, 8), "_fc.running_mean": torch.rand(8)},
+    ],
+)
+def test_other_layers_that_an_own_network_lacks_are_told(tmp_path: Path, more: Weights) -> None:
+    ours = own_network()
+    save_file({**ours.trunk.state_dict(), **more}, file := tmp_path / "theirs.safetensors")
+    with pytest.raises(ValueError, match=rf"has unknown trunk\.{min(more)}"):
+        load_weights(ours, file)
 
 
 class Trap:

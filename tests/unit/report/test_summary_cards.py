@@ -119,3 +119,13 @@ def test_a_run_without_figures_has_no_cards(run: Path) -> None:
 @pytest.mark.parametrize("value", ["0.5", [0.5], 1.5, -0.1, float("nan"), True])
 def test_a_figure_that_is_no_share_is_left_out(run: Path, value: object) -> None:
     assert history_of(run, ended(0, 0.5, probe_bank=value)).of("round") == []
+
+
+def test_a_run_that_began_with_weights_is_not_compared_with_an_untrained_network(run: Path) -> None:
+    overrides = [f"run.root={run.parent}", "name=continued", "encoder.weights=runs/demo"]
+    config = load_config(["configs/debug.yaml"], overrides)
+    write_config(config, config.folder)
+    history = history_of(config.folder, BASELINES, ended(0, 0.4))
+    assert summary_cards(history)["Learned"][0].notes[0] == "+10.0 over the loaded weights"
+    names = [row[0] for row in summary_tables([history])[0].rows]
+    assert names[:2] == ["raw pixels", "loaded weights"]

@@ -69,12 +69,12 @@ def summary(*shares: float | None, random: float | None = 0.2) -> dict[str, Any]
 
 
 def test_the_last_table_ends_with_a_sparkline_of_knn() -> None:
-    table = as_table(summary(0.1, 0.4, 0.9), "mine")
-    assert table.caption == "kNN ▂▁▄█  20.0 % (the random network) to 90.0 %"
-    assert as_table(summary(None, None), "mine").caption is None
-    plain = as_table(summary(0.1, random=None), "mine", has_symbols=False)
+    table = as_table(summary(0.1, 0.4, 0.9), "mine", "untrained network")
+    assert table.caption == "kNN ▂▁▄█  20.0 % (the untrained network) to 90.0 %"
+    assert as_table(summary(None, None), "mine", "untrained network").caption is None
+    plain = as_table(summary(0.1, random=None), "mine", "untrained network", has_symbols=False)
     assert plain.caption == "kNN 10.0 % (round 0) to 10.0 %"
-    assert describe_gain([0.5], 0.5, has_symbols=True).startswith("kNN ▁▁ ")
+    assert describe_gain([0.5], 0.5, "loaded weights", has_symbols=True).startswith("kNN ▁▁ ")
 
 
 def test_a_sparkline_reaches_from_the_lowest_to_the_highest_bar() -> None:
