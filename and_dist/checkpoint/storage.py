@@ -151,11 +151,11 @@ def read_checkpoint(checkpoint: Path, needs: str = "") -> tuple[Path, State]:
 
 def read_latest(folder: Path, needs: str = "") -> tuple[Path, State] | None:
     """Return the newest checkpoint and its state.json, None where there is none."""
-    names = _list_and_look(folder)
+    names = list_and_look(folder)
     return read_checkpoint(folder / names[0], needs) if names else None
 
 
-def _list_and_look(folder: Path) -> list[str]:
+def list_and_look(folder: Path) -> list[str]:
     """Return the names of a folder's checkpoints; say where `latest` does not name the newest."""
     names, pointer = list_checkpoints(folder), read_pointer(folder)
     latest = folder / "latest"
@@ -194,7 +194,7 @@ def find_latest_valid(
     """
     listing = f"listing the checkpoints of {folder}"
     damages = []
-    for name in on_coordinator(world, listing, lambda: _list_and_look(folder)):
+    for name in on_coordinator(world, listing, lambda: list_and_look(folder)):
         damage = find_corruption(folder / name, world, needs)
         if not damage:
             return read_checkpoint(folder / name)

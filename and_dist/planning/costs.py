@@ -180,8 +180,14 @@ def _count(encoder: str, side: int) -> EncoderCost:
         text=True,
         check=False,
     )
+    said = (counted.stderr if counted.returncode else counted.stdout).strip().splitlines()
+    if not said:
+        raise ValueError(
+            f"encoder.name={json.loads(encoder)['name']} ended the program that counts its costs "
+            f"(status {counted.returncode})"
+        )
     if counted.returncode:
-        raise ValueError(counted.stderr.strip().splitlines()[-1])
-    found = json.loads(counted.stdout.splitlines()[-1])
+        raise ValueError(said[-1])
+    found = json.loads(said[-1])
     held = Held(found.pop("held_float32"), found.pop("held_bfloat16"))
     return EncoderCost(Cost(**found), held)

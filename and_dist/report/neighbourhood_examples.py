@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from and_dist.checkpoint.names import list_checkpoints
 from and_dist.checkpoint.reader import OpenedCheckpoint
-from and_dist.checkpoint.storage import load_tensors, read_checkpoint
+from and_dist.checkpoint.storage import list_and_look, load_tensors, read_checkpoint
 from and_dist.config.schema import Config
 from and_dist.distributed.world import World
 from and_dist.evaluation.neighbourhood_stats import find_hubs
@@ -62,7 +61,7 @@ def checkpoints_of(
     """Return the last readable checkpoint of each round, in order; note why others are not."""
     folder = run / "checkpoints"
     by_round: dict[str, OpenedCheckpoint] = {}
-    for name in sorted(list_checkpoints(folder)):
+    for name in sorted(list_and_look(folder)):
         try:
             checkpoint, state = read_checkpoint(folder / name, "progress")
         except ValueError as error:

@@ -28,6 +28,7 @@ LONGEST_LINE = 16_000_000
 """Bytes. The longest lines name the images of a batch."""
 MOST_NAMED = 8
 """The most damaged lines that are named; the others are counted."""
+_BEGINNING = b'{"event": "'
 _KIND = re.compile(rb'\{"event": "(\w+)"')
 _STEP = re.compile(rb'\{"event": "step".*?"step": (\d{1,12})\D')
 _TIME = re.compile(rb'\{"event": "\w+", "time": (\d{1,11}(?:\.\d{1,9})?)\D')
@@ -91,8 +92,9 @@ class MetricsFile:
         self._waiting.clear()
         if found.num_lost:
             say_damage(
-                f"{_lines(found.num_lost)} of {self.path} after the checkpoint cannot be read, so "
-                "it is not known how many steps are done again"
+                f"{_lines(found.num_lost)} of {self.path} after the checkpoint "
+                f"{'was' if found.num_lost == 1 else 'were'} damaged or lost, so it is not known "
+                "how many steps are done again"
             )
         return Forgotten(found.last_step, found.last_time, found.kept_time)
 
@@ -158,6 +160,11 @@ class Numbering:
     def here(self) -> int:
         """Return the number that the newest line has, or had."""
         return self.last + self.unsound
+
+    @property
+    def num_lost(self) -> int:
+        """Return the number of lines that are damaged or missing."""
+        return self.num_damaged + self.num_missing
 
     def take(self, number: int | None) -> None:
         """Count a sound line; raise ValueError for one that stands elsewhere already."""
@@ -247,7 +254,7 @@ def _record_of(line: Line) -> dict[str, Any]:
 def _sound_lines(path: Path, read: Callable[[Line], T]) -> Iterator[T]:
     """Yield what `read` makes of each line, without those for which it raises ValueError."""
     numbering = Numbering()
-    for at, _, raw in _whole_lines(path):
+    for at, _, raw in _whole_lines(path, or_odd_end=True):
         try:
             line = unseal_line(raw)
             found = read(line)
@@ -259,8 +266,12 @@ def _sound_lines(path: Path, read: Callable[[Line], T]) -> Iterator[T]:
     numbering.say(path)
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield place, end in bytes, and content of the lines that end; the beginning of a long one."""
+def _whole_lines(path: Path, or_odd_end: bool = False) -> Iterator[tuple[int, int, bytes]]:
+    """Yield place, end in bytes, and content of the lines that end; the beginning of a long one.
+
+    A last line that does not end is one that is still being written. With `or_odd_end` it is
+    yielded where it does not even begin as those do.
+    """
     with open_plain(path) as file:
         end = 0
         for at in count(1):
@@ -270,6 +281,8 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
                 last = file.readline(LONGEST_LINE)
                 end += len(last)
             if not last:
+                if or_odd_end and not line.startswith(_BEGINNING[: len(line)]):
+                    yield at, end, line
                 return
             yield at, end, line
 
@@ -288,7 +301,7 @@ class Survey:
     """The time of the last line of the whole file."""
     kept_time: float = 0.0
     num_lost: int = 0
-    """How many lines after the kept ones are damaged."""
+    """How many lines after the kept ones are damaged or missing."""
 
 
 def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = None) -> Survey:
@@ -296,7 +309,7 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
 
     Lines count by their own numbers, so that one that is lost or repeated moves nothing.
     """
-    found, numbering, is_kept = Survey(), Numbering(), True
+    found, numbering, is_kept, lost_before = Survey(), Numbering(), True, 0
     for at, end, raw in _whole_lines(path):
         found.whole_bytes = end
         try:
@@ -304,7 +317,6 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
             numbering.take(line.number)
         except ValueError:
             numbering.leave_out(at)
-            found.num_lost += 1
         else:
             step, time = _STEP.match(line.content), _TIME.match(line.content)
             found.last_step = int(step[1]) if step else found.last_step
@@ -314,8 +326,9 @@ def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = No
         elif num_bytes is not None:
             is_kept &= end <= num_bytes
         if is_kept:
-            found.kept_bytes, found.num_lines, found.num_lost = end, numbering.here, 0
-            found.kept_time = found.last_time
+            found.kept_bytes, found.num_lines = end, numbering.here
+            found.kept_time, lost_before = found.last_time, numbering.num_lost
+    found.num_lost = numbering.num_lost - lost_before
     return found
 
 

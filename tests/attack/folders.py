@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.attack.bends import Bend, change_lines, draw_bend, flip_bits, flip_digit, replace_text
+from tests.attack.bends import Bend, change_lines, draw_bend, flip_bits, flip_digit, replace_text, swap
 from tests.attack.campaign import Kind, Trial
 from tests.attack.whole_folder import COMMANDS, LAST, OF_NAME, OFTEN, WHOLE, Attack
 
@@ -62,7 +62,7 @@ def _digit(seed: int) -> Callable[[Path], None]:
     return lambda path: flip_digit(path, random.Random(seed))
 
 
-def _line(how: str, seed: int) -> Callable[[Path], None]:
+def _line(how: str, seed: float) -> Callable[[Path], None]:
     return lambda path: change_lines(path, random.Random(seed), how)
 
 
@@ -158,6 +158,14 @@ KNOWN = (
     *_known(METRICS, "a line repeated", _line("repeat", 4), "report", "train", goes_on=True),
     *_known(METRICS, "a line deleted", _line("delete", 3), "report", "train"),
     *_known(METRICS, "deleted", Path.unlink, "report", "status", "export"),
+    *_known(METRICS, "one endless line", lambda path: path.write_bytes(b"[" * 100_000), "report"),
+    *_known(OF_CUT_METRICS, "a line deleted", _line("delete", 0.8064979845204261), "resume"),
+    *_known(
+        f"{DEBUG_RUN}/checkpoints/{LAST}/state.json",
+        "swapped with ../r00-e0001/state.json",
+        lambda path: swap(path, path.parent.parent / "r00-e0001/state.json"),
+        "report",
+    ),
     *_known(METRICS, "emptied", empty, "report", "status", "export"),
     *_known(STARTS, "emptied", empty, "report", "status", "plan", "train"),
     *_known(STARTS, "deleted", Path.unlink, "report"),

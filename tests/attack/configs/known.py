@@ -209,17 +209,14 @@ TOO_LARGE = (
     "run.stall_seconds=1e15",
     "curriculum.rounds=2000000000",
 )
+"""Values that only a real run refuses."""
 
 
 def misfits() -> Iterator[Trial]:
     """Yield pairs of an encoder and a side, each in a real run."""
     for given, says in MISFITS.items():
         yield Trial(f"train: {given}", training(given.split(), says))
-    for given in (
-        "run.threads=1000000000",
-        "run.stall_seconds=1e15",
-        "curriculum.rounds=2000000000",
-    ):
+    for given in TOO_LARGE:
         key = given.partition("=")[0]
         yield Trial(f"train: {given}", training([given], key))
 

@@ -11,6 +11,8 @@ import yaml
 from and_dist.checkpoint.reader import open_checkpoint
 from and_dist.checkpoint.storage import save_checkpoint
 from and_dist.distributed.world import World
+from and_dist.report.neighbourhood_examples import checkpoints_of
+from and_dist.runs.folder import config_of
 from benchmarks.common.rank_pool import RankPool
 from tests.unit.checkpoint.runs import ROWS, save_here, write_run
 
@@ -72,6 +74,17 @@ def test_a_bent_latest_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> 
     (run / "checkpoints" / "latest").write_text("")
     assert open_checkpoint(run).checkpoint.name == "r01-e0003"
     assert f"{run}/checkpoints/latest names no checkpoint, and r01-e0003 is" in caplog.text
+
+
+def test_a_report_names_a_checkpoint_that_it_leaves_out(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (run / "checkpoints" / name / "state.json" for name in ("r01-e0002", "r01-e0003"))
+    mine, theirs = one.read_bytes(), other.read_bytes()
+    one.write_bytes(theirs)
+    other.write_bytes(mine)
+    assert checkpoints_of(run, config_of(run), caplog.messages.append) == []
+    assert "r01-e0003 is left out: its state.json is not the one" in caplog.text
 
 
 def test_what_is_no_run_or_has_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_other_networks_are_counted_in_a_program_of_their_own(
         ("torchvision/resnet19", "torchvision has no such model; did you mean resnet1"),
         ("torchvision/vit_b_16", "multiples of them, such as 32 or 48"),
         ("nowhere:network", "No module named 'nowhere'"),
+        ("os:abort", r"encoder\.name=os:abort ended the program that counts its costs"),
     ],
 )
 def test_what_cannot_be_counted_is_a_sentence(name: str, said: str) -> None:

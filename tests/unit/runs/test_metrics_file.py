@@ -70,6 +70,9 @@ def test_lines_come_back_without_number_and_seal(path: Path) -> None:
             "left out: line 2$",
         ),
         (lambda lines: lines.append(b'{"event": "st'), [1, 2, 3, 4], ""),
+        (lambda lines: lines.append(b'{"even'), [1, 2, 3, 4], ""),
+        (lambda lines: lines.append(b"[["), [1, 2, 3, 4], "1 line .* left out: line 5$"),
+        (lambda lines: lines.__setitem__(slice(None), [b"[" * 9000]), [], "left out: line 1$"),
     ],
 )
 def test_what_is_damaged_is_left_out_and_said(
@@ -150,6 +153,29 @@ def test_going_back_in_a_torn_file_says_that_more_was_done(
     file.close()
     assert "metrics.jsonl ends within a line, so the run may have come further" in caplog.text
     assert steps_of(path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines.pop(2),
+        lambda lines: lines.__setitem__(2, lines[2].replace(b"2.5", b"2.4")),
+    ],
+)
+def test_going_back_says_if_a_line_after_the_checkpoint_is_lost(
+    path: Path, change: Callable[[Lines], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(path, 1, 2)
+    size = file.size()
+    for number in (3, 4):
+        file.write(step(number))
+    file.close()
+    bend(path, change)
+    file = MetricsFile(path, is_writer=True)
+    file.go_back_to(*size)
+    file.close()
+    assert "1 line of" in caplog.text
+    assert "was damaged or lost, so it is not known how many steps are done" in caplog.text
 
 
 def test_a_file_of_an_earlier_revision_is_continued(
