@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.attack.bends import Bend, change_lines, draw_bend, flip_bits, flip_digit, replace_text, swap
+from tests.attack.bends import (
+    Bend,
+    change_lines,
+    draw_bend,
+    flip_bits,
+    flip_digit,
+    replace_text,
+    swap,
+)
 from tests.attack.campaign import Kind, Trial
 from tests.attack.whole_folder import COMMANDS, LAST, OF_NAME, OFTEN, WHOLE, Attack
 
