@@ -36,7 +36,8 @@ from and_dist.config.paper_figures import FIGURES
 from and_dist.config.suggestions import near_names
 from and_dist.config.validation import NAME, Section, parse_duration
 
-Option = bool | int | float | str | None
+Plain = bool | int | float | str
+Option = Plain | tuple[Plain, ...] | None
 """An argument of a function that builds a network."""
 Means = tuple[Channel, Channel, Channel]
 Deviations = tuple[Deviation, Deviation, Deviation]
@@ -109,7 +110,7 @@ class EncoderConfig(Section):
     or package.module:function of your own, which returns a network from images to vectors."""
     options: dict[str, Option] = Field(default_factory=dict)
     """Arguments of the function that builds the network, such as {patch_size: 4} for
-    torchvision/vit_b_16; the encoders of and_dist take none."""
+    torchvision/vit_b_16, with plain values or lists of them; the encoders of and_dist take none."""
     head: Literal["linear", "mlp"] = "linear"
     """Layers between the network and the feature: one, as in the paper, or two with a ReLU between.
     Linear classifiers and exports without head see the network's output before them."""

@@ -34,6 +34,10 @@ LOADING = (
 """Arguments of torchvision's and timm's functions that fetch or load weights, by torch.load too."""
 
 
+WRONG_OPTIONS = (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+"""What torchvision and timm raise for values of arguments that they cannot use."""
+
+
 class NamedNetwork(NamedTuple):
     """Hold a network without its classifier."""
 
@@ -75,7 +79,9 @@ def build_named_network(config: EncoderConfig, side: int | None) -> tuple[NamedN
             found = _of_timm(name.removeprefix(TIMM), options, side)
         else:
             found = _of_function(name, options)
-    except TypeError as error:
+    except WRONG_OPTIONS as error:
+        if ":" in name and not isinstance(error, TypeError):
+            raise  # from the user's own code
         shown = ", ".join(options) or "none"
         raise ValueError(f"encoder.name={name} with encoder.options {shown}: {error}") from None
     return found, _width_of(found.trunk, name, side)

@@ -113,6 +113,9 @@ def propose(
             size * 8 // 7 if size > 64 else None,
             "shorter side of test images before their centre is cut out",
         )
+    if given.get("encoder.weights") and given.get("optim.name", "adamw") == "adamw":
+        values["optim.name"] = ("adamw", "even steps for all layers")
+        values["optim.lr"] = (1e-4, "larger steps undo what the weights have learned")
     values |= _cache(found, size, memory_gb)
     values |= {key: (value, "as given") for key, value in given.items()}
     order = flatten(Config().model_dump(mode="json"))

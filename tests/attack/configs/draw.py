@@ -268,6 +268,8 @@ def pair(chance: random.Random) -> Attempt:
         "encoder.checkpointing=true",
         "encoder.options={patch_size: 0}",
         "encoder.options={width_mult: -1}",
+        "encoder.options={depths: [1, 1, 1, 1]}",
+        "encoder.options={dims: []}",
         "encoder.options={drop_path_rate: 0.9}",
         "encoder.feature_dim=1",
         "encoder.feature_dim=4096",

@@ -65,8 +65,8 @@ def test_any_override_is_a_config_or_a_sentence(text: str) -> None:
         ("bnak.dtype=float32", "unknown key 'bnak'; the top level takes: name, preset"),
         ("optim.lr=fast", "optim.lr = 'fast' will not do: input should be a valid number"),
         (
-            "encoder.options={a: [1]}",
-            r"encoder.options.a = [1] will not do: input should be a valid",
+            "encoder.options={a: [[1]]}",
+            r"encoder.options.a.0 = [1] will not do: input should be a valid",
         ),
         ("encoder.options=3", "encoder.options = 3 will not do"),
         ("optim.lr=-1", "optim.lr = -1 will not do: input should be greater than 0"),

@@ -127,6 +127,11 @@ def test_building_leaves_the_random_state_and_statistics_alone() -> None:
     assert norm.num_batches_tracked == 0
 
 
+def test_an_option_may_be_a_list() -> None:
+    options = {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 24)}
+    assert build("timm/convnext_atto", options=options).width == 24
+
+
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
@@ -137,6 +142,7 @@ def test_building_leaves_the_random_state_and_statistics_alone() -> None:
         ("torchvision/inception_v3", {"options": {"init_weights": False}}, "does not fit"),
         ("timm/resnet18x", {}, "timm has no such model; did you mean resnet18"),
         ("timm/convnext_atto", {"options": {"depths": "many"}}, "encoder.options"),
+        ("timm/convnext_atto", {"options": {"dims": (8, 8)}}, "encoder.options"),
         ("torchvision/resnet18", {"options": {"weights": "DEFAULT"}}, "would load a file"),
         ("timm/resnet18", {"options": {"checkpoint_path": "x.pth"}}, "checkpoint_path would load"),
         ("timm/hf-hub:timm/resnet18", {}, "timm has no such model"),

@@ -43,6 +43,14 @@ def test_photographs_on_a_gpu() -> None:
     assert small.data.cache_gb == 0
 
 
+def test_weights_that_exist_are_trained_by_small_steps() -> None:
+    ours = config(PHOTOS, **{"encoder.weights": "resnet18.pth"})
+    assert (ours.optim.name, ours.optim.lr) == ("adamw", 1e-4)
+    ours = config(PHOTOS, **{"encoder.weights": "resnet18.pth", "optim.lr": 0.002})
+    assert (ours.optim.name, ours.optim.lr) == ("adamw", 0.002)
+    assert config(PHOTOS).optim.name == "sgd"
+
+
 @pytest.mark.parametrize("rows", [1, 2, 9, 30, 300, 3_000, 10**5, 10**7])
 @pytest.mark.parametrize("is_on_gpu", [False, True])
 def test_any_number_of_images_gets_a_config(rows: int, is_on_gpu: bool) -> None:
