@@ -46,14 +46,20 @@ from launcher.slurm import client, sbatch
 from launcher.status import is_active, look_at
 from launcher.submit import RunSpec, warnings_of
 
-Value = bool | int | float | str | None | list[Any]
+Value = bool | int | float | str | None | list[Any] | dict[str, Any]
+Settings = dict[str, Value]
+"""Values by key, with dots."""
 POLL_SECONDS = 5.0
 MOST_RUNS = 10_000
 """The most runs of a sweep; SLURM takes 1,001 in an array where nobody has set another number."""
+LONGEST_VALUE = 1_000_000
+"""Letters of a value on one line."""
 THIS_PROGRAM = (sys.executable, "-m", "launcher")
 """The command that runs `and-launch`, wherever the shell stands."""
 LIST = "sweep.json"
 """The file in a sweep's folder that lists its runs."""
+NAMED_BY = "name"
+"""The key of a run's settings that holds a name for them."""
 NOT_NAMED = ("paper",)
 """Keys that are left out of a run's name: they describe the run, not its difference from others."""
 
@@ -67,8 +73,9 @@ class Sweep(Section):
     """key=value settings of every run."""
     grid: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
     """Values by key; every combination of them is run."""
-    runs: tuple[dict[str, Value], ...] = ()
-    """Settings by key, each of which is run at every combination of the grid."""
+    runs: tuple[Settings, ...] = ()
+    """Settings, each of which is run at every combination of the grid. `name` among them is a name
+    for all of them."""
     parallel: Annotated[int, Field(ge=1, le=MOST_RUNS)] = 4
     """The largest number of runs at once."""
 
@@ -80,12 +87,13 @@ class Sweep(Section):
         return math.prod(map(len, self.grid.values())) * (len(self.runs) or 1)
 
     @property
-    def members(self) -> list[dict[str, Value]]:
-        """Return the varied settings of every run."""
+    def members(self) -> list[tuple[Settings, Settings]]:
+        """Return of every run what names it, and its varied settings: the same unless some have a
+        name."""
         if not (self.grid or self.runs):
             return []
         points = [dict(zip(self.grid, p, strict=True)) for p in product(*self.grid.values())]
-        return [point | run for point in points for run in self.runs or ({},)]
+        return [_member(point, run) for point in points for run in self.runs or ({},)]
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -101,11 +109,19 @@ def load_sweep(path: Path) -> Sweep:
     return loaded
 
 
+def _member(point: Settings, run: Settings) -> tuple[Settings, Settings]:
+    """Return what names a run of a point of the grid, and its settings."""
+    if NAMED_BY not in run:
+        return point | run, point | run
+    own = {key: value for key, value in run.items() if key != NAMED_BY}
+    return {**point, NAMED_BY: run[NAMED_BY]}, point | own
+
+
 def name_of(member: Mapping[str, Value]) -> str:
     """Return a run's name from the last parts of its keys and its values, like
     neighbours-10_seed-0."""
     parts = [
-        f"{key.rpartition('.')[2]}-{_in_a_name(value)}"
+        _in_a_name(value) if key == NAMED_BY else f"{key.rpartition('.')[2]}-{_in_a_name(value)}"
         for key, value in member.items()
         if key not in NOT_NAMED
     ]
@@ -119,14 +135,15 @@ def _in_a_name(value: Value) -> str:
 def load_members(sweep: Sweep, profile: Profile, size: Size) -> list[RunSpec]:
     """Return every run after all checks; raise ValueError with the name of a run that fails
     them."""
-    names = [name_of(member) for member in sweep.members]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    names = Counter(name_of(member) for member, _ in sweep.members)
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise ValueError(f"sweep {sweep.name}: two runs would be called {twice[0]}")
     wanted = []
     root = _root(sweep)
-    for name, member in zip(names, sweep.members, strict=True):
-        own = [f"{key}={_as_yaml(value)}" for key, value in member.items()]
+    for member, settings in sweep.members:
+        name = name_of(member)
+        own = [f"{key}={_as_yaml(value)}" for key, value in settings.items()]
         where = [f"name={name}", f"run.root={root / sweep.name}"]
         try:
             run = submit.prepare(sweep.config, [*sweep.overrides, *own, *where], profile, size)
@@ -147,7 +164,8 @@ def _root(sweep: Sweep) -> Path:
 
 
 def _as_yaml(value: Value) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    text = yaml.safe_dump(value, default_flow_style=True, width=LONGEST_VALUE)
+    return text.removesuffix("...\n").strip()
 
 
 @dataclass(frozen=True)
@@ -186,12 +204,12 @@ def run_sweep(
         return 0
     if missing and not way.is_here:
         with submit.all_or_nothing(folder, *(run.config.folder for run in missing)) as made:
-            _write_list(folder, sweep, members)
+            _write_list(folder, sweep)
             ids = _submit(folder, sweep, missing, made)
         say(f"job {ids[0].partition('_')[0]}: submitted, {len(ids)} run(s)")
         say(f"  table  and-launch status {folder}")
     else:
-        _write_list(folder, sweep, members)
+        _write_list(folder, sweep)
     if way.is_here:
         _run_all_here(missing, say)
     if way.follows or way.is_here:
@@ -240,13 +258,12 @@ def _may_be_active(run: RunSpec) -> bool:
         return True
 
 
-def _write_list(folder: Path, sweep: Sweep, members: Sequence[RunSpec]) -> None:
+def _write_list(folder: Path, sweep: Sweep) -> None:
     """Write the list of runs for the table; runs of earlier versions of the sweep file stay in
     it."""
     make_folder(folder)
     known = read_list(folder) if (folder / LIST).exists() else {}
-    names = [run.config.name for run in members]
-    known |= dict(zip(names, sweep.members, strict=True))
+    known |= {name_of(member): member for member, _ in sweep.members}
     write_file(folder / LIST, json.dumps(known, indent=1), is_list)
 
 

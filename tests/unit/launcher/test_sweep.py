@@ -51,8 +51,46 @@ def test_names_hold_what_a_folder_may() -> None:
     assert name_of(member) == "init-features_train-a-b-c_test-null_seed-0"
 
 
-@pytest.mark.parametrize("name", [file.stem for file in Path("configs/sweeps").glob("*.yaml")])
-def test_the_sweeps_that_come_along_are_right(name: str) -> None:
+def test_settings_may_have_a_name(tmp_path: Path) -> None:
+    runs = "grid: {seed: [0, 1]}\nruns: [{encoder.name: tiny}, {name: a wide one, optim.lr: 0.1}]"
+    sweep = load_sweep(write(tmp_path, runs))
+    members = load_members(sweep, Profile(), SIZE)
+    names = [run.config.name for run in members]
+    assert names == [
+        "seed-0_name-tiny",
+        "seed-0_a-wide-one",
+        "seed-1_name-tiny",
+        "seed-1_a-wide-one",
+    ]
+    assert [run.config.optim.lr for run in members] == [0.03, 0.1, 0.03, 0.1]
+    assert sweep.members[1][0] == {"seed": 0, "name": "a wide one"}  # what the table shows
+
+
+@pytest.mark.whole_run
+@pytest.mark.thorough
+def test_options_of_an_encoder_may_be_varied(tmp_path: Path) -> None:
+    network = "encoder.name: timm/convnext_atto, data.image_size: 32"
+    options = "encoder.options: {depths: [1, 1, 1, 1], dims: [8, 8, 8, 8], drop_path_rate: 0.1}"
+    sweep = load_sweep(write(tmp_path, f"runs: [{{{network}, {options}}}]"))
+    (only,) = load_members(sweep, Profile(), SIZE)
+    assert only.config.encoder.options["dims"] == (8, 8, 8, 8)
+    assert only.config.name.endswith("options-depths-1-1-1-1-dims-8-8-8-8-drop-path-rate-0.1")
+
+
+SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
+COUNTED = ("fashion-networks",)
+"""Sweeps of networks whose costs other programs count."""
+
+
+@pytest.mark.parametrize("file", [file for file in SWEEPS if file.stem not in COUNTED], ids=str)
+def test_the_sweeps_that_come_along_are_right(file: Path) -> None:
+    assert load_members(load_sweep(file), Profile(), SIZE)
+
+
+@pytest.mark.whole_run
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_sweeps_of_other_networks_are_right(name: str) -> None:
     assert load_members(load_sweep(Path(f"configs/sweeps/{name}.yaml")), Profile(), SIZE)
 
 
