@@ -18,6 +18,7 @@ PROGRAMS: dict[str, typer.Typer] = {"and-dist": and_dist, "and-launch": and_laun
 SHELL = frozenset(
     (
         "apptainer",
+        "apt-get",
         "cat",
         "cd",
         "chmod",
@@ -25,6 +26,7 @@ SHELL = frozenset(
         "cp",
         "df",
         "docker",
+        "dpkg-deb",
         "echo",
         "export",
         "git",

@@ -55,6 +55,7 @@ from tests.ranks.runs import (
     debug_config,
     losses_of,
 )
+from tests.recipes import COMPARED, RECIPES
 from tests.suites import LACKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=LACKS["a GPU"])
@@ -171,6 +172,17 @@ def test_a_run_follows_the_cpu(tmp_path: Path) -> None:
     first_round = slice(0, 15)
     difference = losses_of(on_gpu.folder)[first_round] - losses_of(on_cpu.folder)[first_round]
     assert difference.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_recipe_follows_the_cpu(tmp_path: Path, name: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        settings = (AS_ON_A_CPU, "curriculum.rounds=1", *RECIPES[name])
+        config = debug_config(tmp_path, f"name={device}", f"run.device={device}", *settings)
+        run_training(config, Watchdog())
+        found.append(losses_of(config.folder)[: COMPARED.get(name)])
+    assert ((found[0] - found[1]) / found[0]).abs().max() < 2e-2
 
 
 @pytest.mark.parametrize("search", ["Flat", "fused", "IVF64,Flat", "IVF64,SQfp16"])

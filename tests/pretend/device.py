@@ -22,6 +22,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from and_dist.data import pipeline
 from and_dist.method import faiss_search
@@ -82,6 +83,9 @@ def _patch_cuda(held: ExitStack, gpu: PretendGpu) -> None:
 
     held.enter_context(patch.object(torch, "autocast", autocast_of_cpu))
     held.enter_context(patch.object(torch, "Generator", stand_ins.Generator))
+    held.enter_context(patch.object(torch.accelerator, "current_stream", stand_ins.current_stream))
+    # Networks attend by operators that a GPU has too, and not by the one that is made for CPUs.
+    held.enter_context(sdpa_kernel(SDPBackend.MATH))
 
 
 def _patch_faiss(held: ExitStack) -> None:

@@ -164,7 +164,7 @@ class Generator(torch.Generator):
 
 def current_stream(*_: Any) -> SimpleNamespace:
     """Stand in for torch.cuda.current_stream; DALI's pipelines of CPUs take no stream."""
-    return SimpleNamespace(cuda_stream=None)
+    return SimpleNamespace(cuda_stream=None, is_capturing=lambda: False)
 
 
 def get_device_properties(*_: Any) -> SimpleNamespace:

@@ -326,9 +326,11 @@ def _has_values_of_its_own(args: Sequence[Any]) -> bool:
 
 
 def _on_the_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operator that makes its result on the CPU, unpinned."""
+    """Return the arguments of an operator, unpinned, with the CPU in place of the GPU."""
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
-    return kwargs if kwargs.get("device") is None else {**kwargs, "device": CPU}
+    device = kwargs.get("device")
+    is_cuda = device is not None and torch.device(device).type == "cuda"
+    return {**kwargs, "device": CPU} if is_cuda else kwargs
 
 
 def _unwrap(value: Any) -> Any:

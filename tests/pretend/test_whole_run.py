@@ -12,6 +12,7 @@ from and_dist.training.session import run_training
 from tests.pretend.device import pretend_gpu
 from tests.pretend.runs import SHORT, config_for, train_on, waits_of_steps
 from tests.ranks.runs import assert_equal_to_the_bit, losses_of, metrics_of, train, train_until
+from tests.recipes import COMPARED, RECIPES
 
 BOUND = 1e-5
 """A bound on float32 losses of 2 to 6; measured 1.4e-6. Fused operators sum in another order."""
@@ -77,6 +78,18 @@ def test_a_step_within_an_epoch_logs_without_a_wait(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path / "cuda")
     steps = [record["step"] for record in metrics if record["event"] == "step"]
     assert steps == [2, 4, 5, 7, 9, 10]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_recipe_follows_the_cpu_without_a_wait(tmp_path: Path, name: str) -> None:
+    recipe = (*SHORT, *RECIPES[name])
+    on_cpu = losses_of(train_on("cpu", tmp_path, *recipe))
+    waits = waits_of_steps(tmp_path, *recipe, log_every=1)
+    assert waits.between_epochs
+    assert not waits.within_epochs
+    apart = (losses_of(tmp_path / "cuda") - on_cpu).abs()[: COMPARED.get(name)]
+    assert apart.max() < 3e-5
 
 
 def test_only_the_main_thread_uses_the_gpu(tmp_path: Path) -> None:

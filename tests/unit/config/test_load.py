@@ -167,7 +167,7 @@ def test_a_run_begun_before_data_hue_model_has_changed_hue_in_yiq() -> None:
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_loads_and_opens_with_its_command(path: Path) -> None:
     load_config([path])
-    assert path.read_text().startswith(("# and-dist ", "# make ", "# torchrun "))
+    assert path.read_text().startswith(("# and-dist ", "# and-launch ", "# make ", "# torchrun "))
 
 
 @pytest.mark.whole_run
