@@ -16,6 +16,7 @@ import torch.distributed as dist
 from and_dist.distributed.flight_recorder import switch_on as switch_on_flight_recorder
 from and_dist.distributed.launch_env import LaunchEnv, read_launch_env
 from and_dist.models.arithmetic import exact_products
+from and_dist.utils.host_memory import keep_freed_blocks
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,8 @@ def open_world(
         _let_memory_grow()
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
+    else:
+        keep_freed_blocks()
     switch_on_flight_recorder()
     if launch_env.is_alone:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
