@@ -44,6 +44,9 @@ AND = {
 """The settings of AND in the study, which all that are compared differ from."""
 RESNET = {"encoder.name": "resnet18"}
 LARGE = {"optim.batch_size": 1024}
+LARS = {**LARGE, "optim.name": "lars"}
+VIT = {"encoder.name": "timm/vit_tiny_patch16_224", "optim.name": "adamw"}
+CONVNEXT = {"encoder.name": "timm/convnext_atto", "optim.name": "adamw"}
 COMPARED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("AND above instance learning", {}, {"method": "instance"}),
     ("the curriculum above one-off discovery", {}, {"curriculum.rounds": 1}),
@@ -66,6 +69,23 @@ COMPARED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ),
     ("a batch of 64 above one of 256", {}, {"optim.batch_size": 256}),
     ("a batch of 64 above one of 1,024", {}, LARGE),
+    ("a batch of 64 above one of 1,024 by LARS", {}, LARS),
+    ("LARS above SGD at a batch of 1,024", LARS, LARGE),
+    *(
+        (
+            f"eta 0.5 above {eta} at a batch of 1,024 by LARS",
+            LARS,
+            {**LARS, "bank.update_rate": eta},
+        )
+        for eta in (0.25, 1.0)
+    ),
+    *(
+        (f"R = 4 above {r} at a batch of 1,024 by LARS", LARS, {**LARS, "curriculum.rounds": r})
+        for r in (1, 9)
+    ),
+    ("SGD above LARS at a batch of 64", {}, {"optim.name": "lars"}),
+    ("small above a ViT", {}, VIT),
+    ("small above a ConvNeXt", {}, CONVNEXT),
 )
 """What is compared: the expectation that the first settings are above the second."""
 DEFAULTS = flatten(Config().model_dump(mode="json"))

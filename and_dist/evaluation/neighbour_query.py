@@ -48,8 +48,8 @@ FRAMES: dict[Frame, str] = {
     "same": "a training image of the query's class",
     "other": "a training image of another class",
 }
-OF_FOLDER = "The class of a query is the name of its folder."
-NOT_KNOWN = "Gray frames: the query's folder is named like no class of the training images."
+OF_FOLDER = "The class of a query is the nearest folder of its path that is named like one."
+NOT_KNOWN = "Gray frames: no folder of the query is named like a class of the training images."
 LONGEST_SIDE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500, ".png": 65_500}
 """The most pixels in height that a picture of each format may have."""
 QUALITY = 90
@@ -85,7 +85,7 @@ class Found:
     row: int
     name: str
     label: str | None
-    """The name of the image's folder, if the training images have a class of that name."""
+    """The nearest folder of the image's path that is named like a class of the training images."""
     neighbours: tuple[Neighbour, ...]
 
 
@@ -170,11 +170,11 @@ def find_neighbours(query: NeighbourQuery, world: World, display: Display) -> Qu
 
 
 def class_by_folder(path: Path, images: LabelledImages | None) -> str | None:
-    """Return the name of an image's folder, if the training images have a class of that name."""
+    """Return the nearest folder of an image's path that is named like a class, if there is one."""
     if images is None or images.labels_N is None:
         return None
-    folder = Path(os.path.abspath(path)).parent.name
-    return folder if folder in images.class_names else None
+    folders = [*path.parents, Path(os.path.abspath(path)).parent]
+    return next((f.name for f in folders if f.name in images.class_names), None)
 
 
 def describe_neighbour(known: ImageReader | None, row: int, similarity: float) -> Neighbour:

@@ -321,8 +321,9 @@ def _names_in_paper(kind: Kind) -> set[str]:
 
 def name_rows(kinds: Sequence[Kind]) -> list[str]:
     """Name each row by its method and by every key whose value is not the most common one."""
-    keys = [key for key in kinds[0].config if key != "method" and not is_among(key, NOT_OF_A_KIND)]
-    values = {key: [json.dumps(kind.config[key]) for kind in kinds] for key in keys}
+    all_of_them = dict.fromkeys(key for kind in kinds for key in kind.config)  # options differ
+    keys = [key for key in all_of_them if key != "method" and not is_among(key, NOT_OF_A_KIND)]
+    values = {key: [json.dumps(kind.config.get(key)) for kind in kinds] for key in keys}
     usual = {key: Counter(of).most_common(1)[0][0] for key, of in values.items()}
     rows = []
     for at, kind in enumerate(kinds):
@@ -333,10 +334,11 @@ def name_rows(kinds: Sequence[Kind]) -> list[str]:
 
 def _differing(one: Kind, other: Kind) -> list[str]:
     """Return the keys in which two kinds differ, with both values."""
+    keys = dict.fromkeys([*one.config, *other.config])
     return [
-        f"{key} ({value}, {other.config[key]})"
-        for key, value in one.config.items()
-        if value != other.config[key] and not is_among(key, NOT_OF_A_KIND)
+        f"{key} ({one.config.get(key)}, {other.config.get(key)})"
+        for key in keys
+        if one.config.get(key) != other.config.get(key) and not is_among(key, NOT_OF_A_KIND)
     ]
 
 

@@ -310,3 +310,15 @@ def test_a_figure_may_be_claimed_anew() -> None:
     claim = "paper=[figure 4/k = 10/CIFAR10]"
     for given in ([claim, "curriculum.neighbours=10"], ["curriculum.neighbours=10", claim]):
         assert load_config([RESNET], given).paper == ("figure 4/k = 10/CIFAR10",)
+
+
+def test_runs_with_other_options_of_their_encoders_stand_in_one_table(tmp_path: Path) -> None:
+    vit = "encoder.name=timm/vit_tiny_patch16_224"
+    runs = [
+        make_run(tmp_path, "a", 60.0, vit, "encoder.options={depth: 4, patch_size: 4}"),
+        make_run(tmp_path, "b", 61.0, vit, "encoder.options={depth: 5}"),
+        make_run(tmp_path, "c", 62.0, "encoder.name=small"),
+    ]
+    text = as_markdown(collect(runs))
+    assert "encoder.options.depth=5" in text
+    assert "encoder.options.patch_size=4" in text
