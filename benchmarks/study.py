@@ -87,7 +87,7 @@ COMPARED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("small above a ViT", {}, VIT),
     ("small above a ConvNeXt", {}, CONVNEXT),
 )
-"""What is compared: the expectation that the first settings are above the second."""
+"""Pairs of settings, and the expectation that the first are above the second."""
 DEFAULTS = flatten(Config().model_dump(mode="json"))
 ROUND_KEYS = ("round", "anchors", "consistency", "knn_bank", "knn")
 DISCOVERY_KEYS = (

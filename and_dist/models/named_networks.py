@@ -25,17 +25,13 @@ from and_dist.config.trust import is_trusted
 TORCHVISION, TIMM = "torchvision/", "timm/"
 DEFAULT_SIDE = 224
 """The side of images where nobody gives one."""
-
-
 LOADING = (
     *("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
     *("checkpoint_path", "cache_dir"),
 )
 """Arguments of torchvision's and timm's functions that fetch or load weights, by torch.load too."""
-
-
 WRONG_OPTIONS = (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
-"""What torchvision and timm raise for values of arguments that they cannot use."""
+"""Errors of torchvision and timm about values of arguments that they cannot use."""
 
 
 class NamedNetwork(NamedTuple):

@@ -301,7 +301,7 @@ class Survey:
     """The time of the last line of the whole file."""
     kept_time: float = 0.0
     num_lost: int = 0
-    """How many lines after the kept ones are damaged or missing."""
+    """The number of lines after the kept ones that are damaged or missing."""
 
 
 def _survey(path: Path, num_bytes: int | None = None, num_lines: int | None = None) -> Survey:
