@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from and_dist.cli import main
+from and_dist.distributed import world
 from and_dist.distributed.launch_env import read_launch_env
 from and_dist.method import entropy, neighbour_search
 
@@ -39,6 +40,7 @@ def starved(function: Callable[..., Any]) -> Callable[..., Any]:
 def main_on_little_memory() -> None:
     """Run `and-dist`, whose arguments begin with the place."""
     # Large blocks are mapped anew each time, so that none is found among freed ones.
+    vars(world)["keep_freed_blocks"] = lambda: None
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
     owner, name = PLACES[sys.argv[1]]
     setattr(owner, name, starved(getattr(owner, name)))
