@@ -106,11 +106,26 @@ def list_checkpoints(folder: Path) -> list[str]:
     return [latest, *(name for name in names if name != latest)]
 
 
+def list_misnamed(folder: Path) -> list[str]:
+    """Return the names of what would be a folder's checkpoints but for the name in state.json."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        path.name
+        for path in paths
+        if re.fullmatch(NAMES_OF_OURS, path.name) and _has_our_files(path) and not _is_ours(path)
+    ]
+
+
 def _is_ours(path: Path) -> bool:
     """Recognise a checkpoint of ours; it may hold notes of a user's besides."""
+    return _has_our_files(path) and names_of_checkpoint(path) is not None
+
+
+def _has_our_files(path: Path) -> bool:
+    """Return whether this is a folder with files as those of a checkpoint."""
     if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
         return False
-    return names_of_checkpoint(path) is not None and any(n in FILES for n in os.listdir(path))
+    return any(name in FILES for name in os.listdir(path))
 
 
 def read_pointer(folder: Path) -> str | None:

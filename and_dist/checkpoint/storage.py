@@ -31,6 +31,7 @@ from and_dist.checkpoint.names import (
     Tensors,
     is_pointer,
     list_checkpoints,
+    list_misnamed,
     names_of_checkpoint,
     read_pointer,
 )
@@ -156,14 +157,19 @@ def read_latest(folder: Path, needs: str = "") -> tuple[Path, State] | None:
 
 
 def list_and_look(folder: Path) -> list[str]:
-    """Return the names of a folder's checkpoints; say where `latest` does not name the newest."""
+    """Return the names of a folder's checkpoints.
+
+    Say where `latest` does not name the newest, and where a state.json is another checkpoint's.
+    """
     names, pointer = list_checkpoints(folder), read_pointer(folder)
     latest = folder / "latest"
+    for name in list_misnamed(folder):
+        say_damage(f"{folder / name} is left out: its {STATE} is not the one of this checkpoint")
     if pointer is None:
         if names:
             say_damage(f"{latest} names no checkpoint, and {names[0]} is the newest")
     elif pointer not in names:
-        say_damage(f"{folder / pointer} is left out: its {STATE} is not the one of this checkpoint")
+        say_damage(f"{latest} names {pointer}, which is no checkpoint")
     elif not (folder / pointer).is_dir():
         say_damage(f"{latest} names {pointer}, which is not there")
     elif (newest := max(names, key=_numbers_in)) != pointer:

@@ -32,10 +32,16 @@ class BatchPart(NamedTuple):
 
 
 def cut(batch: Batch, count: int, world: World) -> list[BatchPart]:
-    """Return the parts of a batch, as many on all ranks, which call this together."""
-    if count == 1:
+    """Return at most `count` parts of a batch, as many on all ranks, which call this together.
+
+    A part has two images at least, so the last batch of an epoch may have fewer parts.
+    """
+    count = min(count, len(batch.rows_B) // SMALLEST_LOCAL_BATCH)
+    if count <= 1:
         return [BatchPart(*batch, None)]
     images, rows = batch.images_BCHW.chunk(count), batch.rows_B.chunk(count)
+    if len(rows[-1]) < SMALLEST_LOCAL_BATCH:
+        images, rows = batch.images_BCHW.tensor_split(count), batch.rows_B.tensor_split(count)
     num_real_P = torch.stack([(rows_B >= 0).sum() for rows_B in rows])
     num_real_P = reduce_sum(world, num_real_P)
     shares_P = num_real_P / num_real_P.sum().clamp(min=1)

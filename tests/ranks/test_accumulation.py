@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from and_dist.data.loader import Batch
+from and_dist.distributed.world import lone_world
+from and_dist.training.accumulation import cut
 from and_dist.training.session import load_and_check
 from benchmarks.common.rank_pool import RankPool
 from tests.ranks.runs import (
@@ -76,6 +79,26 @@ def test_a_run_goes_on_to_the_bit(ranks: RankPool, tmp_path: Path, given: tuple[
     ranks.run(2, train_until, broken, 3)
     ranks.run(2, train, broken)
     assert_equal_to_the_bit(broken.folder, whole.folder)
+
+
+def test_no_part_is_a_single_image() -> None:
+    world = lone_world(torch.device("cpu"))
+    for length in range(2, 40):
+        batch = Batch(torch.zeros(length, 3, 1, 1), torch.arange(length))
+        for count in range(1, length + 1):
+            parts = [part.rows_B.tolist() for part in cut(batch, count, world)]
+            assert sum(parts, []) == list(range(length))
+            assert len(parts) <= count
+            assert 2 <= min(map(len, parts))
+            assert max(map(len, parts)) <= max(3, -(-length // count))
+
+
+def test_the_last_batch_of_an_epoch_has_no_part_of_one_image(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    """Batch norm in the head says nothing of a single image."""
+    given = "encoder.head=mlp", "encoder.hidden_norm=true", "optim.accumulate=12"
+    ranks.run(1, train, debug_config(tmp_path, *SHORT, *given))
 
 
 @pytest.mark.parametrize("method", ["nat", "instance_nce"])

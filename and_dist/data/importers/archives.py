@@ -81,14 +81,18 @@ def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
     members.sort(key=lambda member: member.name)
     synsets, truth = _read_ground_truth(source)
     if len(truth) != len(members):
-        raise ValueError(f"{GROUND_TRUTH} has {len(truth)} lines, {VAL_TAR} {len(members)} images")
+        raise ValueError(
+            f"{source}: {GROUND_TRUTH} has {len(truth)} lines, {VAL_TAR} {len(members)} images"
+        )
     number = {name: label for label, name in enumerate(train.class_names)}
     wrong = [line for line in truth if not 1 <= line <= len(synsets)]
     if wrong:
-        raise ValueError(f"{GROUND_TRUTH} has {wrong[0]}, which is not one of 1..{len(synsets)}")
+        raise ValueError(
+            f"{source}: {GROUND_TRUTH} has {wrong[0]}, which is not one of 1..{len(synsets)}"
+        )
     unknown = {synsets[line - 1] for line in truth} - number.keys()
     if unknown:
-        raise ValueError(f"{GROUND_TRUTH} names {min(unknown)}, a class {TRAIN_TAR} lacks")
+        raise ValueError(f"{source}: {GROUND_TRUTH} names {min(unknown)}, a class {TRAIN_TAR} lacks")
     labels_N = np.array([number[synsets[line - 1]] for line in truth], np.int64)
     content = _members_of([source / VAL_TAR], [members])
     return [train, Listing("test", content, labels_N, train.class_names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,12 @@ def test_a_file_that_is_lost_is_named(run: Path) -> None:
         open_checkpoint(run)
 
 
-def save_bare(world: World, folder: Path) -> None:
-    save_checkpoint(folder, "r01-e0004", {"weight": torch.ones(2)}, {}, world)
+def save_bare(world: World, folder: Path, name: str) -> None:
+    save_checkpoint(folder, name, {"weight": torch.ones(2)}, {}, world)
 
 
 def test_a_checkpoint_that_lacks_what_training_needs_is_refused(ranks: RankPool, run: Path) -> None:
-    ranks.run(1, save_bare, run / "checkpoints")
+    ranks.run(1, save_bare, run / "checkpoints", "r01-e0004")
     with pytest.raises(ValueError, match=r"cannot be read: state\.json: it has no progress"):
         open_checkpoint(run)
 
@@ -76,15 +77,25 @@ def test_a_bent_latest_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> 
     assert f"{run}/checkpoints/latest names no checkpoint, and r01-e0003 is" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("lost", "kept"),
+    [
+        (["r01-e0002"], ["r01-e0003"]),
+        (["r01-e0003"], ["r01-e0002"]),
+        (["r01-e0002", "r01-e0003"], []),
+    ],
+)
 def test_a_report_names_a_checkpoint_that_it_leaves_out(
-    run: Path, caplog: pytest.LogCaptureFixture
+    ranks: RankPool, run: Path, caplog: pytest.LogCaptureFixture, lost: list[str], kept: list[str]
 ) -> None:
-    one, other = (run / "checkpoints" / name / "state.json" for name in ("r01-e0002", "r01-e0003"))
-    mine, theirs = one.read_bytes(), other.read_bytes()
-    one.write_bytes(theirs)
-    other.write_bytes(mine)
-    assert checkpoints_of(run, config_of(run), caplog.messages.append) == []
-    assert "r01-e0003 is left out: its state.json is not the one" in caplog.text
+    """Its state.json is that of linear classifiers."""
+    ranks.run(1, save_bare, run / "evaluation", "s00000001")
+    for name in lost:
+        shutil.copy(run / "evaluation/s00000001/state.json", run / "checkpoints" / name)
+    found = checkpoints_of(run, config_of(run), print)
+    assert [opened.checkpoint.name for opened in found] == kept
+    for name in lost:
+        assert f"{name} is left out: its state.json is not the one" in caplog.text
 
 
 def test_what_is_no_run_or_has_no_checkpoint_is_refused(tmp_path: Path) -> None:

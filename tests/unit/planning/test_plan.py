@@ -131,6 +131,15 @@ def test_what_another_job_has_measured_does_not_count(measured: Config) -> None:
         assert measured_images_per_s(wrong) is None
 
 
+def test_lost_metrics_are_said(measured: Config, caplog: pytest.LogCaptureFixture) -> None:
+    (start,) = json.loads((measured.folder / "environment.json").read_text())
+    ended = {"ended": "2001-09-09T01:47:40+0000", "metrics_bytes": 99}
+    (measured.folder / "environment.json").write_text(json.dumps([start | ended]))
+    (measured.folder / "metrics.jsonl").unlink()
+    assert measured_images_per_s(Job(measured, 200, Size(1, 2), None)) is None
+    assert "metrics.jsonl has 0 bytes, and had 99 when the run ended" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "a: b: c", "1: 2"])
 def test_a_damaged_config_of_a_run_tells_nothing(measured: Config, text: str) -> None:
     (measured.folder / "config.yaml").write_text(text)
