@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -165,13 +166,21 @@ KNOWN = (
     ),
     *_known(METRICS, "a line repeated", _line("repeat", 4), "report", "train", goes_on=True),
     *_known(METRICS, "a line deleted", _line("delete", 3), "report", "train"),
-    *_known(METRICS, "deleted", Path.unlink, "report", "status", "export"),
+    *_known(METRICS, "deleted", Path.unlink, "report", "status", "export", "plan"),
     *_known(METRICS, "one endless line", lambda path: path.write_bytes(b"[" * 100_000), "report"),
     *_known(OF_CUT_METRICS, "a line deleted", _line("delete", 0.8064979845204261), "resume"),
     *_known(
         f"{DEBUG_RUN}/checkpoints/{LAST}/state.json",
         "swapped with ../r00-e0001/state.json",
         lambda path: swap(path, path.parent.parent / "r00-e0001/state.json"),
+        "report",
+    ),
+    *_known(
+        f"{DEBUG_RUN}/checkpoints/r00-e0001/state.json",
+        "that of linear classifiers",
+        lambda path: shutil.copy(
+            next((path.parents[2] / "evaluation").glob("*/probe-*/s*/state.json")), path
+        ),
         "report",
     ),
     *_known(METRICS, "emptied", empty, "report", "status", "export"),
@@ -240,5 +249,11 @@ KNOWN = (
     *_known("listed/train/labels.npy", "emptied", empty, "resume"),
     *_known("set/train/heights.npy", "bent", _bits(5), "train"),
     *_known("set/train/manifest.json", "another digit", _digit(1), "train", "plan"),
+    *_known(
+        "set/train/manifest.json",
+        "swapped with ../test/manifest.json",
+        lambda path: swap(path, path.parent.parent / "test/manifest.json"),
+        "train",
+    ),
 )
 KIND = Kind("folders", 600, KNOWN, draw)

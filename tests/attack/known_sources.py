@@ -176,6 +176,7 @@ KNOWN = [
         "a terabyte of SVHN",
         over("train_32x32.mat", REPLACE["a terabyte behind its content"], "SVHN"),
     ),
+    trial("no image for a ground truth", over("ILSVRC2012_img_val.tar", sparse, "ILSVRC2012")),
     trial("a terabyte of a table", over("images.txt", sparse, "CUB")),
     trial("a terabyte of a list of dogs", over("train_list.mat", sparse, "Stanford Dogs")),
     trial("a member of a terabyte", partial(_far_member, name=b"000.bmp")),
