@@ -82,9 +82,7 @@ def check_files(folder: Path, about: About) -> None:
         with os.fdopen(descriptor, "rb") as content:
             known = about.sums.get(name)
             if found != size:
-                raise ValueError(
-                    f"{name} has {found:,} bytes, and {size:,} by {MANIFEST}; {AGAIN}"
-                )
+                raise ValueError(f"{name} has {found:,} bytes, and {size:,} by {MANIFEST}; {AGAIN}")
             if known is not None and hashlib.file_digest(content, "sha256").hexdigest() != known:
                 raise ValueError(f"{name} is not as it was written; {AGAIN}")
 

@@ -17,7 +17,7 @@ from and_dist.planning.hardware import Hardware, Origin
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
 from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
-from and_dist.runs.folder import read_starts, say_if_cut, say_if_changed
+from and_dist.runs.folder import read_starts, say_if_changed, say_if_cut
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.records import say_left_out
 

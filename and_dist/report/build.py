@@ -11,7 +11,6 @@ from and_dist.distributed.launch_env import AllRanksError
 from and_dist.report.page import render
 from and_dist.report.run_history import History, read_history
 from and_dist.utils.owned_files import IsOurs, make_folder, starts_with, write_file
-from and_dist.utils.plain_files import read_plain
 from and_dist.utils.progress import Phase
 
 if TYPE_CHECKING:
@@ -52,15 +51,20 @@ def gather(history: History, world: World | None, phase: Phase) -> Findings | No
 
     # A run that is still training may delete a checkpoint while it is read. Then there is a newer
     # one, and reading starts again.
-    newest = history.run / "checkpoints" / "latest"
-    while newest.exists():
-        name = read_plain(newest, "replace")
+    while name := newest_checkpoint(history.run):
         try:
             return gather_findings(history.run, history.config, world, phase)
         except (ValueError, OSError, AllRanksError):
-            if read_plain(newest, "replace") == name:
+            if newest_checkpoint(history.run) == name:
                 raise
     return None
+
+
+def newest_checkpoint(run: Path) -> str:
+    """Return the name of a run's newest checkpoint, "" if it has none yet; torch is needed."""
+    from and_dist.checkpoint.names import list_checkpoints
+
+    return next(iter(list_checkpoints(run / "checkpoints")), "")
 
 
 def write_page(

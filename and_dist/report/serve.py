@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from and_dist.distributed.launch_env import AllRanksError
-from and_dist.report.build import gather, read_histories
+from and_dist.report.build import gather, newest_checkpoint, read_histories
 from and_dist.report.page import render
 from and_dist.report.run_history import History
 from and_dist.runs.console import Display
 from and_dist.runs.lock import is_held
-from and_dist.utils.plain_files import read_plain
 
 if TYPE_CHECKING:
     from and_dist.distributed.world import World
@@ -84,8 +83,9 @@ class Pages:
         This happens once a round only, because it takes a while and training needs the cores. If
         the checkpoints cannot be read, log each reason once and keep the earlier findings.
         """
-        newest = self._run / "checkpoints" / "latest"
-        round_name = read_plain(newest, "replace").partition("-")[0] if newest.exists() else ""
+        if self._world is None:
+            return
+        round_name = newest_checkpoint(self._run).partition("-")[0]
         now = f"{round_name} {history.state == 'finished'}"
         if not round_name or now == self._looked_at:
             return

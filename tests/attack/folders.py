@@ -239,6 +239,7 @@ KNOWN = (
         "report",
         "export",
     ),
+    *_known(f"{DEBUG_RUN}/checkpoints/latest", "deleted", Path.unlink, "report", "train"),
     # Item 7: a prepared set that is not as it was made.
     *_known(
         "set/train/labels.npy", "with other labels", exchange_labels, "evaluate", "report", "probe"

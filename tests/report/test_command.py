@@ -166,6 +166,11 @@ def test_behind_a_damaged_newest_checkpoint_is_another(copied: Path, tmp_path: P
     assert "pictures of checkpoint r01-e0002" in page
 
 
+def test_a_lost_pointer_hides_no_checkpoint(copied: Path, tmp_path: Path) -> None:
+    (copied / "checkpoints/latest").unlink()
+    assert "pictures of checkpoint r02-e0002" in report(copied, tmp_path)
+
+
 def test_images_that_are_gone_leave_the_figures(copied: Path, tmp_path: Path, images: Path) -> None:
     text = (copied / "config.yaml").read_text()
     (copied / "config.yaml").write_text(text.replace(str(images / "train"), "/gone"))

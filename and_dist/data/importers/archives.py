@@ -92,7 +92,9 @@ def find_ilsvrc_tars(source: Path) -> list[Listing] | None:
         )
     unknown = {synsets[line - 1] for line in truth} - number.keys()
     if unknown:
-        raise ValueError(f"{source}: {GROUND_TRUTH} names {min(unknown)}, a class {TRAIN_TAR} lacks")
+        raise ValueError(
+            f"{source}: {GROUND_TRUTH} names {min(unknown)}, a class {TRAIN_TAR} lacks"
+        )
     labels_N = np.array([number[synsets[line - 1]] for line in truth], np.int64)
     content = _members_of([source / VAL_TAR], [members])
     return [train, Listing("test", content, labels_N, train.class_names)]
