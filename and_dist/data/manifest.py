@@ -82,9 +82,26 @@ def check_files(folder: Path, about: About) -> None:
         with os.fdopen(descriptor, "rb") as content:
             known = about.sums.get(name)
             if found != size:
-                raise ValueError(f"{name} has {found:,} bytes, and {size:,} by {MANIFEST}; {AGAIN}")
+                raise _of_another_size(name, found, size)
             if known is not None and hashlib.file_digest(content, "sha256").hexdigest() != known:
                 raise ValueError(f"{name} is not as it was written; {AGAIN}")
+
+
+def check_sizes(folder: Path, about: About) -> None:
+    """Raise ValueError for a file of the columns that is here, and not as long as it was written.
+
+    A plan may be made where manifest.json alone is.
+    """
+    for name, size in about.holds.items():
+        if is_column(name) and (folder / name).exists():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise _of_another_size(name, found, size)
+
+
+def _of_another_size(name: str, found: int, size: int) -> ValueError:
+    """Return the error about a file that is not as long as manifest.json says."""
+    return ValueError(f"{name} has {found:,} bytes, and {size:,} by {MANIFEST}; {AGAIN}")
 
 
 def refuse_without_manifest(folder: Path) -> None:

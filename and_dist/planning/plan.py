@@ -192,7 +192,7 @@ def measured_images_per_s(job: Job) -> float | None:
     run, starts = job.config.folder, read_starts(job.config.folder)
     metrics, file = run / "metrics.jsonl", run / "config.yaml"
     say_if_cut(run, starts)
-    if not (metrics.exists() and file.exists() and starts):
+    if not (metrics.exists() and starts):
         return None
     is_alike = (
         starts[-1]["world_size"] == job.world
@@ -202,12 +202,14 @@ def measured_images_per_s(job: Job) -> float | None:
     try:
         say_if_changed(file)
         trained = read_yaml(file, may_be_link=False)
-        if not is_alike or not isinstance(trained, dict) or differing_keys(job.config, trained):
+        if not isinstance(trained, dict) or not trained:
+            raise ValueError("it holds no config")
+        if not is_alike or differing_keys(job.config, trained):
             return None
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()
         steps = [r for r in read_metrics(metrics, "step") if r["time"] >= began][-100:]
         looks = sorted(r["images_per_s"] for r in steps)
-    except (OSError, ValueError) as error:  # of a damaged config, which tells nothing
+    except (OSError, ValueError) as error:  # of a lost or damaged config, which tells nothing
         say_left_out(file, error)
         return None
     return looks[len(looks) // 2] if looks else None

@@ -17,7 +17,7 @@ from and_dist.config.number_types import (
     auto_products,
 )
 from and_dist.config.schema import Config, DataConfig
-from and_dist.data.manifest import MANIFEST, About, read_about
+from and_dist.data.manifest import MANIFEST, About, check_sizes, read_about
 from and_dist.planning.costs import Cost, EncoderCost, cost_of
 from and_dist.planning.hardware import Hardware
 
@@ -212,9 +212,11 @@ def count_rows(data: DataConfig) -> int | None:
     elif (folder / MANIFEST).exists():
         found = _about_of(folder, data).rows
     elif folder.is_dir():
-        # Imported only here, because it imports numpy, which a plan otherwise does without.
+        # Imported only here, because they import numpy, which a plan otherwise does without.
         from and_dist.data.importers.folders import list_folder
+        from and_dist.data.manifest import refuse_without_manifest
 
+        refuse_without_manifest(folder)
         found = len(list_folder(folder, "train"))
     else:
         return None
@@ -231,8 +233,13 @@ def kind_of_images(data: DataConfig) -> Images:
 
 
 def _about_of(folder: Path, data: DataConfig) -> About:
-    """Return what the manifest of the training images says; raise ValueError if it is damaged."""
+    """Return what the manifest of the training images says.
+
+    Raise ValueError if it is damaged, or none of the files that are with it.
+    """
     try:
-        return read_about(folder)
+        about = read_about(folder)
+        check_sizes(folder, about)
+        return about
     except ValueError as error:
         raise ValueError(f"data.train={data.train}: {error}") from None

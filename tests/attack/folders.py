@@ -183,7 +183,7 @@ KNOWN = (
         ),
         "report",
     ),
-    *_known(METRICS, "emptied", empty, "report", "status", "export"),
+    *_known(METRICS, "emptied", empty, "report", "status", "export", "plan"),
     *_known(STARTS, "emptied", empty, "report", "status", "plan", "train"),
     *_known(STARTS, "deleted", Path.unlink, "report"),
     *_known(
@@ -203,7 +203,8 @@ KNOWN = (
         "status",
         goes_on=True,
     ),
-    *_known(CONFIG, "emptied", empty, "report", "table", "train", "export"),
+    *_known(CONFIG, "emptied", empty, "report", "table", "train", "export", "plan"),
+    *_known(CONFIG, "deleted", Path.unlink, "plan"),
     *_known(CONFIG, "another rate", _replaced("lr: 0.03", "lr: 0.02"), "report", "table", "train"),
     *_known(
         CONFIG, "cut", lambda path: path.write_bytes(path.read_bytes()[:60]), "report", "table"
@@ -255,6 +256,10 @@ KNOWN = (
         "swapped with ../test/manifest.json",
         lambda path: swap(path, path.parent.parent / "test/manifest.json"),
         "train",
+        "evaluate",
+        "plan",
+        "submit",
     ),
+    *_known("set/train/manifest.json", "deleted", Path.unlink, "plan", "submit"),
 )
 KIND = Kind("folders", 600, KNOWN, draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,9 @@ from PIL import Image
 
 from and_dist.config.load import load_config
 from and_dist.config.schema import Config
+from and_dist.data.preparation.prepare import Job as Preparation
+from and_dist.data.preparation.prepare import prepare
+from and_dist.data.transcode import PackOptions
 from and_dist.planning import catalogue
 from and_dist.planning.gpus import GPUS
 from and_dist.planning.plan import (
@@ -28,6 +32,8 @@ from and_dist.planning.units import in_count, in_time
 from and_dist.planning.workload import Job, Size, count_rows
 from and_dist.runs.folder import write_config
 from and_dist.utils.formatting import in_bytes, three_digits
+from and_dist.utils.progress import NoReport
+from tests.pictures import save_pictures
 from tests.unit.planning.slide_rule import config, device, job
 
 
@@ -141,9 +147,18 @@ def test_lost_metrics_are_said(measured: Config, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "a: b: c", "1: 2"])
-def test_a_damaged_config_of_a_run_tells_nothing(measured: Config, text: str) -> None:
+def test_a_damaged_config_of_a_run_tells_nothing(
+    measured: Config, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
     (measured.folder / "config.yaml").write_text(text)
     assert measured_images_per_s(Job(measured, 200, Size(1, 2), None)) is None
+    assert f"{measured.folder}/config.yaml" in caplog.text
+
+
+def test_a_lost_config_of_a_run_is_said(measured: Config, caplog: pytest.LogCaptureFixture) -> None:
+    (measured.folder / "config.yaml").unlink()
+    assert measured_images_per_s(Job(measured, 200, Size(1, 2), None)) is None
+    assert f"{measured.folder}/config.yaml" in caplog.text
 
 
 def test_without_hardware_memory_is_known_and_time_is_not() -> None:
@@ -162,6 +177,22 @@ def test_rows_are_counted_without_reading_an_image(tmp_path: Path) -> None:
         pixels.save(tmp_path / "a" / f"{number}.png")
     (tmp_path / "a" / "empty.png").write_bytes(b"")
     assert count_rows(config(f"data.train={tmp_path}").data) == 4
+
+
+def test_a_prepared_set_with_a_lost_or_foreign_manifest_is_refused(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "photos/train", [(8, 8)] * 6, "ab", ["png"])
+    save_pictures(tmp_path / "photos/val", [(8, 8)] * 4, "ab", ["png"])
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    prepare(Preparation(photos, out, PackOptions(), "stop", 1, NoReport()))
+    train = out / "train"
+    data = config(f"data.train={train}").data
+    assert count_rows(data) == 6
+    shutil.copy(out / "test/manifest.json", train)
+    with pytest.raises(ValueError, match=rf"{train}: .* bytes, and .* by manifest\.json"):
+        count_rows(data)
+    (train / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"was prepared, and has lost its manifest\.json"):
+        count_rows(data)
 
 
 @pytest.mark.parametrize(
