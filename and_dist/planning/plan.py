@@ -12,12 +12,11 @@ from datetime import datetime
 from and_dist.config.comparison import differing_keys
 from and_dist.config.limits import MOST_ROWS
 from and_dist.config.schema import Config
-from and_dist.config.yaml_files import read_yaml
 from and_dist.planning.hardware import Hardware, Origin
 from and_dist.planning.memory import Footprint, checkpoint_bytes, footprint_of
 from and_dist.planning.timing import Pace, Traffic, pace_of, traffic_of
 from and_dist.planning.workload import Job, Size, count_rows, kind_of_images
-from and_dist.runs.folder import read_starts, say_if_changed, say_if_cut
+from and_dist.runs.folder import config_of, read_starts, say_if_cut
 from and_dist.runs.metrics_file import read_metrics
 from and_dist.runs.records import say_left_out
 
@@ -200,10 +199,7 @@ def measured_images_per_s(job: Job) -> float | None:
         and job.num_rows == count_rows(job.config.data)
     )
     try:
-        say_if_changed(file)
-        trained = read_yaml(file, may_be_link=False)
-        if not isinstance(trained, dict) or not trained:
-            raise ValueError("it holds no config")
+        trained = config_of(run).model_dump(mode="json")
         if not is_alike or differing_keys(job.config, trained):
             return None
         began = datetime.fromisoformat(starts[-1]["started"]).timestamp()

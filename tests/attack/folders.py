@@ -205,6 +205,7 @@ KNOWN = (
     ),
     *_known(CONFIG, "emptied", empty, "report", "table", "train", "export", "plan"),
     *_known(CONFIG, "deleted", Path.unlink, "plan"),
+    *_known(CONFIG, "no config", lambda path: path.write_text("event: [step]\n"), "plan"),
     *_known(CONFIG, "another rate", _replaced("lr: 0.03", "lr: 0.02"), "report", "table", "train"),
     *_known(
         CONFIG, "cut", lambda path: path.write_bytes(path.read_bytes()[:60]), "report", "table"

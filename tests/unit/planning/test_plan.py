@@ -146,7 +146,7 @@ def test_lost_metrics_are_said(measured: Config, caplog: pytest.LogCaptureFixtur
     assert "metrics.jsonl has 0 bytes, and had 99 when the run ended" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "a: b: c", "1: 2"])
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "a: b: c", "1: 2", "event: [step]"])
 def test_a_damaged_config_of_a_run_tells_nothing(
     measured: Config, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
