@@ -45,7 +45,13 @@ from and_dist.runs.console import Display
 from and_dist.runs.lock import is_lock
 from and_dist.runs.records import read_evaluation, write_record
 from and_dist.utils.formatting import as_text, percent
-from and_dist.utils.owned_files import check_file, check_writable, is_json_with, make_folder
+from and_dist.utils.owned_files import (
+    check_file,
+    check_writable,
+    clear_unfinished,
+    is_json_with,
+    make_folder,
+)
 from and_dist.utils.progress import Advance
 
 MAY_CHANGE = (
@@ -240,6 +246,7 @@ class FigureFile:
         """
 
         def read_if_there() -> Figures:
+            clear_unfinished(self.path)  # a disk that failed has kept what was published already
             return (read_evaluation(self.path) if self.path.exists() else None) or {}
 
         found = on_coordinator(self._world, f"reading {self.path}", read_if_there)

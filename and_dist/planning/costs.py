@@ -130,6 +130,10 @@ HELD_ON_GPU = {
 """Bytes that an image holds on a GPU, by the name of the encoder."""
 
 
+REFUSED = 2
+"""The status of the program that counts costs, for an encoder that it refuses with a message."""
+
+
 class UncountedEncoder(ValueError):
     """Says that the costs of an encoder cannot be counted where torch is not installed."""
 
@@ -181,13 +185,14 @@ def _count(encoder: str, side: int) -> EncoderCost:
         check=False,
     )
     said = (counted.stderr if counted.returncode else counted.stdout).strip().splitlines()
-    if not said:
+    if counted.returncode == REFUSED and said:
+        raise ValueError(said[-1])
+    if counted.returncode or not said:
+        why = f": {said[-1]}" if said else ""
         raise ValueError(
             f"encoder.name={json.loads(encoder)['name']} ended the program that counts its costs "
-            f"(status {counted.returncode})"
+            f"(status {counted.returncode}){why}"
         )
-    if counted.returncode:
-        raise ValueError(said[-1])
     found = json.loads(said[-1])
     held = Held(found.pop("held_float32"), found.pop("held_bfloat16"))
     return EncoderCost(Cost(**found), held)

@@ -167,7 +167,7 @@ class NewFile:
     def __init__(self, path: Path, is_ours: IsOurs = never, mode: int = PUBLIC) -> None:
         """Create the temporary file; raise NotOursError if the path may not be written."""
         check_file(path, is_ours)
-        _clear_unfinished(path)
+        clear_unfinished(path)
         self.path, self._is_ours = path, is_ours
         with naming_disk(path):
             self.temporary, self.file = _create_aside(path, mode)
@@ -355,7 +355,7 @@ def _create_aside(path: Path, mode: int) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def _clear_unfinished(path: Path) -> None:
+def clear_unfinished(path: Path) -> None:
     """Remove the temporary files of killed processes that wrote to the same path."""
     clear_unfinished_in(path.parent, re.escape(stem_of(path)))
 

@@ -54,6 +54,20 @@ def test_knn_is_what_training_said(run: Path, cli: Cli) -> None:
     assert mean == pytest.approx(of["bank"]["top1"])  # 96 test images, 12 of each class
 
 
+def test_what_a_failed_disk_has_kept_is_cleared_by_the_next_evaluation(
+    run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    """The disk published knn.json and failed as its temporary name was to be removed."""
+    copied = copy_of(run, tmp_path / "debug")
+    assert cli("evaluate", copied, "--knn")[0] == 0
+    file = copied / "evaluation/r02-e0003/knn.json"
+    kept = file.with_name(".knn.json.0123456789abcdef.unfinished")
+    kept.hardlink_to(file)
+    assert cli("evaluate", copied, "--knn")[0] == 0
+    assert not kept.exists()
+    assert figures_of(copied, "knn")["of"]
+
+
 def test_other_settings_of_the_vote_may_be_given(run: Path, cli: Cli) -> None:
     checkpoint = ("--checkpoint", "r01-e0003")
     assert (

@@ -25,7 +25,7 @@ OURS = "|".join(str(Path(package).absolute()) for package in ("and_dist", "launc
 OUR_TRACEBACK = re.compile(rf'Traceback(?:.(?!Traceback))*?File "(?:{OURS})/', re.S)
 """One that passes through our code: torchrun prints its own whenever a rank has failed."""
 RANK_ENDS = re.compile(r"exitcode\s*: (-?\d+)")
-KEPT = "exists: choose another --out"
+KEPT = re.compile("exists: choose another --(out|sheet)")
 LEFT = re.compile(r"[\d.,]+ (?:B|kB|MB|GB|TB) left|no room is left")
 
 
@@ -41,7 +41,9 @@ def try_fault(scene: Scene, fault: Fault, folder: Path) -> str:
         broke = broke or judge_message(said, fault.error, struck, injection.folder)
     if fault.error in ROOM and not scene.is_training:
         broke = broke or left_unfinished(injection.folder)
-    again = judge_second_run(scene, injection.folder, was_done=first.status == 0)
+    # Where nothing can be removed any more, what has been published of the output stays.
+    is_kept = fault.error not in ROOM and not fault.is_once
+    again = judge_second_run(scene, injection.folder, is_kept or first.status == 0)
     return broke or again or new_in_shared_memory(before)
 
 
@@ -113,14 +115,14 @@ def _is_named(struck: str, said: str, folder: Path) -> bool:
     return str(above / name) in said or (str(above) != "." and str(above) in said)
 
 
-def judge_second_run(scene: Scene, folder: Path, was_done: bool = False) -> str:
+def judge_second_run(scene: Scene, folder: Path, may_refuse: bool = False) -> str:
     """Return what is wrong after the same command has run undisturbed.
 
-    A command that was done at first refuses to write over the --out that it was given. It then
-    clears nothing either, such as a temporary folder whose removal was struck.
+    A command that has published its output at first refuses to write over the --out that it was
+    given. It then clears nothing either, such as a temporary folder whose removal was struck.
     """
     ended = run(scene, folder)
-    if was_done and ended.status == 2 and KEPT in ended.said:
+    if may_refuse and ended.status == 2 and KEPT.search(ended.said):
         return ""
     if ended.status != 0:
         return f"run again, it ended with {ended.status}: {_end_of(ended.said)}"

@@ -76,7 +76,7 @@ def try_small(scene: Scene, pages: int, names: int, folder: Path) -> str:
         if not scene.is_training:
             broke = broke or left_unfinished(place)
         remount(place, PLENTY)
-        return broke or judge_second_run(scene, place, was_done=first.status == 0)
+        return broke or judge_second_run(scene, place, may_refuse=first.status == 0)
 
 
 def try_read_only(scene: Scene, folder: Path) -> str:

@@ -146,6 +146,7 @@ def test_other_networks_are_counted_in_a_program_of_their_own(
         ("torchvision/vit_b_16", "multiples of them, such as 32 or 48"),
         ("nowhere:network", "No module named 'nowhere'"),
         ("os:abort", r"encoder\.name=os:abort ended the program that counts its costs"),
+        ("os:wait", r"encoder\.name=os:wait ended .* \(status 1\): ChildProcessError"),
     ],
 )
 def test_what_cannot_be_counted_is_a_sentence(name: str, said: str) -> None:
